@@ -1,0 +1,112 @@
+"""Exact attention over packed rows, through transformers' attention registry.
+
+transformers' own packed path builds a dense T × T mask for SDPA, and leaks across sequences when an attention mask is
+passed or the cache is left on. Here each sequence attends to itself alone: either one SDPA call over an (n × longest)
+grid, where causality alone keeps padding out of every real token's sight, or one call per sequence where lengths differ
+so much that the grid would be mostly padding. Flash attention takes the same `cu_seq_lens_q` arguments and needs neither.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from redi_lab.data.packing import MicroBatch
+
+PACKED_SDPA = "packed_sdpa"
+GRID_WASTE = 2.0  # the grid is used while it has at most this many cells per token
+
+
+def packed_arguments(batch: MicroBatch) -> dict[str, Any]:
+    """What `packed_sdpa` and flash attention need to know, as keyword arguments of a transformers model."""
+    longest = max(batch.segment_lengths)
+    return {
+        "cu_seq_lens_q": batch.boundaries,
+        "cu_seq_lens_k": batch.boundaries,
+        "max_length_q": longest,
+        "max_length_k": longest,
+        "segment_lengths": batch.segment_lengths,
+        "dense_slots": batch.dense_slots,
+    }
+
+
+def packed_sdpa(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    segment_lengths: tuple[int, ...] | None = None,
+    dense_slots: Tensor | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each sequence of a packed row.
+
+    Args:
+        module: the attention layer, asked for nothing (grouped heads are seen from the shapes).
+        query: (1, heads, T, d).
+        key: (1, kv_heads, T, d).
+        value: (1, kv_heads, T, d).
+        attention_mask: must be None; the mask function registered under this name sees to that.
+        segment_lengths: lengths of the n sequences, adding up to T.
+        dense_slots: (T,) where each token lies in the (n × longest) grid.
+        scaling: factor of the scores; default 1/√d.
+        dropout: attention dropout.
+        sliding_window: refused where a sequence is longer, for the window would be ignored.
+        softcap: refused.
+        s_aux: attention sinks, refused.
+
+    Returns:
+        (1, T, heads, d) and None for the weights.
+
+    Raises:
+        NotImplementedError: the layer needs what this function lacks.
+    """
+    if attention_mask is not None or segment_lengths is None or dense_slots is None:
+        raise NotImplementedError(f"{PACKED_SDPA} attention takes packed rows and no mask")
+    if softcap is not None or s_aux is not None:
+        raise NotImplementedError(f"{PACKED_SDPA} attention has neither score soft-capping nor attention sinks")
+    longest, tokens = max(segment_lengths), query.shape[2]
+    if sliding_window is not None and longest > sliding_window:
+        raise NotImplementedError(f"a sequence of {longest} tokens exceeds the sliding window of {sliding_window}")
+
+    options: dict[str, Any] = {
+        "is_causal": True,
+        "scale": scaling,
+        "dropout_p": dropout,
+        "enable_gqa": query.shape[1] != key.shape[1],
+    }
+    if len(segment_lengths) * longest > GRID_WASTE * tokens:
+        parts = zip(*(x.split(segment_lengths, dim=2) for x in (query, key, value)), strict=True)
+        output = torch.cat([scaled_dot_product_attention(q, k, v, **options) for q, k, v in parts], dim=2)
+        return output.transpose(1, 2), None
+
+    grid = [_to_grid(x, dense_slots, len(segment_lengths), longest) for x in (query, key, value)]
+    output = scaled_dot_product_attention(*grid, **options)  # (n, heads, longest, d)
+    return output.transpose(1, 2).flatten(0, 1).index_select(0, dense_slots).unsqueeze(0), None
+
+
+def _to_grid(x: Tensor, slots: Tensor, rows: int, columns: int) -> Tensor:
+    """(1, heads, T, d) → (rows, heads, columns, d), zeros where no token lies."""
+    tokens = x.squeeze(0).transpose(0, 1)  # (T, heads, d)
+    grid = tokens.new_zeros(rows * columns, *tokens.shape[1:]).index_copy(0, slots, tokens)
+    return grid.view(rows, columns, *tokens.shape[1:]).transpose(1, 2)
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """The segments carry all there is to know about who sees whom."""
+
+
+AttentionInterface.register(PACKED_SDPA, packed_sdpa)
+AttentionMaskInterface.register(PACKED_SDPA, _no_mask)

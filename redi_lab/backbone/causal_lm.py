@@ -1,0 +1,265 @@
+"""The one wrapper of a transformers causal LM that every objective trains.
+
+It yields hidden states of packed rows and the head's parameters; the log-prob kernel in `losses/logps.py` joins the two
+without ever building [tokens × vocabulary]. Before training, `check_exactness` compares both shortcuts (packed
+attention, external head) with the model's own forward pass, so that an architecture they do not fit is refused instead
+of being trained on wrong numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import is_flash_attn_2_available
+
+from redi_lab.backbone.attention import PACKED_SDPA, packed_arguments
+from redi_lab.data.packing import MicroBatch, make_batch
+from redi_lab.data.tokenization import TokenizedSequence
+from redi_lab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@final
+class CausalLM(nn.Module):
+    """A causal LM with its tokenizer.
+
+    Args:
+        model: a transformers causal LM, or a peft model around one.
+        tokenizer: its tokenizer.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+
+    @property
+    def _plain(self) -> Any:
+        """The transformers model itself, adapters in place."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, H), tied to the embeddings in many models."""
+        weight: Tensor = self._plain.get_output_embeddings().weight
+        return weight
+
+    @property
+    def head_options(self) -> dict[str, Any]:
+        """What turns hidden states into logits besides the weight: bias, soft-capping and scale."""
+        config = self._plain.config
+        scale = getattr(config, "logit_scale", None) or 1.0
+        return {
+            "bias": getattr(self._plain.get_output_embeddings(), "bias", None),
+            "softcap": getattr(config, "final_logit_softcapping", None),
+            "scale": scale / (getattr(config, "logits_scaling", None) or 1.0),
+        }
+
+    def hidden_states(self, batch: MicroBatch) -> Tensor:
+        """(T, H) of the last layer; each sequence of the row sees itself alone."""
+        output = self._plain.base_model(
+            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **packed_arguments(batch)
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden.squeeze(0)
+
+    def save(self, folder: Path, end_of_turn_id: int) -> None:
+        """Write a Hugging Face folder: safetensors, tokenizer, generation config. Adapters are merged into the copy."""
+        model = self._plain
+        if model is not self.model:
+            import copy
+
+            model = copy.deepcopy(self.model).merge_and_unload()
+        model.generation_config = GenerationConfig(
+            eos_token_id=end_of_turn_id,
+            pad_token_id=end_of_turn_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id,
+        )
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    @torch.no_grad()
+    def check_exactness(self) -> None:
+        """Compare packed rows and the external head with the model's own forward pass on a few tokens.
+
+        Raises:
+            UserError: they differ; the message says which shortcut this architecture does not fit.
+        """
+        vocabulary = self.head_weight.shape[0]
+        probes = [
+            TokenizedSequence("probe", tuple((7 * i + 3 * n) % vocabulary for i in range(n)), 1) for n in (5, 3, 9)
+        ]
+        was_training = self.training
+        self.eval()
+        try:
+            packed, alone = (
+                self._probe(make_batch([(p,) for p in probes], token_budget=32, split_examples=True)),
+                [self._probe(make_batch([(p,)], token_budget=32, split_examples=True))[0] for p in probes],
+            )
+            _require(all(torch.allclose(a, b, rtol=1e-2, atol=1e-3) for a, b in zip(packed, alone, strict=True)), self)
+            ids = torch.tensor([probes[-1].input_ids], device=self.head_weight.device)
+            own = self._own_logits(ids)
+            ours = self._external_logits(alone[-1])
+        finally:
+            self.train(was_training)
+        if not torch.allclose(own.float(), ours.float(), rtol=1e-2, atol=1e-2):
+            raise UserError(
+                f"model.path: {type(self._plain).__name__} computes its logits in a way that the log-prob kernel lacks"
+                f" (largest difference {(own.float() - ours.float()).abs().max().item():.3g}); choose another model"
+            )
+
+    def _probe(self, batch: Any) -> list[Tensor]:
+        """Hidden states of each sequence of a one-row batch."""
+        (micro,) = batch.micro_batches
+        hidden = self.hidden_states(micro.to(self.head_weight.device))
+        return list(hidden.split(micro.segment_lengths))
+
+    def _own_logits(self, ids: Tensor) -> Tensor:
+        model = self._plain
+        ours = model.config._attn_implementation
+        model.set_attn_implementation("sdpa")
+        try:
+            logits: Tensor = model(input_ids=ids, use_cache=False).logits.squeeze(0)
+        finally:
+            model.set_attn_implementation(ours)
+        return logits
+
+    def _external_logits(self, hidden: Tensor) -> Tensor:
+        options = self.head_options
+        logits = nn.functional.linear(hidden, self.head_weight, options["bias"]) * options["scale"]
+        cap = options["softcap"]
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def _require(packs_exactly: bool, backbone: CausalLM) -> None:
+    if not packs_exactly:
+        raise UserError(
+            f"model.path: {type(backbone._plain).__name__} cannot be packed exactly: a sequence's hidden states change"
+            " with its neighbours in the row; choose a model whose layers mix tokens by attention alone"
+        )
+
+
+def load_backbone(
+    *,
+    path: str | None,
+    tokenizer: Any | None = None,
+    revision: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    config_overrides: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    attention: str = PACKED_SDPA,
+    gradient_checkpointing: bool = False,
+    lora: Mapping[str, Any] | None = None,
+) -> CausalLM:
+    """Load a model from a hub id or a local folder, or make one from a config.
+
+    Args:
+        path: hub id or local folder; None makes a new model from `config`.
+        tokenizer: the tokenizer; default: the one at `path`.
+        revision: branch, tag or commit of the hub id.
+        config: `model_type` and the architecture's fields, for a new model. Its vocabulary is the tokenizer's.
+        config_overrides: fields to change in the loaded configuration, such as max_position_embeddings or rope_theta.
+        dtype: of the parameters; float32 keeps master weights, `trainer.precision` sets the compute type.
+        attention: "packed_sdpa" or "flash_attention_2".
+        gradient_checkpointing: trade compute for memory.
+        lora: arguments of `peft.LoraConfig`; None trains all parameters.
+
+    Raises:
+        UserError: the folder or hub id cannot be read, a field is unknown, or an optional package is missing.
+    """
+    _check_attention(attention, dtype)
+    torch_dtype = getattr(torch, dtype)
+    if path is None:
+        if config is None or tokenizer is None:
+            raise UserError("model.path=null needs model.config (model_type and sizes) and a tokenizer")
+        fields = dict(config)
+        new = AutoConfig.for_model(
+            fields.pop("model_type"),
+            **fields,
+            vocab_size=len(tokenizer),
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        _override(new, config_overrides or {})
+        model = AutoModelForCausalLM.from_config(new, dtype=torch_dtype, attn_implementation=attention)
+    else:
+        tokenizer = tokenizer or load_tokenizer(path, revision)
+        loaded = from_hub(AutoConfig, path, revision)
+        _override(loaded, config_overrides or {})
+        model = from_hub(
+            AutoModelForCausalLM,
+            path,
+            revision,
+            config=loaded,
+            dtype=torch_dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+        )
+        _check_vocabulary(model, tokenizer, path)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    backbone = CausalLM(_with_lora(model, lora) if lora else model, tokenizer)
+    backbone.check_exactness()
+    return backbone
+
+
+def load_tokenizer(path: str, revision: str | None = None) -> Any:
+    """The tokenizer at a hub id or in a local folder."""
+    return from_hub(AutoTokenizer, path, revision)
+
+
+def from_hub(auto_class: Any, path: str, revision: str | None, **options: Any) -> Any:
+    """`auto_class.from_pretrained` with remote code off, and one line to say what is missing.
+
+    Raises:
+        UserError: nothing can be loaded from there.
+    """
+    try:
+        return auto_class.from_pretrained(path, revision=revision, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError) as error:
+        what = auto_class.__name__.removeprefix("Auto")
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"model.path={path}: cannot load its {what} ({reason}); give a local Hugging Face folder: model.path=FOLDER"
+        ) from error
+
+
+def _check_attention(attention: str, dtype: str) -> None:
+    if attention == "flash_attention_2" and not (is_flash_attn_2_available() and dtype in ("bfloat16", "float16")):
+        raise UserError(
+            f"model.attention={attention} needs a GPU, the package flash-attn and model.dtype=bfloat16 (got {dtype});"
+            f" model.attention={PACKED_SDPA} runs anywhere"
+        )
+
+
+def _override(config: Any, overrides: Mapping[str, Any]) -> None:
+    """Set fields of a configuration; rope_theta lives inside `rope_parameters` since transformers 5."""
+    for key, value in overrides.items():
+        rope = getattr(config, "rope_parameters", None)
+        if key == "rope_theta" and isinstance(rope, dict) and "rope_theta" in rope:
+            rope["rope_theta"] = value
+        elif hasattr(config, key):
+            setattr(config, key, value)
+        else:
+            raise UserError(f"model.config_overrides.{key}: {type(config).__name__} has no such field")
+
+
+def _check_vocabulary(model: Any, tokenizer: Any, path: str) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise UserError(f"model.path={path}: the tokenizer has {len(tokenizer)} tokens, the model's embedding {rows}")
+
+
+def _with_lora(model: Any, lora: Mapping[str, Any]) -> Any:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise UserError("model.lora needs the optional package peft: pip install 'redi-lab[peft]'") from error
+    model.enable_input_require_grads()  # gradient checkpointing needs a gradient at the embeddings
+    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))

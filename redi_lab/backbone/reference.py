@@ -1,0 +1,68 @@
+"""log π_ref of every training sequence, computed once before training and kept by content.
+
+A frozen reference that scored the whole data set beforehand costs no memory and no time during training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from redi_lab.backbone.causal_lm import CausalLM
+from redi_lab.data.datamodule import BatchDataset
+from redi_lab.data.tokenization import digest_sequences
+from redi_lab.losses.logps import sum_by_sequence, token_logps
+
+
+def reference_logps(
+    reference: CausalLM,
+    dataset: BatchDataset,
+    *,
+    reference_hash: str,
+    cache_dir: Path,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Sequence[Sequence[float]]:
+    """log π_ref(y|x) in nats of each sequence of each example, from the cache where it holds them.
+
+    Args:
+        reference: the frozen model.
+        dataset: the examples.
+        reference_hash: of the reference's weights and tokenizer.
+        cache_dir: where results are kept, keyed by weights, dtype and tokens.
+        on_progress: told (examples done, examples).
+    """
+    examples = dataset.examples
+    content = digest_sequences(sequence for example in examples for sequence in example)
+    key = hashlib.sha256(f"{reference_hash}/{reference.head_weight.dtype}/{content}".encode()).hexdigest()
+    file = cache_dir / f"{key}.safetensors"
+    if file.is_file():
+        return load_file(file)["logps"].tolist()  # type: ignore[no-any-return]
+    values: list[list[float]] = []
+    for start in range(0, len(examples), 64):
+        values.extend(_score(reference, dataset, list(range(start, min(start + 64, len(examples))))))
+        if on_progress is not None:
+            on_progress(len(values), len(examples))
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".{os.getpid()}.partial")
+    save_file({"logps": torch.tensor(values, dtype=torch.float32)}, partial)
+    os.replace(partial, file)  # two runs may compute the same file: the last one wins, both are whole
+    return values
+
+
+@torch.no_grad()
+def _score(reference: CausalLM, dataset: BatchDataset, indices: list[int]) -> list[list[float]]:
+    device = reference.head_weight.device
+    batch = dataset[indices]
+    logps = torch.zeros(len(batch.lengths), device=device)
+    for cpu_micro in batch.micro_batches:
+        micro = cpu_micro.to(device)
+        hidden = reference.hidden_states(micro).index_select(0, micro.predictors)
+        tokens = token_logps(hidden, reference.head_weight, micro.targets, **reference.head_options).logps
+        logps += sum_by_sequence(tokens, micro.sequence_index, len(logps))
+    width = len(batch.lengths) // len(indices)
+    return logps.view(-1, width).tolist()  # type: ignore[no-any-return]

@@ -1,0 +1,205 @@
+"""The embedded task: chains of additions, and a teacher who is sometimes careful, sometimes hasty, sometimes wrong.
+
+It is small enough for a laptop and keeps what makes the paper's setting interesting: the teacher's right traces hold some
+lucky haste, the wrong ones hold much more of it, so what there is to learn from mistakes is a way of working rather than
+a list of facts. A problem is a start value and one or two additions::
+
+    76 , first add 72 , second add 68 ?
+
+The teacher writes one line of work per addition. Careful work goes column by column from the right; hasty work jumps to
+the sum::
+
+    first add 72 to 76 : 6+2=8 7+7=14 so 148 .
+    second add 68 to 148 : i can see it in my head at once clearly 216 .
+    \\boxed { 216 }
+
+For each problem the teacher tries until the answer is right (at most `max_tries` times): the right try is y_w, and one of
+the earlier failures, drawn at random, is y_l. Everything follows from one seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+from redi_lab.data.tokenization import train_tokenizer
+from redi_lab.data.traces import Demonstration, HeldOut, Pair, SelectionCounts, TraceCorpus
+
+ORDINALS = ("first", "second")
+LOW, HIGH = 11, 99
+HASTE = "i can see it in my head at once clearly"
+
+
+@dataclass(frozen=True, slots=True)
+class AdditionProblem:
+    """A start value and one or two numbers to add, each within 11–99."""
+
+    start: int
+    operands: tuple[int, ...]
+
+    @property
+    def text(self) -> str:
+        """The prompt, e.g. ``76 , first add 72 ?``."""
+        steps = " , ".join(f"{name} add {value}" for name, value in zip(ORDINALS, self.operands, strict=False))
+        return f"{self.start} , {steps} ?"
+
+    @property
+    def answer(self) -> int:
+        """The true result."""
+        return self.start + sum(self.operands)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """How the simulated teacher works, and how often it slips. All fields are probabilities per column or per step."""
+
+    slip_rate: float = 0.04
+    """A column of careful work goes wrong with this probability; twice that where a carry comes in."""
+    haste_last: float = 0.55
+    """The last step is done in the head with this probability."""
+    haste_before: float = 0.05
+    """An earlier step is done in the head with this probability."""
+    haste_slip_rate: float = 0.35
+    """A step done in the head is off by one in one column with this probability."""
+
+    def solve(self, problem: AdditionProblem, rng: random.Random) -> tuple[str, int]:
+        """One attempt: the written trace and the answer it ends with (later steps continue from a wrong value)."""
+        total, lines = problem.start, []
+        for index, operand in enumerate(problem.operands):
+            is_last = index == len(problem.operands) - 1
+            head = f"{ORDINALS[index]} add {operand} to {total} :"
+            if rng.random() < (self.haste_last if is_last else self.haste_before):
+                total = self._in_the_head(total + operand, rng)
+                lines.append(f"{head} {HASTE} {total} .")
+            else:
+                columns, total = self._by_columns(total, operand, rng)
+                lines.append(f"{head} {columns} so {total} .")
+        return "\n".join([*lines, f"\\boxed {{ {total} }}"]), total
+
+    def _in_the_head(self, value: int, rng: random.Random) -> int:
+        if rng.random() >= self.haste_slip_rate:
+            return value
+        near = [value + sign * 10**column for column in range(len(str(value))) for sign in (-1, 1)]
+        return rng.choice([wrong for wrong in near if len(str(wrong)) == len(str(value))])
+
+    def _by_columns(self, total: int, operand: int, rng: random.Random) -> tuple[str, int]:
+        """Column additions from the right; a slip drops the incoming carry or misreads the table by one."""
+        top, bottom = str(total)[::-1], str(operand)
+        written, digits, carry = [], "", 0
+        for column, a in enumerate(top):
+            b = bottom[::-1][column] if column < len(bottom) else ""
+            if not b and not carry:  # nothing left to add: the leading digits are copied
+                digits = top[column:][::-1] + digits
+                break
+            value = int(a) + int(b or 0) + carry
+            if rng.random() < self.slip_rate * (2 if carry else 1):
+                value = self._slip(value, carry, rng)
+            written.append("+".join([a, *([b] if b else []), *(["1"] if carry else [])]) + f"={value}")
+            digits, carry = str(value % 10) + digits, value // 10
+        else:
+            digits = ("1" if carry else "") + digits
+        return " ".join(written), int(digits)
+
+    @staticmethod
+    def _slip(value: int, carry: int, rng: random.Random) -> int:
+        wrong = [value - 1, value + 1] + ([value - 1] if carry else [])  # a dropped carry is one less
+        return rng.choice([candidate for candidate in wrong if 0 <= candidate <= 19])
+
+
+@final
+class ArithmeticSource:
+    """Problems, teacher traces and held-out problems of the embedded task, from one seed.
+
+    Args:
+        num_problems: problems the teacher works on, before the hopeless ones are dropped.
+        num_heldout: further problems, kept for evaluation; disjoint from the former.
+        seed: seed of problems and traces.
+        max_tries: attempts before the teacher gives up on a problem.
+        teacher: the teacher's habits.
+    """
+
+    def __init__(
+        self,
+        num_problems: int = 7000,
+        num_heldout: int = 600,
+        seed: int = 0,
+        max_tries: int = 8,
+        teacher: Teacher | None = None,
+    ) -> None:
+        self.num_problems = num_problems
+        self.num_heldout = num_heldout
+        self.seed = seed
+        self.max_tries = max_tries
+        self.teacher = teacher or Teacher()
+
+    def digest(self) -> str:
+        """SHA-256 of everything that shapes the corpus."""
+        options = {key: value for key, value in vars(self).items() if key != "teacher"} | asdict(self.teacher)
+        return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+
+    def load(self) -> TraceCorpus:
+        """Make the corpus: about 0.998 demonstrations and 0.3 pairs per problem with the default teacher."""
+        rng = random.Random(self.seed)
+        problems = _distinct_problems(rng)
+        held_out = tuple(
+            HeldOut(f"arithmetic/heldout/{index}", problem.text, (str(problem.answer),))
+            for index, problem in zip(range(self.num_heldout), problems, strict=False)
+        )
+        demonstrations: list[Demonstration] = []
+        pairs: list[Pair] = []
+        dropped: Counter[str] = Counter()
+        for index, problem in zip(range(self.num_problems), problems, strict=False):
+            name = f"arithmetic/train/{index}"
+            chosen, failures = self._tries(problem, rng)
+            if chosen is None:
+                dropped["no correct generation"] += 1
+                continue
+            demonstrations.append(Demonstration(name, problem.text, chosen))
+            if failures:
+                pairs.append(Pair(name, problem.text, chosen, rng.choice(failures)))
+        counts = SelectionCounts(
+            rows_read=self.num_problems + self.num_heldout,
+            dropped=dict(dropped),
+            demonstrations=len(demonstrations),
+            pairs=len(pairs),
+            without_pair={"no incorrect generation": len(demonstrations) - len(pairs)},
+            held_out=len(held_out),
+        )
+        return TraceCorpus("arithmetic", self.digest(), tuple(demonstrations), tuple(pairs), held_out, counts)
+
+    def _tries(self, problem: AdditionProblem, rng: random.Random) -> tuple[str | None, list[str]]:
+        failures: list[str] = []
+        for _ in range(self.max_tries):
+            trace, answer = self.teacher.solve(problem, rng)
+            if answer == problem.answer:
+                return trace, failures
+            failures.append(trace)
+        return None, failures
+
+
+def _distinct_problems(rng: random.Random) -> Iterator[AdditionProblem]:
+    """Distinct problems for ever: one addition with probability 0.2 (while any is left), else two."""
+    seen: set[AdditionProblem] = set()
+    while True:
+        count = 1 if rng.random() < 0.2 else 2
+        problem = AdditionProblem(rng.randint(LOW, HIGH), tuple(rng.randint(LOW, HIGH) for _ in range(count)))
+        if problem not in seen:
+            seen.add(problem)
+            yield problem
+
+
+def build_tokenizer() -> Any:
+    """The tokenizer of the task: single digits, every word of the task whole, an addition like `` add 72`` one token.
+
+    The operand is part of one token because a student of this size otherwise miscopies it, which would hide the
+    arithmetic that the task is about.
+    """
+    words = [*ORDINALS, *(f" {word}" for word in (*ORDINALS, "to", "so", *HASTE.split()))]
+    signs = [" ,", " ?", " :", " .", " .\n", " {", " }", "\\boxed"]
+    return train_tokenizer(words + signs, vocab_size=1000, whole_tokens=[f" add {n}" for n in range(LOW, HIGH + 1)])

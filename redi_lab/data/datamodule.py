@@ -1,0 +1,210 @@
+"""Global batches in a seeded order, the same for every number of workers and ranks.
+
+One item of the loader is one `Batch`, i.e. one optimizer step. Its order depends on seed and epoch alone; each rank
+takes its share of every global batch and learns what the whole of it holds, so the loss can be normalised globally.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, final
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from redi_lab.data.packing import Batch, make_batch
+from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder, digest_sequences
+from redi_lab.data.traces import TraceCorpus
+from redi_lab.errors import UserError
+
+Example = tuple[TokenizedSequence, ...]
+Task = Literal["demonstrations", "pairs"]
+Limit = tuple[int | None, Callable[[TokenizedSequence], int]]
+
+
+@final
+class GlobalBatchSampler(Sampler[list[int]]):
+    """Indices of the examples of each global batch. Every example once an epoch; the last batch may be smaller."""
+
+    def __init__(self, num_examples: int, batch_size: int, seed: int, *, shuffle: bool = True) -> None:
+        self.num_examples = num_examples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's order; Lightning calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.num_examples // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(range(self.num_examples))
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(self.num_examples, generator=generator).tolist()
+        for start in range(0, self.num_examples, self.batch_size):
+            yield order[start : start + self.batch_size]
+
+
+@final
+class BatchDataset(Dataset[Batch]):
+    """Packs the examples whose indices it is asked for."""
+
+    def __init__(self, examples: Sequence[Example], token_budget: int, *, split_examples: bool) -> None:
+        self.examples = examples
+        self.token_budget = token_budget
+        self.split_examples = split_examples
+        self.reference_logps: Sequence[Sequence[float]] | None = None
+        self.rank, self.world_size = 0, 1
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        share = indices[self.rank :: self.world_size]
+        reference = self.reference_logps
+        return make_batch(
+            [self.examples[i] for i in share],
+            token_budget=self.token_budget,
+            split_examples=self.split_examples,
+            reference_logps=None if reference is None else [value for i in share for value in reference[i]],
+            num_examples=len(indices),
+            num_completion_tokens=sum(s.completion_length for i in indices for s in self.examples[i]),
+        )
+
+
+@final
+class TraceDataModule(pl.LightningDataModule):
+    """Tokenised demonstrations or pairs of a corpus, as global batches.
+
+    Args:
+        corpus: what the source gave.
+        encoder: turns text into tokens.
+        task: "demonstrations" (D_SFT) or "pairs" (D_Pref).
+        batch_size: examples of one optimizer step, over all ranks.
+        micro_batch_tokens: most tokens of one forward pass on one device.
+        split_examples: whether chosen and rejected may lie in different forward passes.
+        seed: of the order and of the choice of validation problems.
+        num_validation: problems kept out of training for the validation loss. The choice depends on seed and ids, so
+            both stages keep out the same ones.
+        max_prompt_tokens: longer prompts are dropped, and counted; None keeps all.
+        max_completion_tokens: examples with a longer completion are dropped, and counted; None keeps all.
+        max_sequence_tokens: the same for prompt and completion together.
+        num_workers: processes that pack batches ahead.
+
+    Raises:
+        UserError: nothing is left to train on, or an example is longer than a micro-batch.
+    """
+
+    def __init__(
+        self,
+        corpus: TraceCorpus,
+        encoder: TraceEncoder,
+        *,
+        task: Task,
+        batch_size: int,
+        micro_batch_tokens: int,
+        split_examples: bool,
+        seed: int,
+        num_validation: int = 0,
+        max_prompt_tokens: int | None = None,
+        max_completion_tokens: int | None = None,
+        max_sequence_tokens: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self.dropped: Counter[str] = Counter()
+        limits: dict[str, Limit] = {
+            "prompt": (max_prompt_tokens, lambda sequence: sequence.prompt_length),
+            "completion": (max_completion_tokens, lambda sequence: sequence.completion_length),
+            "sequence": (max_sequence_tokens, lambda sequence: len(sequence.input_ids)),
+        }
+        examples = [e for e in _encode(corpus, encoder, task) if self._is_within(e, limits)]
+        kept_out = _validation_ids(corpus, num_validation, seed)
+        self.train_examples = [e for e in examples if e[0].id not in kept_out]
+        self.val_examples = [e for e in examples if e[0].id in kept_out]
+        if not self.train_examples:
+            raise UserError(
+                f"{corpus.source}: no {task} to train on ({dict(corpus.counts.dropped) | dict(self.dropped)} dropped,"
+                f" {len(self.val_examples)} kept for validation); pairs need a right and a wrong trace of one problem"
+            )
+        _check_budget(examples, micro_batch_tokens, split_examples)
+        self.train_set = BatchDataset(self.train_examples, micro_batch_tokens, split_examples=split_examples)
+        self.val_set = BatchDataset(self.val_examples, micro_batch_tokens, split_examples=split_examples)
+
+    def digest(self) -> str:
+        """SHA-256 of the training tokens, in order: what a model trained on this has seen."""
+        return digest_sequences(sequence for example in self.train_examples for sequence in example)
+
+    def counts(self) -> dict[str, int | dict[str, int]]:
+        """Examples per split, and what was dropped under which name."""
+        return {
+            "train": len(self.train_examples),
+            "validation": len(self.val_examples),
+            "dropped": dict(self.dropped),
+            "train_completion_tokens": sum(s.completion_length for e in self.train_examples for s in e),
+        }
+
+    def setup(self, stage: str | None = None) -> None:
+        """Learn which share of each batch is this rank's."""
+        if self.trainer is not None:
+            for dataset in (self.train_set, self.val_set):
+                dataset.rank, dataset.world_size = self.trainer.global_rank, self.trainer.world_size
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Global batches of training examples."""
+        return self._loader(self.train_set, GlobalBatchSampler(len(self.train_examples), self.batch_size, self.seed))
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """Global batches of validation examples, in order; none where none are kept."""
+        if not self.val_examples:
+            return []
+        sampler = GlobalBatchSampler(len(self.val_examples), self.batch_size, self.seed, shuffle=False)
+        return self._loader(self.val_set, sampler)
+
+    def _loader(self, dataset: BatchDataset, sampler: GlobalBatchSampler) -> DataLoader[Batch]:
+        # The sampler yields whole batches and the dataset packs them: batch_size=None keeps torch from batching again.
+        return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=self.num_workers)
+
+    def _is_within(self, example: Example, limits: Mapping[str, Limit]) -> bool:
+        """Whether no sequence exceeds a limit; counts the example under the first one that it does exceed."""
+        for what, (limit, length) in limits.items():
+            if limit is not None and max(map(length, example)) > limit:
+                self.dropped[f"{what} over {limit} tokens"] += 1
+                return False
+        return True
+
+
+def _encode(corpus: TraceCorpus, encoder: TraceEncoder, task: Task) -> list[Example]:
+    if task == "demonstrations":
+        rows = [(d.id, d.problem, d.completion) for d in corpus.demonstrations]
+        return [(sequence,) for sequence in encoder.encode_all(rows)]
+    chosen = encoder.encode_all([(p.id, p.problem, p.chosen) for p in corpus.pairs])
+    rejected = encoder.encode_all([(p.id, p.problem, p.rejected) for p in corpus.pairs])
+    return list(zip(chosen, rejected, strict=True))
+
+
+def _validation_ids(corpus: TraceCorpus, number: int, seed: int) -> set[str]:
+    """Problems that both stages keep out of training: they have pairs where there are pairs."""
+    candidates = {row.id for row in (corpus.pairs or corpus.demonstrations)}
+    by_hash = sorted(candidates, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
+    return set(by_hash[:number])
+
+
+def _check_budget(examples: Sequence[Example], budget: int, split_examples: bool) -> None:
+    def tokens(example: Example) -> int:
+        lengths = [len(s.input_ids) for s in example]
+        return max(lengths) if split_examples else sum(lengths)
+
+    longest = max(examples, key=tokens)
+    if tokens(longest) > budget:
+        raise UserError(
+            f"data.micro_batch_tokens={budget} is less than the {tokens(longest)} tokens of {longest[0].id}: raise it,"
+            " or drop long examples with data.max_completion_tokens"
+        )

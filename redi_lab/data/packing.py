@@ -1,0 +1,152 @@
+"""Batches without padding: sequences are laid end to end under a token budget, each attending only to itself.
+
+A `Batch` is one *global* batch of the paper (16 sequences, 32 pairs, …): one optimizer step. It is cut into micro-batches
+by tokens, not by sequences, and it carries what the objectives normalise by, so the loss cannot depend on the cut.
+
+Shape legend: T tokens of a micro-batch, n its sequences, N its completion tokens, S sequences of the global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from redi_lab.data.tokenization import TokenizedSequence
+
+
+@final
+@dataclass
+class MicroBatch:
+    """Sequences of one forward pass, end to end in one row."""
+
+    input_ids: Tensor  # (1, T)
+    position_ids: Tensor  # (1, T), starting at 0 in every sequence
+    boundaries: Tensor  # (n + 1,) int32, where sequences begin and end
+    segment_lengths: tuple[int, ...]  # n
+    dense_slots: Tensor  # (T,) where each token lies in an (n × longest) grid
+    predictors: Tensor  # (N,) positions in the row whose hidden state predicts a completion token
+    targets: Tensor  # (N,) the completion tokens
+    sequence_index: Tensor  # (N,) to which sequence of the global batch each belongs
+    sequences: Tensor  # (n,) the sequences of the global batch that are here
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """A copy with its tensors on `device`."""
+        return MicroBatch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()})
+
+
+@final
+@dataclass
+class Batch:
+    """One global batch (this rank's share of it), cut into micro-batches.
+
+    In a batch of pairs, sequence 2i is the chosen and 2i + 1 the rejected completion of pair i.
+    """
+
+    micro_batches: list[MicroBatch]
+    lengths: Tensor  # (S,) completion tokens, |y|
+    reference_logps: Tensor | None  # (S,) log π_ref(y|x), where the objective needs them
+    num_examples: int  # sequences (SFT) or pairs in the global batch, over all ranks
+    num_completion_tokens: int  # Σ|y| over the global batch, over all ranks
+    num_tokens: int  # prompt and completion tokens of this rank's share
+    ids: list[str]  # of the sequences
+
+
+def pack_into_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Bins of indices whose lengths add up to at most `budget`, by first-fit decreasing; input order within a bin.
+
+    Raises:
+        ValueError: an item is longer than the budget.
+    """
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if lengths[index] > budget:
+            raise ValueError(f"item {index} has {lengths[index]} tokens, the budget is {budget}")
+        for row, room in enumerate(free):
+            if lengths[index] <= room:
+                rows[row].append(index)
+                free[row] -= lengths[index]
+                break
+        else:
+            rows.append([index])
+            free.append(budget - lengths[index])
+    return [sorted(row) for row in rows]
+
+
+def make_batch(
+    examples: Sequence[Sequence[TokenizedSequence]],
+    *,
+    token_budget: int,
+    split_examples: bool,
+    reference_logps: Sequence[float] | None = None,
+    num_examples: int | None = None,
+    num_completion_tokens: int | None = None,
+) -> Batch:
+    """Pack examples (one sequence each for SFT, chosen and rejected for preferences) into a batch.
+
+    Args:
+        examples: the examples of this rank.
+        token_budget: most tokens in one micro-batch.
+        split_examples: whether chosen and rejected may lie in different micro-batches. Losses that are linear in token
+            log-probabilities allow it.
+        reference_logps: log π_ref of every sequence, in order.
+        num_examples: examples of the whole global batch; default: those given.
+        num_completion_tokens: completion tokens of the whole global batch; default: those given.
+    """
+    sequences = [sequence for example in examples for sequence in example]
+    width = len(examples[0]) if examples else 1
+    unit = 1 if split_examples else width
+    unit_lengths = [
+        sum(len(s.input_ids) for s in sequences[start : start + unit]) for start in range(0, len(sequences), unit)
+    ]
+    rows = pack_into_rows(unit_lengths, token_budget)
+    lengths = [sequence.completion_length for sequence in sequences]
+    return Batch(
+        micro_batches=[
+            _micro_batch(sequences, [u * unit + offset for u in row for offset in range(unit)]) for row in rows
+        ],
+        lengths=torch.tensor(lengths, dtype=torch.float32),
+        reference_logps=None if reference_logps is None else torch.tensor(reference_logps, dtype=torch.float32),
+        num_examples=len(examples) if num_examples is None else num_examples,
+        num_completion_tokens=sum(lengths) if num_completion_tokens is None else num_completion_tokens,
+        num_tokens=sum(len(sequence.input_ids) for sequence in sequences),
+        ids=[sequence.id for sequence in sequences],
+    )
+
+
+def _micro_batch(sequences: Sequence[TokenizedSequence], chosen: Sequence[int]) -> MicroBatch:
+    """Lay the named sequences end to end."""
+    ids: list[int] = []
+    positions: list[int] = []
+    predictors: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
+    boundaries = [0]
+    for index in chosen:
+        sequence = sequences[index]
+        offset, prompt = len(ids), sequence.prompt_length
+        ids.extend(sequence.input_ids)
+        positions.extend(range(len(sequence.input_ids)))
+        # The hidden state at t predicts token t + 1: the last prompt token predicts the first completion token.
+        predictors.extend(range(offset + prompt - 1, len(ids) - 1))
+        targets.extend(sequence.input_ids[prompt:])
+        owners.extend([index] * sequence.completion_length)
+        boundaries.append(len(ids))
+    segment_lengths = tuple(end - begin for begin, end in zip(boundaries, boundaries[1:], strict=False))
+    longest = max(segment_lengths)
+    slots = [row * longest + position for row, length in enumerate(segment_lengths) for position in range(length)]
+    return MicroBatch(
+        input_ids=torch.tensor([ids]),
+        position_ids=torch.tensor([positions]),
+        boundaries=torch.tensor(boundaries, dtype=torch.int32),
+        segment_lengths=segment_lengths,
+        dense_slots=torch.tensor(slots),
+        predictors=torch.tensor(predictors),
+        targets=torch.tensor(targets),
+        sequence_index=torch.tensor(owners),
+        sequences=torch.tensor(chosen),
+    )

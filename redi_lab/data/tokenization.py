@@ -1,0 +1,185 @@
+"""From text to token ids: the prompt, the completion, and exactly one end-of-turn token in the loss.
+
+    encoder = TraceEncoder(tokenizer)
+    (sequence,) = encoder.encode_all([("row 1", "1+1?", "2")])
+    sequence.input_ids[sequence.prompt_length:]  # what the loss runs over
+
+Prompt and completion are tokenised apart, because that is how the model meets them at inference. The chat template
+writes the prompt only: the templates of reasoning models rewrite or drop the thoughts of an assistant turn, so the
+completion is taken as the teacher wrote it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from redi_lab.errors import UserError
+
+_SENTINEL = "completion"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenizedSequence:
+    """A prompt with its completion. The loss runs over ``input_ids[prompt_length:]``, end-of-turn token included."""
+
+    id: str
+    input_ids: Sequence[int]  # array("i") where there are many: a corpus of long traces holds 10⁹ tokens
+    prompt_length: int
+
+    @property
+    def completion_length(self) -> int:
+        """|y|: the number of tokens that the loss runs over."""
+        return len(self.input_ids) - self.prompt_length
+
+
+@final
+class TraceEncoder:
+    """Encodes problems and completions for one tokenizer.
+
+    Args:
+        tokenizer: a transformers tokenizer. Its chat template, where it has one, writes the prompt.
+        prompt_template: text of the user turn; `{problem}` stands for the problem.
+        thinking_prefix: opens the assistant turn, e.g. ``"<think>\\n"``. It belongs to the prompt; a completion that
+            begins with it is not given it twice.
+
+    Raises:
+        UserError: the template lacks `{problem}`, or no end-of-turn token can be found.
+    """
+
+    def __init__(self, tokenizer: Any, prompt_template: str = "{problem}", thinking_prefix: str = "") -> None:
+        if "{problem}" not in prompt_template:
+            raise UserError(f"data.prompt_template={prompt_template!r} has no {{problem}} in it")
+        self.tokenizer = tokenizer
+        self.prompt_template = prompt_template
+        self.thinking_prefix = thinking_prefix
+        self.end_of_turn_id = find_end_of_turn(tokenizer)
+
+    def prompt_ids(self, problem: str) -> list[int]:
+        """Token ids of everything before the completion. Never truncated."""
+        return self._prompts([problem])[0]
+
+    def completion_ids(self, completion: str) -> list[int]:
+        """Token ids of the completion, closed by exactly one end-of-turn token; empty for an empty completion."""
+        return self._completions([completion])[0]
+
+    def encode_all(self, rows: Sequence[tuple[str, str, str]]) -> list[TokenizedSequence]:
+        """Encode (id, problem, completion) rows.
+
+        Raises:
+            UserError: a prompt or a completion has no tokens; the message names the rows.
+        """
+        prompts = self._prompts([problem for _, problem, _ in rows])
+        completions = self._completions([completion for _, _, completion in rows])
+        for what, encoded in (("prompt", prompts), ("completion", completions)):
+            empty = [row[0] for row, ids in zip(rows, encoded, strict=True) if not ids]
+            if empty:
+                raise UserError(
+                    f"{len(empty)} rows have a {what} of zero tokens, which nothing can be learnt from; remove them:"
+                    f" {', '.join(empty[:10])}{', …' if len(empty) > 10 else ''}"
+                )
+        return [
+            TokenizedSequence(row[0], array("i", prompt + completion), len(prompt))
+            for row, prompt, completion in zip(rows, prompts, completions, strict=True)
+        ]
+
+    def _prompts(self, problems: Sequence[str]) -> list[list[int]]:
+        texts = [self.prompt_template.replace("{problem}", problem) for problem in problems]
+        if self.tokenizer.chat_template:
+            turns = [[{"role": "user", "content": text}] for text in texts]
+            texts = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        # A template writes its own beginning-of-text token.
+        encoded = self._ids([t + self.thinking_prefix for t in texts], special=not self.tokenizer.chat_template)
+        eos = self.tokenizer.eos_token_id  # some tokenizers close every text
+        return [ids[:-1] if ids and ids[-1] == eos and not self.tokenizer.chat_template else ids for ids in encoded]
+
+    def _completions(self, completions: Sequence[str]) -> list[list[int]]:
+        encoded = self._ids([text.removeprefix(self.thinking_prefix) for text in completions], special=False)
+        for ids in encoded:
+            while ids and ids[-1] == self.end_of_turn_id:  # the corpus may close its own turns
+                ids.pop()
+        return [[*ids, self.end_of_turn_id] if ids else [] for ids in encoded]
+
+    def _ids(self, texts: list[str], *, special: bool) -> list[list[int]]:
+        if not texts:
+            return []
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=special)["input_ids"]
+        return ids
+
+
+def find_end_of_turn(tokenizer: Any) -> int:
+    """The token that closes an assistant turn: what the chat template writes after it, else the tokenizer's EOS.
+
+    Raises:
+        UserError: the tokenizer has neither.
+    """
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": _SENTINEL}]
+        rendered = str(tokenizer.apply_chat_template(turns, tokenize=False))
+        tail = tokenizer(rendered[rendered.rfind(_SENTINEL) + len(_SENTINEL) :], add_special_tokens=False)["input_ids"]
+        special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
+        for token in tail:
+            if token in special:
+                return int(token)
+    if tokenizer.eos_token_id is None:
+        raise UserError("the tokenizer has no EOS token and its chat template closes no turn: set tokenizer.eos_token")
+    return int(tokenizer.eos_token_id)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, whole_tokens: Sequence[str] = ()) -> Any:
+    """A byte-level BPE tokenizer of the Qwen2 family, for students made from scratch. It depends on its arguments alone.
+
+    The family matters: for a `qwen2` model folder transformers always builds a `Qwen2Tokenizer` and silently ignores any
+    other kind of tokenizer that was saved there. Every byte has a token, so any text can be encoded.
+
+    Args:
+        texts: what the merges are learnt from.
+        vocab_size: the most tokens, `whole_tokens` not counted; at least 257.
+        whole_tokens: texts that are one token wherever they stand.
+    """
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    trained.train_from_iterator(texts, trainer)
+    model = json.loads(trained.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole_tokens])
+    return tokenizer
+
+
+def set_chat_template(tokenizer: Any, template: str | None) -> None:
+    """Give the tokenizer a chat template: a path of a Jinja file, the template itself, or None to keep its own.
+
+    Raises:
+        UserError: the text is neither a file nor a template.
+    """
+    if template is None:
+        return
+    if "{" not in template:
+        path = Path(template)
+        if not path.is_file():
+            raise UserError(f"model.chat_template={template!r} is neither a file nor a Jinja template")
+        template = path.read_text(encoding="utf-8")
+    tokenizer.chat_template = template
+
+
+def digest_sequences(sequences: Iterable[TokenizedSequence]) -> str:
+    """SHA-256 of token ids and prompt lengths, in order."""
+    state = hashlib.sha256()
+    for sequence in sequences:
+        state.update(f"{sequence.prompt_length}/{len(sequence.input_ids)};".encode())
+        state.update(array("i", sequence.input_ids).tobytes())
+    return state.hexdigest()

@@ -1,0 +1,156 @@
+"""The records that travel from raw traces to training: what was read, what was selected, and where each row went.
+
+A *trace* is one generation of a teacher with a verdict. Readers yield `Problem` (or `Dropped` for a row that they
+refuse), `redi_lab.data.curation` turns those into demonstrations and pairs, and a `TraceSource` does both:
+
+    corpus = TraceFileSource("traces.jsonl").load()
+    corpus.demonstrations[0].completion, corpus.pairs[0].rejected, corpus.counts.as_dict()
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol, final
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One answer of a teacher. `correct` is None where nobody knows: such a trace is neither positive nor negative."""
+
+    text: str
+    correct: bool | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A problem with all its generations, in the order in which the source gives them."""
+
+    id: str
+    problem: str
+    answer: str | None
+    generations: tuple[Generation, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A row that a reader refuses by a rule; the reason is the name under which it is counted."""
+
+    id: str
+    reason: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """One row of D_SFT: a problem and a correct completion."""
+
+    id: str
+    problem: str
+    completion: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One row of D_Pref: a problem, a correct and an incorrect completion."""
+
+    id: str
+    problem: str
+    chosen: str
+    rejected: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A problem kept for evaluation: it, and every row with the same text, is absent from training."""
+
+    id: str
+    problem: str
+    answers: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SelectionCounts:
+    """Where every row that was read went.
+
+    Attributes:
+        rows_read: rows of the source.
+        dropped: reason → rows that gave nothing.
+        demonstrations: rows that gave a demonstration.
+        pairs: rows that gave a pair.
+        without_pair: reason → rows in use that gave no pair.
+        held_out: rows kept for evaluation.
+        without_demonstration: reason → rows in use that gave no demonstration of their own (ready pairs that share
+            their chosen completion; empty for rows of problems with generations).
+    """
+
+    rows_read: int
+    dropped: dict[str, int]
+    demonstrations: int
+    pairs: int
+    without_pair: dict[str, int]
+    held_out: int
+    without_demonstration: dict[str, int] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Check that every row is counted exactly once.
+
+        Raises:
+            ValueError: if the numbers do not add up; this is a defect of the code that counted, never of the data.
+        """
+        in_use = self.demonstrations + sum(self.without_demonstration.values())
+        accounted = sum(self.dropped.values()) + self.held_out + in_use
+        if accounted != self.rows_read:
+            raise ValueError(f"{self.rows_read} rows were read but {accounted} are accounted for: {self.as_dict()}")
+        paired = self.pairs + sum(self.without_pair.values())
+        if paired != in_use:
+            raise ValueError(f"{in_use} rows are in use but {paired} gave a pair or a reason: {self.as_dict()}")
+
+    def as_dict(self) -> dict[str, int | dict[str, int]]:
+        """The counts as plain numbers and dictionaries, ready for JSON."""
+        return {
+            "rows_read": self.rows_read,
+            "dropped": dict(self.dropped),
+            "held_out": self.held_out,
+            "demonstrations": self.demonstrations,
+            "without_demonstration": dict(self.without_demonstration),
+            "pairs": self.pairs,
+            "without_pair": dict(self.without_pair),
+        }
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TraceCorpus:
+    """Everything that a source gives: training rows, held-out problems, and the account of all rows.
+
+    Attributes:
+        source: where it came from, for people (a path, or `hub-id@commit`).
+        digest: the content and the options that made it, see `TraceSource.digest`.
+        demonstrations: D_SFT.
+        pairs: D_Pref.
+        held_out: problems for evaluation, disjoint by text from the training rows.
+        counts: where every row went.
+    """
+
+    source: str
+    digest: str
+    demonstrations: tuple[Demonstration, ...]
+    pairs: tuple[Pair, ...]
+    held_out: tuple[HeldOut, ...]
+    counts: SelectionCounts
+
+
+class TraceSource(Protocol):
+    """Anything that gives a corpus of traces."""
+
+    def digest(self) -> str:
+        """The sha256 (hexadecimal) of the content and of the options that shape the result; cheaper than `load`."""
+
+    def load(self) -> TraceCorpus:
+        """Read, select and account for all rows."""

@@ -1,0 +1,181 @@
+"""The step that every objective shares: micro-batches in, one optimizer step and one line of metrics out.
+
+A `Batch` is one global batch, so one `training_step` is one optimizer step; the loss is normalised by what the whole
+global batch holds, and therefore does not depend on how it is cut into micro-batches or shared among ranks. That is why
+optimisation is manual: Lightning's own accumulation averages micro-batches of unequal weight.
+"""
+
+from __future__ import annotations
+
+import abc
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from redi_lab.backbone.causal_lm import CausalLM
+from redi_lab.data.packing import Batch, MicroBatch
+from redi_lab.losses.logps import SequenceLogps, sum_by_sequence, token_logps, weighted_logp_sum
+
+OptimizerFactory = Callable[[Iterable[Any]], torch.optim.Optimizer]
+SchedulerFactory = Callable[[torch.optim.Optimizer, int], Any]
+
+
+class CausalLMModule(pl.LightningModule, abc.ABC):
+    """A causal LM under one objective.
+
+    Args:
+        backbone: the policy.
+        optimizer: makes the optimizer from parameter groups; None where the module only scores.
+        scheduler: makes the learning-rate schedule from the optimizer and the number of steps.
+        max_grad_norm: gradients are clipped to this norm; None leaves them.
+        log_entropy: also log the entropy of the policy at completion tokens (one more buffer of a chunk).
+    """
+
+    is_linear: ClassVar[bool]
+    """Whether the loss is linear in the token log-probs, so that their weights are known before the forward pass."""
+    needs_reference: ClassVar[bool] = False
+    """Whether batches must carry log π_ref."""
+
+    def __init__(
+        self,
+        backbone: CausalLM,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+        max_grad_norm: float | None = None,
+        log_entropy: bool = False,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.backbone = backbone
+        self.max_grad_norm = max_grad_norm
+        self.log_entropy = log_entropy
+        self._make_optimizer = optimizer
+        self._make_scheduler = scheduler
+        self._last_step_end: float | None = None
+
+    @abc.abstractmethod
+    def example_losses(self, sequences: SequenceLogps, reference_logps: Tensor | None) -> Tensor:
+        """(n,) loss of each example; `sequences` holds (n,) or, in pairs, (2n,) sequences."""
+
+    @abc.abstractmethod
+    def normalizer(self, batch: Batch) -> float:
+        """What the summed loss of the global batch is divided by."""
+
+    @abc.abstractmethod
+    def metrics(self, sequences: SequenceLogps, reference_logps: Tensor | None) -> dict[str, Tensor]:
+        """What is logged of a batch besides its loss, each value ()."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One optimizer step on one global batch."""
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        logps, entropy = self._accumulate_gradients(batch)
+        grad_norm = torch.nn.utils.clip_grad_norm_(
+            (p for p in self.parameters() if p.requires_grad),
+            float("inf") if self.max_grad_norm is None else self.max_grad_norm,
+        )
+        learning_rate = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        schedule: Any = self.lr_schedulers()
+        if schedule is not None:
+            schedule.step()
+        self._log("train", batch, logps)
+        extra = {"train/grad_norm": grad_norm, "train/lr": learning_rate} | self._throughput(batch)
+        if entropy is not None:
+            extra["train/entropy"] = entropy
+        self.log_dict(extra, batch_size=1)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The loss and its metrics on held-back examples."""
+        logps = torch.zeros_like(batch.lengths)
+        for micro in batch.micro_batches:
+            statistics = token_logps(*self._head_inputs(micro), **self.backbone.head_options)
+            logps += sum_by_sequence(statistics.logps, micro.sequence_index, len(logps))
+        self._log("val", batch, logps)
+
+    def configure_optimizers(self) -> Any:
+        """Weight decay on matrices alone, as is the custom; the schedule advances by optimizer steps."""
+        if self._make_optimizer is None:
+            raise ValueError("this module was built without an optimizer: it can score but not train")
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [{"params": [p for p in trainable if p.dim() >= 2]}]
+        vectors = [p for p in trainable if p.dim() < 2]
+        if vectors:
+            groups.append({"params": vectors, "weight_decay": 0.0})
+        optimizer = self._make_optimizer(groups)
+        if self._make_scheduler is None:
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer, steps)}
+
+    def _accumulate_gradients(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Backward through every micro-batch; (S,) log-probs and the mean entropy where asked for."""
+        weights = self._sequence_weights(batch) if self.is_linear else None
+        logps = torch.zeros_like(batch.lengths)
+        entropy = logps.new_zeros(())
+        for number, micro in enumerate(batch.micro_batches, start=1):
+            # Ranks exchange gradients once per step, after the last micro-batch.
+            with self._gradient_sync(number == len(batch.micro_batches)):
+                loss, token_values, token_entropy = self._micro_loss(micro, batch, weights)
+                # DDP averages over ranks, but the normaliser already counts the whole global batch.
+                self.manual_backward(loss * self.trainer.world_size)
+            logps += sum_by_sequence(token_values.detach(), micro.sequence_index, len(logps))
+            if token_entropy is not None:
+                entropy += token_entropy.sum() / batch.lengths.sum()
+        if not batch.micro_batches:  # a rank without a share of the last batch still takes part in the exchange
+            self.manual_backward(torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0)
+        return logps, entropy if self.log_entropy else None
+
+    def _sequence_weights(self, batch: Batch) -> Tensor:
+        """(S,) ∂loss/∂logπ(y|x) of each sequence: constants, since the loss is linear in them."""
+        logps = torch.zeros_like(batch.lengths, requires_grad=True)
+        loss = self.example_losses(SequenceLogps(logps, batch.lengths), batch.reference_logps).sum()
+        (weights,) = torch.autograd.grad(loss / self.normalizer(batch), logps)
+        return weights
+
+    def _micro_loss(
+        self, micro: MicroBatch, batch: Batch, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """() its share of the loss, (N,) token log-probs, (N,) entropy where asked for."""
+        inputs = self._head_inputs(micro)
+        options: dict[str, Any] = self.backbone.head_options | {"with_entropy": self.log_entropy}
+        if weights is not None:
+            total = weighted_logp_sum(*inputs, weights[micro.sequence_index], **options)
+            return total.total, total.logps, total.entropy
+        statistics = token_logps(*inputs, **options)
+        here = micro.sequences  # whole examples: objectives that are not linear are packed so
+        logps = sum_by_sequence(statistics.logps, micro.sequence_index, len(batch.lengths))[here]
+        reference = None if batch.reference_logps is None else batch.reference_logps[here]
+        loss = self.example_losses(SequenceLogps(logps, batch.lengths[here]), reference).sum()
+        return loss / self.normalizer(batch), statistics.logps, statistics.entropy
+
+    def _head_inputs(self, micro: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, H) hidden states that predict completion tokens, (V, H) head, (N,) those tokens."""
+        hidden = self.backbone.hidden_states(micro).index_select(0, micro.predictors)
+        return hidden, self.backbone.head_weight, micro.targets
+
+    def _log(self, stage: str, batch: Batch, logps: Tensor) -> None:
+        sequences = SequenceLogps(logps, batch.lengths)
+        loss = self.example_losses(sequences, batch.reference_logps).sum() / self.normalizer(batch)
+        values = {"loss": loss} | self.metrics(sequences, batch.reference_logps)
+        self.log_dict(
+            {f"{stage}/{name}": value for name, value in values.items()},
+            batch_size=batch.num_examples,
+            sync_dist=self.trainer.world_size > 1,
+        )
+
+    def _throughput(self, batch: Batch) -> dict[str, float]:
+        """Prompt and completion tokens of this rank per second, since the end of the step before."""
+        now, before = time.perf_counter(), self._last_step_end
+        self._last_step_end = now
+        return {} if before is None else {"train/tokens_per_second": batch.num_tokens / (now - before)}
+
+    def _gradient_sync(self, is_last: bool) -> AbstractContextManager[Any]:
+        model = self.trainer.strategy.model
+        return nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync()

@@ -1,0 +1,42 @@
+"""DPO: a margin between log-prob ratios to a frozen reference."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from torch import Tensor
+
+from redi_lab.losses.dpo import dpo_loss, dpo_rewards
+from redi_lab.losses.logps import SequenceLogps
+from redi_lab.modules.preference import PreferenceModule
+
+
+@final
+class DPOModule(PreferenceModule):
+    """Eq. 2. The reference's log-probs arrive with the batch (`backbone/reference.py`), so it needs no memory here.
+
+    Args:
+        beta: scale of the log-prob ratios.
+        **options: see `CausalLMModule`.
+    """
+
+    is_linear = False
+    needs_reference = True
+
+    def __init__(self, *, beta: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.beta = beta
+
+    def pair_losses(
+        self, chosen: SequenceLogps, rejected: SequenceLogps, reference: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """(n,) −log σ(β·(difference of log-prob ratios))."""
+        if reference is None:
+            raise ValueError("DPO needs reference log-probs in its batches")
+        return dpo_loss(chosen, rejected, reference_chosen=reference[0], reference_rejected=reference[1], beta=self.beta)
+
+    def rewards(self, sequences: SequenceLogps, reference_logps: Tensor | None) -> Tensor:
+        """(2n,) β · log π/π_ref."""
+        if reference_logps is None:
+            raise ValueError("DPO needs reference log-probs in its batches")
+        return dpo_rewards(sequences, reference_logps, beta=self.beta)

@@ -1,0 +1,39 @@
+"""SimPO: a margin between length-normalised log-probs, without a reference model."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from torch import Tensor
+
+from redi_lab.losses.logps import SequenceLogps
+from redi_lab.losses.simpo import simpo_loss
+from redi_lab.modules.preference import PreferenceModule
+
+
+@final
+class SimPOModule(PreferenceModule):
+    """Eq. 3.
+
+    Args:
+        beta: scale of the rewards.
+        gamma: margin that chosen is to have over rejected.
+        **options: see `CausalLMModule`.
+    """
+
+    is_linear = False
+
+    def __init__(self, *, beta: float, gamma: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.beta = beta
+        self.gamma = gamma
+
+    def pair_losses(
+        self, chosen: SequenceLogps, rejected: SequenceLogps, reference: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """(n,) −log σ(β·(mean log-prob margin) − γ)."""
+        return simpo_loss(chosen, rejected, beta=self.beta, gamma=self.gamma)
+
+    def rewards(self, sequences: SequenceLogps, reference_logps: Tensor | None) -> Tensor:
+        """(2n,) β · log-probs per token."""
+        return self.beta * sequences.mean_logps

@@ -1,0 +1,312 @@
+"""Puts runs side by side: links into MLflow's compare view and a self-contained HTML page that needs no server.
+
+    comparison = compare([], outputs_dir=outputs, tracking_uri=uri, destination=outputs / "compare.html")
+    print(comparison.page, comparison.mlflow_url)
+
+A run is an output folder with `summary.json`, `metrics.jsonl`, `config.yaml` and `mlflow.json`. Whatever is missing is
+shown as missing.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+from urllib.parse import quote
+
+import yaml
+
+from redi_lab.errors import UserError
+from redi_lab.pipeline.plots import plot_curves
+from redi_lab.tracking.state import METRICS_FILE, STATE_FILE, RunState, load_state
+
+_SUMMARY_FILE = "summary.json"
+_CONFIG_FILE = "config.yaml"
+_MISSING = "missing"
+_CURVES = ("train/mean_logps/chosen", "train/mean_logps/rejected")
+
+
+@final
+@dataclass(frozen=True)
+class RunView:
+    """What the page shows of one run.
+
+    Attributes:
+        folder: Output folder.
+        summary: `summary.json`, empty if absent.
+        config: The resolved configuration, flat: dotted name to text.
+        mlflow: `mlflow.json`, None if absent.
+    """
+
+    folder: Path
+    summary: Mapping[str, Any]
+    config: Mapping[str, str]
+    mlflow: RunState | None
+
+    @property
+    def name(self) -> str:
+        """The run's name, else that of its folder."""
+        return str(self.summary.get("name") or self.folder.name)
+
+    @property
+    def loss(self) -> str:
+        """The objective with its hyperparameters: "redi (alpha=0.8)"."""
+        loss = self.summary.get("loss")
+        if not isinstance(loss, Mapping):
+            return _MISSING if loss is None else str(loss)
+        rest = ", ".join(f"{name}={value}" for name, value in loss.items() if name not in ("name", "_target_"))
+        return f"{loss.get('name', 'loss')} ({rest})" if rest else str(loss.get("name", _MISSING))
+
+    @property
+    def alpha(self) -> str:
+        """α of the objective."""
+        loss = self.summary.get("loss")
+        own = loss.get("alpha") if isinstance(loss, Mapping) else None
+        return str(own) if own is not None else self.config.get("loss.alpha", _MISSING)
+
+    @property
+    def learning_rate(self) -> str:
+        """Peak learning rate."""
+        return self.config.get("optimizer.lr", _MISSING)
+
+    @property
+    def accuracy(self) -> str:
+        """pass@1 with its 95 % confidence interval, in percent."""
+        metrics = self.summary.get("metrics")
+        score = metrics.get("pass_at_1") if isinstance(metrics, Mapping) else None
+        if isinstance(score, int | float):
+            return f"{100 * score:.1f} %"
+        try:
+            text = f"{100 * float(score['value']):.1f} %"  # type: ignore[index, unused-ignore]
+        except (TypeError, KeyError, ValueError):
+            return _MISSING
+        low, high = score.get("ci_low"), score.get("ci_high")  # type: ignore[union-attr, unused-ignore]
+        if low is None or high is None:
+            return text
+        return f"{text} (95 % CI {100 * float(low):.1f}–{100 * float(high):.1f})"
+
+
+@final
+@dataclass(frozen=True)
+class Comparison:
+    """The result of `compare`.
+
+    Attributes:
+        page: The HTML page.
+        runs: Names of the compared runs.
+        mlflow_url: MLflow's compare view of the runs; None unless at least one of them is in the store.
+        curves_url: MLflow's overlay of their log-prob curves; None likewise.
+        not_in_store: Runs that the links leave out because this store does not have them.
+    """
+
+    page: Path
+    runs: tuple[str, ...]
+    mlflow_url: str | None
+    curves_url: str | None
+    not_in_store: tuple[str, ...]
+
+
+def compare(
+    run_dirs_or_ids: Sequence[str],
+    *,
+    outputs_dir: Path,
+    tracking_uri: str,
+    destination: Path,
+    last: int = 2,
+    ui_url: str = "http://127.0.0.1:5000",
+) -> Comparison:
+    """Compare named runs, or the newest ones.
+
+    Args:
+        run_dirs_or_ids: Output folders, MLflow run ids or run names; empty means the newest `last` runs.
+        outputs_dir: Folder below which runs are looked for.
+        tracking_uri: Store that the links are for.
+        destination: HTML file to write; its folder is created.
+        last: How many runs to take if none is named.
+        ui_url: Address of the MLflow UI.
+
+    Returns:
+        Where the page is, and the links.
+
+    Raises:
+        UserError: If a name fits no run or several, fewer than two runs are found, or no run has metrics.
+    """
+    folders = _select(run_dirs_or_ids, outputs_dir, last)
+    runs = [_read_run(folder) for folder in folders]
+    stored = {run.folder: run.mlflow for run in runs if _is_in_store(run.mlflow, tracking_uri)}
+    urls = _mlflow_urls([state for state in stored.values() if state is not None], ui_url)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    destination.write_text(_page(runs, urls), encoding="utf-8")
+    absent = tuple(run.name for run in runs if run.folder not in stored)
+    return Comparison(destination, tuple(run.name for run in runs), *urls, absent)
+
+
+def find_runs(outputs_dir: Path) -> list[Path]:
+    """Return the folders of all finished runs below a folder, oldest first (by the time of their summaries)."""
+    summaries = [path for path in outputs_dir.rglob(_SUMMARY_FILE) if path.with_name(METRICS_FILE).exists()]
+    return [path.parent for path in sorted(summaries, key=lambda path: (path.stat().st_mtime_ns, str(path)))]
+
+
+def _select(wanted: Sequence[str], outputs_dir: Path, last: int) -> list[Path]:
+    if wanted:
+        folders = [_find(name, outputs_dir) for name in wanted]
+    elif last < 2:
+        raise UserError(f"last must be at least 2 to compare runs, got {last}")
+    else:
+        folders = find_runs(outputs_dir)[-last:]
+    unique = list(dict.fromkeys(folder.resolve() for folder in folders))
+    if len(unique) < 2:
+        raise UserError(f"found {len(unique)} of the two or more runs to compare in {outputs_dir}; train some more")
+    return unique
+
+
+def _find(name: str, outputs_dir: Path) -> Path:
+    for folder in (Path(name), outputs_dir / name):
+        if (folder / METRICS_FILE).is_file():
+            return folder
+    found = [folder for folder in find_runs(outputs_dir) if name in _identities(folder)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UserError(f"{name!r} is neither an output folder nor the MLflow run id or name of a run in {outputs_dir}")
+    raise UserError(f"{name!r} is the name of {len(found)} runs; name a folder: {', '.join(map(str, found))}")
+
+
+def _identities(folder: Path) -> set[str]:
+    run = _read_run(folder)
+    return {run.name, str(run.summary.get("mlflow_run_id")), str(run.mlflow.run_id if run.mlflow else None)}
+
+
+def _read_run(folder: Path) -> RunView:
+    summary = _read_mapping(folder / _SUMMARY_FILE, json.loads)
+    config = _read_mapping(folder / _CONFIG_FILE, yaml.safe_load) or summary.get("config") or {}
+    state = load_state(folder) if (folder / STATE_FILE).exists() else None
+    return RunView(folder, summary, _flatten(config) if isinstance(config, Mapping) else {}, state)
+
+
+def _read_mapping(path: Path, parse: Any) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    return content if isinstance(content, Mapping) else {}
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = str(value)
+    return flat
+
+
+def _is_in_store(state: RunState | None, tracking_uri: str) -> bool:
+    return state is not None and state.tracking_uri == tracking_uri and state.run_id is not None
+
+
+def _mlflow_urls(states: Sequence[RunState], ui_url: str) -> tuple[str | None, str | None]:
+    if not states:
+        return None, None
+    base = ui_url.rstrip("/")
+    runs = _query([state.run_id for state in states])
+    experiments = _query(sorted({str(state.experiment_id) for state in states}))
+    both = f"runs={runs}&experiments={experiments}"
+    metrics = f"metric={_query(_CURVES[0])}&plot_metric_keys={_query(_CURVES)}&x_axis=step"
+    return f"{base}/#/compare-runs?{both}", f"{base}/#/metric?{both}&{metrics}"
+
+
+def _query(value: Any) -> str:
+    return quote(json.dumps(value, separators=(",", ":")), safe="")
+
+
+def _page(runs: Sequence[RunView], urls: tuple[str | None, str | None]) -> str:
+    links = [
+        f'<a href="{html.escape(url)}">{text}</a>'
+        for url, text in zip(urls, ("MLflow: parameters and metrics", "MLflow: log-prob curves"), strict=True)
+        if url is not None
+    ]
+    title = html.escape(" · ".join(run.name for run in runs))
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>{" — ".join(links) or "None of these runs is in the tracking store."}</p>
+<h2>Runs</h2>
+{_header_table(runs)}
+<h2>What differs in the configuration</h2>
+{_difference_table(runs)}
+<h2>Curves</h2>
+<img alt="Training curves of the runs" src="data:image/png;base64,{_curves(runs)}">
+</body>
+</html>
+"""
+
+
+def _header_table(runs: Sequence[RunView]) -> str:
+    rows = [
+        ("Loss", [run.loss for run in runs]),
+        ("α", [run.alpha for run in runs]),
+        ("Learning rate", [run.learning_rate for run in runs]),
+        ("pass@1", [run.accuracy for run in runs]),
+        ("Seed", [str(run.summary.get("seed", _MISSING)) for run in runs]),
+        ("Commit", [str(run.summary.get("commit") or _MISSING)[:12] for run in runs]),
+        ("Checkpoint", [str(run.summary.get("checkpoint") or _MISSING) for run in runs]),
+        ("Folder", [str(run.folder) for run in runs]),
+    ]
+    return _table(runs, rows)
+
+
+def _difference_table(runs: Sequence[RunView]) -> str:
+    names = sorted(set().union(*(run.config for run in runs)))
+    rows = [(name, [run.config.get(name, _MISSING) for run in runs]) for name in names]
+    different = [(name, values) for name, values in rows if len(set(values)) > 1]
+    if not names:
+        return "<p>No run has a configuration.</p>"
+    return _table(runs, different) if different else "<p>Nothing: the configurations are equal.</p>"
+
+
+def _table(runs: Sequence[RunView], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    head = "".join(f"<th>{html.escape(run.name)}</th>" for run in runs)
+    body = "".join(
+        f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{html.escape(value)}</td>' for value in values)}</tr>"
+        for name, values in rows
+    )
+    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _curves(runs: Sequence[RunView]) -> str:
+    labels: dict[str, Path] = {}
+    for run in runs:
+        parts = [run.name]
+        parts += [f"α={run.alpha}"] if run.alpha != _MISSING else []
+        parts += [f"lr={run.learning_rate}"] if run.learning_rate != _MISSING else []
+        label = ", ".join(parts)
+        labels[label if label not in labels else f"{label} [{run.folder}]"] = run.folder / METRICS_FILE
+    with tempfile.TemporaryDirectory() as folder:
+        return base64.b64encode(plot_curves(labels, Path(folder) / "curves.png").read_bytes()).decode("ascii")
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; } img { max-width: 100%; }
+th, td { text-align: left; padding: .35rem .9rem; border-bottom: 1px solid #ddd; vertical-align: top;
+         overflow-wrap: anywhere; }
+thead th { border-bottom: 2px solid #888; } tbody th { font-weight: 500; color: #555; } a { color: #0b61a4; }
+"""

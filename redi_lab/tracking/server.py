@@ -1,0 +1,90 @@
+"""The MLflow UI, bound to the loopback address and ended together with all of its children."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+from redi_lab.errors import UserError
+from redi_lab.tracking.store import set_environment, sqlite_path
+
+_GRACE_SECONDS = 10.0
+
+
+def ui_command(tracking_uri: str, port: int = 5000) -> list[str]:
+    """Return the command of a single-worker MLflow server for a local database, reachable from this machine only.
+
+    Args:
+        tracking_uri: `sqlite:////absolute/path/mlflow.db`.
+        port: TCP port on 127.0.0.1.
+
+    Raises:
+        UserError: If the URI is not a local database (a remote server has its own UI at its address) or the port is
+            out of range.
+    """
+    database = sqlite_path(tracking_uri)
+    if database is None:
+        raise UserError(f"{tracking_uri} is not a local database: open that address itself in a browser")
+    if not 1 <= port <= 65535:
+        raise UserError(f"port must lie between 1 and 65535, got {port}")
+    artifacts = str(database.parent / "mlflow-artifacts")
+    store = ["--backend-store-uri", tracking_uri, "--default-artifact-root", artifacts]
+    network = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    # Experiments name their artifact folders; the proxy would only add a folder to the working directory.
+    return [sys.executable, "-m", "mlflow", "server", *store, "--no-serve-artifacts", *network]
+
+
+def serve_ui(tracking_uri: str, port: int = 5000) -> int:
+    """Run the MLflow UI in the foreground until Ctrl-C or SIGTERM; then end its whole process group.
+
+    Returns:
+        The server's exit status; 0 after Ctrl-C or SIGTERM.
+
+    Raises:
+        UserError: See `ui_command`.
+    """
+    command = ui_command(tracking_uri, port)
+    set_environment()
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # job runners are never used here
+    with _termination_as_interrupt(), subprocess.Popen(command, env=environment, start_new_session=True) as server:
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            _end_group(server)
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    def interrupt(_number: int, _frame: FrameType | None) -> Any:
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _end_group(server: subprocess.Popen[bytes]) -> None:
+    # The leader of the group carries its number; children may outlive it.
+    _signal_group(server.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        server.wait(timeout=_GRACE_SECONDS)
+    _signal_group(server.pid, signal.SIGKILL)
+    server.wait()
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return

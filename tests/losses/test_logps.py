@@ -1,0 +1,459 @@
+"""The chunked log-prob kernel against plain log_softmax, autograd and a watch on every tensor that it makes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from redi_lab.losses.logps import IGNORE_INDEX, SequenceLogps, sum_by_sequence, token_logps, weighted_logp_sum
+
+
+class Problem(NamedTuple):
+    """One random instance: N tokens, H hidden, V vocabulary."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor
+    targets: Tensor
+    token_weights: Tensor
+
+
+def make_problem(
+    tokens: int = 13,
+    hidden: int = 5,
+    vocabulary: int = 11,
+    *,
+    dtype: torch.dtype = torch.float64,
+    weight_dtype: torch.dtype | None = None,
+) -> Problem:
+    generator = torch.Generator().manual_seed(tokens * 1000 + vocabulary)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    weight_dtype = weight_dtype or dtype
+    return Problem(
+        hidden=normal(tokens, hidden).to(dtype).requires_grad_(),
+        weight=normal(vocabulary, hidden).to(weight_dtype).requires_grad_(),
+        bias=normal(vocabulary).to(weight_dtype).requires_grad_(),
+        targets=torch.randint(vocabulary, (tokens,), generator=generator),
+        token_weights=normal(tokens),
+    )
+
+
+def naive_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, scale: float) -> Tensor:
+    logits = hidden @ weight.to(hidden.dtype).T
+    if bias is not None:
+        logits = logits + bias.to(hidden.dtype)
+    logits = scale * (logits.float() if logits.dtype != torch.float64 else logits)
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def naive_logps(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    scale: float = 1.0,
+) -> Tensor:
+    logits = naive_logits(hidden, weight, bias, softcap, scale)
+    return torch.log_softmax(logits, -1)[torch.arange(len(targets)), targets]
+
+
+def weighted_through_tokens(problem: Problem, **options: Any) -> Tensor:
+    logps = token_logps(problem.hidden, problem.weight, problem.targets, **options).logps
+    return (problem.token_weights.to(logps.dtype) * logps).sum()
+
+
+def weighted_in_forward(problem: Problem, **options: Any) -> Tensor:
+    return weighted_logp_sum(problem.hidden, problem.weight, problem.targets, problem.token_weights, **options).total
+
+
+WeightedSum = Callable[..., Tensor]
+both_kernels = pytest.mark.parametrize("weighted_sum", [weighted_through_tokens, weighted_in_forward])
+head_options = pytest.mark.parametrize(
+    "options",
+    [{}, {"softcap": 1.5}, {"scale": 0.25}, {"softcap": 0.7, "scale": 3.0}],
+    ids=["plain", "softcap", "scale", "both"],
+)
+
+
+class TensorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records the number of elements of every tensor made, and of every matrix product."""
+
+    PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_, torch.ops.aten.linear)
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.numels: list[int] = []
+        self.products: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for made in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(made, Tensor):
+                self.numels.append(made.numel())
+                if func.overloadpacket in self.PRODUCTS:
+                    self.products.append(made.numel())
+        return result
+
+
+# Values
+
+
+def test_hand_worked_example() -> None:
+    """One token, H = 1, weight rows (0, ln 2, ln 5), hidden 1.
+
+    Logits are 0, ln 2, ln 5, so the softmax is 1/8, 2/8, 5/8. Target 1: log(1/4). Entropy:
+    −(1/8 ln 1/8 + 1/4 ln 1/4 + 5/8 ln 5/8) = 3/8 ln 2 + 1/2 ln 2 + 5/8 (ln 8 − ln 5) = 11/4 ln 2 − 5/8 ln 5.
+    """
+    weight = torch.tensor([[0.0], [math.log(2.0)], [math.log(5.0)]], dtype=torch.float64)
+    hidden = torch.ones(1, 1, dtype=torch.float64)
+    logps, entropy = token_logps(hidden, weight, torch.tensor([1]), with_entropy=True)
+    assert logps.item() == pytest.approx(math.log(0.25), rel=1e-12)
+    assert entropy is not None
+    assert entropy.item() == pytest.approx(2.75 * math.log(2.0) - 0.625 * math.log(5.0), rel=1e-12)
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2, 37])
+@pytest.mark.parametrize("tokens", [1, 6, 64])
+@head_options
+def test_fp32_values_match_an_fp64_twin(tokens: int, vocabulary: int, options: dict[str, Any]) -> None:
+    problem = make_problem(tokens, 8, vocabulary, dtype=torch.float32)
+    logps = token_logps(problem.hidden, problem.weight, problem.targets, bias=problem.bias, chunk_size=5, **options)
+    twin = naive_logps(
+        problem.hidden.double(), problem.weight.double(), problem.targets, bias=problem.bias.double(), **options
+    )
+    assert logps.logps.dtype == torch.float32
+    torch.testing.assert_close(logps.logps.double(), twin, rtol=1e-6, atol=2e-6)  # atol: one ulp of logits near 10
+
+
+@pytest.mark.parametrize("with_entropy", [False, True])
+def test_entropy_is_that_of_the_whole_distribution_and_detached(with_entropy: bool) -> None:
+    problem = make_problem()
+    distribution = torch.softmax(naive_logits(problem.hidden, problem.weight, None, 2.0, 1.0), -1)
+    expected = -(distribution * distribution.log()).sum(-1).detach()
+    options: dict[str, Any] = {"softcap": 2.0, "chunk_size": 4, "with_entropy": with_entropy}
+    statistics = token_logps(problem.hidden, problem.weight, problem.targets, **options)
+    summed = weighted_logp_sum(problem.hidden, problem.weight, problem.targets, problem.token_weights, **options)
+    for entropy in (statistics.entropy, summed.entropy):
+        if not with_entropy:
+            assert entropy is None
+            continue
+        assert entropy is not None
+        assert not entropy.requires_grad
+        torch.testing.assert_close(entropy, expected)
+
+
+def test_entropy_of_a_distribution_with_forbidden_tokens_is_finite() -> None:
+    """Logits (0, 0, −inf): two equally likely tokens, entropy log 2."""
+    bias = torch.tensor([0.0, 0.0, -torch.inf])
+    statistics = token_logps(torch.zeros(1, 2), torch.zeros(3, 2), torch.tensor([0]), bias=bias, with_entropy=True)
+    assert statistics.entropy is not None
+    assert statistics.entropy.item() == pytest.approx(math.log(2.0), rel=1e-6)
+
+
+def test_weighted_sum_reports_detached_token_logps() -> None:
+    problem = make_problem()
+    summed = weighted_logp_sum(problem.hidden, problem.weight, problem.targets, problem.token_weights)
+    assert not summed.logps.requires_grad
+    torch.testing.assert_close(summed.logps, naive_logps(problem.hidden, problem.weight, problem.targets).detach())
+
+
+# Gradients
+
+
+@both_kernels
+@head_options
+def test_gradcheck(weighted_sum: WeightedSum, options: dict[str, Any]) -> None:
+    problem = make_problem(5, 3, 4)
+
+    def loss(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return weighted_sum(problem._replace(hidden=hidden, weight=weight), bias=bias, chunk_size=2, **options)
+
+    assert torch.autograd.gradcheck(loss, (problem.hidden, problem.weight, problem.bias))
+
+
+def test_gradcheck_of_every_token_logp() -> None:
+    problem = make_problem(4, 3, 5)
+
+    def logps(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return token_logps(hidden, weight, problem.targets, bias=bias, chunk_size=3).logps
+
+    assert torch.autograd.gradcheck(logps, (problem.hidden, problem.weight, problem.bias))
+
+
+@both_kernels
+@pytest.mark.parametrize("incoming", [1.0, -3.7])
+@pytest.mark.parametrize("chunk_size", [1, 4, 13, 1024])
+@head_options
+def test_gradients_match_autograd_for_any_chunk_size(
+    weighted_sum: WeightedSum, incoming: float, chunk_size: int, options: dict[str, Any]
+) -> None:
+    problem = make_problem()
+    inputs = (problem.hidden, problem.weight, problem.bias)
+    loss = incoming * weighted_sum(problem, bias=problem.bias, chunk_size=chunk_size, **options)
+    naive = naive_logps(*inputs[:2], problem.targets, bias=problem.bias, **options)
+    expected = incoming * (problem.token_weights * naive).sum()
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+    for gradient, twin in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs), strict=True):
+        torch.testing.assert_close(gradient, twin, rtol=1e-10, atol=1e-12)
+
+
+@both_kernels
+def test_tied_embeddings_receive_both_gradients(weighted_sum: WeightedSum) -> None:
+    problem = make_problem()
+    prompt = torch.arange(len(problem.targets)) % len(problem.weight)
+
+    hidden = F.embedding(prompt, problem.weight).tanh()
+    (gradient,) = torch.autograd.grad(weighted_sum(problem._replace(hidden=hidden), chunk_size=3), problem.weight)
+
+    twin = F.embedding(prompt, problem.weight).tanh()
+    expected = (problem.token_weights * naive_logps(twin, problem.weight, problem.targets)).sum()
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, problem.weight)[0])
+
+
+@both_kernels
+@pytest.mark.parametrize(("trained", "products"), [("hidden", [13 * 5]), ("weight", [11 * 5]), ("bias", [])])
+def test_only_what_requires_grad_gets_one_and_costs_one(
+    weighted_sum: WeightedSum, trained: str, products: list[int]
+) -> None:
+    problem = make_problem()
+    leaves = {name: getattr(problem, name).detach() for name in ("hidden", "weight", "bias")}
+    leaves[trained].requires_grad_()
+    with TensorWatch() as watch:
+        weighted_sum(problem._replace(**leaves), bias=leaves["bias"]).backward()  # type: ignore[no-untyped-call]
+    assert {name for name, value in leaves.items() if value.grad is not None} == {trained}
+    assert [made for made in watch.products if made != 13 * 11] == products  # 13 · 11: the logits themselves
+
+
+@both_kernels
+def test_a_retained_graph_gives_the_same_gradient_twice(weighted_sum: WeightedSum) -> None:
+    problem = make_problem()
+    loss = weighted_sum(problem) * 2.0
+    (first,) = torch.autograd.grad(loss, problem.hidden, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, problem.hidden)
+    torch.testing.assert_close(first, second, rtol=0.0, atol=0.0)
+
+
+# Precision
+
+
+@both_kernels
+@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16])
+def test_bf16_activations(weighted_sum: WeightedSum, weight_dtype: torch.dtype) -> None:
+    """Products in bf16, all else in fp32: bf16 has 8 bits of mantissa, so gradients agree to about 1 %."""
+    problem = make_problem(40, 16, 30, dtype=torch.bfloat16, weight_dtype=weight_dtype)
+    inputs = (problem.hidden, problem.weight)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # must not leak into the kernel
+        loss = weighted_sum(problem, chunk_size=7)
+    expected = (problem.token_weights * naive_logps(*inputs, problem.targets)).sum()
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-3, atol=1e-3)
+    gradients = torch.autograd.grad(loss, inputs)
+    for value, gradient, twin in zip(inputs, gradients, torch.autograd.grad(expected, inputs), strict=True):
+        assert gradient.dtype == value.dtype
+        assert (gradient - twin).norm() < 0.02 * twin.norm()
+
+
+@both_kernels
+def test_autocast_does_not_lower_fp32_activations(weighted_sum: WeightedSum) -> None:
+    problem = make_problem(dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lowered = weighted_sum(problem)
+        (gradient,) = torch.autograd.grad(lowered, problem.hidden)
+    plain = weighted_sum(problem)
+    torch.testing.assert_close(lowered, plain, rtol=0.0, atol=0.0)
+    torch.testing.assert_close(gradient, torch.autograd.grad(plain, problem.hidden)[0], rtol=0.0, atol=0.0)
+
+
+@both_kernels
+def test_bf16_head_gradient_is_added_up_in_fp32(weighted_sum: WeightedSum) -> None:
+    """2,048 equal chunks of gradient ½: the sum is 1,024, but a running bf16 sum would stop at ½ · 2⁸ = 128."""
+    tokens = 2048
+    weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    problem = Problem(
+        hidden=torch.ones(tokens, 1, dtype=torch.bfloat16),
+        weight=weight,
+        bias=torch.empty(0),
+        targets=torch.zeros(tokens, dtype=torch.int64),
+        token_weights=torch.ones(tokens),
+    )
+    (gradient,) = torch.autograd.grad(weighted_sum(problem, chunk_size=1), weight)
+    assert gradient.dtype == torch.bfloat16
+    assert gradient.tolist() == [[1024.0], [-1024.0]]
+
+
+def test_tiny_weights_survive_fp16_activations() -> None:
+    """Gradients near 1e-9 are below fp16's smallest number, 6e-8, until the loss scale of 2³⁰ arrives in backward."""
+    problem = make_problem(dtype=torch.float16, weight_dtype=torch.float32)
+    problem = problem._replace(token_weights=problem.token_weights * 1e-9)
+    inputs = (problem.hidden, problem.weight)
+    gradients = torch.autograd.grad(weighted_in_forward(problem) * 2.0**30, inputs)
+    naive = naive_logps(problem.hidden.double(), problem.weight.double(), problem.targets)
+    expected = torch.autograd.grad((problem.token_weights * naive).sum() * 2.0**30, inputs)
+    for gradient, twin in zip(gradients, expected, strict=True):
+        assert (gradient - twin).norm() < 0.01 * twin.norm()
+
+
+@both_kernels
+@pytest.mark.parametrize("magnitude", [1e4, 1e30])
+def test_extreme_logits_stay_finite(weighted_sum: WeightedSum, magnitude: float) -> None:
+    problem = make_problem(dtype=torch.float32)
+    extreme = problem._replace(hidden=(problem.hidden * magnitude).detach().requires_grad_())
+    loss = weighted_sum(extreme)
+    gradients = torch.autograd.grad(loss, (extreme.hidden, extreme.weight))
+    assert loss.isfinite()
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+# No tokens, no gradients, little memory
+
+
+@both_kernels
+def test_no_tokens_give_zero_gradients(weighted_sum: WeightedSum) -> None:
+    problem = make_problem(0)
+    inputs = (problem.hidden, problem.weight, problem.bias)
+    loss = weighted_sum(problem, bias=problem.bias, with_entropy=True)
+    assert loss.item() == 0.0
+    for value, gradient in zip(inputs, torch.autograd.grad(loss, inputs), strict=True):
+        assert gradient.shape == value.shape
+        assert not gradient.any()
+
+
+def test_all_weights_zero_give_zero_gradients() -> None:
+    problem = make_problem()
+    loss = weighted_in_forward(problem._replace(token_weights=torch.zeros_like(problem.token_weights)))
+    (gradient,) = torch.autograd.grad(loss, problem.weight)
+    assert loss.item() == 0.0
+    assert not gradient.any()
+
+
+@both_kernels
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_memory_is_bounded_by_the_chunk(weighted_sum: WeightedSum, softcap: float | None) -> None:
+    tokens, hidden, vocabulary, chunk_size = 400, 4, 101, 16
+    problem = make_problem(tokens, hidden, vocabulary)
+    with TensorWatch() as watch:
+        loss = weighted_sum(problem, chunk_size=chunk_size, softcap=softcap, with_entropy=True)
+        torch.autograd.grad(loss, (problem.hidden, problem.weight))
+    assert max(watch.numels) == chunk_size * vocabulary
+
+
+def test_weighted_sum_sees_the_vocabulary_once() -> None:
+    problem = make_problem(tokens=40, vocabulary=101)
+    logits_of_a_chunk = 8 * 101
+    with TensorWatch() as forward:
+        loss = weighted_in_forward(problem, chunk_size=8)
+    with TensorWatch() as backward:
+        torch.autograd.grad(loss, (problem.hidden, problem.weight))
+    assert forward.products.count(logits_of_a_chunk) == 5
+    assert max(backward.numels) == problem.weight.numel()
+    assert not backward.products
+
+
+@pytest.mark.parametrize("reason", ["no_grad", "frozen"])
+def test_weighted_sum_skips_gradient_work_when_nobody_asks(reason: str) -> None:
+    problem = make_problem(tokens=40)
+    if reason == "frozen":
+        problem = problem._replace(hidden=problem.hidden.detach(), weight=problem.weight.detach())
+    with TensorWatch() as watch, torch.set_grad_enabled(reason == "frozen"):
+        loss = weighted_in_forward(problem, chunk_size=8)
+    assert not loss.requires_grad
+    assert len(watch.products) == 5  # the projections alone
+
+
+# Sums over sequences
+
+
+def test_sum_by_sequence_hand_worked_example() -> None:
+    """Tokens 1, 2 belong to sequence 0, 4 and 8 to sequence 2, none to sequence 1: sums 3, 0, 12."""
+    values = torch.tensor([4.0, 1.0, 2.0, 8.0], requires_grad=True)
+    sums = sum_by_sequence(values, torch.tensor([2, 0, 0, 2]), 3)
+    assert sums.tolist() == [3.0, 0.0, 12.0]
+    (gradient,) = torch.autograd.grad((sums * torch.tensor([1.0, 10.0, 100.0])).sum(), values)
+    assert gradient.tolist() == [100.0, 1.0, 1.0, 100.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_sum_by_sequence_is_exact_to_its_dtype_and_repeatable(dtype: torch.dtype) -> None:
+    """100,000 values of −0.1: a running fp32 sum would be off in the fourth digit."""
+    values = torch.full((100_000,), -0.1, dtype=dtype)
+    index = torch.arange(100_000) % 3
+    sums = sum_by_sequence(values, index, 3)
+    expected = torch.bincount(index).double() * values[0].double()
+    assert sums.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(sums.double(), expected, rtol=1e-7, atol=0.0)
+    assert all(torch.equal(sums, sum_by_sequence(values, index, 3)) for _ in range(3))
+
+
+def test_mean_logps_divide_by_length() -> None:
+    sequences = SequenceLogps(torch.tensor([-6.0, -1.0]), torch.tensor([4, 2]))
+    assert sequences.mean_logps.tolist() == [-1.5, -0.5]
+
+
+# Bad input
+
+
+@both_kernels
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (
+            {"hidden": torch.zeros(13, 4)},
+            {},
+            r"hidden must be \(N, H\) and weight \(V, H\), got \(13, 4\) and \(11, 5\)",
+        ),
+        ({"hidden": torch.zeros(13)}, {}, r"hidden must be \(N, H\) and weight \(V, H\), got \(13,\)"),
+        ({"hidden": torch.zeros(13, 5, dtype=torch.int64)}, {}, r"must be floating point, got torch.int64"),
+        ({"targets": torch.zeros(12, dtype=torch.int64)}, {}, r"targets must be \(13,\).*got shape \(12,\)"),
+        ({"targets": torch.zeros(13)}, {}, r"targets must be int64, got torch.float32"),
+        ({"targets": torch.arange(13)}, {}, r"targets must lie in \[0, 11\), got 12 at position 12 of 13$"),
+        ({"targets": torch.full((13,), -1)}, {}, r"targets must lie in \[0, 11\), got -1 at position 0 of 13$"),
+        ({"targets": torch.full((13,), IGNORE_INDEX)}, {}, r"got -100 .*IGNORE_INDEX: select the completion positions"),
+        ({}, {"bias": torch.zeros(5)}, r"bias must be \(11,\) like the rows of weight, got shape \(5,\)"),
+        ({}, {"softcap": 0.0}, r"softcap must be None or a positive finite number, got 0.0"),
+        ({}, {"scale": math.nan}, r"scale must be a positive finite number, got nan"),
+        ({}, {"chunk_size": 0}, r"chunk_size must be at least 1, got 0"),
+    ],
+)
+def test_bad_input_is_refused(
+    weighted_sum: WeightedSum, change: dict[str, Tensor], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        weighted_sum(make_problem()._replace(**change), **options)
+
+
+@pytest.mark.parametrize(
+    ("token_weights", "message"),
+    [
+        (torch.ones(12), r"token_weights must be floating point of shape \(13,\).*got torch.float32 of shape \(12,\)"),
+        (torch.ones(13, dtype=torch.int64), r"token_weights must be floating point.*got torch.int64"),
+        (torch.ones(13, requires_grad=True), r"token_weights must be constants"),
+    ],
+)
+def test_bad_token_weights_are_refused(token_weights: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        weighted_in_forward(make_problem()._replace(token_weights=token_weights))
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (torch.tensor([0, 1]), r"must share one shape \(N,\), got \(3,\) and \(2,\)"),
+        (torch.tensor([0, 1, 2]), r"sequence_index must lie in \[0, 2\), got 2 at position 2 of 3"),
+        (torch.tensor([0.0, 1.0, 1.0]), r"sequence_index must be int64, got torch.float32"),
+    ],
+)
+def test_sum_by_sequence_refuses_bad_indices(index: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sum_by_sequence(torch.ones(3), index, 2)
