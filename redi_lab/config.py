@@ -267,13 +267,16 @@ def known_metrics(loss: str, *, has_validation: bool, log_entropy: bool = False)
     return sorted(names + [f"train/{name}" for name in extra])
 
 
-def load_config(name: str, overrides: Sequence[str], *, config_dir: Path = CONFIG_DIR) -> DictConfig:
+def load_config(
+    name: str, overrides: Sequence[str], *, config_dir: Path = CONFIG_DIR, check_paths: bool = True
+) -> DictConfig:
     """Compose, resolve and check a configuration.
 
     Args:
         name: "train" or "evaluate".
         overrides: Hydra overrides, as on the command line.
         config_dir: the configuration tree.
+        check_paths: whether what is to be read must exist.
 
     Raises:
         UserError: one line that names the key, the value and what is allowed.
@@ -282,19 +285,19 @@ def load_config(name: str, overrides: Sequence[str], *, config_dir: Path = CONFI
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         try:
             config = compose(name, list(overrides))
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise UserError(_explain_composition(error, name, overrides, config_dir)) from error
-    check(config, name)
+    check(config, name, check_paths=check_paths)
     return config
 
 
-def check(config: DictConfig, name: str) -> None:
+def check(config: DictConfig, name: str, *, check_paths: bool = True) -> None:
     """Resolve `config` in place and hold it against the schema.
 
     Raises:
         UserError: one line that names the key, the value and what is allowed.
     """
-    missing = sorted(OmegaConf.missing_keys(config))
+    missing = _missing(OmegaConf.to_container(config))
     if missing:
         raise UserError(f"{missing[0]} is required and has no default: add {missing[0]}=VALUE")
     try:
@@ -302,6 +305,8 @@ def check(config: DictConfig, name: str) -> None:
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {_first_line(error)}") from error
     _check_top(config, name)
+    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
+        raise UserError(f"seed={config.seed}: must be a whole number from 0 to 4294967295")
     for group, schema in _GROUPS.items():
         if group in config:
             config[group] = _conform(group, config[group], schema)
@@ -309,7 +314,8 @@ def check(config: DictConfig, name: str) -> None:
         config.loss = _conform("loss", config.loss, LOSSES.get(str(config.loss.get("_target_")), LossConfig))
         _check_training(config)
     _check_ranges(config)
-    _check_paths(config)
+    if check_paths:
+        _check_paths(config)
 
 
 def experiment_names(config_dir: Path = CONFIG_DIR) -> list[str]:
@@ -320,6 +326,14 @@ def experiment_names(config_dir: Path = CONFIG_DIR) -> list[str]:
 def is_hub_id(path: str) -> bool:
     """Whether `path` looks like OWNER/NAME on the hub rather than a path on disk."""
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", path)) and not path.startswith((".", "/", "~"))
+
+
+def _missing(node: Any, prefix: str = "") -> list[str]:
+    """Keys whose value is still ???; unlike OmegaConf.missing_keys it does not trip over interpolations to them."""
+    if node == "???":
+        return [prefix]
+    items = node.items() if isinstance(node, dict) else ()
+    return [key for name, value in items for key in _missing(value, f"{prefix}.{name}" if prefix else str(name))]
 
 
 def _check_top(config: DictConfig, name: str) -> None:
@@ -386,7 +400,6 @@ _INTERVALS = {
     "loss.gamma": (0.0, math.inf, "a number of at least 0"),
     "scheduler.warmup_ratio": (0.0, 1.0, "a number in [0, 1]"),
     "eval.temperature": (0.0, math.inf, "a number of at least 0"),
-    "seed": (0, 2**32 - 1, "a whole number from 0 to 4294967295"),
     "data.num_validation": (0, math.inf, "a whole number of at least 0"),
     "data.num_workers": (0, math.inf, "a whole number of at least 0"),
 }

@@ -23,22 +23,22 @@ def reference_logps(
     reference: CausalLM,
     dataset: BatchDataset,
     *,
-    reference_hash: str,
     cache_dir: Path,
+    precision: str = "32-true",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Sequence[Sequence[float]]:
     """log π_ref(y|x) in nats of each sequence of each example, from the cache where it holds them.
 
     Args:
-        reference: the frozen model.
+        reference: the frozen model, on the device that is to compute.
         dataset: the examples.
-        reference_hash: of the reference's weights and tokenizer.
-        cache_dir: where results are kept, keyed by weights, dtype and tokens.
+        cache_dir: where results are kept, keyed by weights, precision and tokens.
+        precision: name of the precision that the caller computes in (the policy's, so that both round alike).
         on_progress: told (examples done, examples).
     """
     examples = dataset.examples
     content = digest_sequences(sequence for example in examples for sequence in example)
-    key = hashlib.sha256(f"{reference_hash}/{reference.head_weight.dtype}/{content}".encode()).hexdigest()
+    key = hashlib.sha256(f"{_weights_digest(reference)}/{precision}/{content}".encode()).hexdigest()
     file = cache_dir / f"{key}.safetensors"
     if file.is_file():
         return load_file(file)["logps"].tolist()  # type: ignore[no-any-return]
@@ -52,6 +52,14 @@ def reference_logps(
     save_file({"logps": torch.tensor(values, dtype=torch.float32)}, partial)
     os.replace(partial, file)  # two runs may compute the same file: the last one wins, both are whole
     return values
+
+
+def _weights_digest(model: CausalLM) -> str:
+    state = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        state.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}".encode())
+        state.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from redi_lab.errors import UserError
 
 Example = tuple[TokenizedSequence, ...]
 Task = Literal["demonstrations", "pairs"]
+_ROWS_AT_ONCE = 1024
 Limit = tuple[int | None, Callable[[TokenizedSequence], int]]
 
 
@@ -94,6 +95,7 @@ class TraceDataModule(pl.LightningDataModule):
         max_completion_tokens: examples with a longer completion are dropped, and counted; None keeps all.
         max_sequence_tokens: the same for prompt and completion together.
         num_workers: processes that pack batches ahead.
+        on_progress: told (sequences tokenised, sequences).
 
     Raises:
         UserError: nothing is left to train on, or an example is longer than a micro-batch.
@@ -114,6 +116,7 @@ class TraceDataModule(pl.LightningDataModule):
         max_completion_tokens: int | None = None,
         max_sequence_tokens: int | None = None,
         num_workers: int = 0,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         super().__init__()
         self.batch_size = batch_size
@@ -125,7 +128,7 @@ class TraceDataModule(pl.LightningDataModule):
             "completion": (max_completion_tokens, lambda sequence: sequence.completion_length),
             "sequence": (max_sequence_tokens, lambda sequence: len(sequence.input_ids)),
         }
-        examples = [e for e in _encode(corpus, encoder, task) if self._is_within(e, limits)]
+        examples = [e for e in _encode(corpus, encoder, task, on_progress) if self._is_within(e, limits)]
         kept_out = _validation_ids(corpus, num_validation, seed)
         self.train_examples = [e for e in examples if e[0].id not in kept_out]
         self.val_examples = [e for e in examples if e[0].id in kept_out]
@@ -181,13 +184,20 @@ class TraceDataModule(pl.LightningDataModule):
         return True
 
 
-def _encode(corpus: TraceCorpus, encoder: TraceEncoder, task: Task) -> list[Example]:
+def _encode(
+    corpus: TraceCorpus, encoder: TraceEncoder, task: Task, on_progress: Callable[[int, int], None] | None
+) -> list[Example]:
     if task == "demonstrations":
         rows = [(d.id, d.problem, d.completion) for d in corpus.demonstrations]
-        return [(sequence,) for sequence in encoder.encode_all(rows)]
-    chosen = encoder.encode_all([(p.id, p.problem, p.chosen) for p in corpus.pairs])
-    rejected = encoder.encode_all([(p.id, p.problem, p.rejected) for p in corpus.pairs])
-    return list(zip(chosen, rejected, strict=True))
+    else:
+        rows = [(p.id, p.problem, text) for p in corpus.pairs for text in (p.chosen, p.rejected)]
+    sequences: list[TokenizedSequence] = []
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        sequences += encoder.encode_all(rows[start : start + _ROWS_AT_ONCE])
+        if on_progress is not None:
+            on_progress(len(sequences), len(rows))
+    width = 1 if task == "demonstrations" else 2
+    return [tuple(sequences[start : start + width]) for start in range(0, len(sequences), width)]
 
 
 def _validation_ids(corpus: TraceCorpus, number: int, seed: int) -> set[str]:

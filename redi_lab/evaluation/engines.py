@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,7 +18,13 @@ from typing import Any, Literal, Protocol, final
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedTokenizerFast,
+)
 
 from redi_lab.errors import UserError
 from redi_lab.evaluation.kv_cache import empty_cache
@@ -129,7 +136,8 @@ class _Row:
 class TransformersEngine:
     """Batched `model.generate` of transformers: left padding, KV cache, SDPA, no remote code.
 
-    Rows of a batch are of similar prompt length, and leave it when they are finished. Completions do not depend on the batch beyond rounding, see `redi_lab.evaluation.sampling`.
+    Rows of a batch are of similar prompt length, and leave it when they are finished. Completions do not depend on the
+    batch beyond rounding, see `redi_lab.evaluation.sampling`.
 
     Args:
         max_batch_tokens: Tokens that the KV cache of one batch may hold, prompts and new tokens together. For
@@ -207,7 +215,7 @@ class TransformersEngine:
                 trust_remote_code=False,
                 local_files_only=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False, local_files_only=True)
+            tokenizer = _load_tokenizer(checkpoint)
         except (OSError, ValueError) as error:
             raise UserError(f"checkpoint {checkpoint} is no Hugging Face folder that can be loaded: {error}") from error
         return model.to(self._device).eval(), tokenizer
@@ -287,6 +295,19 @@ class TransformersEngine:
         """One row of uniform numbers a completion, shape (rows, max_new_tokens)."""
         streams = [uniforms(sampling.seed, row.prompt, row.sample_index, sampling.max_new_tokens) for row in batch]
         return torch.from_numpy(np.stack(streams)).to(self._device)
+
+
+def _load_tokenizer(checkpoint: Path) -> Any:
+    """The tokenizer exactly as `tokenizer.json` describes it, where the folder names no class of its own.
+
+    AutoTokenizer of transformers 5 goes by the model's type instead: it would read a plain word-level tokenizer beside
+    a Qwen2 model as Qwen's byte-level one, and decode without spaces.
+    """
+    settings = checkpoint / "tokenizer_config.json"
+    named = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class") if settings.is_file() else None
+    is_plain = named in ("TokenizersBackend", "PreTrainedTokenizerFast") and (checkpoint / "tokenizer.json").is_file()
+    loader = PreTrainedTokenizerFast if is_plain else AutoTokenizer
+    return loader.from_pretrained(checkpoint, trust_remote_code=False, local_files_only=True)
 
 
 def _stop_tokens(checkpoint: Path, model: Any, tokenizer: Any) -> list[int]:

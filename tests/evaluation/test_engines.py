@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from redi_lab.errors import UserError
 from redi_lab.evaluation.engines import Completion, SamplingParams, TransformersEngine
@@ -46,14 +46,15 @@ def test_greedy_equals_a_plain_loop_over_the_model(checkpoint: Path) -> None:
 
 def test_completions_are_cut_described_and_ordered(checkpoint: Path) -> None:
     completions = TransformersEngine().generate(checkpoint, PROMPTS, sampling())
-    assert [(made.problem_index, made.sample_index) for made in completions] == [(p, s) for p in range(5) for s in range(3)]
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    assert [(made.problem_index, made.sample_index) for made in completions] == [
+        (p, s) for p in range(5) for s in range(3)
+    ]
     assert {made.finish_reason for made in completions} == {"stop", "length"}
     for made in completions:
         assert not set(made.token_ids[:-1]) & set(STOPS)
         assert (made.token_ids[-1] in STOPS) == (made.finish_reason == "stop")
         assert len(made.token_ids) == 40 or made.finish_reason == "stop"
-        assert made.text == tokenizer.decode(made.token_ids, skip_special_tokens=True)
+        assert made.text == " ".join(str(token) for token in made.token_ids if token < 21)
 
 
 def test_more_samples_and_other_orders_change_no_completion(checkpoint: Path) -> None:
@@ -95,7 +96,9 @@ def test_progress_and_global_random_state(checkpoint: Path) -> None:
 
 
 def test_too_long_requests_name_both_numbers(checkpoint: Path) -> None:
-    with pytest.raises(UserError, match=r"prompt 2 has 7 tokens and sampling\.max_new_tokens is 58: together 65.* 64 pos"):
+    with pytest.raises(
+        UserError, match=r"prompt 2 has 7 tokens and sampling\.max_new_tokens is 58: together 65.* 64 pos"
+    ):
         TransformersEngine().generate(checkpoint, PROMPTS, sampling(max_new_tokens=58))
     with pytest.raises(UserError, match=r"together 47, more than engine\.max_batch_tokens=45"):
         TransformersEngine(max_batch_tokens=45).generate(checkpoint, PROMPTS, sampling())

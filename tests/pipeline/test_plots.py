@@ -16,9 +16,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def write_metrics(path: Path, steps: int = 60) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     names = [panel.metrics[0] for panel in PANELS]
-    lines = [
-        {"step": step, "time": 1.0 + step, **dict.fromkeys(names, 1.0 / (step + 1)), **extra} for step in range(steps)
-    ]
+    lines = [{"step": step, "time": 1.0, **dict.fromkeys(names, 1.0 / (step + 1))} for step in range(steps)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 

@@ -1,0 +1,82 @@
+"""Checkpoints as Hugging Face folders, which transformers, vLLM and the next stage load as they are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal, final
+
+import pytorch_lightning as pl
+
+from redi_lab.modules.base import CausalLMModule
+
+
+@final
+class ExportCheckpoints(pl.Callback):
+    """Writes `folder/step-N` each n steps, `folder/best` where a metric was best, and `folder/last` at the end.
+
+    Each folder appears whole or not at all.
+
+    Args:
+        folder: where checkpoints go.
+        end_of_turn_id: token that ends a generation, for the generation config.
+        every_n_steps: optimizer steps between exports; None: the last state alone.
+        monitor: metric whose best value keeps a copy, seen after validation or, for train/ metrics, after each step of
+            `every_n_steps`.
+        mode: whether lower or higher is better.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        end_of_turn_id: int,
+        every_n_steps: int | None = None,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "min",
+    ) -> None:
+        self.folder = folder
+        self.end_of_turn_id = end_of_turn_id
+        self.every_n_steps = every_n_steps
+        self.monitor = monitor
+        self.mode = mode
+        self.best: float | None = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Export at the asked interval."""
+        if self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
+            self._export(trainer, pl_module, f"step-{trainer.global_step}")
+            self._keep_best(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the best by a validation metric."""
+        self._keep_best(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Export the final state."""
+        self._export(trainer, pl_module, "last")
+
+    def _keep_best(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.monitor is None or self.monitor not in trainer.callback_metrics:
+            return
+        value = float(trainer.callback_metrics[self.monitor])
+        if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
+            self.best = value
+            self._export(trainer, module, "best", {"step": trainer.global_step, self.monitor: value})
+
+    def _export(
+        self, trainer: pl.Trainer, module: pl.LightningModule, name: str, note: dict[str, float] | None = None
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(module, CausalLMModule)
+        partial = self.folder / f".{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        module.backbone.save(partial, self.end_of_turn_id)
+        if note is not None:
+            (partial / "best.json").write_text(json.dumps(note) + "\n", encoding="utf-8")
+        target = self.folder / name
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)

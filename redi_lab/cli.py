@@ -1,0 +1,173 @@
+"""The command line: `python -m redi_lab [VERB] [HYDRA OVERRIDES]`.
+
+Configuration is composed and checked before torch is imported, so a mistake is told at once, in one line. Hydra's own
+flags (--help, --cfg, --multirun, …) are passed on to Hydra.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from redi_lab.config import CONFIG_DIR, check, load_config
+from redi_lab.errors import UserError
+
+USAGE = """\
+Usage: python -m redi_lab [VERB] [KEY=VALUE ...]        (or: redi-lab ...)
+
+  (no verb)   train: the embedded demo, or +experiment=NAME; stages that it starts from are trained once and reused
+  evaluate    judge any Hugging Face folder: evaluate checkpoint=FOLDER [eval=...]
+  compare     compare the last two runs (or: compare RUN RUN ... [last=N]): a page, and the link into MLflow
+  ui          serve the MLflow UI on 127.0.0.1 [port=5000]
+  upload      complete in MLflow what a failed store lacks: upload RUN_DIR [tracking_uri=URI]
+
+Groups: model data loss optimizer scheduler trainer callbacks logger eval engine debug paths; +experiment=NAME.
+See the composed configuration with --cfg job, all of Hydra's flags with --hydra-help."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Exits with 0, with 2 after a mistake of the user, or with a traceback after one of ours."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verb, rest = _split(arguments)
+    wants_traceback = any(a in ("debug=traceback", "debug=fast", "debug.traceback=true") for a in rest)
+    try:
+        _VERBS[verb](rest)
+    except UserError as error:
+        if wants_traceback:
+            raise
+        print(f"redi_lab: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nredi_lab: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _split(arguments: list[str]) -> tuple[str, list[str]]:
+    if not arguments or "=" in arguments[0] or arguments[0].startswith(("-", "+", "~")):
+        return "train", arguments
+    verb, *rest = arguments
+    if verb not in _VERBS:
+        print(f"redi_lab: unknown verb {verb}; choose one of {', '.join(_VERBS)}", file=sys.stderr)
+        sys.exit(2)
+    return verb, rest
+
+
+def _configured(name: str) -> Callable[[list[str]], None]:
+    def run(overrides: list[str]) -> None:
+        if overrides in (["--help"], ["-h"]):
+            print(USAGE)
+            return
+        if any(override.startswith("-") for override in overrides):
+            _hand_to_hydra(name, overrides)
+            return
+        _execute(name, load_config(name, overrides), overrides)
+
+    return run
+
+
+def _execute(name: str, config: DictConfig, overrides: list[str]) -> None:
+    if name == "train":
+        from redi_lab.pipeline.train import run_training
+
+        folder = run_training(config, overrides)
+    else:
+        from redi_lab.pipeline.evaluate import run_evaluation
+
+        folder = run_evaluation(config, overrides)
+    print(f"Results:    {folder}")
+
+
+def _hand_to_hydra(name: str, arguments: list[str]) -> None:
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    def task(config: DictConfig) -> None:
+        overrides = list(HydraConfig.get().overrides.task)
+        check(config, name)
+        _execute(name, config, overrides)
+
+    program, sys.argv = sys.argv, [sys.argv[0], *arguments]
+    try:
+        hydra.main(config_path=str(CONFIG_DIR.resolve()), config_name=name, version_base="1.3")(task)()
+    finally:
+        sys.argv = program
+
+
+def _compare(arguments: list[str]) -> None:
+    names, settings = _settings(arguments, last="2", port="5000")
+    config = load_config("evaluate", ["checkpoint=.", *_pass_on(arguments)], check_paths=False)
+    outputs = Path(config.paths.outputs_dir)
+    from redi_lab.pipeline.compare import compare
+
+    done = compare(
+        names,
+        outputs_dir=outputs,
+        tracking_uri=config.logger.tracking_uri,
+        destination=outputs / "compare" / "index.html",
+        last=int(settings["last"]),
+        ui_url=f"http://127.0.0.1:{settings['port']}",
+    )
+    print(f"Compared:   {', '.join(done.runs)}")
+    for title, url in (("MLflow", done.mlflow_url), ("Curves", done.curves_url)):
+        if url is not None:
+            print(f"{title + ':':<12}{url}")
+    if done.not_in_store:
+        print(f"Not in MLflow (redi-lab upload RUN_DIR): {', '.join(done.not_in_store)}")
+    print("The links need the UI: redi-lab ui")
+    print(f"Page:       {done.page}")
+    print(f"Results:    {done.page.parent}")
+
+
+def _ui(arguments: list[str]) -> None:
+    _, settings = _settings(arguments, port="5000")
+    config = load_config("evaluate", ["checkpoint=.", *_pass_on(arguments)], check_paths=False)
+    from redi_lab.tracking.server import serve_ui
+
+    print(f"MLflow UI:  http://127.0.0.1:{settings['port']}  (Ctrl-C ends it)", flush=True)
+    sys.exit(serve_ui(config.logger.tracking_uri, int(settings["port"])))
+
+
+def _upload(arguments: list[str]) -> None:
+    names, settings = _settings(arguments, tracking_uri="")
+    if len(names) != 1:
+        raise UserError("upload takes one results folder: redi-lab upload RUN_DIR [tracking_uri=URI]")
+    from redi_lab.tracking.upload import upload
+
+    done = upload(names[0], settings["tracking_uri"] or None)
+    print(f"Uploaded {done.lines} lines of metrics and {done.items} other items to run {done.run_id}, {done.tracking_uri}")
+    for missing in done.missing_artifacts:
+        print(f"Missing:    {missing} (the file is gone)")
+    print(f"Results:    {Path(names[0]).absolute()}")
+
+
+def _settings(arguments: list[str], **defaults: str) -> tuple[list[str], dict[str, str]]:
+    """Plain words, and KEY=VALUE of the keys in `defaults`; paths.* and logger.* are left to the configuration."""
+    names, settings = [], dict(defaults)
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            names.append(argument)
+        elif key in defaults:
+            settings[key] = value
+        elif not key.startswith(("paths.", "logger.")):
+            raise UserError(f"unknown key {key}: allowed are {', '.join([*defaults, 'paths.*', 'logger.*'])}")
+    for key in ("last", "port"):
+        if key in settings and not settings[key].isdigit():
+            raise UserError(f"{key}={settings[key]}: must be a whole number")
+    return names, settings
+
+
+def _pass_on(arguments: list[str]) -> list[str]:
+    return [argument for argument in arguments if argument.startswith(("paths.", "logger."))]
+
+
+_VERBS: dict[str, Callable[[list[str]], None]] = {
+    "train": _configured("train"),
+    "evaluate": _configured("evaluate"),
+    "compare": _compare,
+    "ui": _ui,
+    "upload": _upload,
+}

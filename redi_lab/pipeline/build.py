@@ -1,0 +1,206 @@
+"""The only place where configuration becomes objects. Everything built here takes plain arguments.
+
+A run reads as a list of nouns: source, tokenizer, encoder, data module, backbone, objective, trainer.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from transformers import get_scheduler
+
+from redi_lab.backbone.causal_lm import CausalLM, load_backbone, load_tokenizer
+from redi_lab.data.arithmetic import build_tokenizer
+from redi_lab.data.datamodule import TraceDataModule
+from redi_lab.data.rows import OnProgress
+from redi_lab.data.tokenization import TraceEncoder, set_chat_template, train_tokenizer
+from redi_lab.data.traces import TraceCorpus, TraceSource
+from redi_lab.errors import UserError
+from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem, load_hub_benchmark, load_jsonl_benchmark
+from redi_lab.evaluation.engines import Engine, SamplingParams
+from redi_lab.evaluation.grading import Grader
+from redi_lab.modules.base import CausalLMModule
+from redi_lab.modules.preference import PreferenceModule
+
+
+def make_source(config: DictConfig, on_progress: OnProgress | None = None) -> TraceSource:
+    """Where the traces come from; sources that read for long tell how far they are."""
+    settings = config.data.source
+    takes_progress = "on_progress" in inspect.signature(get_class(settings._target_)).parameters
+    source: TraceSource = _instantiate(settings, **({"on_progress": on_progress} if takes_progress else {}))
+    return source
+
+
+def make_tokenizer(config: DictConfig, corpus: TraceCorpus, init: Path | None) -> Any:
+    """The tokenizer of the stage before, of the model, or a new one for a student made from scratch."""
+    model = config.model
+    if init is not None:
+        tokenizer = load_tokenizer(str(init))
+    elif model.path is not None:
+        tokenizer = load_tokenizer(model.tokenizer or model.path, model.revision)
+    elif model.tokenizer == "arithmetic":
+        tokenizer = build_tokenizer()
+    elif model.tokenizer == "bpe":
+        # Held-out problems and wrong traces stay out: a tokenizer is part of what was trained.
+        texts = (text for row in corpus.demonstrations for text in (row.problem, row.completion))
+        tokenizer = train_tokenizer(texts, vocab_size=model.vocab_size)
+    else:
+        tokenizer = load_tokenizer(model.tokenizer)
+    set_chat_template(tokenizer, model.chat_template)
+    return tokenizer
+
+
+def make_encoder(config: DictConfig, tokenizer: Any) -> TraceEncoder:
+    """How training text becomes tokens."""
+    return TraceEncoder(tokenizer, config.data.prompt_template, config.data.thinking_prefix)
+
+
+def make_datamodule(
+    config: DictConfig, corpus: TraceCorpus, encoder: TraceEncoder, on_progress: OnProgress | None = None
+) -> TraceDataModule:
+    """Demonstrations or pairs, as the objective asks."""
+    data, objective = config.data, objective_class(config)
+    return TraceDataModule(
+        corpus,
+        encoder,
+        task="pairs" if issubclass(objective, PreferenceModule) else "demonstrations",
+        batch_size=data.batch_size,
+        micro_batch_tokens=data.micro_batch_tokens,
+        split_examples=objective.is_linear,
+        seed=config.seed,
+        num_validation=data.num_validation,
+        max_prompt_tokens=data.max_prompt_tokens,
+        max_completion_tokens=data.max_completion_tokens,
+        max_sequence_tokens=data.max_sequence_tokens,
+        num_workers=data.num_workers,
+        on_progress=on_progress,
+    )
+
+
+def make_backbone(config: DictConfig, tokenizer: Any, path: str | None) -> CausalLM:
+    """The policy: the checkpoint of the stage before, else what the model group names."""
+    model = config.model
+    plain = OmegaConf.to_container(model)
+    assert isinstance(plain, dict)
+    return load_backbone(
+        path=path or model.path,
+        tokenizer=tokenizer,
+        revision=model.revision if path is None else None,
+        config=plain["config"],
+        config_overrides=plain["config_overrides"],
+        dtype=model.dtype,
+        attention=model.attention,
+        gradient_checkpointing=model.gradient_checkpointing,
+        lora=plain["lora"],
+    )
+
+
+def objective_class(config: DictConfig) -> type[CausalLMModule]:
+    """The Lightning module that the loss group names."""
+    found = get_class(config.loss._target_)
+    if not issubclass(found, CausalLMModule):
+        raise UserError(f"loss._target_={config.loss._target_} is no CausalLMModule")
+    return found
+
+
+def make_module(config: DictConfig, backbone: CausalLM) -> CausalLMModule:
+    """The objective around the policy, with its optimizer and schedule."""
+    settings = {key: value for key, value in config.optimizer.items() if key != "max_grad_norm"}
+    loss = {key: value for key, value in config.loss.items() if key != "reference"}  # read by the pipeline
+    module: CausalLMModule = _instantiate(loss)(
+        backbone=backbone,
+        optimizer=_instantiate(settings),
+        scheduler=_schedule(config.scheduler.name, config.scheduler.warmup_ratio),
+        max_grad_norm=config.optimizer.get("max_grad_norm"),
+    )
+    return module
+
+
+def make_callbacks(config: DictConfig, folder: Path, end_of_turn_id: int) -> list[pl.Callback]:
+    """The callbacks group; the one that writes checkpoints learns where to and how a turn ends."""
+    callbacks = []
+    for name, settings in config.callbacks.items():
+        if settings is None:
+            continue
+        extra = {"folder": folder, "end_of_turn_id": end_of_turn_id} if name == "checkpoints" else {}
+        callbacks.append(_instantiate(settings, **extra))
+    return callbacks
+
+
+def make_trainer(config: DictConfig, callbacks: Sequence[pl.Callback], logger: Any) -> pl.Trainer:
+    """A Lightning trainer that logs every step and leaves checkpoints, batching and clipping to the lab."""
+    plain = OmegaConf.to_container(config.trainer)
+    assert isinstance(plain, dict)
+    return pl.Trainer(
+        **{str(key): value for key, value in ({"log_every_n_steps": 1, "enable_model_summary": False} | plain).items()},
+        callbacks=list(callbacks),
+        logger=logger,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def make_engine(config: DictConfig) -> Engine:
+    """What generates completions."""
+    engine: Engine = _instantiate(config.engine)
+    return engine
+
+
+def make_benchmark(config: DictConfig, load_corpus: Callable[[], TraceCorpus]) -> Benchmark | None:
+    """The problems to be judged on; None with `eval=none`.
+
+    Raises:
+        UserError: the data group keeps no problems, or the benchmark cannot be read.
+    """
+    settings = config.eval
+    if settings.benchmark is None:
+        return None
+    if settings.benchmark == "heldout":
+        corpus = load_corpus()
+        if not corpus.held_out:
+            raise UserError(
+                f"eval=heldout: {corpus.source} keeps no problems for evaluation; set data.source.num_heldout (rows need"
+                " an answer), or eval=jsonl eval.path=FILE, or eval=none"
+            )
+        kept = corpus.held_out[: settings.limit]
+        return Benchmark.of("heldout", (EvalProblem(row.id, row.problem, row.answers) for row in kept))
+    if settings.benchmark == "hub" and not Path(settings.path).is_file():
+        return load_hub_benchmark(
+            settings.path, settings.split, settings.problem_key, settings.answer_key, limit=settings.limit
+        )
+    return load_jsonl_benchmark(Path(settings.path), limit=settings.limit)
+
+
+def make_sampling(config: DictConfig) -> SamplingParams:
+    """How completions are drawn."""
+    e = config.eval
+    return SamplingParams(e.temperature, e.top_p, e.max_new_tokens, e.num_samples, e.seed)
+
+
+def make_grader(config: DictConfig) -> Grader:
+    """What grades them."""
+    g = config.eval.grader
+    return Grader(num_workers=g.num_workers, timeout_seconds=g.timeout_seconds, memory_mb=g.memory_mb)
+
+
+def _instantiate(settings: Any, **extra: Any) -> Any:
+    return instantiate(settings, _convert_="all", **extra)
+
+
+def _schedule(name: str, warmup_ratio: float) -> Callable[[torch.optim.Optimizer, int], Any]:
+    def make(optimizer: torch.optim.Optimizer, num_steps: int) -> Any:
+        warmup = math.ceil(warmup_ratio * num_steps)
+        return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=num_steps)
+
+    return make
+
+

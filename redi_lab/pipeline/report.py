@@ -1,0 +1,122 @@
+"""What a person sees of a run: stages as they come, the table at the end, the curves, and what to try next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from redi_lab.data.datamodule import TraceDataModule
+from redi_lab.data.traces import TraceCorpus
+from redi_lab.evaluation.results import EvaluationResult
+from redi_lab.pipeline.evaluate import difference
+from redi_lab.pipeline.plots import plot_curves
+
+if TYPE_CHECKING:
+    from redi_lab.pipeline.train import Outcome
+
+_NEXT = {
+    "demo": ("+experiment=demo_symmetric", "loss.alpha=0.5 optimizer.lr=3e-4", "loss=dpo optimizer.lr=1e-4"),
+    "*": ("loss=simpo optimizer.lr=1e-4", "+experiment=demo_sft_continued", "+experiment=demo_dpo"),
+}
+CONSOLE = Console()
+
+
+def say(text: str) -> None:
+    """Print one line; rich markup."""
+    CONSOLE.print(text, highlight=False)
+
+
+def describe_loss(config: DictConfig) -> str:
+    """E.g. ``redi alpha=0.8 lr=0.0002``."""
+    name = config.loss._target_.rsplit(".", 1)[-1].removesuffix("Module").lower()
+    options = [f"{k}={v:g}" for k, v in config.loss.items() if isinstance(v, float)]
+    return " ".join([name, *options, f"lr={config.optimizer.lr:g}"])
+
+
+def announce(config: DictConfig, number: int, total: int) -> None:
+    """Say which stage begins."""
+    say(f"\n[bold]Stage {number}/{total}: {config.name}[/bold]  ({describe_loss(config)}, seed {config.seed})")
+
+
+def describe_data(corpus: TraceCorpus, data: TraceDataModule) -> None:
+    """Say what is trained on, and account for every row that is not."""
+    counts = corpus.counts
+    say(
+        f"{corpus.source}: {counts.rows_read:,} rows read → {counts.demonstrations:,} demonstrations,"
+        f" {counts.pairs:,} pairs, {counts.held_out:,} held out; training on {len(data.train_examples):,}"
+    )
+    for reason, number in {**counts.dropped, **data.dropped}.items():
+        say(f"  dropped: {number:,} × {reason}")
+
+
+def finish(config: DictConfig, output_dir: Path, outcomes: Sequence[Outcome]) -> None:
+    """The table, the curves, the next commands and the results folder."""
+    if outcomes[-1].result is not None:
+        CONSOLE.print(score_table(outcomes))
+        for line in verdicts(outcomes):
+            say(line)
+    last = outcomes[-1]
+    label = f"{last.stage.name} ({describe_loss(last.stage.config)})"
+    curves = plot_curves({label: output_dir / "metrics.jsonl"}, output_dir / "curves.png")
+    say(f"\nCurves:     {curves}")
+    say(f"Checkpoint: {last.record.checkpoint}")
+    say("Compare runs in the browser: redi-lab ui, or as a page: redi-lab compare")
+    if config.name.startswith("demo"):
+        say("Try next:")
+        for arguments in _NEXT.get(config.name, _NEXT["*"]):
+            say(f"  python -m redi_lab {arguments}")
+
+
+def score_table(outcomes: Sequence[Outcome]) -> Table:
+    """Scores with 95 % intervals, one row a stage."""
+    judged = [o for o in outcomes if o.result is not None]
+    first = judged[0].result
+    assert first is not None
+    samples = int(first.metrics["num_samples"])
+    problems = int(first.metrics["num_problems"])
+    table = Table(title=f"{first.benchmark}: {problems} problems × {samples} samples", title_justify="left")
+    for heading in ("stage", "objective", "pass@1 (95 % CI)", "SEM", f"pass@{samples}", "truncated"):
+        table.add_column(heading, justify="left" if heading in ("stage", "objective") else "right")
+    for outcome in judged:
+        assert outcome.result is not None
+        table.add_row(outcome.stage.name, describe_loss(outcome.stage.config), *_cells(outcome.result, samples))
+    return table
+
+
+def _cells(result: EvaluationResult, samples: int) -> list[str]:
+    m = result.metrics
+    sem = m.get("pass_at_1_sem")
+    return [
+        f"{m['pass_at_1']:.3f} ({m['pass_at_1_ci_low']:.3f}–{m['pass_at_1_ci_high']:.3f})",
+        "–" if sem is None else f"{sem:.3f}",
+        f"{m.get(f'pass_at_{samples}', m['pass_at_1']):.3f}",
+        f"{m['truncation_rate']:.1%}",
+    ]
+
+
+def verdicts(outcomes: Sequence[Outcome]) -> list[str]:
+    """In words: how each stage compares with the one before, and whether a score says anything at all."""
+    lines = []
+    judged = [o for o in outcomes if o.result is not None]
+    for before, after in zip(judged, judged[1:], strict=False):
+        assert before.result is not None
+        assert after.result is not None
+        d = difference(after.result, before.result)
+        word = "better than" if d.ci_low > 0 else "worse than" if d.ci_high < 0 else "not told apart from"
+        lines.append(
+            f"{after.stage.name} is {word} {before.stage.name}: {d.value:+.3f} pass@1"
+            f" (95 % CI {d.ci_low:+.3f} to {d.ci_high:+.3f}, paired over the same {d.num_problems} problems)"
+        )
+    last = judged[-1].result
+    assert last is not None
+    if last.metrics["pass_at_1"] < 0.02:
+        lines.append(
+            f"[yellow]A score of {last.metrics['pass_at_1']:.3f} says that this model does not solve these problems; the"
+            " run shows that data and training work, and says nothing about the method.[/yellow]"
+        )
+    return lines

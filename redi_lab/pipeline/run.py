@@ -1,0 +1,114 @@
+"""What every verb's run has: a clean output folder, loggers, and summary.json for scripts and people alike."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import transformers
+from omegaconf import DictConfig, OmegaConf
+
+from redi_lab.errors import UserError
+from redi_lab.tracking.environment import environment_tags
+from redi_lab.tracking.local import LocalLogger
+from redi_lab.tracking.logger import ResilientMLflowLogger
+from redi_lab.tracking.parent import parent_run
+
+SUMMARY = "summary.json"
+
+
+def prepare_output_dir(config: DictConfig) -> Path:
+    """The folder of this command's results.
+
+    Raises:
+        UserError: it already holds a run, or cannot be made.
+    """
+    folder = Path(config.paths.output_dir).absolute()
+    if (folder / SUMMARY).exists() or (folder / "metrics.jsonl").exists():
+        raise UserError(f"paths.output_dir={folder}: already holds a run; name another folder or remove it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"paths.output_dir={folder}: cannot be made ({error.strerror}); name another folder") from error
+    return folder
+
+
+def make_logger(config: DictConfig, folder: Path, parent_run_id: str | None, tags: Mapping[str, str]) -> Any:
+    """The stage's logger, with configuration and environment already on record."""
+    settings = config.logger
+    if settings.tracking_uri is None:
+        logger: Any = LocalLogger(folder)
+    else:
+        logger = ResilientMLflowLogger(
+            settings.tracking_uri,
+            settings.experiment_name,
+            str(config.name),
+            folder,
+            artifact_location=settings.artifact_location,
+            parent_run_id=parent_run_id,
+            tags=tags,
+            flush_seconds=settings.flush_seconds,
+        )
+    logger.log_config(OmegaConf.to_yaml(config))
+    plain = OmegaConf.to_container(config)
+    assert isinstance(plain, dict)
+    logger.log_hyperparams({str(k): v for k, v in plain.items() if k not in ("paths", "logger", "debug")})
+    logger.log_environment()
+    return logger
+
+
+@contextmanager
+def command_run(config: DictConfig, overrides: list[str]) -> Iterator[str | None]:
+    """The MLflow run of the whole command, under which its stages are nested; None where there is no store."""
+    settings = config.logger
+    tags = {"redi_lab.command": " ".join(overrides) or "(default)"}
+    with (
+        nullcontext(None)
+        if settings.tracking_uri is None
+        else parent_run(
+            settings.tracking_uri, settings.experiment_name, f"{config.name} (command)", tags, settings.artifact_location
+        )
+    ) as run_id:
+        yield run_id
+
+
+def write_summary(folder: Path, config: DictConfig, content: Mapping[str, Any]) -> Path:
+    """Write summary.json: `content` with seed, versions, commit and the resolved configuration."""
+    tags = environment_tags()
+    summary = dict(content) | {
+        "seed": config.seed,
+        "commit": tags.get("mlflow.source.git.commit"),
+        "commit_is_dirty": tags.get("git.dirty") == "true",
+        "versions": {k.removeprefix("version."): v for k, v in tags.items() if k.startswith("version.")}
+        | {"python": tags["python"]},
+        "config": OmegaConf.to_container(config),
+    }
+    path = folder / SUMMARY
+    partial = path.with_name(f".{SUMMARY}.{os.getpid()}")
+    partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def quieten_libraries() -> None:
+    """Keep the screen for progress and results: libraries speak from warnings on, without bars of their own."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    for name in ("pytorch_lightning", "lightning.pytorch", "alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        r".*does not have many workers.*",  # packing a batch takes a millisecond
+        r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+        r".*Found .* module\(s\) in eval mode at the start of training.*",
+        r".*The '\w+_dataloader' does not have many workers.*",
+        r".*You defined a `validation_step` but have no `val_dataloader`.*",
+        r".*val_dataloader.*returned 0 length.*",
+        r".*Total length of `.*` across ranks is zero.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,182 @@
+"""Stages, their fingerprints, and the cache that keeps each from being trained twice.
+
+A stage is one experiment's training. Its fingerprint covers all that decides its weights: the resolved configuration of
+model, data, loss, optimizer, scheduler, trainer and seed, the content of the data, the stage or weights it starts from,
+the source code that computes, and the versions of torch and transformers. It works as `make` does: same fingerprint, same
+result, so a stage that others start from is trained once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, final
+
+import filelock
+from omegaconf import DictConfig, OmegaConf
+from transformers import AutoConfig
+
+from redi_lab.backbone.causal_lm import from_hub
+from redi_lab.config import experiment_names, load_config
+from redi_lab.errors import UserError
+from redi_lab.evaluation.results import checkpoint_hash, content_digest
+from redi_lab.pipeline.build import make_source
+
+_CODE = ("backbone", "data", "losses", "modules")  # what computes the weights
+_NO_EFFECT = {
+    "data": ("source", "path", "num_workers", "max_new_tokens"),  # the source counts by its content
+    "loss": ("log_entropy",),
+    "trainer": ("log_every_n_steps", "enable_model_summary", "profiler", "val_check_interval", "limit_val_batches",
+                "check_val_every_n_epoch", "num_sanity_val_steps"),
+}  # fmt: skip
+_INHERITED = ("model", "data", "paths", "logger", "seed", "debug")
+_OF_ONE_STAGE = ("data.batch_size", "data.micro_batch_tokens")
+
+
+@final
+@dataclass(frozen=True)
+class Stage:
+    """One training run of a chain: how it is configured, where it starts, and what identifies its result."""
+
+    config: DictConfig
+    fingerprint: str
+    init: Path | None
+    """A folder that it starts from, where that is not the stage before."""
+
+    @property
+    def name(self) -> str:
+        """Of the experiment."""
+        return str(self.config.name)
+
+
+@final
+@dataclass(frozen=True)
+class StageRecord:
+    """Where a finished stage lies."""
+
+    name: str
+    output_dir: Path
+    checkpoint: Path
+
+
+def resolve_chain(config: DictConfig, overrides: Sequence[str]) -> list[Stage]:
+    """The stages that end in `config`, first one first.
+
+    Raises:
+        UserError: an earlier stage's configuration is wrong, its data or model is missing, or experiments start from
+            each other in a circle.
+    """
+    return _resolve(config, overrides, ())
+
+
+def _resolve(config: DictConfig, overrides: Sequence[str], seen: tuple[str, ...]) -> list[Stage]:
+    init = config.init_from
+    if init is None:
+        return [Stage(config, _fingerprint(config, _model_identity(config)), None)]
+    if init not in experiment_names():
+        folder = Path(init).absolute()
+        return [Stage(config, _fingerprint(config, checkpoint_hash(folder)), folder)]
+    if init in seen:
+        raise UserError(f"init_from={init}: experiments start from each other in a circle: {' → '.join([*seen, init])}")
+    earlier = [f"+experiment={init}", *inherited(overrides), *config.init_overrides]
+    chain = _resolve(load_config("train", earlier), earlier, (*seen, init))
+    return [*chain, Stage(config, _fingerprint(config, chain[-1].fingerprint), None)]
+
+
+def inherited(overrides: Sequence[str]) -> list[str]:
+    """The overrides that an earlier stage takes over: those that say what is trained on what, and where it is kept."""
+    kept = []
+    for override in overrides:
+        key = override.lstrip("+~").split("=", 1)[0]
+        if key.split(".")[0] in _INHERITED and key not in _OF_ONE_STAGE and key != "paths.output_dir":
+            kept.append(override)
+    return kept
+
+
+def _fingerprint(config: DictConfig, init: str) -> str:
+    settings: dict[str, Any] = {"seed": config.seed}
+    for group in ("model", "data", "loss", "optimizer", "scheduler", "trainer"):
+        node = OmegaConf.to_container(config[group])
+        assert isinstance(node, dict)
+        settings[group] = {str(k): v for k, v in node.items() if k not in _NO_EFFECT.get(group, ())}
+    reference = settings["loss"].get("reference")
+    if reference not in (None, "init"):
+        settings["loss"]["reference"] = checkpoint_hash(Path(reference))
+    content = {
+        "settings": settings,
+        "data": make_source(config).digest(),
+        "init": init,
+        "code": _code_digest(),
+        "versions": {package: version(package) for package in ("torch", "transformers")},
+    }
+    return content_digest(content)[:32]
+
+
+def _model_identity(config: DictConfig) -> str:
+    """What the weights of the model group are: a local folder's content, or a hub id at its commit."""
+    path = config.model.path
+    if path is None:
+        return "new"
+    if Path(path).is_dir():
+        return checkpoint_hash(Path(path))
+    found = from_hub(AutoConfig, path, config.model.revision)  # also says at once that the hub cannot be reached
+    return f"{path}@{getattr(found, '_commit_hash', None)}"
+
+
+def _code_digest() -> str:
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for file in sorted(file for part in _CODE for file in (package / part).glob("*.py")):
+        digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+@final
+class StageCache:
+    """Finished stages by fingerprint, safe under concurrent runs.
+
+    Args:
+        cache_dir: holds `stages/<fingerprint>.json` (where a finished stage lies) and, for stages trained on the way to
+            another, `stages/<fingerprint>/` (its output folder).
+    """
+
+    def __init__(self, cache_dir: Path) -> None:
+        self._folder = cache_dir / "stages"
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def find(self, fingerprint: str) -> StageRecord | None:
+        """The finished stage, if its checkpoint is there with the content that it had when it was finished."""
+        try:
+            stored = json.loads((self._folder / f"{fingerprint}.json").read_text(encoding="utf-8"))
+            record = StageRecord(stored["name"], Path(stored["output_dir"]), Path(stored["checkpoint"]))
+            return record if checkpoint_hash(record.checkpoint) == stored["checkpoint_hash"] else None
+        except (OSError, ValueError, KeyError):  # never finished, deleted, or damaged: train it
+            return None
+
+    def add(self, fingerprint: str, record: StageRecord) -> None:
+        """Record a finished stage; the last one to finish wins."""
+        content = {
+            "name": record.name,
+            "output_dir": str(record.output_dir),
+            "checkpoint": str(record.checkpoint),
+            "checkpoint_hash": checkpoint_hash(record.checkpoint),
+        }
+        partial = self._folder / f"{fingerprint}.{os.getpid()}.partial"
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, self._folder / f"{fingerprint}.json")
+
+    @contextmanager
+    def place_for(self, fingerprint: str) -> Iterator[Path]:
+        """An empty output folder for the one process that trains this stage; others wait until it is done."""
+        with filelock.FileLock(self._folder / f"{fingerprint}.lock"):
+            folder = self._folder / fingerprint
+            if folder.exists() and self.find(fingerprint) is None:
+                shutil.rmtree(folder)  # an attempt that did not finish
+            yield folder

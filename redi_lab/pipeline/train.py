@@ -1,0 +1,218 @@
+"""`python -m redi_lab`: train the stages of an experiment, judge each, and tell what came out.
+
+Each stage: traces → tokens → batches → policy under an objective → Hugging Face folder → score.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, final
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import RichProgressBar
+from rich.progress import Progress, TaskID
+
+from redi_lab.backbone.causal_lm import CausalLM
+from redi_lab.backbone.reference import reference_logps
+from redi_lab.data.datamodule import TraceDataModule
+from redi_lab.data.traces import TraceCorpus
+from redi_lab.evaluation.benchmarks import Benchmark
+from redi_lab.evaluation.results import EvaluationResult
+from redi_lab.pipeline import build, report
+from redi_lab.pipeline.evaluate import evaluate_checkpoint, nested_metrics, progress_bar
+from redi_lab.pipeline.run import command_run, make_logger, prepare_output_dir, quieten_libraries, write_summary
+from redi_lab.pipeline.stages import Stage, StageCache, StageRecord, resolve_chain
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """A stage that is trained and judged."""
+
+    stage: Stage
+    record: StageRecord
+    result: EvaluationResult | None
+    is_reused: bool
+
+
+def run_training(config: DictConfig, overrides: Sequence[str]) -> Path:
+    """Train the chain of stages that ends in `config`, reusing what exists, and write the results folder.
+
+    Args:
+        config: composed and checked.
+        overrides: those that made it, which earlier stages partly take over.
+
+    Returns:
+        The results folder, with summary.json.
+
+    Raises:
+        UserError: something that a user can mend, before training begins.
+    """
+    quieten_libraries()
+    chain = resolve_chain(config, overrides)
+    output_dir = prepare_output_dir(config)
+    final = chain[-1]
+    corpora = _Corpora()
+    benchmark = build.make_benchmark(config, lambda: corpora.of(final))
+    stages = StageCache(Path(config.paths.cache_dir))
+    outcomes: list[Outcome] = []
+    with command_run(config, list(overrides)) as parent:
+        for number, stage in enumerate(chain, start=1):
+            report.announce(stage.config, number, len(chain))
+            start = outcomes[-1].record.checkpoint if outcomes else stage.init
+            job = _Job(stage, start, benchmark, config, parent, tuple(outcomes))
+            if stage is final:
+                outcomes.append(job.train(output_dir, corpora.of(stage), stages))
+            else:
+                outcomes.append(_find_or_train(job, corpora, stages))
+    report.finish(config, output_dir, outcomes)
+    return output_dir
+
+
+def _find_or_train(job: _Job, corpora: _Corpora, stages: StageCache) -> Outcome:
+    with stages.place_for(job.stage.fingerprint) as folder:
+        record = stages.find(job.stage.fingerprint)
+        if record is None:
+            return job.train(folder, corpora.of(job.stage), stages)
+    report.say(f"[dim]reused: the same stage was trained before, see {record.output_dir}[/dim]")
+    return Outcome(job.stage, record, job.judge(record.checkpoint), is_reused=True)
+
+
+@final
+class _Corpora:
+    """Stages of one chain mostly share their traces: each corpus is read once."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, TraceCorpus] = {}
+
+    def of(self, stage: Stage) -> TraceCorpus:
+        """The corpus of a stage."""
+        with progress_bar() as progress:
+            task = progress.add_task(f"Reading traces of {stage.name}", total=None)
+            source = build.make_source(stage.config, partial(_advance, progress, task))
+            digest = source.digest()
+            if digest not in self._loaded:
+                self._loaded[digest] = source.load()
+            progress.update(task, visible=False)
+        return self._loaded[digest]
+
+
+@final
+@dataclass(frozen=True)
+class _Job:
+    """All that training one stage needs to know."""
+
+    stage: Stage
+    start: Path | None
+    benchmark: Benchmark | None
+    command_config: DictConfig
+    parent_run_id: str | None
+    earlier: tuple[Outcome, ...]
+
+    def train(self, folder: Path, corpus: TraceCorpus, stages: StageCache) -> Outcome:
+        """Train, export, judge and record the stage."""
+        config, began = self.stage.config, time.time()
+        pl.seed_everything(config.seed, workers=True, verbose=False)
+        encoder = build.make_encoder(config, build.make_tokenizer(config, corpus, self.start))
+        with progress_bar() as progress:
+            task = progress.add_task("Tokenising", total=None)
+            data = build.make_datamodule(config, corpus, encoder, partial(_advance, progress, task))
+            progress.update(task, visible=False)
+        report.describe_data(corpus, data)
+        backbone = build.make_backbone(config, encoder.tokenizer, None if self.start is None else str(self.start))
+        module = build.make_module(config, backbone)
+        tags = {"redi_lab.stage": self.stage.name, "redi_lab.fingerprint": self.stage.fingerprint}
+        logger = make_logger(config, folder, self.parent_run_id, tags)
+        logger.log_dataset(corpus.source, data.digest(), corpus.source, len(data.train_examples))
+        checkpoints = folder / "checkpoints"
+        callbacks = build.make_callbacks(config, checkpoints, encoder.end_of_turn_id)
+        trainer = build.make_trainer(config, [*callbacks, RichProgressBar(refresh_rate=10)], logger)
+        if module.needs_reference:
+            self._attach_reference(data, backbone, trainer)
+        trainer.fit(module, datamodule=data)
+        record = StageRecord(self.stage.name, folder, checkpoints / "last")
+        result = self.judge(record.checkpoint)
+        if result is not None:
+            logger.log_metrics({f"eval/{k}": v for k, v in result.metrics.items()}, step=trainer.global_step)
+        self._summarise(record, corpus, data, result, logger.version, time.time() - began)
+        logger.log_artifact(folder / "summary.json")
+        logger.finalize("success")
+        stages.add(self.stage.fingerprint, record)
+        return Outcome(self.stage, record, result, is_reused=False)
+
+    def judge(self, checkpoint: Path) -> EvaluationResult | None:
+        """Score under the command's protocol, so that all stages of a table are judged alike."""
+        if self.benchmark is None:
+            return None
+        return evaluate_checkpoint(self.command_config, checkpoint, self.benchmark, self.stage.name)
+
+    def _attach_reference(self, data: TraceDataModule, policy: CausalLM, trainer: pl.Trainer) -> None:
+        """Score the data with the frozen reference, in the policy's precision and on its device."""
+        config = self.stage.config
+        named = config.loss.reference
+        reference = policy if named == "init" else build.make_backbone(config, policy.tokenizer, named)
+        reference.to(trainer.strategy.root_device).eval()
+        with progress_bar() as progress, trainer.precision_plugin.forward_context():
+            for split in (data.train_set, data.val_set):
+                task = progress.add_task("Reference log-probs", total=len(split.examples))
+                split.reference_logps = reference_logps(
+                    reference,
+                    split,
+                    cache_dir=Path(config.paths.cache_dir) / "reference",
+                    precision=config.trainer.precision,
+                    on_progress=partial(_advance, progress, task),
+                )
+        policy.train()
+
+    def _summarise(
+        self,
+        record: StageRecord,
+        corpus: TraceCorpus,
+        data: TraceDataModule,
+        result: EvaluationResult | None,
+        run_id: str | None,
+        seconds: float,
+    ) -> None:
+        config = self.stage.config
+        loss = OmegaConf.to_container(config.loss)
+        stages = [*self.earlier, Outcome(self.stage, record, result, is_reused=False)]
+        write_summary(
+            record.output_dir,
+            config,
+            {
+                "name": self.stage.name,
+                "verb": "train",
+                "loss": loss,
+                "metrics": {} if result is None else nested_metrics(result.metrics),
+                "evaluation": None if result is None else {"key": result.key, "protocol": dict(result.protocol)},
+                "checkpoint": str(record.checkpoint),
+                "checkpoints": sorted(str(path) for path in record.checkpoint.parent.iterdir() if path.is_dir()),
+                "fingerprint": self.stage.fingerprint,
+                "data": {"source": corpus.source, "digest": data.digest(), "selection": corpus.counts.as_dict()}
+                | {"batches": data.counts()},
+                "stages": [_stage_summary(outcome) for outcome in stages],
+                "mlflow_run_id": run_id,
+                "seconds": round(seconds, 3),
+            },
+        )
+
+
+def _advance(progress: Progress, task: TaskID, done: int, total: int | None) -> None:
+    progress.update(task, completed=done, total=total)
+
+
+def _stage_summary(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "name": outcome.stage.name,
+        "fingerprint": outcome.stage.fingerprint,
+        "checkpoint": str(outcome.record.checkpoint),
+        "output_dir": str(outcome.record.output_dir),
+        "is_reused": outcome.is_reused,
+        "metrics": {} if outcome.result is None else nested_metrics(outcome.result.metrics),
+    }
+
