@@ -137,7 +137,9 @@ def _upload(arguments: list[str]) -> None:
     from redi_lab.tracking.upload import upload
 
     done = upload(names[0], settings["tracking_uri"] or None)
-    print(f"Uploaded {done.lines} lines of metrics and {done.items} other items to run {done.run_id}, {done.tracking_uri}")
+    print(
+        f"Uploaded {done.lines} lines of metrics and {done.items} other items to run {done.run_id}, {done.tracking_uri}"
+    )
     for missing in done.missing_artifacts:
         print(f"Missing:    {missing} (the file is gone)")
     print(f"Results:    {Path(names[0]).absolute()}")

@@ -1,6 +1,6 @@
 """What a configuration may say, checked before anything heavy is imported.
 
-`load_config` composes with Hydra, `check` holds the result against the schema below. Both raise `UserError` with one
+`load_config` composes with Hydra, `check` holds the result against `redi_lab.schema`. Both raise `UserError` with one
 line that names the key, the value and what is allowed. Nothing here imports torch, so a mistake is told within a second
 or two.
 """
@@ -11,220 +11,37 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from redi_lab.errors import UserError
+from redi_lab.schema import (
+    LOSSES,
+    TRAINER_ARGUMENTS,
+    DataConfig,
+    DebugConfig,
+    EvalConfig,
+    LoggerConfig,
+    LossConfig,
+    ModelConfig,
+    PathsConfig,
+    SchedulerConfig,
+    known_metrics,
+)
 
 _PACKAGED = Path(__file__).parent / "conf"
 CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "conf"
 """The configuration tree: inside an installed package, else at the top of the repository."""
 
 OmegaConf.register_new_resolver("cwd", os.getcwd, replace=True)
-
-
-@dataclass
-class ModelConfig:
-    """The policy before its first stage."""
-
-    path: str | None = None
-    """Hub id or local Hugging Face folder; null makes a new model from `config`."""
-    tokenizer: str | None = None
-    """arithmetic, bpe (trained on the corpus), or a path; null: the one at `path`."""
-    vocab_size: int | None = None
-    """Most tokens of a tokenizer trained on the corpus."""
-    chat_template: str | None = None
-    """A Jinja file or template; null: the tokenizer's own."""
-    config: dict[str, Any] | None = None
-    """model_type and sizes of a new model."""
-    config_overrides: dict[str, Any] = field(default_factory=dict)
-    """Fields of the model's configuration to change."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub id."""
-    dtype: str = "float32"
-    """Of the parameters."""
-    attention: str = "packed_sdpa"
-    """packed_sdpa or flash_attention_2."""
-    gradient_checkpointing: bool = False
-    """Trade compute for memory."""
-    lora: dict[str, Any] | None = None
-    """Arguments of peft.LoraConfig."""
-
-
-@dataclass
-class DataConfig:
-    """Traces, and how they become batches."""
-
-    source: dict[str, Any] = field(default_factory=dict)
-    """A `TraceSource` to instantiate."""
-    path: str | None = None
-    """Of the source, where it reads files or the hub."""
-    student_tokenizer: str = "bpe"
-    """Which tokenizer a student made from scratch gets."""
-    prompt_template: str = "{problem}"
-    """Text of the user turn."""
-    thinking_prefix: str = ""
-    """Opens the assistant turn."""
-    batch_size: int = 16
-    """Examples of one optimizer step, over all devices."""
-    micro_batch_tokens: int = 8192
-    """Most tokens of one forward pass."""
-    num_validation: int = 0
-    """Problems kept out of training for val/ metrics."""
-    max_prompt_tokens: int | None = None
-    """Longer prompts are dropped and counted."""
-    max_completion_tokens: int | None = None
-    """Longer completions are dropped and counted."""
-    max_sequence_tokens: int | None = None
-    """Longer sequences are dropped and counted."""
-    max_new_tokens: int = 96
-    """Room for an answer at evaluation."""
-    num_workers: int = 0
-    """Processes that pack batches."""
-
-
-@dataclass
-class LossConfig:
-    """Common to all objectives."""
-
-    _target_: str = ""
-    _partial_: bool = True
-    log_entropy: bool = False
-    """Also log train/entropy."""
-
-
-@dataclass
-class REDIConfig(LossConfig):
-    """Eq. 5."""
-
-    alpha: float = 0.8
-    """Weight of the negative term, in [0, 1]."""
-
-
-@dataclass
-class DPOConfig(LossConfig):
-    """Eq. 2."""
-
-    beta: float = 0.1
-    """Scale of the log-prob ratios, above 0."""
-    reference: str | None = "init"
-    """init (the policy before training) or a Hugging Face folder."""
-
-
-@dataclass
-class SimPOConfig(LossConfig):
-    """Eq. 3."""
-
-    beta: float = 2.0
-    """Scale of the rewards, above 0."""
-    gamma: float = 1.0
-    """Margin, at least 0."""
-
-
-LOSSES: dict[str, type[LossConfig]] = {
-    "redi_lab.modules.sft.SFTModule": LossConfig,
-    "redi_lab.modules.redi.REDIModule": REDIConfig,
-    "redi_lab.modules.dpo.DPOModule": DPOConfig,
-    "redi_lab.modules.simpo.SimPOModule": SimPOConfig,
-}
-
-
-@dataclass
-class SchedulerConfig:
-    """Learning-rate schedule."""
-
-    name: str = "linear"
-    """One of transformers' schedules."""
-    warmup_ratio: float = 0.1
-    """Share of the steps, in [0, 1]."""
-
-
-@dataclass
-class GraderConfig:
-    """Limits of the grading workers."""
-
-    num_workers: int = 2
-    """Processes."""
-    timeout_seconds: float = 10.0
-    """Per answer."""
-    memory_mb: int = 1024
-    """Per process."""
-
-
-@dataclass
-class EvalConfig:
-    """Benchmark and protocol."""
-
-    benchmark: str | None = None
-    """heldout, jsonl, hub, or null for no evaluation."""
-    path: str | None = None
-    """JSONL file, or hub id (benchmark=hub; a local file there is read as JSONL)."""
-    split: str = "test"
-    """Of a hub benchmark."""
-    problem_key: str = "problem"
-    """Column of a hub benchmark."""
-    answer_key: str = "answer"
-    """Column of a hub benchmark."""
-    limit: int | None = None
-    """Only the first n problems."""
-    prompt_template: str = "{problem}"
-    """Text of the user turn."""
-    thinking_prefix: str = ""
-    """Opens the assistant turn."""
-    temperature: float = 0.6
-    """0 is greedy."""
-    top_p: float = 0.95
-    """In (0, 1]."""
-    num_samples: int = 4
-    """Completions of each problem."""
-    max_new_tokens: int = 1024
-    """Longest completion."""
-    seed: int = 0
-    """Of the sampling."""
-    grader: GraderConfig = field(default_factory=GraderConfig)
-    """Limits of the grading workers."""
-
-
-@dataclass
-class LoggerConfig:
-    """Where runs are tracked."""
-
-    tracking_uri: str | None = None
-    """MLflow store; null keeps local records alone."""
-    experiment_name: str = "redi_lab"
-    """MLflow experiment."""
-    artifact_location: str | None = None
-    """Of a new MLflow experiment."""
-    flush_seconds: float = 5.0
-    """Between uploads."""
-
-
-@dataclass
-class PathsConfig:
-    """Where things are written."""
-
-    outputs_dir: str = ""
-    """Root of all output."""
-    output_dir: str = ""
-    """Results of this command."""
-    cache_dir: str = ""
-    """Finished stages and evaluations."""
-
-
-@dataclass
-class DebugConfig:
-    """How mistakes are shown."""
-
-    traceback: bool = False
-    """Show tracebacks of mistakes in configuration or data."""
 
 
 _GROUPS: dict[str, type[Any]] = {
@@ -238,33 +55,6 @@ _GROUPS: dict[str, type[Any]] = {
 }
 _PASSED_ON = ("optimizer", "trainer", "callbacks", "engine")  # arguments of other libraries' or our classes
 _TOP = {"train": ("name", "seed", "init_from", "init_overrides", "loss"), "evaluate": ("name", "seed", "checkpoint")}
-
-TRAINER_ARGUMENTS = frozenset(
-    "accelerator strategy devices num_nodes precision fast_dev_run max_epochs min_epochs max_steps min_steps max_time"
-    " limit_train_batches limit_val_batches overfit_batches val_check_interval check_val_every_n_epoch"
-    " num_sanity_val_steps log_every_n_steps benchmark deterministic profiler detect_anomaly sync_batchnorm"
-    " enable_model_summary plugins".split()
-)
-"""Arguments of `pytorch_lightning.Trainer` that `trainer` may hold (the lab sets the others itself)."""
-
-_STEP_METRICS = ("loss", "logps/chosen", "mean_logps/chosen")
-_PAIR_METRICS = ("logps/rejected", "mean_logps/rejected") + tuple(
-    f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")
-)
-
-
-def known_metrics(loss: str, *, has_validation: bool, log_entropy: bool = False) -> list[str]:
-    """Names of the metrics that a training run logs.
-
-    Args:
-        loss: `_target_` of the loss group.
-        has_validation: whether problems are kept for validation.
-        log_entropy: whether train/entropy is asked for.
-    """
-    shared = _STEP_METRICS if loss.endswith("SFTModule") else _STEP_METRICS + _PAIR_METRICS
-    names = [f"train/{name}" for name in shared] + [f"val/{name}" for name in shared if has_validation]
-    extra = ["grad_norm", "update_norm", "lr", "tokens_per_second"] + (["entropy"] if log_entropy else [])
-    return sorted(names + [f"train/{name}" for name in extra])
 
 
 def load_config(
@@ -376,69 +166,84 @@ def _check_training(config: DictConfig) -> None:
     )
     if monitor is not None and monitor not in names:
         hint = "" if config.data.num_validation else " (val/ metrics need data.num_validation above 0)"
-        raise UserError(f"callbacks.checkpoints.monitor={monitor}: no such metric{hint}; choose {_list(names, monitor)}")
+        raise UserError(
+            f"callbacks.checkpoints.monitor={monitor}: no such metric{hint}; choose {_list(names, monitor)}"
+        )
 
 
 def _check_reference(config: DictConfig) -> None:
     reference = config.loss.reference
     if reference is None:
-        raise UserError("loss.reference=null: DPO needs a reference; choose init (the policy before training) or FOLDER")
+        raise UserError(
+            "loss.reference=null: DPO needs a reference; choose init (the policy before training) or FOLDER"
+        )
     if reference == "init" and config.init_from is None and config.model.path is None:
         raise UserError(
             "loss.reference=init: DPO needs a trained reference, but init_from=null and model.path=null start from"
             " random weights; set init_from to an experiment or a folder"
         )
     if reference != "init" and not (Path(reference) / "config.json").is_file():
-        raise UserError(f"loss.reference={reference}: no Hugging Face folder there (config.json); choose init or FOLDER")
+        raise UserError(
+            f"loss.reference={reference}: no Hugging Face folder there (config.json); choose init or FOLDER"
+        )
 
 
-_POSITIVE_INTEGERS = ("data.batch_size", "data.micro_batch_tokens", "data.max_new_tokens", "eval.num_samples",
-                      "eval.max_new_tokens", "eval.grader.num_workers", "eval.limit", "data.max_prompt_tokens",
-                      "data.max_completion_tokens", "data.max_sequence_tokens")  # fmt: skip
-_INTERVALS = {
-    "loss.alpha": (0.0, 1.0, "a number in [0, 1]"),
-    "loss.gamma": (0.0, math.inf, "a number of at least 0"),
-    "scheduler.warmup_ratio": (0.0, 1.0, "a number in [0, 1]"),
-    "eval.temperature": (0.0, math.inf, "a number of at least 0"),
-    "data.num_validation": (0, math.inf, "a whole number of at least 0"),
-    "data.num_workers": (0, math.inf, "a whole number of at least 0"),
-}
-_POSITIVE = {"loss.beta", "optimizer.lr", "optimizer.max_grad_norm", "eval.top_p", "logger.flush_seconds"}
-_CHOICES = {
-    "model.dtype": ("float32", "bfloat16", "float16"),
-    "model.attention": ("packed_sdpa", "flash_attention_2"),
-    "data.student_tokenizer": ("arithmetic", "bpe"),
-    "eval.benchmark": (None, "heldout", "jsonl", "hub"),
-    "scheduler.name": ("linear", "cosine", "constant_with_warmup", "constant", "polynomial", "inverse_sqrt"),
-    "callbacks.checkpoints.mode": ("min", "max"),
-}
+_Rule = tuple[tuple[str, ...], Callable[[Any], bool], str]
+
+
+def _one_of(*choices: str | None) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value in choices, "one of " + ", ".join("null" if c is None else c for c in choices)
+
+
+_RULES: tuple[_Rule, ...] = (
+    (
+        ("data.batch_size", "data.micro_batch_tokens", "data.max_new_tokens", "eval.num_samples", "eval.max_new_tokens",
+         "eval.grader.num_workers", "eval.limit", "data.max_prompt_tokens", "data.max_completion_tokens",
+         "data.max_sequence_tokens", "callbacks.checkpoints.every_n_steps"),
+        lambda value: isinstance(value, int) and value >= 1,
+        "a whole number of at least 1",
+    ),
+    (
+        ("data.num_validation", "data.num_workers", "eval.seed", "data.source.num_heldout"),
+        lambda value: isinstance(value, int) and value >= 0,
+        "a whole number of at least 0",
+    ),
+    (
+        ("loss.beta", "optimizer.lr", "optimizer.max_grad_norm", "logger.flush_seconds", "eval.grader.timeout_seconds"),
+        lambda value: _is_number(value) and 0 < value < math.inf,
+        "a number above 0",
+    ),
+    (
+        ("loss.gamma", "eval.temperature", "optimizer.weight_decay"),
+        lambda value: _is_number(value) and 0 <= value < math.inf,
+        "a number of at least 0",
+    ),
+    (("loss.alpha", "scheduler.warmup_ratio"), lambda value: _is_number(value) and 0 <= value <= 1, "in [0, 1]"),
+    (("eval.top_p",), lambda value: _is_number(value) and 0 < value <= 1, "in (0, 1]"),
+    (
+        ("data.prompt_template", "eval.prompt_template"),
+        lambda value: "{problem}" in str(value),
+        "a text with {problem} in it",
+    ),
+    (("model.dtype",), *_one_of("float32", "bfloat16", "float16")),
+    (("model.attention",), *_one_of("packed_sdpa", "flash_attention_2")),
+    (("data.student_tokenizer",), *_one_of("arithmetic", "bpe")),
+    (("eval.benchmark",), *_one_of(None, "heldout", "jsonl", "hub")),
+    (("engine.dtype",), *_one_of("auto", "float32", "bfloat16")),
+    (
+        ("scheduler.name",),
+        *_one_of("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"),
+    ),
+    (("callbacks.checkpoints.mode",), *_one_of("min", "max")),
+)  # fmt: skip
 
 
 def _check_ranges(config: DictConfig) -> None:
-    def complain(key: str, value: Any, allowed: str) -> None:
-        raise UserError(f"{key}={value}: must be {allowed}")
-
-    for key in _POSITIVE_INTEGERS:
-        value = OmegaConf.select(config, key)
-        if value is not None and value < 1:
-            complain(key, value, "a whole number of at least 1")
-    for key, (low, high, allowed) in _INTERVALS.items():
-        value = OmegaConf.select(config, key)
-        if value is not None and not (_is_number(value) and low <= value <= high):
-            complain(key, value, allowed)
-    for key in _POSITIVE:
-        value = OmegaConf.select(config, key)
-        if value is not None and not (_is_number(value) and 0 < value < math.inf):
-            complain(key, value, "a number above 0")
-    for key, choices in _CHOICES.items():
-        value = OmegaConf.select(config, key, default=MISSING)
-        if value is not MISSING and value not in choices:
-            complain(key, value, f"one of {', '.join('null' if c is None else str(c) for c in choices)}")
-    if (OmegaConf.select(config, "eval.top_p") or 0) > 1:
-        complain("eval.top_p", config.eval.top_p, "a number in (0, 1]")
-    for key in ("data.prompt_template", "eval.prompt_template"):
-        if "{problem}" not in str(OmegaConf.select(config, key, default="{problem}")):
-            complain(key, repr(OmegaConf.select(config, key)), "a text with {problem} in it")
+    for keys, is_allowed, allowed in _RULES:
+        for key in keys:
+            value = OmegaConf.select(config, key)
+            if value is not None and not is_allowed(value):
+                raise UserError(f"{key}={value}: must be {allowed}")
 
 
 def _check_paths(config: DictConfig) -> None:
@@ -463,6 +268,8 @@ def _check_paths(config: DictConfig) -> None:
 def _explain_composition(error: Exception, name: str, overrides: Sequence[str], config_dir: Path) -> str:
     """Hydra's complaint as one line with the allowed values."""
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read as KEY=VALUE ({_first_line(error)}); quote what holds = , [ or {{"
     option = re.search(r"Could not find '([\w/]+)/([^/']+)'", text)
     if option:
         group, wrong = option.groups()
@@ -474,7 +281,9 @@ def _explain_composition(error: Exception, name: str, overrides: Sequence[str], 
         good = [o for o in overrides if not o.lstrip("+~").startswith(f"{key}=")]
         prefix, _, last = key.rpartition(".")
         if key.split(".")[0] == "experiment":
-            return f"{key}: experiments are appended, write +experiment=NAME with one of {', '.join(experiment_names())}"
+            return (
+                f"{key}: experiments are appended, write +experiment=NAME with one of {', '.join(experiment_names())}"
+            )
         try:
             node = compose(name, good)
             siblings = OmegaConf.select(node, prefix) if prefix else node

@@ -2,8 +2,9 @@
 
 transformers' own packed path builds a dense T × T mask for SDPA, and leaks across sequences when an attention mask is
 passed or the cache is left on. Here each sequence attends to itself alone: either one SDPA call over an (n × longest)
-grid, where causality alone keeps padding out of every real token's sight, or one call per sequence where lengths differ
-so much that the grid would be mostly padding. Flash attention takes the same `cu_seq_lens_q` arguments and needs neither.
+grid, where causality alone keeps padding out of every real token's sight, or one call per sequence where lengths
+differ so much that the grid would be mostly padding. Flash attention takes the same `cu_seq_lens_q` arguments and
+needs neither.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from redi_lab.data.packing import MicroBatch
+from redi_lab.errors import UserError
 
 PACKED_SDPA = "packed_sdpa"
 GRID_WASTE = 2.0  # the grid is used while it has at most this many cells per token
@@ -71,15 +73,21 @@ def packed_sdpa(
         (1, T, heads, d) and None for the weights.
 
     Raises:
-        NotImplementedError: the layer needs what this function lacks.
+        UserError: the model needs what this function lacks, or a sequence outgrows its sliding window.
+        NotImplementedError: the row is not described as packed.
     """
     if attention_mask is not None or segment_lengths is None or dense_slots is None:
         raise NotImplementedError(f"{PACKED_SDPA} attention takes packed rows and no mask")
     if softcap is not None or s_aux is not None:
-        raise NotImplementedError(f"{PACKED_SDPA} attention has neither score soft-capping nor attention sinks")
+        raise UserError(
+            f"model.path: {PACKED_SDPA} attention has neither score soft-capping nor attention sinks; choose another model"
+        )
     longest, tokens = max(segment_lengths), query.shape[2]
     if sliding_window is not None and longest > sliding_window:
-        raise NotImplementedError(f"a sequence of {longest} tokens exceeds the sliding window of {sliding_window}")
+        raise UserError(
+            f"a sequence of {longest} tokens exceeds the sliding window of {sliding_window}, which {PACKED_SDPA} attention"
+            " lacks: lower data.max_sequence_tokens or choose another model"
+        )
 
     options: dict[str, Any] = {
         "is_causal": True,
@@ -88,12 +96,12 @@ def packed_sdpa(
         "enable_gqa": query.shape[1] != key.shape[1],
     }
     if len(segment_lengths) * longest > GRID_WASTE * tokens:
-        parts = zip(*(x.split(segment_lengths, dim=2) for x in (query, key, value)), strict=True)
+        parts = zip(*(torch.split(x, list(segment_lengths), dim=2) for x in (query, key, value)), strict=True)
         output = torch.cat([scaled_dot_product_attention(q, k, v, **options) for q, k, v in parts], dim=2)
         return output.transpose(1, 2), None
 
-    grid = [_to_grid(x, dense_slots, len(segment_lengths), longest) for x in (query, key, value)]
-    output = scaled_dot_product_attention(*grid, **options)  # (n, heads, longest, d)
+    q, k, v = (_to_grid(x, dense_slots, len(segment_lengths), longest) for x in (query, key, value))
+    output = scaled_dot_product_attention(q, k, v, **options)  # (n, heads, longest, d)
     return output.transpose(1, 2).flatten(0, 1).index_select(0, dense_slots).unsqueeze(0), None
 
 

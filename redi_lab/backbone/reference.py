@@ -6,6 +6,7 @@ A frozen reference that scored the whole data set beforehand costs no memory and
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,18 +28,18 @@ def reference_logps(
     precision: str = "32-true",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Sequence[Sequence[float]]:
-    """log π_ref(y|x) in nats of each sequence of each example, from the cache where it holds them.
+    """Log π_ref(y|x) in nats of each sequence of each example, from the cache where it holds them.
 
     Args:
         reference: the frozen model, on the device that is to compute.
         dataset: the examples.
-        cache_dir: where results are kept, keyed by weights, precision and tokens.
+        cache_dir: where results are kept, keyed by weights, architecture, precision and tokens.
         precision: name of the precision that the caller computes in (the policy's, so that both round alike).
         on_progress: told (examples done, examples).
     """
     examples = dataset.examples
     content = digest_sequences(sequence for example in examples for sequence in example)
-    key = hashlib.sha256(f"{_weights_digest(reference)}/{precision}/{content}".encode()).hexdigest()
+    key = hashlib.sha256(f"{_model_digest(reference)}/{precision}/{content}".encode()).hexdigest()
     file = cache_dir / f"{key}.safetensors"
     if file.is_file():
         return load_file(file)["logps"].tolist()  # type: ignore[no-any-return]
@@ -54,8 +55,12 @@ def reference_logps(
     return values
 
 
-def _weights_digest(model: CausalLM) -> str:
-    state = hashlib.sha256()
+def _model_digest(model: CausalLM) -> str:
+    """SHA-256 of weights and configuration: the base of the rotary embedding, for one, is no weight."""
+    config = {
+        k: v for k, v in model.model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")
+    }
+    state = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         state.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}".encode())
         state.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -73,4 +78,5 @@ def _score(reference: CausalLM, dataset: BatchDataset, indices: list[int]) -> li
         tokens = token_logps(hidden, reference.head_weight, micro.targets, **reference.head_options).logps
         logps += sum_by_sequence(tokens, micro.sequence_index, len(logps))
     width = len(batch.lengths) // len(indices)
-    return logps.view(-1, width).tolist()  # type: ignore[no-any-return]
+    rows: list[list[float]] = logps.view(-1, width).tolist()
+    return rows

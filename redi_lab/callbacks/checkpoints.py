@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any, Literal, final
 
 import pytorch_lightning as pl
 
-from redi_lab.modules.base import CausalLMModule
+from redi_lab.backbone.causal_lm import CausalLM
 
 
 @final
@@ -62,6 +63,8 @@ class ExportCheckpoints(pl.Callback):
         if self.monitor is None or self.monitor not in trainer.callback_metrics:
             return
         value = float(trainer.callback_metrics[self.monitor])
+        if math.isnan(value):  # no later value would ever be better than a NaN
+            return
         if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
             self.best = value
             self._export(trainer, module, "best", {"step": trainer.global_step, self.monitor: value})
@@ -71,10 +74,11 @@ class ExportCheckpoints(pl.Callback):
     ) -> None:
         if not trainer.is_global_zero:
             return
-        assert isinstance(module, CausalLMModule)
+        backbone = module.backbone
+        assert isinstance(backbone, CausalLM)
         partial = self.folder / f".{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        module.backbone.save(partial, self.end_of_turn_id)
+        backbone.save(partial, self.end_of_turn_id)
         if note is not None:
             (partial / "best.json").write_text(json.dumps(note) + "\n", encoding="utf-8")
         target = self.folder / name

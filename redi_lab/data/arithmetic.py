@@ -1,8 +1,8 @@
-"""The embedded task: chains of additions, and a teacher who is sometimes careful, sometimes hasty, sometimes wrong.
+r"""The embedded task: chains of additions, and a teacher who is sometimes careful, sometimes hasty, sometimes wrong.
 
-It is small enough for a laptop and keeps what makes the paper's setting interesting: the teacher's right traces hold some
-lucky haste, the wrong ones hold much more of it, so what there is to learn from mistakes is a way of working rather than
-a list of facts. A problem is a start value and one or two additions::
+It is small enough for a laptop and keeps what makes the paper's setting interesting: the teacher's right traces hold
+some lucky haste, the wrong ones hold much more of it, so what there is to learn from mistakes is a way of working
+rather than a list of facts. A problem is a start value and one or two additions::
 
     76 , first add 72 , second add 68 ?
 
@@ -11,10 +11,10 @@ the sum::
 
     first add 72 to 76 : 6+2=8 7+7=14 so 148 .
     second add 68 to 148 : i can see it in my head at once clearly 216 .
-    \\boxed { 216 }
+    \boxed { 216 }
 
-For each problem the teacher tries until the answer is right (at most `max_tries` times): the right try is y_w, and one of
-the earlier failures, drawn at random, is y_l. Everything follows from one seed.
+For each problem the teacher tries until the answer is right (at most `max_tries` times): the right try is y_w, and one
+of the earlier failures, drawn at random, is y_l. Everything follows from one seed.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Teacher:
     def _in_the_head(self, value: int, rng: random.Random) -> int:
         if rng.random() >= self.haste_slip_rate:
             return value
-        near = [value + sign * 10**column for column in range(len(str(value))) for sign in (-1, 1)]
+        near: list[int] = [value + sign * 10**column for column in range(len(str(value))) for sign in (-1, 1)]
         return rng.choice([wrong for wrong in near if len(str(wrong)) == len(str(value))])
 
     def _by_columns(self, total: int, operand: int, rng: random.Random) -> tuple[str, int]:

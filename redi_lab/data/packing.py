@@ -1,7 +1,8 @@
 """Batches without padding: sequences are laid end to end under a token budget, each attending only to itself.
 
-A `Batch` is one *global* batch of the paper (16 sequences, 32 pairs, …): one optimizer step. It is cut into micro-batches
-by tokens, not by sequences, and it carries what the objectives normalise by, so the loss cannot depend on the cut.
+A `Batch` is one *global* batch of the paper (128 sequences, 32 pairs): one optimizer step. It is cut into
+micro-batches by tokens, not by sequences, and it carries what the objectives normalise by, so the loss cannot depend
+on the cut.
 
 Shape legend: T tokens of a micro-batch, n its sequences, N its completion tokens, S sequences of the global batch.
 """
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from itertools import pairwise
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -35,7 +37,8 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """A copy with its tensors on `device`."""
-        return MicroBatch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()})
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return MicroBatch(**moved)
 
 
 @final
@@ -136,7 +139,7 @@ def _micro_batch(sequences: Sequence[TokenizedSequence], chosen: Sequence[int]) 
         targets.extend(sequence.input_ids[prompt:])
         owners.extend([index] * sequence.completion_length)
         boundaries.append(len(ids))
-    segment_lengths = tuple(end - begin for begin, end in zip(boundaries, boundaries[1:], strict=False))
+    segment_lengths = tuple(end - begin for begin, end in pairwise(boundaries))
     longest = max(segment_lengths)
     slots = [row * longest + position for row, length in enumerate(segment_lengths) for position in range(length)]
     return MicroBatch(

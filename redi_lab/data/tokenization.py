@@ -45,7 +45,7 @@ class TraceEncoder:
     Args:
         tokenizer: a transformers tokenizer. Its chat template, where it has one, writes the prompt.
         prompt_template: text of the user turn; `{problem}` stands for the problem.
-        thinking_prefix: opens the assistant turn, e.g. ``"<think>\\n"``. It belongs to the prompt; a completion that
+        thinking_prefix: opens the assistant turn, e.g. ``"<think>"``. It belongs to the prompt; a completion that
             begins with it is not given it twice.
 
     Raises:
@@ -90,7 +90,7 @@ class TraceEncoder:
 
     def _prompts(self, problems: Sequence[str]) -> list[list[int]]:
         texts = [self.prompt_template.replace("{problem}", problem) for problem in problems]
-        if self.tokenizer.chat_template:
+        if self.tokenizer.chat_template and texts:  # transformers refuses an empty list of conversations
             turns = [[{"role": "user", "content": text}] for text in texts]
             texts = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         # A template writes its own beginning-of-text token.
@@ -99,11 +99,15 @@ class TraceEncoder:
         return [ids[:-1] if ids and ids[-1] == eos and not self.tokenizer.chat_template else ids for ids in encoded]
 
     def _completions(self, completions: Sequence[str]) -> list[list[int]]:
-        encoded = self._ids([text.removeprefix(self.thinking_prefix) for text in completions], special=False)
-        for ids in encoded:
-            while ids and ids[-1] == self.end_of_turn_id:  # the corpus may close its own turns
-                ids.pop()
+        encoded = self._ids([self._open_text(text) for text in completions], special=False)
         return [[*ids, self.end_of_turn_id] if ids else [] for ids in encoded]
+
+    def _open_text(self, completion: str) -> str:
+        """The completion without the thinking prefix, and without end-of-turn tokens where the corpus closed the turn."""
+        text, end = completion.removeprefix(self.thinking_prefix), self.tokenizer.decode([self.end_of_turn_id])
+        while text.rstrip().endswith(end):  # templates like to end a turn with "<|im_end|>\n"
+            text = text.rstrip().removesuffix(end)
+        return text
 
     def _ids(self, texts: list[str], *, special: bool) -> list[list[int]]:
         if not texts:
@@ -132,10 +136,10 @@ def find_end_of_turn(tokenizer: Any) -> int:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, whole_tokens: Sequence[str] = ()) -> Any:
-    """A byte-level BPE tokenizer of the Qwen2 family, for students made from scratch. It depends on its arguments alone.
+    """A byte-level BPE tokenizer of the Qwen2 family, for students made from scratch; its arguments decide all of it.
 
-    The family matters: for a `qwen2` model folder transformers always builds a `Qwen2Tokenizer` and silently ignores any
-    other kind of tokenizer that was saved there. Every byte has a token, so any text can be encoded.
+    The family matters: for a `qwen2` model folder transformers always builds a `Qwen2Tokenizer` and silently ignores
+    any other kind of tokenizer that was saved there. Every byte has a token, so any text can be encoded.
 
     Args:
         texts: what the merges are learnt from.

@@ -41,6 +41,8 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
     """Whether the loss is linear in the token log-probs, so that their weights are known before the forward pass."""
     needs_reference: ClassVar[bool] = False
     """Whether batches must carry log π_ref."""
+    sequences_per_example: ClassVar[int] = 1
+    """2 where an example is a pair."""
 
     def __init__(
         self,
@@ -57,19 +59,27 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         self.log_entropy = log_entropy
         self._make_optimizer = optimizer
         self._make_scheduler = scheduler
-        self._last_step_end: float | None = None
+        self._clock = time.perf_counter()
 
     @abc.abstractmethod
     def example_losses(self, sequences: SequenceLogps, reference_logps: Tensor | None) -> Tensor:
         """(n,) loss of each example; `sequences` holds (n,) or, in pairs, (2n,) sequences."""
 
     @abc.abstractmethod
-    def normalizer(self, batch: Batch) -> float:
+    def normalizer(self, batch: Batch) -> int:
         """What the summed loss of the global batch is divided by."""
 
     @abc.abstractmethod
     def metrics(self, sequences: SequenceLogps, reference_logps: Tensor | None) -> dict[str, Tensor]:
         """What is logged of a batch besides its loss, each value ()."""
+
+    def on_train_start(self) -> None:
+        """Throughput is counted from here."""
+        self._clock = time.perf_counter()
+
+    def on_validation_end(self) -> None:
+        """Validation in between does not count as training time."""
+        self._clock = time.perf_counter()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step on one global batch."""
@@ -86,10 +96,10 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         if schedule is not None:
             schedule.step()
         self._log("train", batch, logps)
-        extra = {"train/grad_norm": grad_norm, "train/lr": learning_rate} | self._throughput(batch)
+        extra = {"grad_norm": grad_norm, "lr": learning_rate, "tokens_per_second": self._tokens_per_second(batch)}
+        self.log_dict({f"train/{name}": value for name, value in extra.items()}, batch_size=1)
         if entropy is not None:
-            extra["train/entropy"] = entropy
-        self.log_dict(extra, batch_size=1)
+            self.log("train/entropy", entropy, batch_size=1, sync_dist=self.trainer.world_size > 1, reduce_fx="sum")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss and its metrics on held-back examples."""
@@ -115,7 +125,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer, steps)}
 
     def _accumulate_gradients(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Backward through every micro-batch; (S,) log-probs and the mean entropy where asked for."""
+        """Backward through every micro-batch; (S,) log-probs and, where asked for, this rank's part of mean entropy."""
         weights = self._sequence_weights(batch) if self.is_linear else None
         logps = torch.zeros_like(batch.lengths)
         entropy = logps.new_zeros(())
@@ -127,7 +137,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
                 self.manual_backward(loss * self.trainer.world_size)
             logps += sum_by_sequence(token_values.detach(), micro.sequence_index, len(logps))
             if token_entropy is not None:
-                entropy += token_entropy.sum() / batch.lengths.sum()
+                entropy += token_entropy.sum() / batch.num_completion_tokens
         if not batch.micro_batches:  # a rank without a share of the last batch still takes part in the exchange
             self.manual_backward(torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0)
         return logps, entropy if self.log_entropy else None
@@ -161,20 +171,31 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         return hidden, self.backbone.head_weight, micro.targets
 
     def _log(self, stage: str, batch: Batch, logps: Tensor) -> None:
-        sequences = SequenceLogps(logps, batch.lengths)
-        loss = self.example_losses(sequences, batch.reference_logps).sum() / self.normalizer(batch)
-        values = {"loss": loss} | self.metrics(sequences, batch.reference_logps)
-        self.log_dict(
-            {f"{stage}/{name}": value for name, value in values.items()},
-            batch_size=batch.num_examples,
-            sync_dist=self.trainer.world_size > 1,
-        )
+        """The loss and metrics of the whole global batch, the same on every rank."""
+        sequences, reference = self._gather(batch, logps)
+        # Averages over batches weigh each by what its mean runs over, so val/ does not depend on the batch size.
+        options: dict[str, Any] = {"sync_dist": stage == "val" and self.trainer.world_size > 1}
+        loss = self.example_losses(sequences, reference).sum() / self.normalizer(batch)
+        self.log(f"{stage}/loss", loss, batch_size=self.normalizer(batch), **options)
+        metrics = {f"{stage}/{name}": value for name, value in self.metrics(sequences, reference).items()}
+        self.log_dict(metrics, batch_size=batch.num_examples, **options)
 
-    def _throughput(self, batch: Batch) -> dict[str, float]:
-        """Prompt and completion tokens of this rank per second, since the end of the step before."""
-        now, before = time.perf_counter(), self._last_step_end
-        self._last_step_end = now
-        return {} if before is None else {"train/tokens_per_second": batch.num_tokens / (now - before)}
+    def _gather(self, batch: Batch, logps: Tensor) -> tuple[SequenceLogps, Tensor | None]:
+        """Log-probs, lengths and log π_ref of all ranks' sequences; those of one example stay neighbours."""
+        ranks, reference = self.trainer.world_size, batch.reference_logps
+        if ranks == 1:
+            return SequenceLogps(logps, batch.lengths), reference
+        share = torch.stack([logps, batch.lengths] + ([] if reference is None else [reference]), dim=1)
+        room = self.sequences_per_example * -(-batch.num_examples // ranks)
+        padded = torch.nn.functional.pad(share, (0, 0, 0, room - len(share)))  # ranks exchange equal shapes only
+        whole = self.all_gather(padded).flatten(0, 1)
+        columns = whole[whole[:, 1] > 0].unbind(1)
+        return SequenceLogps(columns[0], columns[1]), None if reference is None else columns[2]
+
+    def _tokens_per_second(self, batch: Batch) -> float:
+        """Prompt and completion tokens of this rank, over the time since the end of the step before."""
+        began, self._clock = self._clock, time.perf_counter()
+        return batch.num_tokens / (self._clock - began)
 
     def _gradient_sync(self, is_last: bool) -> AbstractContextManager[Any]:
         model = self.trainer.strategy.model

@@ -33,7 +33,9 @@ class DPOModule(PreferenceModule):
         """(n,) −log σ(β·(difference of log-prob ratios))."""
         if reference is None:
             raise ValueError("DPO needs reference log-probs in its batches")
-        return dpo_loss(chosen, rejected, reference_chosen=reference[0], reference_rejected=reference[1], beta=self.beta)
+        return dpo_loss(
+            chosen, rejected, reference_chosen=reference[0], reference_rejected=reference[1], beta=self.beta
+        )
 
     def rewards(self, sequences: SequenceLogps, reference_logps: Tensor | None) -> Tensor:
         """(2n,) β · log π/π_ref."""

@@ -14,6 +14,8 @@ from redi_lab.modules.base import CausalLMModule
 class PreferenceModule(CausalLMModule):
     """An objective on (prompt, chosen, rejected), averaged over the pairs of the global batch."""
 
+    sequences_per_example = 2
+
     @abc.abstractmethod
     def pair_losses(
         self, chosen: SequenceLogps, rejected: SequenceLogps, reference: tuple[Tensor, Tensor] | None
@@ -29,7 +31,7 @@ class PreferenceModule(CausalLMModule):
         reference = None if reference_logps is None else (reference_logps[0::2], reference_logps[1::2])
         return self.pair_losses(*_split(sequences), reference)
 
-    def normalizer(self, batch: Batch) -> float:
+    def normalizer(self, batch: Batch) -> int:
         """The pairs of the global batch."""
         return batch.num_examples
 

@@ -22,7 +22,7 @@ class SFTModule(CausalLMModule):
         """(n,) −log π(y_w|x)."""
         return sft_loss(sequences)
 
-    def normalizer(self, batch: Batch) -> float:
+    def normalizer(self, batch: Batch) -> int:
         """The completion tokens of the global batch."""
         return batch.num_completion_tokens
 

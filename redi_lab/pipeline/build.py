@@ -17,7 +17,8 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers import get_scheduler
 
-from redi_lab.backbone.causal_lm import CausalLM, load_backbone, load_tokenizer
+from redi_lab.backbone.causal_lm import CausalLM, load_backbone
+from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.data.arithmetic import build_tokenizer
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.rows import OnProgress
@@ -168,8 +169,8 @@ def make_benchmark(config: DictConfig, load_corpus: Callable[[], TraceCorpus]) -
         corpus = load_corpus()
         if not corpus.held_out:
             raise UserError(
-                f"eval=heldout: {corpus.source} keeps no problems for evaluation; set data.source.num_heldout (rows need"
-                " an answer), or eval=jsonl eval.path=FILE, or eval=none"
+                f"eval=heldout: {corpus.source} keeps no problems for evaluation; set data.source.num_heldout (rows"
+                " need an answer), or eval=jsonl eval.path=FILE, or eval=none"
             )
         kept = corpus.held_out[: settings.limit]
         return Benchmark.of("heldout", (EvalProblem(row.id, row.problem, row.answers) for row in kept))
@@ -202,5 +203,3 @@ def _schedule(name: str, warmup_ratio: float) -> Callable[[torch.optim.Optimizer
         return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=num_steps)
 
     return make
-
-

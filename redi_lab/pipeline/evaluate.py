@@ -10,7 +10,7 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from redi_lab.backbone.causal_lm import load_tokenizer
+from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark
@@ -21,9 +21,7 @@ from redi_lab.pipeline.build import make_benchmark, make_engine, make_grader, ma
 from redi_lab.pipeline.run import command_run, make_logger, prepare_output_dir, quieten_libraries, write_summary
 
 
-def evaluate_checkpoint(
-    config: DictConfig, checkpoint: Path, benchmark: Benchmark, label: str
-) -> EvaluationResult:
+def evaluate_checkpoint(config: DictConfig, checkpoint: Path, benchmark: Benchmark, label: str) -> EvaluationResult:
     """Generate, grade and score; a result that exists for the very same weights, protocol and problems is read.
 
     Args:
@@ -87,7 +85,9 @@ def run_evaluation(config: DictConfig, overrides: Sequence[str]) -> Path:
     quieten_libraries()
     benchmark = make_benchmark(config, lambda: make_source(config).load())
     if benchmark is None:
-        raise UserError("eval=none: nothing to evaluate; choose eval=heldout, eval=math500 or eval=jsonl eval.path=FILE")
+        raise UserError(
+            "eval=none: nothing to evaluate; choose eval=heldout, eval=math500 or eval=jsonl eval.path=FILE"
+        )
     output_dir = prepare_output_dir(config)
     checkpoint = Path(config.checkpoint).absolute()
     result = evaluate_checkpoint(config, checkpoint, benchmark, checkpoint.name)
@@ -107,7 +107,8 @@ def run_evaluation(config: DictConfig, overrides: Sequence[str]) -> Path:
         logger.finalize("success")
     m = result.metrics
     print(
-        f"{benchmark.name}: pass@1 {m['pass_at_1']:.3f} (95 % CI {m['pass_at_1_ci_low']:.3f}–{m['pass_at_1_ci_high']:.3f},"
+        f"{benchmark.name}: pass@1 {m['pass_at_1']:.3f}"
+        f" (95 % CI {m['pass_at_1_ci_low']:.3f}–{m['pass_at_1_ci_high']:.3f},"
         f" {int(m['num_problems'])} problems × {int(m['num_samples'])} samples)"
     )
     return output_dir

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,7 +104,7 @@ def verdicts(outcomes: Sequence[Outcome]) -> list[str]:
     """In words: how each stage compares with the one before, and whether a score says anything at all."""
     lines = []
     judged = [o for o in outcomes if o.result is not None]
-    for before, after in zip(judged, judged[1:], strict=False):
+    for before, after in pairwise(judged):
         assert before.result is not None
         assert after.result is not None
         d = difference(after.result, before.result)
@@ -116,7 +117,7 @@ def verdicts(outcomes: Sequence[Outcome]) -> list[str]:
     assert last is not None
     if last.metrics["pass_at_1"] < 0.02:
         lines.append(
-            f"[yellow]A score of {last.metrics['pass_at_1']:.3f} says that this model does not solve these problems; the"
-            " run shows that data and training work, and says nothing about the method.[/yellow]"
+            f"[yellow]A score of {last.metrics['pass_at_1']:.3f} says that this model does not solve these problems:"
+            " the run shows that data and training work, and says nothing about the method.[/yellow]"
         )
     return lines

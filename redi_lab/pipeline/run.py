@@ -72,7 +72,11 @@ def command_run(config: DictConfig, overrides: list[str]) -> Iterator[str | None
         nullcontext(None)
         if settings.tracking_uri is None
         else parent_run(
-            settings.tracking_uri, settings.experiment_name, f"{config.name} (command)", tags, settings.artifact_location
+            settings.tracking_uri,
+            settings.experiment_name,
+            f"{config.name} (command)",
+            tags,
+            settings.artifact_location,
         )
     ) as run_id:
         yield run_id

@@ -1,9 +1,9 @@
 """Stages, their fingerprints, and the cache that keeps each from being trained twice.
 
-A stage is one experiment's training. Its fingerprint covers all that decides its weights: the resolved configuration of
-model, data, loss, optimizer, scheduler, trainer and seed, the content of the data, the stage or weights it starts from,
-the source code that computes, and the versions of torch and transformers. It works as `make` does: same fingerprint, same
-result, so a stage that others start from is trained once.
+A stage is one experiment's training. Its fingerprint covers all that decides its weights: the resolved configuration
+of model, data, loss, optimizer, scheduler, trainer and seed, the content of the data, the stage or weights it starts
+from, the source code that computes, and the versions of torch and transformers. It works as `make` does: same
+fingerprint, same result, so a stage that others start from is trained once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import filelock
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoConfig
 
-from redi_lab.backbone.causal_lm import from_hub
+from redi_lab.backbone.hub import from_hub
 from redi_lab.config import experiment_names, load_config
 from redi_lab.errors import UserError
 from redi_lab.evaluation.results import checkpoint_hash, content_digest

@@ -215,4 +215,3 @@ def _stage_summary(outcome: Outcome) -> dict[str, Any]:
         "is_reused": outcome.is_reused,
         "metrics": {} if outcome.result is None else nested_metrics(outcome.result.metrics),
     }
-

@@ -1,0 +1,43 @@
+# Every target works on a fresh machine: those that need it make .venv from pinned versions first.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help install demo test check lint ui compare clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# torch comes first and alone: without it, the other packages would choose a build of their own.
+.venv/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --progress-bar off "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/pip install --quiet --progress-bar off -r requirements.lock
+	$(BIN)/pip install --quiet --progress-bar off --no-deps --editable .
+	touch $@
+
+install: .venv/.installed  ## Make .venv with the pinned versions of requirements.lock
+
+demo: .venv/.installed  ## SFT, then REDI, on the embedded task; table and curves in a few minutes (ARGS="seed=1 ...")
+	$(BIN)/python -m redi_lab $(ARGS)
+
+test: .venv/.installed  ## Run the default tests: offline, deterministic, a few minutes
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.installed  ## Check format, style, types and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test  ## lint and test: what has to pass before a commit
+
+ui: .venv/.installed  ## Serve the MLflow UI on 127.0.0.1 (ARGS="port=5001")
+	$(BIN)/python -m redi_lab ui $(ARGS)
+
+compare: .venv/.installed  ## Compare the last two runs: a page, and the link into MLflow (ARGS="RUN RUN")
+	$(BIN)/python -m redi_lab compare $(ARGS)
+
+clean:  ## Remove .venv and caches; outputs/ stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

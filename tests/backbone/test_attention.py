@@ -1,0 +1,124 @@
+"""Packed attention against a textbook one, on both of its code paths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+
+from redi_lab.backbone import attention
+from redi_lab.backbone.attention import PACKED_SDPA, packed_arguments, packed_sdpa
+from redi_lab.data.packing import MicroBatch, make_batch
+from redi_lab.data.tokenization import TokenizedSequence
+from redi_lab.errors import UserError
+
+EVEN, UNEVEN = (5, 4, 6), (30, 1, 2, 1)  # 18 cells for 15 tokens, and 120 for 34
+HEADS, KV_HEADS, WIDTH = 4, 2, 8
+LAYER = torch.nn.Identity()
+
+
+def row_of(lengths: tuple[int, ...]) -> MicroBatch:
+    sequences = [TokenizedSequence(str(i), [0] * n, 0 if n == 1 else 1) for i, n in enumerate(lengths)]
+    batch = make_batch([(s,) for s in sequences], token_budget=sum(lengths), split_examples=True)
+    (micro,) = batch.micro_batches
+    assert micro.segment_lengths == lengths
+    return micro
+
+
+def random_heads(tokens: int, kv_heads: int = KV_HEADS) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1, heads, tokens, WIDTH) for heads in (HEADS, kv_heads, kv_heads)]
+    query, key, value = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
+    return query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
+
+
+def textbook(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scaling: float) -> Tensor:
+    """One explicit T × T mask: a token sees those before it in its own sequence."""
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    visible = (owner[:, None] == owner[None]) & torch.ones(len(owner), len(owner)).tril().bool()
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    scores = (query @ key.transpose(2, 3) * scaling).masked_fill(~visible, -torch.inf)
+    return (scores.softmax(-1) @ value).transpose(1, 2)
+
+
+@pytest.mark.parametrize(("lengths", "calls"), [(EVEN, 1), (UNEVEN, 4), ((7,), 1)], ids=["grid", "split", "single"])
+@pytest.mark.parametrize("kv_heads", [HEADS, KV_HEADS, 1])
+@pytest.mark.parametrize("scaling", [None, 0.7])
+def test_equals_the_textbook(
+    lengths: tuple[int, ...], calls: int, kv_heads: int, scaling: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and gradients, by the path that the lengths call for."""
+    counted: list[int] = []
+    plain = attention.scaled_dot_product_attention
+
+    def count(*tensors: Tensor, **options: Any) -> Tensor:
+        counted.append(1)
+        return plain(*tensors, **options)
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", count)
+    heads = random_heads(sum(lengths), kv_heads)
+    arguments = packed_arguments(row_of(lengths))
+    output, weights = packed_sdpa(LAYER, *heads, None, scaling=scaling, is_causal=True, **arguments)
+    assert weights is None
+    assert len(counted) == calls
+    expected = textbook(*heads, lengths, WIDTH**-0.5 if scaling is None else scaling)
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+
+    signal = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ours = torch.autograd.grad((output * signal).sum(), heads)
+    theirs = torch.autograd.grad((expected * signal).sum(), heads)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_what_transformers_and_flash_attention_are_told() -> None:
+    arguments = packed_arguments(row_of((2, 3)))
+    tensors = {key: arguments.pop(key).tolist() for key in ("cu_seq_lens_q", "cu_seq_lens_k", "dense_slots")}
+    assert tensors == {"cu_seq_lens_q": [0, 2, 5], "cu_seq_lens_k": [0, 2, 5], "dense_slots": [0, 1, 3, 4, 5]}
+    assert arguments == {"max_length_q": 3, "max_length_k": 3, "segment_lengths": (2, 3)}
+
+
+def test_dropout_reaches_the_kernel() -> None:
+    heads = random_heads(sum(EVEN))
+    arguments = packed_arguments(row_of(EVEN))
+    torch.manual_seed(0)
+    dropped, _ = packed_sdpa(LAYER, *heads, None, dropout=0.5, **arguments)
+    assert not torch.allclose(dropped, packed_sdpa(LAYER, *heads, None, **arguments)[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"softcap": 30.0}, "neither score soft-capping nor attention sinks; choose another model"),
+        ({"s_aux": torch.zeros(HEADS)}, "neither score soft-capping nor attention sinks; choose another model"),
+        ({"sliding_window": 5}, r"a sequence of 6 tokens exceeds the sliding window of 5.*data\.max_sequence_tokens"),
+    ],
+)
+def test_what_it_lacks_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        packed_sdpa(LAYER, *random_heads(sum(EVEN)), None, **packed_arguments(row_of(EVEN)), **options)
+
+
+def test_a_window_that_no_sequence_outgrows_is_no_window() -> None:
+    heads = random_heads(sum(EVEN))
+    arguments = packed_arguments(row_of(EVEN))
+    windowed, _ = packed_sdpa(LAYER, *heads, None, sliding_window=6, **arguments)
+    torch.testing.assert_close(windowed, packed_sdpa(LAYER, *heads, None, **arguments)[0], rtol=0, atol=0)
+
+
+def test_a_mask_or_an_unpacked_row_is_refused() -> None:
+    """As when a caller passes an attention mask, or runs the model without `packed_arguments`."""
+    heads = random_heads(sum(EVEN))
+    arguments = packed_arguments(row_of(EVEN))
+    mask = torch.ones(1, 1, sum(EVEN), sum(EVEN))
+    for given in (arguments | {"attention_mask": mask}, {"attention_mask": None}):
+        with pytest.raises(NotImplementedError, match="takes packed rows and no mask"):
+            packed_sdpa(LAYER, *heads, **given)
+
+
+def test_transformers_finds_it_by_name() -> None:
+    assert AttentionInterface()[PACKED_SDPA] is packed_sdpa

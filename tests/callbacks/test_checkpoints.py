@@ -1,0 +1,127 @@
+"""Exported folders: when they appear, what is in them, which one is the best."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, final
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.optim import SGD
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from redi_lab.callbacks.checkpoints import ExportCheckpoints
+from tests.modules.tiny_runs import HARMLESS_WARNINGS, Run, fit, flat, make_backbone, make_data, make_module, tokenizer
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNINGS]
+END_OF_TURN = 0
+
+
+def run(folder: Path, *extra: pl.Callback, max_steps: int = 5, **options: Any) -> Run:
+    """Train with validation each two steps."""
+    export = ExportCheckpoints(folder, END_OF_TURN, **options)
+    module = make_module("redi", make_backbone(), optimizer=partial(SGD, lr=0.05))
+    data = make_data("redi", batch_size=2, num_validation=3)  # 10 pairs to train on: 5 steps an epoch
+    return fit(module, data, max_steps=max_steps, callbacks=[*extra, export], val_check_interval=2)
+
+
+def folders(folder: Path) -> list[str]:
+    """Everything that was left there, hidden things too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def weights(folder: Path) -> torch.Tensor:
+    return flat(list(AutoModelForCausalLM.from_pretrained(folder).parameters()))
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [(None, ["last"]), (2, ["last", "step-2", "step-4"]), (5, ["last", "step-5"]), (6, ["last"])],
+)
+def test_folders_appear_at_the_asked_steps(every: int | None, expected: list[str], tmp_path: Path) -> None:
+    run(tmp_path / "checkpoints", every_n_steps=every)
+    assert folders(tmp_path / "checkpoints") == expected
+
+
+def test_folders_hold_the_state_of_their_step(tmp_path: Path) -> None:
+    result = run(tmp_path, every_n_steps=2)
+    for name, step in (("step-2", 2), ("step-4", 4), ("last", 5)):
+        assert torch.equal(weights(tmp_path / name), result.tap.parameters[step - 1]), name
+    assert not torch.equal(result.tap.parameters[1], result.tap.parameters[3])
+
+
+def test_a_folder_loads_in_transformers(tmp_path: Path) -> None:
+    run(tmp_path, max_steps=1)
+    text = "76 , first add 72 ?"
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "last")
+    assert loaded(text)["input_ids"] == tokenizer()(text)["input_ids"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "last")
+    assert model.config.vocab_size == len(loaded)
+    assert GenerationConfig.from_pretrained(tmp_path / "last").eos_token_id == END_OF_TURN
+
+
+@final
+class _FakeMetric(pl.Callback):
+    """Logs a chosen value of val/fake at each validation."""
+
+    def __init__(self, values: list[float]) -> None:
+        self.values = values
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.log("val/fake", self.values[trainer.global_step // 2 - 1])
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "step"),
+    [
+        ("min", [3.0, 1.0, 2.0], 4),
+        ("max", [3.0, 1.0, 2.0], 2),
+        ("min", [3.0, 2.0, 1.0], 6),
+        ("max", [1.0, 1.0, 1.0], 2),  # a tie keeps the earlier
+        ("min", [float("nan"), 2.0, 3.0], 4),  # a NaN is never the best
+        ("max", [2.0, float("nan"), 1.0], 2),
+    ],
+)
+def test_best_is_the_state_at_the_best_validation(
+    mode: Literal["min", "max"], values: list[float], step: int, tmp_path: Path
+) -> None:
+    result = run(tmp_path, _FakeMetric(values), max_steps=7, monitor="val/fake", mode=mode)
+    assert folders(tmp_path) == ["best", "last"]
+    assert torch.equal(weights(tmp_path / "best"), result.tap.parameters[step - 1])
+    note = json.loads((tmp_path / "best" / "best.json").read_text())
+    assert note == {"step": step, "val/fake": values[step // 2 - 1]}
+
+
+def test_best_follows_the_real_validation_loss(tmp_path: Path) -> None:
+    result = run(tmp_path, max_steps=4, monitor="val/loss")
+    losses = [call["val/loss"] for call in result.log.stage("val")]
+    note = json.loads((tmp_path / "best" / "best.json").read_text())
+    assert note["val/loss"] == pytest.approx(min(losses), rel=1e-6)
+    assert note["step"] == 2 * (1 + losses.index(min(losses)))
+
+
+def test_best_by_a_training_metric_is_sought_at_exported_steps(tmp_path: Path) -> None:
+    result = run(tmp_path, max_steps=5, every_n_steps=2, monitor="train/lr", mode="max")
+    assert folders(tmp_path) == ["best", "last", "step-2", "step-4"]
+    assert torch.equal(weights(tmp_path / "best"), result.tap.parameters[1])
+
+
+def test_a_metric_that_is_not_there_yet_is_passed_over(tmp_path: Path) -> None:
+    """Steps 1 to 3 come before the first validation, at the end of the second epoch."""
+    export = ExportCheckpoints(tmp_path, END_OF_TURN, every_n_steps=1, monitor="val/loss")
+    module = make_module("redi", make_backbone(), optimizer=partial(SGD, lr=0.05))
+    fit(module, make_data("redi", batch_size=2, num_validation=3), max_steps=3, callbacks=[export])
+    assert folders(tmp_path) == ["last", "step-1", "step-2", "step-3"]
+    assert export.best is None
+
+
+def test_what_a_broken_export_left_is_replaced(tmp_path: Path) -> None:
+    for name in (".last.partial", "last"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rubbish").write_text("half a file")
+    run(tmp_path, max_steps=1)
+    assert folders(tmp_path) == ["last"]
+    assert not (tmp_path / "last" / "rubbish").exists()

@@ -1,0 +1,231 @@
+"""Global batches: their order, the shares of ranks, what is kept out and what is dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from redi_lab.data.arithmetic import ArithmeticSource, build_tokenizer
+from redi_lab.data.datamodule import GlobalBatchSampler, TraceDataModule
+from redi_lab.data.packing import Batch
+from redi_lab.data.tokenization import TraceEncoder
+from redi_lab.data.traces import Demonstration, Pair, SelectionCounts, TraceCorpus
+from redi_lab.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def corpus() -> TraceCorpus:
+    return ArithmeticSource(num_problems=150, num_heldout=5, seed=0).load()
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TraceEncoder:
+    return TraceEncoder(build_tokenizer())
+
+
+def make(corpus: TraceCorpus, encoder: TraceEncoder, **changes: Any) -> TraceDataModule:
+    options: dict[str, Any] = {
+        "task": "pairs",
+        "batch_size": 8,
+        "micro_batch_tokens": 256,
+        "split_examples": True,
+        "seed": 0,
+    }
+    return TraceDataModule(corpus, encoder, **(options | changes))
+
+
+def train_batches(data: TraceDataModule, epoch: int = 0) -> list[Batch]:
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    return list(loader)
+
+
+def contents(batches: Iterable[Batch]) -> list[Any]:
+    """Everything in the batches as plain values, to be compared."""
+    return [
+        (
+            batch.ids,
+            batch.lengths.tolist(),
+            batch.num_examples,
+            batch.num_completion_tokens,
+            [
+                {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in vars(m).items()}
+                for m in batch.micro_batches
+            ],
+        )
+        for batch in batches
+    ]
+
+
+def ids_of(batches: Iterable[Batch]) -> list[list[str]]:
+    return [batch.ids for batch in batches]
+
+
+def test_the_order_is_of_seed_and_epoch_alone(corpus: TraceCorpus, encoder: TraceEncoder) -> None:
+    data = make(corpus, encoder)
+    first, second = ids_of(train_batches(data)), ids_of(train_batches(data, epoch=1))
+    torch.manual_seed(77)  # the order must not read the global generator
+    assert ids_of(train_batches(make(corpus, encoder))) == first
+    assert ids_of(train_batches(data, epoch=1)) == second
+    assert ids_of(train_batches(data, epoch=0)) == first
+    assert first != second
+    assert ids_of(train_batches(make(corpus, encoder, seed=1))) != first
+    # One budget or another only moves the cuts.
+    assert ids_of(train_batches(make(corpus, encoder, micro_batch_tokens=999))) == first
+
+
+def test_workers_change_nothing(corpus: TraceCorpus, encoder: TraceEncoder) -> None:
+    alone, helped = (contents(train_batches(make(corpus, encoder, num_workers=n), epoch=3)) for n in (0, 2))
+    assert alone == helped
+
+
+@pytest.mark.parametrize("task", ["demonstrations", "pairs"])
+def test_every_example_comes_once_an_epoch(corpus: TraceCorpus, encoder: TraceEncoder, task: str) -> None:
+    rows: tuple[Demonstration | Pair, ...] = corpus.demonstrations if task == "demonstrations" else corpus.pairs
+    width = 1 if task == "demonstrations" else 2
+    data = make(corpus, encoder, task=task)
+    batches = train_batches(data)
+    assert len(batches) == len(data.train_dataloader()) == -(-len(rows) // 8)
+    assert [batch.num_examples for batch in batches[:-1]] == [8] * (len(batches) - 1)
+    assert batches[-1].num_examples == len(rows) - 8 * (len(batches) - 1)
+    assert sorted(name for batch in batches for name in batch.ids) == sorted(
+        row.id for row in rows for _ in range(width)
+    )
+
+
+def test_chosen_comes_before_rejected(corpus: TraceCorpus, encoder: TraceEncoder) -> None:
+    by_id = {pair.id: pair for pair in corpus.pairs}
+    for example in make(corpus, encoder).train_examples:
+        pair = by_id[example[0].id]
+        texts = [encoder.tokenizer.decode(list(s.input_ids[s.prompt_length :])) for s in example]
+        assert texts == [f"{pair.chosen}<|endoftext|>", f"{pair.rejected}<|endoftext|>"]
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 11])
+def test_the_shares_of_the_ranks_make_the_whole(corpus: TraceCorpus, encoder: TraceEncoder, world_size: int) -> None:
+    """11 ranks are more than a batch has examples: some go without."""
+    data = make(corpus, encoder)
+    reference = [[-1.0 * i, -2.0 * i] for i in range(len(data.train_examples))]
+    data.train_set.reference_logps = reference
+    whole = train_batches(data)
+    shares = []
+    for rank in range(world_size):
+        data.train_set.rank, data.train_set.world_size = rank, world_size
+        shares.append(train_batches(data))
+    for batch, *parts in zip(whole, *shares, strict=True):
+        pairs = [_pairs(part) for part in parts]
+        assert sorted(sum(pairs, [])) == sorted(_pairs(batch))
+        assert sum(part.num_tokens for part in parts) == batch.num_tokens
+        for part in parts:
+            assert part.num_examples == batch.num_examples
+            assert part.num_completion_tokens == batch.num_completion_tokens == int(batch.lengths.sum())
+
+
+def _pairs(batch: Batch) -> list[tuple[Any, ...]]:
+    """(id, lengths, reference log-probs) of each pair in a batch."""
+    assert batch.reference_logps is not None
+    lengths, reference = batch.lengths.view(-1, 2).tolist(), batch.reference_logps.view(-1, 2).tolist()
+    return list(zip(batch.ids[::2], batch.ids[1::2], map(tuple, lengths), map(tuple, reference), strict=True))
+
+
+def test_the_reference_follows_its_examples(corpus: TraceCorpus, encoder: TraceEncoder) -> None:
+    data = make(corpus, encoder)
+    data.train_set.reference_logps = [[float(i), -float(i)] for i in range(len(data.train_examples))]
+    position = {example[0].id: i for i, example in enumerate(data.train_examples)}
+    for batch in train_batches(data):
+        assert batch.reference_logps is not None
+        assert batch.reference_logps.tolist() == [
+            sign * position[name] for name, sign in zip(batch.ids, [1.0, -1.0] * batch.num_examples, strict=True)
+        ]
+
+
+def test_validation_problems_are_those_of_both_stages_and_never_trained_on(
+    corpus: TraceCorpus, encoder: TraceEncoder
+) -> None:
+    stages = [make(corpus, encoder, task=task, num_validation=12) for task in ("demonstrations", "pairs")]
+    kept_out = [{example[0].id for example in data.val_examples} for data in stages]
+    assert kept_out[0] == kept_out[1]
+    assert len(kept_out[0]) == 12
+    for data, rows in zip(stages, (corpus.demonstrations, corpus.pairs), strict=True):
+        trained = {name for batch in train_batches(data) for name in batch.ids}
+        assert trained == {row.id for row in rows} - kept_out[0]
+        loader = data.val_dataloader()
+        assert isinstance(loader, DataLoader)
+        seen = [name for batch in loader for name in batch.ids]
+        assert set(seen) == kept_out[0]
+        assert seen == [s.id for example in data.val_examples for s in example]  # in order, not shuffled
+    other = make(corpus, encoder, num_validation=12, seed=1)
+    assert {example[0].id for example in other.val_examples} != kept_out[0]
+    assert make(corpus, encoder).val_dataloader() == []
+
+
+def test_limits_drop_and_count_by_name(corpus: TraceCorpus, encoder: TraceEncoder) -> None:
+    whole = make(corpus, encoder)
+    middle = sorted(max(s.completion_length for s in e) for e in whole.train_examples)[len(whole.train_examples) // 2]
+    data = make(corpus, encoder, max_completion_tokens=middle)
+    kept = [e for e in whole.train_examples if max(s.completion_length for s in e) <= middle]
+    assert [e[0].id for e in data.train_examples] == [e[0].id for e in kept]
+    dropped = len(whole.train_examples) - len(kept)
+    assert dropped > 0
+    assert data.counts() == {
+        "train": len(kept),
+        "validation": 0,
+        "dropped": {f"completion over {middle} tokens": dropped},
+        "train_completion_tokens": sum(s.completion_length for e in kept for s in e),
+    }
+    prompts = {e[0].prompt_length for e in whole.train_examples}
+    short = make(corpus, encoder, max_prompt_tokens=min(prompts), max_sequence_tokens=1000)
+    assert {e[0].prompt_length for e in short.train_examples} == {min(prompts)}
+    assert set(short.dropped) == {f"prompt over {min(prompts)} tokens"}
+    longest = max(len(s.input_ids) for e in whole.train_examples for s in e)
+    assert make(corpus, encoder, max_sequence_tokens=longest).dropped == {}
+    assert set(make(corpus, encoder, max_sequence_tokens=longest - 1).dropped) == {
+        f"sequence over {longest - 1} tokens"
+    }
+
+
+def test_an_example_over_the_budget_is_refused_by_name(corpus: TraceCorpus, encoder: TraceEncoder) -> None:
+    """Chosen and rejected count together where they may not be split."""
+    examples = make(corpus, encoder).train_examples
+    by_pair = max(examples, key=lambda e: sum(len(s.input_ids) for s in e))
+    tokens = sum(len(s.input_ids) for s in by_pair)
+    make(corpus, encoder, split_examples=False, micro_batch_tokens=tokens)
+    make(corpus, encoder, split_examples=True, micro_batch_tokens=tokens - 1)
+    expected = rf"data\.micro_batch_tokens={tokens - 1} is less than the {tokens} tokens of {by_pair[0].id}: raise it"
+    with pytest.raises(UserError, match=expected):
+        make(corpus, encoder, split_examples=False, micro_batch_tokens=tokens - 1)
+
+
+def test_nothing_left_to_train_on_is_refused(corpus: TraceCorpus, encoder: TraceEncoder) -> None:
+    with pytest.raises(UserError, match=r"no pairs to train on \(\{'prompt over 1 tokens': \d+\} dropped, 0 kept"):
+        make(corpus, encoder, max_prompt_tokens=1)
+    with pytest.raises(UserError, match=rf"no pairs to train on .* {len(corpus.pairs)} kept for validation"):
+        make(corpus, encoder, num_validation=len(corpus.pairs))
+    rows = (Demonstration("a", "1 ?", "1"),)
+    lone = TraceCorpus("lone.jsonl", "0", rows, (), (), SelectionCounts(1, {}, 1, 0, {"no incorrect generation": 1}, 0))
+    with pytest.raises(UserError, match=r"^lone\.jsonl: no pairs to train on .*pairs need a right and a wrong trace"):
+        make(lone, encoder)
+    assert len(make(lone, encoder, task="demonstrations").train_examples) == 1
+
+
+def test_the_digest_is_of_the_training_tokens(corpus: TraceCorpus, encoder: TraceEncoder) -> None:
+    digest = make(corpus, encoder).digest()
+    assert make(corpus, encoder, batch_size=4, seed=5, micro_batch_tokens=500).digest() == digest
+    assert make(corpus, encoder, num_validation=3).digest() != digest
+    assert make(corpus, TraceEncoder(encoder.tokenizer, "{problem} ")).digest() != digest
+
+
+def test_progress_reaches_the_end(corpus: TraceCorpus, encoder: TraceEncoder) -> None:
+    seen: list[tuple[int, int]] = []
+    make(corpus, encoder, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (2 * len(corpus.pairs), 2 * len(corpus.pairs))
+
+
+def test_the_sampler_without_shuffling() -> None:
+    sampler = GlobalBatchSampler(7, 3, seed=0, shuffle=False)
+    assert list(sampler) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert len(sampler) == 3

@@ -1,0 +1,148 @@
+"""Packing keeps everything once and under the budget, and a batch lines predictors up with what they predict."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from redi_lab.data.packing import MicroBatch, make_batch, pack_into_rows
+from redi_lab.data.tokenization import TokenizedSequence
+
+A = TokenizedSequence("a", (10, 11, 12, 13), 2)
+B = TokenizedSequence("b", (20, 21, 22), 1)
+C = TokenizedSequence("c", (30, 31), 1)
+D = TokenizedSequence("d", (40, 41, 42, 43, 44), 3)
+
+pair_lengths = st.lists(st.tuples(st.integers(2, 20), st.integers(2, 20)), min_size=1, max_size=12)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(lengths=st.lists(st.integers(1, 50), max_size=60), spare=st.integers(0, 60))
+def test_packing_keeps_every_item_once_and_no_row_over_budget(lengths: list[int], spare: int) -> None:
+    budget = max(lengths, default=1) + spare
+    rows = pack_into_rows(lengths, budget)
+    assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
+    loads = [sum(lengths[index] for index in row) for row in rows]
+    assert all(row == sorted(row) for row in rows)
+    assert all(0 < load <= budget for load in loads)
+    # No two rows fit into one: otherwise the later would not have been opened.
+    assert sum(sorted(loads)[:2]) > budget or len(loads) < 2
+
+
+def test_packing_by_hand() -> None:
+    """Longest first into 10: 7 opens a row, 5 another; 4 joins 5; 3 joins 7; 1 joins the second."""
+    assert pack_into_rows([3, 7, 4, 1, 5], 10) == [[0, 1], [2, 3, 4]]
+    assert pack_into_rows([], 10) == []
+
+
+def test_an_item_over_the_budget_is_refused() -> None:
+    with pytest.raises(ValueError, match="item 1 has 11 tokens, the budget is 10"):
+        pack_into_rows([3, 11], 10)
+
+
+def test_a_batch_by_hand() -> None:
+    """Two sequences end to end: 10 11 | 12 13 and 20 | 21 22, the bar before the completion.
+
+    11 (at 1) predicts 12, 12 (at 2) predicts 13; 20 (at 4) predicts 21, 21 (at 5) predicts 22. In a grid of 2 × 4
+    the second sequence begins at slot 4.
+    """
+    batch = make_batch([(A,), (B,)], token_budget=7, split_examples=True)
+    (micro,) = batch.micro_batches
+    assert micro.input_ids.tolist() == [[10, 11, 12, 13, 20, 21, 22]]
+    assert micro.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2]]
+    assert micro.boundaries.tolist() == [0, 4, 7]
+    assert micro.boundaries.dtype == torch.int32
+    assert micro.segment_lengths == (4, 3)
+    assert micro.dense_slots.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert micro.predictors.tolist() == [1, 2, 4, 5]
+    assert micro.targets.tolist() == [12, 13, 21, 22]
+    assert micro.sequence_index.tolist() == [0, 0, 1, 1]
+    assert micro.sequences.tolist() == [0, 1]
+    assert (batch.num_examples, batch.num_completion_tokens, batch.num_tokens) == (2, 4, 7)
+    assert (batch.lengths.tolist(), batch.ids, batch.reference_logps) == ([2.0, 2.0], ["a", "b"], None)
+
+
+def test_slots_of_a_grid_skip_the_padding() -> None:
+    """Row 2 3 5 long: the grid is 3 × 5, its rows begin at 0, 5 and 10."""
+    (micro,) = make_batch([(C,), (B,), (D,)], token_budget=10, split_examples=True).micro_batches
+    assert micro.segment_lengths == (2, 3, 5)
+    assert micro.dense_slots.tolist() == [0, 1, 5, 6, 7, 10, 11, 12, 13, 14]
+
+
+def owners(micro: MicroBatch) -> list[int]:
+    return micro.sequences.tolist()  # type: ignore[no-any-return]
+
+
+def test_pairs_stay_together_unless_they_may_be_split() -> None:
+    """9 tokens hold the pair (4, 3) or (2, 5), never both; split, longest first, they become (5, 4) and (3, 2)."""
+    pairs = [(A, B), (C, D)]
+    together = make_batch(pairs, token_budget=9, split_examples=False)
+    assert sorted(map(owners, together.micro_batches)) == [[0, 1], [2, 3]]
+    split = make_batch(pairs, token_budget=9, split_examples=True)
+    assert sorted(map(owners, split.micro_batches)) == [[0, 3], [1, 2]]
+    for batch in (together, split):
+        assert batch.ids == ["a", "b", "c", "d"]  # 2i chosen, 2i + 1 rejected
+        assert batch.lengths.tolist() == [2.0, 2.0, 1.0, 2.0]
+        assert (batch.num_examples, batch.num_completion_tokens, batch.num_tokens) == (2, 7, 14)
+    with pytest.raises(ValueError, match="item 0 has 7 tokens, the budget is 6"):
+        make_batch(pairs, token_budget=6, split_examples=False)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(lengths=pair_lengths, split=st.booleans(), spare=st.integers(0, 30), prompt=st.integers(1, 19))
+def test_every_completion_token_is_predicted_once_by_the_token_before(
+    lengths: list[tuple[int, int]], split: bool, spare: int, prompt: int
+) -> None:
+    """Token t of sequence s is 100 s + t, so a prediction must be its predictor plus one."""
+    pairs = [
+        tuple(
+            TokenizedSequence(f"{i}", tuple(range(100 * (2 * i + k), 100 * (2 * i + k) + n)), min(prompt, n - 1))
+            for k, n in enumerate(pair)
+        )
+        for i, pair in enumerate(lengths)
+    ]
+    budget = max(max(pair) if split else sum(pair) for pair in lengths) + spare
+    batch = make_batch(pairs, token_budget=budget, split_examples=split)
+    seen: list[int] = []
+    for micro in batch.micro_batches:
+        row = micro.input_ids[0]
+        assert len(row) <= budget
+        assert (row[micro.predictors] + 1).tolist() == micro.targets.tolist()
+        assert (micro.targets // 100).tolist() == micro.sequence_index.tolist()
+        assert (row % 100).tolist() == micro.position_ids[0].tolist()
+        seen += micro.targets.tolist()
+    expected = [token for pair in pairs for s in pair for token in s.input_ids[s.prompt_length :]]
+    assert sorted(seen) == expected
+    assert batch.lengths.tolist() == [float(s.completion_length) for pair in pairs for s in pair]
+
+
+def test_normalisers_and_reference_of_a_share() -> None:
+    """A rank's share keeps the numbers of the whole batch; the reference stays in the order of the sequences."""
+    share = make_batch(
+        [(A, B)],
+        token_budget=9,
+        split_examples=True,
+        reference_logps=[-1.5, -2.5],
+        num_examples=32,
+        num_completion_tokens=999,
+    )
+    assert (share.num_examples, share.num_completion_tokens, share.num_tokens) == (32, 999, 7)
+    assert share.reference_logps is not None
+    assert share.reference_logps.tolist() == [-1.5, -2.5]
+
+
+def test_a_rank_without_examples_has_no_forward_pass() -> None:
+    batch = make_batch([], token_budget=9, split_examples=False, num_examples=1, num_completion_tokens=4)
+    assert (batch.micro_batches, batch.lengths.tolist(), batch.num_examples, batch.num_tokens) == ([], [], 1, 0)
+
+
+def test_moving_to_a_device_moves_every_tensor() -> None:
+    (micro,) = make_batch([(A,)], token_budget=9, split_examples=True).micro_batches
+    moved = micro.to(torch.device("meta"))
+    for field in dataclasses.fields(moved):
+        value = getattr(moved, field.name)
+        assert value == (4,) if field.name == "segment_lengths" else value.is_meta

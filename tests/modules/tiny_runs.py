@@ -1,0 +1,228 @@
+"""Real Lightning runs, small enough for a unit test: a Qwen2 of a few thousand weights on the embedded task."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
+
+from redi_lab.backbone.causal_lm import CausalLM, load_backbone
+from redi_lab.backbone.reference import reference_logps
+from redi_lab.data.arithmetic import ArithmeticSource, build_tokenizer
+from redi_lab.data.datamodule import TraceDataModule
+from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
+from redi_lab.data.traces import TraceCorpus
+from redi_lab.modules.base import CausalLMModule
+from redi_lab.modules.dpo import DPOModule
+from redi_lab.modules.redi import REDIModule
+from redi_lab.modules.sft import SFTModule
+from redi_lab.modules.simpo import SimPOModule
+
+HARMLESS_WARNINGS = (
+    r"ignore:.*does not have many workers",  # packing a batch takes a millisecond
+    r"ignore:.*`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and torch
+    r"ignore:.*module\(s\) in eval mode at the start of training",
+    r"ignore:.*You defined a `validation_step` but have no `val_dataloader`",
+    r"ignore:.*Total length of `list` across ranks is zero",  # runs without validation
+)
+
+OBJECTIVES: dict[str, tuple[type[CausalLMModule], dict[str, float]]] = {
+    "sft": (SFTModule, {}),
+    "redi": (REDIModule, {"alpha": 0.8}),
+    "dpo": (DPOModule, {"beta": 0.1}),
+    "simpo": (SimPOModule, {"beta": 2.0, "gamma": 1.0}),
+}
+HUGE = 100_000  # tokens: one micro-batch
+
+
+@cache
+def corpus() -> TraceCorpus:
+    """40 problems, 13 of them with a wrong trace."""
+    return ArithmeticSource(num_problems=40, num_heldout=0).load()
+
+
+@cache
+def tokenizer() -> Any:
+    return build_tokenizer()
+
+
+def make_backbone(*, seed: int = 0, dtype: str = "float32") -> CausalLM:
+    """Weights wide enough for distributions far from uniform, so that every token weighs differently."""
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    more = {"model_type": "qwen2", "initializer_range": 0.3, "tie_word_embeddings": True}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return load_backbone(path=None, tokenizer=tokenizer(), config={**sizes, **heads, **more}, dtype=dtype)
+
+
+def make_data(objective: str, *, batch_size: int = 6, budget: int = HUGE, num_validation: int = 0) -> TraceDataModule:
+    """`budget` 0 means just enough for the longest unit."""
+    make = partial(
+        TraceDataModule,
+        corpus(),
+        TraceEncoder(tokenizer()),
+        task="demonstrations" if objective == "sft" else "pairs",
+        batch_size=batch_size,
+        split_examples=OBJECTIVES[objective][0].is_linear,
+        seed=3,
+        num_validation=num_validation,
+    )
+    data = make(micro_batch_tokens=HUGE)
+    if budget == HUGE:
+        return data
+    units = [[len(s.input_ids) for s in example] for example in [*data.train_examples, *data.val_examples]]
+    enough = max(max(unit) if OBJECTIVES[objective][0].is_linear else sum(unit) for unit in units)
+    return make(micro_batch_tokens=budget or enough)
+
+
+def attach_reference(data: TraceDataModule, reference: CausalLM, folder: Path) -> None:
+    for split in (data.train_set, data.val_set):
+        split.reference_logps = reference_logps(reference, split, cache_dir=folder)
+
+
+def make_module(objective: str, backbone: CausalLM, **options: Any) -> CausalLMModule:
+    """The objective with SGD of rate 0.1, unless told otherwise."""
+    kind, hyper_parameters = OBJECTIVES[objective]
+    return kind(backbone=backbone, **{"optimizer": partial(torch.optim.SGD, lr=0.1)} | hyper_parameters | options)
+
+
+@final
+class MemoryLogger(Logger):
+    """Keeps what a real logger would be given: (step, metrics) of each call."""
+
+    name, version = "memory", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[int, dict[str, float]]] = []
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        assert step is not None
+        self.calls.append((step, {name: value for name, value in metrics.items() if name != "epoch"}))
+
+    def stage(self, stage: str) -> list[dict[str, float]]:
+        """What was logged under `stage`/, call by call."""
+        found = [{k: v for k, v in call.items() if k.startswith(f"{stage}/")} for _, call in self.calls]
+        return [call for call in found if call]
+
+
+@final
+class GradientTap(pl.Callback):
+    """Keeps the gradients (flat, as the optimizer saw them) and the parameters after each step."""
+
+    def __init__(self) -> None:
+        self.gradients: list[Tensor] = []
+        self.parameters: list[Tensor] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self.gradients.append(flat([p.grad for p in pl_module.parameters()]))
+        self.parameters.append(flat(list(pl_module.parameters())))
+
+
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.detach().flatten() for t in tensors]).clone()
+
+
+class Run(NamedTuple):
+    """What a run leaves behind."""
+
+    log: MemoryLogger
+    tap: GradientTap
+    trainer: pl.Trainer
+
+    @property
+    def train(self) -> list[dict[str, float]]:
+        return self.log.stage("train")
+
+
+def fit(
+    module: CausalLMModule, data: Any, *, max_steps: int = 1, callbacks: Sequence[pl.Callback] = (), **options: Any
+) -> Run:
+    """Train with a trainer as the pipeline makes it."""
+    logger, tap = MemoryLogger(), GradientTap()
+    trainer = pl.Trainer(
+        **{"accelerator": "cpu", "devices": 1} | options,
+        max_steps=max_steps,
+        logger=logger,
+        callbacks=[*callbacks, tap],
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, datamodule=data)
+    return Run(logger, tap, trainer)
+
+
+def batches_of(data: TraceDataModule) -> list[list[tuple[TokenizedSequence, ...]]]:
+    """The examples of each global batch of the first epoch, in the order of training."""
+    return [[data.train_examples[i] for i in indices] for indices in iter(data.train_dataloader().sampler)]
+
+
+@final
+class NaiveTwin:
+    """The same weights in transformers' own forward pass, one sequence at a time, with autograd through log_softmax."""
+
+    def __init__(self, backbone: CausalLM) -> None:
+        self.model = copy.deepcopy(backbone.model)
+        self.model.set_attn_implementation("eager")
+
+    def token_distributions(self, sequence: TokenizedSequence) -> Tensor:
+        """(|y|, V) log-probs of the next token at each completion position."""
+        ids = torch.tensor([list(sequence.input_ids)])
+        logits = self.model(input_ids=ids, use_cache=False).logits[0]
+        return torch.log_softmax(logits[sequence.prompt_length - 1 : -1], dim=-1)
+
+    def logp(self, sequence: TokenizedSequence) -> Tensor:
+        """() log π(y|x)."""
+        completion = torch.tensor(list(sequence.input_ids[sequence.prompt_length :]))
+        return self.token_distributions(sequence).gather(1, completion[:, None]).sum()
+
+    def loss(self, objective: str, batch: Sequence[Sequence[TokenizedSequence]], reference: NaiveTwin) -> Tensor:
+        """() the paper's formulas as they stand, with the hyper-parameters of OBJECTIVES."""
+        if objective == "sft":  # Eq. 1, per token
+            total = sum(-self.logp(s) for (s,) in batch)
+            return torch.as_tensor(total / sum(s.completion_length for (s,) in batch))
+        return torch.stack([self._pair_loss(objective, won, lost, reference) for won, lost in batch]).mean()
+
+    def _pair_loss(
+        self, objective: str, chosen: TokenizedSequence, rejected: TokenizedSequence, reference: NaiveTwin
+    ) -> Tensor:
+        logp_w, logp_l = self.logp(chosen), self.logp(rejected)
+        mean_w, mean_l = logp_w / chosen.completion_length, logp_l / rejected.completion_length
+        if objective == "redi":  # Eq. 5
+            return -mean_w + 0.8 * mean_l
+        if objective == "simpo":  # Eq. 3
+            return -torch.log(torch.sigmoid(2.0 * mean_w - 2.0 * mean_l - 1.0))
+        with torch.no_grad():
+            reference_w, reference_l = reference.logp(chosen), reference.logp(rejected)
+        return -torch.log(torch.sigmoid(0.1 * ((logp_w - reference_w) - (logp_l - reference_l))))  # Eq. 2
+
+    def mean_logp(self, sequence: TokenizedSequence) -> Tensor:
+        """() log π(y|x) / |y|."""
+        return self.logp(sequence) / sequence.completion_length
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        return flat(torch.autograd.grad(loss, list(self.model.parameters())))
+
+    def descend(self, gradient: Tensor, *, rate: float) -> None:
+        """One step of SGD."""
+        parameters = list(self.model.parameters())
+        torch.nn.utils.vector_to_parameters(flat(parameters) - rate * gradient, parameters)
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """‖actual − expected‖ / ‖expected‖."""
+    return float((actual - expected).norm() / expected.norm())

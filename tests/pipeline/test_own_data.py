@@ -1,0 +1,104 @@
+"""A user's traces, and the paper's experiments on local folders, take the same path as the demo."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from redi_lab.cli import main
+from redi_lab.config import experiment_names
+from redi_lab.tracking.journal import read_curves
+from tests.pipeline.test_train import run
+
+
+def own_data(tmp_path: Path, *more: str) -> list[str]:
+    """Overrides for a very small student on a user's file."""
+    return [
+        "data=jsonl",
+        "model.vocab_size=300",
+        "model.config.hidden_size=24",
+        "model.config.num_hidden_layers=1",
+        "model.config.intermediate_size=32",
+        "trainer.max_steps=2",
+        "init_overrides=['trainer.max_steps=2']",
+        "eval.num_samples=1",
+        "eval.max_new_tokens=16",
+        "logger=none",
+        f"paths.outputs_dir={tmp_path / 'outputs'}",
+        *more,
+    ]
+
+
+def test_gsm8k_traces_train_both_stages_and_say_what_the_score_is_worth(
+    tmp_path: Path, shared_data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shared_data("gsm8k/gsm8k_model_solutions.jsonl")
+    summary = run(own_data(tmp_path, f"data.path={path}", "data.source.num_heldout=8"), tmp_path / "run")
+    screen = " ".join(capsys.readouterr().out.split())
+    selection = summary["data"]["selection"]
+    assert selection["rows_read"] == 1319
+    assert selection["held_out"] == 8
+    assert 720 <= selection["pairs"] <= 731  # 731 questions have both kinds; some may be held out
+    assert selection["demonstrations"] + 8 + sum(selection["dropped"].values()) == 1319
+    assert summary["metrics"]["pass_at_1"]["value"] == 0
+    assert summary["metrics"]["pass_at_1"]["ci_high"] > 0.2  # 8 problems say little
+    assert "says nothing about the method" in screen
+
+
+def test_ready_pairs_train_without_evaluation(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n}+1?", "chosen": f"It is {n + 1}.", "rejected": f"It is {n}."} for n in range(12)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = own_data(tmp_path, f"data.path={path}", "data.source.num_heldout=0", "eval=none")
+    summary = run([a for a in arguments if not a.startswith("eval.")], tmp_path / "run")
+    assert summary["data"]["selection"]["pairs"] == 12
+    assert summary["metrics"] == {}
+
+
+def test_no_held_out_problems_is_told_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"prompt": "1+1?", "chosen": "2", "rejected": "3"}) + "\n")
+    with pytest.raises(SystemExit):
+        main(own_data(tmp_path, f"data.path={path}", "data.source.num_heldout=0"))
+    message = capsys.readouterr().err
+    assert "eval=none" in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", [name for name in experiment_names() if name.endswith("_1p5b")])
+def test_the_papers_experiments_run_on_local_folders(
+    name: str, tmp_path: Path, qwen_folder: Path, shared_data: Callable[[str], Path]
+) -> None:
+    rows = shared_data("openr1/SYNTHETIC_openr1_math_raw.jsonl")
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text(json.dumps({"problem": "What is $3+4$?", "answer": "7"}) + "\n")
+    folders = [f"model.path={qwen_folder}", f"data.path={rows}"]
+    small = ["eval=jsonl", f"eval.path={problems}", "eval.max_new_tokens=8", "eval.num_samples=1"]
+    small += ["logger=none", "model.config_overrides.max_position_embeddings=1024", "trainer.max_epochs=1"]
+    small += [f"paths.outputs_dir={tmp_path / 'outputs'}"]
+    if name != "sft_1p5b":
+        small += ["init_overrides=['trainer.max_epochs=1']"]
+    summary = run([f"+experiment={name}", *folders, *small], tmp_path / "run")
+    names = [stage["name"] for stage in summary["stages"]]
+    assert names == (["sft_1p5b"] if name == "sft_1p5b" else ["sft_1p5b", name])
+    saved = json.loads((Path(summary["checkpoint"]) / "config.json").read_text())
+    assert saved["max_position_embeddings"] == 1024
+    assert saved["rope_parameters"]["rope_theta"] == 300000
+    curves = read_curves(tmp_path / "run" / "metrics.jsonl")
+    assert curves["train/loss"].steps == [0]
+
+
+def test_without_the_hub_the_paper_says_at_once_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SystemExit) as ended:
+        main(["+experiment=redi_1p5b", "logger=none", f"paths.outputs_dir={tmp_path}"])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert "model.path=Qwen/Qwen2.5-Math-1.5B" in message
+    assert "model.path=FOLDER" in message
+    assert message.count("\n") == 1

@@ -1,0 +1,153 @@
+"""A mistake in a configuration ends in one line that names the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from redi_lab.config import experiment_names, is_hub_id, load_config
+from redi_lab.errors import UserError
+from redi_lab.schema import LOSSES, TRAINER_ARGUMENTS, known_metrics
+
+MISTAKES = {
+    "loss.alhpa=0.3": r"unknown key loss.alhpa: loss has alpha, log_entropy \(did you mean alpha\?\)",
+    "+loss.gamma=0.3": r"unknown key loss.gamma: loss has log_entropy, alpha",
+    "init_overrides=[a=1]": r"init_overrides=\[a=1\]: cannot be read as KEY=VALUE .*; quote what holds =",
+    "lr=0.1": r"unknown key lr: the configuration has .*",
+    "+foo=1": r"unknown key foo: the configuration has name, seed",
+    "trainer.max_epoch=3": r"unknown key trainer.max_epoch: .*\(did you mean max_epochs\?\)",
+    "+trainer.foo=3": r"unknown key trainer.foo: trainer has accelerator",
+    "loss=foo": r"loss=foo: no such option; choose dpo, redi, sft, simpo, symmetric_redi",
+    "loss=rdi": r"loss=rdi: .*\(did you mean redi\?\)",
+    "model=3": r".*model.*3|.*string.*",
+    "experiment=demo": r".*write \+experiment=NAME with one of .*demo",
+    "+experiment=redi_9b": r"experiment=redi_9b: no such option; .*\(did you mean redi_1p5b\?\)",
+    "loss.alpha=1.5": r"loss.alpha=1.5: must be in \[0, 1\]",
+    "loss.alpha=-0.1": r"loss.alpha=-0.1: must be in \[0, 1\]",
+    "loss.alpha=nan": r"loss.alpha=nan: must be in \[0, 1\]",
+    "loss.alpha=high": r"loss.alpha: Value 'high' of type 'str' could not be converted to Float",
+    "optimizer.lr=0": r"optimizer.lr=0: must be a number above 0",
+    "optimizer.lr=abc": r"optimizer.lr=abc: must be a number above 0",
+    "scheduler.warmup_ratio=10": r"scheduler.warmup_ratio=10.0: must be in \[0, 1\]",
+    "scheduler.name=liner": r"scheduler.name=liner: must be one of linear, cosine",
+    "data.batch_size=0": r"data.batch_size=0: must be a whole number of at least 1",
+    "data.batch_size=1.5": r"data.batch_size: Value '1.5' of type 'float' could not be converted to Integer",
+    "data.prompt_template=x": r"data.prompt_template=x: must be a text with \{problem\} in it",
+    "eval.top_p=0": r"eval.top_p=0.0: must be in \(0, 1\]",
+    "eval.benchmark=maths": r"eval.benchmark=maths: must be one of null, heldout, jsonl, hub",
+    "seed=x": r"seed=x: must be a whole number from 0 to 4294967295",
+    "seed=-1": r"seed=-1: must be a whole number from 0",
+    "data=jsonl": r"data.path is required and has no default: add data.path=VALUE",
+    "callbacks.checkpoints.monitor=val/loss": r".*monitor=val/loss: no such metric \(val/ metrics need data.num_valid",
+    "callbacks.checkpoints.monitor=train/los": r".*choose .*\(did you mean train/loss\?\)",
+    "init_from=demo_stf": r"init_from=demo_stf: neither a Hugging Face folder .*\(did you mean demo_sft\?\)",
+}
+
+
+@pytest.mark.parametrize("override", MISTAKES)
+def test_a_mistake_is_told_in_one_line(override: str) -> None:
+    with pytest.raises(UserError, match=f"^{MISTAKES[override]}") as caught:
+        load_config("train", [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loss=dpo", "loss.reference=null"], "loss.reference=null: DPO needs a reference; choose init"),
+        (["loss=dpo", "init_from=null"], "loss.reference=init: DPO needs a trained reference"),
+        (["loss=dpo", "loss.reference=/nowhere"], "loss.reference=/nowhere: no Hugging Face folder there"),
+        (["loss=dpo", "loss.beta=0"], "loss.beta=0.0: must be a number above 0"),
+        (["loss=simpo", "loss.gamma=-1"], "loss.gamma=-1.0: must be a number of at least 0"),
+        (["model=hf", "model.path=/nowhere"], "model.path=/nowhere: no such Hugging Face folder, and not a hub id"),
+        (["data=jsonl", "data.path=/nowhere"], "data.path=/nowhere: no such file or folder"),
+        (["eval=jsonl", "eval.path=/nowhere"], "eval.path=/nowhere: no such file"),
+        (["+experiment=demo_sft", "callbacks.checkpoints.monitor=train/logps/rejected"], "no such metric"),
+        (["data=openr1_math"], "data.batch_size is required and has no default"),
+    ],
+)
+def test_choices_that_do_not_fit_together_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config("train", overrides)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_evaluate_needs_a_checkpoint_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="checkpoint is required"):
+        load_config("evaluate", [])
+    with pytest.raises(UserError, match="no Hugging Face folder there"):
+        load_config("evaluate", [f"checkpoint={tmp_path}"])
+
+
+def test_the_default_is_the_demo() -> None:
+    default, demo = (load_config("train", o) for o in ([], ["+experiment=demo"]))
+    assert {k: v for k, v in default.items() if k != "paths"} == {k: v for k, v in demo.items() if k != "paths"}
+    assert default.loss.alpha == 0.8
+    assert default.optimizer.lr == 2e-4
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_every_experiment_composes(name: str) -> None:
+    config = load_config("train", [f"+experiment={name}"])
+    assert config.name == name
+
+
+def test_experiments_of_1p5b_hold_the_papers_hyperparameters() -> None:
+    expected = {
+        "sft_1p5b": (5e-5, 128, {}),
+        "redi_1p5b": (1e-6, 32, {"alpha": 0.8}),
+        "symmetric_redi_1p5b": (2e-7, 32, {"alpha": 1.0}),
+        "dpo_1p5b": (2e-7, 32, {"beta": 0.001, "reference": "init"}),
+        "simpo_1p5b": (5e-7, 32, {"beta": 2.0, "gamma": 1.0}),
+    }
+    for name, (lr, batch, loss) in expected.items():
+        config = load_config("train", [f"+experiment={name}"])
+        assert (config.optimizer.lr, config.data.batch_size) == (lr, batch)
+        assert {k: config.loss[k] for k in loss} == loss
+        assert config.model.path == "Qwen/Qwen2.5-Math-1.5B"
+        assert config.model.config_overrides == {"max_position_embeddings": 32768, "rope_theta": 300000}
+        assert (config.optimizer.betas, config.optimizer.eps, config.optimizer.weight_decay) == (
+            [0.9, 0.999],
+            1e-8,
+            1e-4,
+        )
+        assert (config.scheduler.name, config.scheduler.warmup_ratio, config.seed) == ("linear", 0.1, 42)
+        assert config.trainer.precision == "bf16-mixed"
+        is_first = name == "sft_1p5b"
+        assert config.trainer.max_epochs == (5 if is_first else 1)
+        assert config.init_from == (None if is_first else "sft_1p5b")
+        assert config.data.max_prompt_tokens == (None if is_first else 800)
+        assert config.data.max_completion_tokens == (None if is_first else 19000)
+
+
+def test_a_group_on_the_command_line_beats_the_experiments() -> None:
+    config = load_config("train", ["+experiment=demo", "loss=dpo", "optimizer.lr=1e-4"])
+    assert config.loss._target_.endswith("DPOModule")
+    assert config.optimizer.lr == 1e-4
+    assert config.init_from == "demo_sft"
+
+
+def test_trainer_arguments_are_lightnings() -> None:
+    import pytorch_lightning as pl
+
+    assert TRAINER_ARGUMENTS <= set(inspect.signature(pl.Trainer.__init__).parameters)
+
+
+def test_loss_schemas_name_modules_that_exist() -> None:
+    from hydra.utils import get_class
+
+    assert {get_class(target).__name__ for target in LOSSES} == {"SFTModule", "REDIModule", "DPOModule", "SimPOModule"}
+
+
+def test_metrics_of_sft_have_no_rejected_side() -> None:
+    names = known_metrics("x.SFTModule", has_validation=True)
+    assert "val/loss" in names
+    assert not [name for name in names if "rejected" in name]
+
+
+def test_hub_ids_are_told_from_paths() -> None:
+    assert is_hub_id("Qwen/Qwen2.5-Math-1.5B")
+    assert not any(is_hub_id(p) for p in ("/a/b", "./a", "../a", "a", "~/a", "a/b/c"))
