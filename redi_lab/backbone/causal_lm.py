@@ -239,16 +239,29 @@ def _check_attention(attention: str, dtype: str) -> None:
 def _new_config(config: Mapping[str, Any], tokenizer: Any) -> Any:
     """The architecture that `model_type` names, with the vocabulary and special tokens of the tokenizer."""
     fields = dict(config)
+    model_type = fields.pop("model_type")
     try:
+        _check_fields(AutoConfig.for_model(model_type), fields)
         return AutoConfig.for_model(
-            fields.pop("model_type"),
+            model_type,
             **fields,
             vocab_size=len(tokenizer),
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
+    except UserError:
+        raise
     except (KeyError, ValueError) as error:
-        raise UserError(f"model.config: {_first_line(error)}") from error
+        reason = _first_line(error).partition(" Should contain one of")[0]  # hundreds of names follow
+        raise UserError(f"model.config: {reason}") from error
+
+
+def _check_fields(default: Any, fields: Mapping[str, Any]) -> None:
+    """Refuse a misspelt field: transformers would keep it and never read it."""
+    elsewhere = ("rope_theta",) if getattr(default, "rope_parameters", None) else ()
+    for key in fields:
+        if key not in elsewhere and not hasattr(default, key):
+            raise UserError(f"model.config.{key}: {type(default).__name__} has no such field")
 
 
 def _first_line(error: Exception) -> str:

@@ -187,8 +187,9 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
             return SequenceLogps(logps, batch.lengths), reference
         share = torch.stack([logps, batch.lengths] + ([] if reference is None else [reference]), dim=1)
         room = self.sequences_per_example * -(-batch.num_examples // ranks)
-        padded = torch.nn.functional.pad(share, (0, 0, 0, room - len(share)))  # ranks exchange equal shapes only
-        whole = self.all_gather(padded).flatten(0, 1)
+        slots = share.new_zeros(ranks, room, share.shape[1])  # shares differ in size, and one may be empty
+        slots[self.trainer.global_rank, : len(share)] = share
+        whole = self.trainer.strategy.reduce(slots, reduce_op="sum").flatten(0, 1)
         columns = whole[whole[:, 1] > 0].unbind(1)
         return SequenceLogps(columns[0], columns[1]), None if reference is None else columns[2]
 

@@ -21,7 +21,7 @@ LAYER = torch.nn.Identity()
 
 
 def row_of(lengths: tuple[int, ...]) -> MicroBatch:
-    sequences = [TokenizedSequence(str(i), [0] * n, 0 if n == 1 else 1) for i, n in enumerate(lengths)]
+    sequences = [TokenizedSequence(str(i), [0] * n, 1) for i, n in enumerate(lengths)]
     batch = make_batch([(s,) for s in sequences], token_budget=sum(lengths), split_examples=True)
     (micro,) = batch.micro_batches
     assert micro.segment_lengths == lengths

@@ -24,7 +24,7 @@ def run(folder: Path, *extra: pl.Callback, max_steps: int = 5, **options: Any) -
     """Train with validation each two steps."""
     export = ExportCheckpoints(folder, END_OF_TURN, **options)
     module = make_module("redi", make_backbone(), optimizer=partial(SGD, lr=0.05))
-    data = make_data("redi", batch_size=2, num_validation=3)  # 10 pairs to train on: 5 steps an epoch
+    data = make_data("redi", batch_size=2, num_validation=3)  # 14 pairs to train on: 7 steps an epoch
     return fit(module, data, max_steps=max_steps, callbacks=[*extra, export], val_check_interval=2)
 
 
@@ -110,7 +110,7 @@ def test_best_by_a_training_metric_is_sought_at_exported_steps(tmp_path: Path) -
 
 
 def test_a_metric_that_is_not_there_yet_is_passed_over(tmp_path: Path) -> None:
-    """Steps 1 to 3 come before the first validation, at the end of the second epoch."""
+    """Three steps of an epoch of seven, which would end with the first validation."""
     export = ExportCheckpoints(tmp_path, END_OF_TURN, every_n_steps=1, monitor="val/loss")
     module = make_module("redi", make_backbone(), optimizer=partial(SGD, lr=0.05))
     fit(module, make_data("redi", batch_size=2, num_validation=3), max_steps=3, callbacks=[export])

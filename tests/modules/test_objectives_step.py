@@ -63,6 +63,7 @@ def test_gradients_match_an_unpacked_twin(objective: str, tmp_path: Path) -> Non
     result = run(objective, tmp_path, budget=0, max_steps=2)
     batches = batches_of(make_data(objective))
     twin, reference = NaiveTwin(make_backbone()), NaiveTwin(make_backbone(seed=1))
+    assert len(batches) > 2
     for step, batch in enumerate(batches[:2]):
         loss = twin.loss(objective, batch, reference)
         gradient = twin.gradient(loss)

@@ -74,13 +74,13 @@ def test_clipping_bounds_the_update_and_logs_the_unclipped_norm() -> None:
 
 @pytest.mark.parametrize(("max_steps", "max_epochs"), [(6, None), (-1, 2)], ids=["steps", "epochs"])
 def test_learning_rate_warms_up_and_decays_by_optimizer_steps(max_steps: int, max_epochs: int | None) -> None:
-    """Rate 1, 6 steps of which 2 warm up: k/2, then (6 − k)/4. 13 pairs in batches of 6 make 3 steps an epoch."""
+    """Rate 1, 6 steps of which 2 warm up: k/2, then (6 − k)/4. 17 pairs in batches of 6 make 3 steps an epoch."""
     module = make_module(
         "redi", make_backbone(), optimizer=partial(SGD, lr=1.0), scheduler=partial(linear, warmup=2), max_grad_norm=0.01
     )
     before = flat(list(module.parameters()))
     data = make_data("redi", budget=0)
-    assert len(data.train_examples) == 13
+    assert len(data.train_examples) == 17
     result = fit(module, data, max_steps=max_steps, max_epochs=max_epochs)
     assert [call["train/lr"] for call in result.train] == pytest.approx([0.0, 0.5, 1.0, 0.75, 0.5, 0.25])
     states = [before, *result.tap.parameters]

@@ -44,8 +44,8 @@ HUGE = 100_000  # tokens: one micro-batch
 
 @cache
 def corpus() -> TraceCorpus:
-    """40 problems, 13 of them with a wrong trace."""
-    return ArithmeticSource(num_problems=40, num_heldout=0).load()
+    """40 problems, 17 of them with a wrong trace."""
+    return ArithmeticSource(num_problems=40, num_heldout=0, seed=9).load()
 
 
 @cache

@@ -1,0 +1,390 @@
+"""The wrapper of a causal LM: packing is exact or refused, configurations arrive, folders load anywhere."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from redi_lab.backbone.attention import PACKED_SDPA, packed_arguments
+from redi_lab.backbone.causal_lm import CausalLM, load_backbone
+from redi_lab.data.packing import MicroBatch, make_batch
+from redi_lab.data.tokenization import TokenizedSequence
+from redi_lab.errors import UserError
+from redi_lab.losses.logps import sum_by_sequence, token_logps
+
+MakeBackbone = Callable[..., CausalLM]
+MakeSequences = Callable[..., list[TokenizedSequence]]
+
+EVEN, UNEVEN = (9, 7, 8, 9), (60, 3, 2, 5)  # one attention call over a grid, and one per sequence
+ARCHITECTURES = {
+    "qwen2": ("qwen2", {"tie_word_embeddings": True}),
+    "llama": ("llama", {"attention_bias": True}),
+    "mistral": ("mistral", {"sliding_window": 64}),
+    "gemma3": ("gemma3_text", {"head_dim": 8, "final_logit_softcapping": 3.0}),
+    "cohere": ("cohere", {"logit_scale": 0.25}),
+    "granite": ("granite", {"logits_scaling": 4.0, "attention_multiplier": 0.5, "residual_multiplier": 0.7}),
+    "phi": ("phi", {"partial_rotary_factor": 0.5}),  # its head has a bias
+    "gpt2": ("gpt2", {"num_key_value_heads": None, "intermediate_size": None}),  # learnt positions
+    "mixtral": ("mixtral", {"num_local_experts": 3, "num_experts_per_tok": 2}),
+}
+
+
+def architecture(name: str) -> dict[str, Any]:
+    model_type, fields = ARCHITECTURES[name]
+    return {"model_type": model_type, "config": fields}
+
+
+def pack(sequences: Sequence[TokenizedSequence]) -> MicroBatch:
+    """All sequences in one row, in order."""
+    batch = make_batch([(s,) for s in sequences], token_budget=10_000, split_examples=True)
+    (micro,) = batch.micro_batches
+    return micro
+
+
+def packed_logps(backbone: CausalLM, sequences: Sequence[TokenizedSequence]) -> Tensor:
+    """log π(y|x) of each sequence the lab's way."""
+    micro = pack(sequences)
+    hidden = backbone.hidden_states(micro).index_select(0, micro.predictors)
+    logps = token_logps(hidden, backbone.head_weight, micro.targets, **backbone.head_options).logps
+    return sum_by_sequence(logps, micro.sequence_index, len(sequences))
+
+
+def plain_logps(model: Any, sequences: Sequence[TokenizedSequence]) -> Tensor:
+    """The same by transformers alone: eager attention, own head, one sequence at a time."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    sums = []
+    for sequence in sequences:
+        ids = torch.tensor([sequence.input_ids])
+        logps = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+        sums.append(logps.gather(1, ids[0, 1:, None])[sequence.prompt_length - 1 :].sum())
+    model.set_attn_implementation(before)
+    return torch.stack(sums)
+
+
+def gradients(model: torch.nn.Module, total: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    total.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("lengths", [EVEN, UNEVEN], ids=["grid", "split"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_packed_is_unpacked(
+    name: str, lengths: tuple[int, ...], make_backbone: MakeBackbone, make_sequences: MakeSequences
+) -> None:
+    """log-probs within 1e-5 per token, gradients of every parameter within 1e-4 of their norm."""
+    backbone, sequences = make_backbone(**architecture(name)).eval(), make_sequences(lengths)
+    ours, theirs = packed_logps(backbone, sequences), plain_logps(backbone.model, sequences)
+    tokens = torch.tensor([s.completion_length for s in sequences])
+    torch.testing.assert_close(ours / tokens, theirs / tokens, rtol=0, atol=1e-5)
+
+    weights = torch.linspace(-0.8, 1.0, len(sequences))  # chosen up, rejected down
+    mine = gradients(backbone.model, (ours * weights).sum())
+    expected = gradients(backbone.model, (theirs * weights).sum())
+    assert mine.keys() == expected.keys()
+    scale = max(gradient.norm() for gradient in expected.values())
+    for key, gradient in expected.items():
+        # A bias of keys has no gradient but rounding: the floor is relative to the largest one.
+        assert (mine[key] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6 * scale, key
+
+
+@pytest.mark.parametrize("lengths", [EVEN, UNEVEN], ids=["grid", "split"])
+@pytest.mark.parametrize("name", ["qwen2", "llama", "mistral", "gemma3"])
+@torch.no_grad()
+def test_no_sequence_sees_another(
+    name: str, lengths: tuple[int, ...], make_backbone: MakeBackbone, make_sequences: MakeSequences
+) -> None:
+    """Bit for bit: whichever sequence is replaced, the hidden states of all others stay."""
+    backbone = make_backbone(**architecture(name)).eval()
+    sequences, others = make_sequences(lengths), make_sequences(lengths, seed=1)
+    before = backbone.hidden_states(pack(sequences)).split(lengths)
+    for changed in range(len(lengths)):
+        mixed = [*sequences[:changed], others[changed], *sequences[changed + 1 :]]
+        after = backbone.hidden_states(pack(mixed)).split(lengths)
+        for index, (a, b) in enumerate(zip(before, after, strict=True)):
+            assert torch.equal(a, b) == (index != changed)
+
+
+def test_the_traps_of_transformers(make_backbone: MakeBackbone, make_sequences: MakeSequences) -> None:
+    """What the wrapper avoids is real: a plain packed forward leaks in both ways, and it uses neither."""
+    backbone, sequences = make_backbone().eval(), make_sequences(EVEN)
+    micro = pack(sequences)
+    asked: list[dict[str, Any]] = []
+    hook = backbone.model.model.register_forward_pre_hook(
+        lambda _, __, given: asked.append(dict(given)), with_kwargs=True
+    )
+    with torch.no_grad():
+        exact = backbone.hidden_states(micro)
+        hook.remove()
+        backbone.model.set_attn_implementation("sdpa")
+        body, ids, positions = backbone.model.model, micro.input_ids, micro.position_ids
+        one_document = body(input_ids=ids, use_cache=False).last_hidden_state[0]
+        masked = body(input_ids=ids, position_ids=positions, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
+        cached = body(input_ids=ids, position_ids=positions, use_cache=True).last_hidden_state[0]
+    (given,) = asked
+    assert given["use_cache"] is False
+    assert given.get("attention_mask") is None
+    assert given["position_ids"].tolist() == micro.position_ids.tolist()
+    first = EVEN[0]
+    for leaking in (one_document, masked, cached):
+        torch.testing.assert_close(leaking[:first], exact[:first], rtol=0, atol=1e-5)
+        assert (leaking[first:] - exact[first:]).abs().max() > 0.1
+
+
+def test_a_mask_cannot_reach_packed_attention(make_backbone: MakeBackbone, make_sequences: MakeSequences) -> None:
+    """transformers builds no mask for this attention, whatever is passed."""
+    backbone, micro = make_backbone().eval(), pack(make_sequences(EVEN))
+    with torch.no_grad():
+        masked = backbone.model.model(
+            input_ids=micro.input_ids,
+            position_ids=micro.position_ids,
+            attention_mask=torch.ones_like(micro.input_ids),
+            use_cache=False,
+            **packed_arguments(micro),
+        ).last_hidden_state[0]
+        assert torch.equal(masked, backbone.hidden_states(micro))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("model_type", "config"),
+    [
+        # Fresh weights of the usual size: this convolution leaks less than bfloat16 rounds.
+        ("lfm2", {"layer_types": ["conv", "full_attention"], "initializer_range": 0.02}),
+        ("jamba", {"mamba_expand": 1, "mamba_dt_rank": 4}),
+    ],
+)
+def test_layers_that_mix_tokens_outside_attention_are_refused(
+    model_type: str, config: dict[str, Any], dtype: str, make_backbone: MakeBackbone
+) -> None:
+    with pytest.raises(UserError, match=r"^model\.path: \w+ForCausalLM cannot be packed exactly: .* by attention alone"):
+        make_backbone(model_type, config=config, dtype=dtype)
+
+
+@pytest.mark.parametrize("strength", [1.0, 1e-6])
+def test_any_leak_is_found(strength: float, make_backbone: MakeBackbone) -> None:
+    """Also one far below the rounding of the states that it changes."""
+    backbone = make_backbone()
+    layer = backbone.model.model.layers[0]
+    hook = layer.mlp.register_forward_hook(lambda _, __, output: output + strength * output.roll(1, dims=1))
+    with pytest.raises(UserError, match="Qwen2ForCausalLM cannot be packed exactly"):
+        backbone.check_exactness()
+    hook.remove()
+    backbone.check_exactness()
+
+
+def test_logits_made_in_another_way_are_refused(make_backbone: MakeBackbone) -> None:
+    backbone = make_backbone()
+    hook = backbone.model.lm_head.register_forward_hook(lambda _, __, logits: 1.5 * logits)
+    with pytest.raises(UserError, match=r"Qwen2ForCausalLM computes its logits .* \(largest difference \d"):
+        backbone.check_exactness()
+    hook.remove()
+    backbone.check_exactness()
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_the_check_leaves_no_trace(is_training: bool, make_backbone: MakeBackbone) -> None:
+    backbone = make_backbone(config={"attention_dropout": 0.5}).train(is_training)  # would differ in training mode
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    backbone.check_exactness()
+    assert backbone.training is is_training
+    assert backbone.model.config._attn_implementation == PACKED_SDPA
+    assert all(parameter.grad is None for parameter in backbone.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("model_type", "config", "message"),
+    [
+        ("gemma2", {"head_dim": 8}, "model.path: .* soft-capping"),
+        ("mistral", {"sliding_window": 6}, "a sequence of 9 tokens exceeds the sliding window of 6"),
+        ("qwen2", {"hidden_sise": 96}, r"^model\.config\.hidden_sise: Qwen2Config has no such field$"),
+        ("nonsense", {}, r"^model\.config: Unrecognized model identifier: nonsense\.$"),
+        ("xglm", {"num_key_value_heads": None, "intermediate_size": None}, r"^model\.config: XGLMForCausalLM does not"),
+    ],
+)
+def test_new_models_that_cannot_be_are_refused(
+    model_type: str, config: dict[str, Any], message: str, make_backbone: MakeBackbone
+) -> None:
+    with pytest.raises(UserError, match=message):
+        make_backbone(model_type, config=config)
+
+
+def test_a_new_model_fits_its_tokenizer(make_backbone: MakeBackbone, tokenizer: Any) -> None:
+    backbone = make_backbone(config={"rope_theta": 5000.0})
+    config = backbone.model.config
+    assert backbone.head_weight.shape == (len(tokenizer), 32)
+    assert (config.vocab_size, config.eos_token_id) == (len(tokenizer), tokenizer.eos_token_id)
+    assert config.rope_parameters["rope_theta"] == 5000.0
+    torch.testing.assert_close(make_backbone(seed=0).head_weight, make_backbone(seed=0).head_weight, rtol=0, atol=0)
+    with pytest.raises(UserError, match=r"model\.path=null needs model\.config .* and a tokenizer"):
+        load_backbone(path=None, config={"model_type": "qwen2"})
+
+
+@pytest.fixture
+def folder(make_backbone: MakeBackbone, tmp_path: Path) -> Path:
+    """A saved random Qwen2."""
+    path = tmp_path / "student"
+    make_backbone().save(path, end_of_turn_id=3)
+    return path
+
+
+@torch.no_grad()
+def test_a_saved_folder_loads_anywhere(make_backbone: MakeBackbone, tokenizer: Any, tmp_path: Path) -> None:
+    """In transformers with equal logits, the turn's end as EOS, and the tokenizer beside it."""
+    backbone = make_backbone().eval()
+    backbone.save(tmp_path, end_of_turn_id=3)
+    assert (tmp_path / "model.safetensors").is_file()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert model.config._attn_implementation == "sdpa"  # a stranger has no packed attention
+    ids = torch.arange(20)[None]
+    backbone.model.set_attn_implementation("sdpa")
+    assert torch.equal(model(input_ids=ids).logits, backbone.model(input_ids=ids).logits)
+    assert model.generation_config.eos_token_id == 3
+    assert model.generation_config.pad_token_id == tokenizer.pad_token_id
+    assert model.generate(ids, max_new_tokens=2, do_sample=False).shape[1] <= 22
+    assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == tokenizer.get_vocab()
+
+
+def test_saving_and_loading_changes_nothing(
+    folder: Path, make_backbone: MakeBackbone, make_sequences: MakeSequences
+) -> None:
+    loaded, sequences = load_backbone(path=str(folder)), make_sequences(EVEN)
+    assert torch.equal(packed_logps(loaded, sequences), packed_logps(make_backbone(), sequences))
+    assert load_backbone(path=str(folder), dtype="bfloat16").head_weight.dtype == torch.bfloat16
+
+
+def test_overrides_reach_the_model_and_its_copy(folder: Path, make_sequences: MakeSequences, tmp_path: Path) -> None:
+    """The rotary base of the paper's student: inverse frequencies are θ^(−2i/d)."""
+    overrides = {"rope_theta": 300_000.0, "max_position_embeddings": 32_768}
+    backbone = load_backbone(path=str(folder), config_overrides=overrides)
+    backbone.save(tmp_path / "raised", end_of_turn_id=3)
+    again = load_backbone(path=str(tmp_path / "raised"))
+    expected = 300_000.0 ** (-torch.arange(0, 8, 2) / 8)
+    for model in (backbone.model, again.model):
+        torch.testing.assert_close(model.model.rotary_emb.inv_freq, expected)
+        assert model.config.max_position_embeddings == 32_768
+    sequences = make_sequences(EVEN)
+    assert torch.equal(packed_logps(backbone, sequences), packed_logps(again, sequences))
+    assert not torch.allclose(packed_logps(backbone, sequences), packed_logps(load_backbone(path=str(folder)), sequences))
+
+
+def test_an_unknown_override_is_refused(folder: Path, make_backbone: MakeBackbone) -> None:
+    message = r"^model\.config_overrides\.rope_tetha: Qwen2Config has no such field$"
+    with pytest.raises(UserError, match=message):
+        load_backbone(path=str(folder), config_overrides={"rope_tetha": 1.0})
+    with pytest.raises(UserError, match=message):
+        make_backbone(config_overrides={"rope_tetha": 1.0})
+
+
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<new>"])
+    with pytest.raises(UserError, match=rf"the tokenizer has {len(tokenizer)} tokens, .* {len(tokenizer) - 1}$"):
+        load_backbone(path=str(folder), tokenizer=tokenizer)
+
+
+def test_pickled_weights_are_refused(folder: Path) -> None:
+    """Unpickling runs code."""
+    weights = folder / "model.safetensors"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(UserError, match=r"cannot load its model: .*model\.safetensors"):
+        load_backbone(path=str(folder))
+
+
+def test_a_missing_folder_is_one_line(tmp_path: Path, folder: Path) -> None:
+    missing = tmp_path / "gone"
+    with pytest.raises(UserError) as caught:
+        load_backbone(path=str(missing))
+    assert str(caught.value).startswith(f"model.path={missing}: cannot load its tokenizer: it is no local folder")
+    assert "\n" not in str(caught.value)
+    half = tmp_path / "half"
+    shutil.copytree(folder, half)
+    (half / "config.json").unlink()
+    with pytest.raises(UserError, match=r"^model\.path=.*half: cannot load its \w+: .*$"):
+        load_backbone(path=str(half))
+
+
+def test_flash_attention_without_its_needs_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"flash_attention_2 needs a GPU.*got float32.*model\.attention=packed_sdpa"):
+        load_backbone(path=str(folder), attention="flash_attention_2")
+
+
+def trained_adapters(backbone: CausalLM) -> CausalLM:
+    """Give the adapters a part in the output: a fresh B is zero."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in backbone.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    return backbone
+
+
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+
+
+def test_only_adapters_train(make_backbone: MakeBackbone, make_sequences: MakeSequences) -> None:
+    backbone, sequences = trained_adapters(make_backbone(lora=LORA)), make_sequences(EVEN)
+    found = gradients(backbone, packed_logps(backbone, sequences).sum())
+    trained = {name for name, p in backbone.named_parameters() if p.requires_grad}
+    assert trained == {name for name, _ in backbone.named_parameters() if "lora_" in name}
+    assert found.keys() == trained
+    assert all(gradient.any() for gradient in found.values())
+    reference = plain_logps(backbone.model.get_base_model(), sequences)
+    torch.testing.assert_close(packed_logps(backbone, sequences), reference, rtol=0, atol=1e-3)
+
+
+@torch.no_grad()
+def test_adapters_are_merged_into_the_saved_copy_alone(
+    make_backbone: MakeBackbone, make_sequences: MakeSequences, tmp_path: Path
+) -> None:
+    backbone, sequences = trained_adapters(make_backbone(lora=LORA)), make_sequences(EVEN)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    adapted = packed_logps(backbone, sequences)
+    backbone.save(tmp_path, end_of_turn_id=3)
+    merged = load_backbone(path=str(tmp_path))
+    torch.testing.assert_close(packed_logps(merged, sequences), adapted, rtol=1e-5, atol=1e-4)
+    assert (adapted - packed_logps(make_backbone(), sequences)).abs().max() > 1  # the adapters do something
+    assert not [file.name for file in tmp_path.iterdir() if "adapter" in file.name]
+    assert merged.state_dict().keys() == make_backbone().state_dict().keys()
+    assert merged.model.generation_config.eos_token_id == 3
+    # Training goes on with what it had.
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    assert torch.equal(packed_logps(backbone, sequences), adapted)
+
+
+def test_lora_without_peft_is_refused(make_backbone: MakeBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UserError, match=r"model\.lora needs the optional package peft: pip install"):
+        make_backbone(lora=LORA)
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_gradient_checkpointing_changes_no_gradient(
+    lora: dict[str, Any] | None, make_backbone: MakeBackbone, make_sequences: MakeSequences
+) -> None:
+    """It recomputes each layer once in backward, and that is all."""
+    sequences = make_sequences(UNEVEN)
+    found, runs = [], []
+    for is_on in (False, True):
+        backbone = trained_adapters(make_backbone(lora=lora, gradient_checkpointing=is_on)).train()
+        counted: list[int] = []
+        layer = next(m for name, m in backbone.named_modules() if name.endswith("layers.0.mlp"))
+        layer.register_forward_pre_hook(lambda *_, counted=counted: counted.append(1))
+        found.append(gradients(backbone, packed_logps(backbone, sequences).sum()))
+        runs.append(len(counted))
+    assert runs == [1, 2]
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-5 * float(gradient.abs().max()))
