@@ -98,18 +98,21 @@ def _hand_to_hydra(name: str, arguments: list[str]) -> None:
 
 def _compare(arguments: list[str]) -> None:
     names, settings = _settings(arguments, last="2", port="5000")
-    config = load_config("evaluate", ["checkpoint=.", *_pass_on(arguments)], check_paths=False)
-    outputs = Path(config.paths.outputs_dir)
+    config = load_config("evaluate", ["checkpoint=.", "name=compare", *_pass_on(arguments)], check_paths=False)
     from redi_lab.pipeline.compare import compare
+    from redi_lab.pipeline.run import prepare_output_dir, write_summary
 
+    folder = prepare_output_dir(config)
     done = compare(
         names,
-        outputs_dir=outputs,
+        outputs_dir=Path(config.paths.outputs_dir),
         tracking_uri=config.logger.tracking_uri,
-        destination=outputs / "compare" / "index.html",
+        destination=folder / "index.html",
         last=int(settings["last"]),
         ui_url=f"http://127.0.0.1:{settings['port']}",
     )
+    content = {"name": "compare", "verb": "compare", "runs": done.metrics, "page": str(done.page)}
+    write_summary(folder, config, content | {"mlflow_url": done.mlflow_url, "curves_url": done.curves_url})
     print(f"Compared:   {', '.join(done.runs)}")
     for title, url in (("MLflow", done.mlflow_url), ("Curves", done.curves_url)):
         if url is not None:
@@ -118,7 +121,7 @@ def _compare(arguments: list[str]) -> None:
         print(f"Not in MLflow (redi-lab upload RUN_DIR): {', '.join(done.not_in_store)}")
     print("The links need the UI: redi-lab ui")
     print(f"Page:       {done.page}")
-    print(f"Results:    {done.page.parent}")
+    print(f"Results:    {folder}")
 
 
 def _ui(arguments: list[str]) -> None:

@@ -225,6 +225,7 @@ _RULES: tuple[_Rule, ...] = (
         lambda value: "{problem}" in str(value),
         "a text with {problem} in it",
     ),
+    (("trainer.devices",), lambda value: value in (1, "1"), "1: training on several devices is not wired up yet"),
     (("model.dtype",), *_one_of("float32", "bfloat16", "float16")),
     (("model.attention",), *_one_of("packed_sdpa", "flash_attention_2")),
     (("data.student_tokenizer",), *_one_of("arithmetic", "bpe")),

@@ -208,11 +208,8 @@ class DebugConfig:
 TRAINER_ARGUMENTS = frozenset(
     [
         "accelerator",
-        "strategy",
         "devices",
-        "num_nodes",
         "precision",
-        "fast_dev_run",
         "max_epochs",
         "min_epochs",
         "max_steps",
@@ -220,18 +217,14 @@ TRAINER_ARGUMENTS = frozenset(
         "max_time",
         "limit_train_batches",
         "limit_val_batches",
-        "overfit_batches",
         "val_check_interval",
         "check_val_every_n_epoch",
-        "num_sanity_val_steps",
         "log_every_n_steps",
         "benchmark",
         "deterministic",
         "profiler",
         "detect_anomaly",
-        "sync_batchnorm",
         "enable_model_summary",
-        "plugins",
     ]
 )
 """Arguments of `pytorch_lightning.Trainer` that `trainer` may hold (the lab sets the others itself)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,7 @@ MISTAKES = {
     "data.prompt_template=x": r"data.prompt_template=x: must be a text with \{problem\} in it",
     "eval.top_p=0": r"eval.top_p=0.0: must be in \(0, 1\]",
     "eval.benchmark=maths": r"eval.benchmark=maths: must be one of null, heldout, jsonl, hub",
+    "trainer.devices=2": r"trainer.devices=2: must be 1: training on several devices is not wired up yet",
     "seed=x": r"seed=x: must be a whole number from 0 to 4294967295",
     "seed=-1": r"seed=-1: must be a whole number from 0",
     "data=jsonl": r"data.path is required and has no default: add data.path=VALUE",
@@ -96,7 +98,7 @@ def test_every_experiment_composes(name: str) -> None:
 
 
 def test_experiments_of_1p5b_hold_the_papers_hyperparameters() -> None:
-    expected = {
+    expected: dict[str, tuple[float, int, dict[str, Any]]] = {
         "sft_1p5b": (5e-5, 128, {}),
         "redi_1p5b": (1e-6, 32, {"alpha": 0.8}),
         "symmetric_redi_1p5b": (2e-7, 32, {"alpha": 1.0}),
@@ -133,7 +135,7 @@ def test_a_group_on_the_command_line_beats_the_experiments() -> None:
 def test_trainer_arguments_are_lightnings() -> None:
     import pytorch_lightning as pl
 
-    assert TRAINER_ARGUMENTS <= set(inspect.signature(pl.Trainer.__init__).parameters)
+    assert set(inspect.signature(pl.Trainer.__init__).parameters) >= TRAINER_ARGUMENTS
 
 
 def test_loss_schemas_name_modules_that_exist() -> None:

@@ -80,13 +80,14 @@ def packed_sdpa(
         raise NotImplementedError(f"{PACKED_SDPA} attention takes packed rows and no mask")
     if softcap is not None or s_aux is not None:
         raise UserError(
-            f"model.path: {PACKED_SDPA} attention has neither score soft-capping nor attention sinks; choose another model"
+            f"model.path: {PACKED_SDPA} attention has neither score soft-capping nor attention sinks;"
+            " choose another model"
         )
     longest, tokens = max(segment_lengths), query.shape[2]
     if sliding_window is not None and longest > sliding_window:
         raise UserError(
-            f"a sequence of {longest} tokens exceeds the sliding window of {sliding_window}, which {PACKED_SDPA} attention"
-            " lacks: lower data.max_sequence_tokens or choose another model"
+            f"a sequence of {longest} tokens exceeds the sliding window of {sliding_window}, which {PACKED_SDPA}"
+            " attention lacks: lower data.max_sequence_tokens or choose another model"
         )
 
     options: dict[str, Any] = {

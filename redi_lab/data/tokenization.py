@@ -103,7 +103,7 @@ class TraceEncoder:
         return [[*ids, self.end_of_turn_id] if ids else [] for ids in encoded]
 
     def _open_text(self, completion: str) -> str:
-        """The completion without the thinking prefix, and without end-of-turn tokens where the corpus closed the turn."""
+        """The completion without the thinking prefix, and without end-of-turn tokens of the corpus's own."""
         text, end = completion.removeprefix(self.thinking_prefix), self.tokenizer.decode([self.end_of_turn_id])
         while text.rstrip().endswith(end):  # templates like to end a turn with "<|im_end|>\n"
             text = text.rstrip().removesuffix(end)

@@ -102,6 +102,7 @@ class Comparison:
         mlflow_url: MLflow's compare view of the runs; None unless at least one of them is in the store.
         curves_url: MLflow's overlay of their log-prob curves; None likewise.
         not_in_store: Runs that the links leave out because this store does not have them.
+        metrics: Of each run's folder, the metrics of its summary.
     """
 
     page: Path
@@ -109,6 +110,7 @@ class Comparison:
     mlflow_url: str | None
     curves_url: str | None
     not_in_store: tuple[str, ...]
+    metrics: Mapping[str, Any]
 
 
 def compare(
@@ -143,12 +145,17 @@ def compare(
     destination.parent.mkdir(parents=True, exist_ok=True)
     destination.write_text(_page(runs, urls), encoding="utf-8")
     absent = tuple(run.name for run in runs if run.folder not in stored)
-    return Comparison(destination, tuple(run.name for run in runs), *urls, absent)
+    metrics = {str(run.folder): run.summary.get("metrics", {}) for run in runs}
+    return Comparison(destination, tuple(run.name for run in runs), *urls, absent, metrics)
 
 
 def find_runs(outputs_dir: Path) -> list[Path]:
-    """Return the folders of all finished runs below a folder, oldest first (by the time of their summaries)."""
-    summaries = [path for path in outputs_dir.rglob(_SUMMARY_FILE) if path.with_name(METRICS_FILE).exists()]
+    """Return the folders of all finished training runs below a folder, oldest first (by their summaries)."""
+    summaries = [
+        path
+        for path in outputs_dir.rglob(_SUMMARY_FILE)
+        if path.with_name(METRICS_FILE).exists() and _read_mapping(path, json.loads).get("verb", "train") == "train"
+    ]
     return [path.parent for path in sorted(summaries, key=lambda path: (path.stat().st_mtime_ns, str(path)))]
 
 
@@ -274,6 +281,7 @@ def _header_table(runs: Sequence[RunView]) -> str:
 
 def _difference_table(runs: Sequence[RunView]) -> str:
     names = sorted(set().union(*(run.config for run in runs)))
+    names = [name for name in names if not name.startswith("paths.")]  # differ between any two runs, and say nothing
     rows = [(name, [run.config.get(name, _MISSING) for run in runs]) for name in names]
     different = [(name, values) for name, values in rows if len(set(values)) > 1]
     if not names:

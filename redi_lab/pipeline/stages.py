@@ -34,7 +34,7 @@ _NO_EFFECT = {
     "data": ("source", "path", "num_workers", "max_new_tokens"),  # the source counts by its content
     "loss": ("log_entropy",),
     "trainer": ("log_every_n_steps", "enable_model_summary", "profiler", "val_check_interval", "limit_val_batches",
-                "check_val_every_n_epoch", "num_sanity_val_steps"),
+                "check_val_every_n_epoch"),
 }  # fmt: skip
 _INHERITED = ("model", "data", "paths", "logger", "seed", "debug")
 _OF_ONE_STAGE = ("data.batch_size", "data.micro_batch_tokens")

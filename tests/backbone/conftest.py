@@ -31,14 +31,18 @@ def tokenizer() -> Any:
 
 @pytest.fixture
 def make_backbone(tokenizer: Any) -> Callable[..., CausalLM]:
-    """A new model of `model_type` with seeded weights; `config` holds further fields, options go to `load_backbone`."""
+    """A new model of `model_type` with seeded weights.
+
+    `config` holds further fields, or None for one that the architecture lacks; options go to `load_backbone`.
+    """
 
     def make(
         model_type: str = "qwen2", *, seed: int = 0, config: dict[str, Any] | None = None, **options: Any
     ) -> CausalLM:
         torch.manual_seed(seed)
         fields = SIZES | {"model_type": model_type} | (config or {})
-        return load_backbone(path=None, tokenizer=tokenizer, config=fields, **options)
+        given = {key: value for key, value in fields.items() if value is not None}
+        return load_backbone(path=None, tokenizer=tokenizer, config=given, **options)
 
     return make
 

@@ -156,5 +156,9 @@ def test_scoring_leaves_no_graph_behind(
     make_backbone: MakeBackbone, pairs: list[tuple[TokenizedSequence, ...]], tmp_path: Path
 ) -> None:
     reference = make_backbone()
-    assert all(isinstance(value, float) for row in reference_logps(reference, dataset_of(pairs), cache_dir=tmp_path) for value in row)
+    assert all(
+        isinstance(value, float)
+        for row in reference_logps(reference, dataset_of(pairs), cache_dir=tmp_path)
+        for value in row
+    )
     assert all(parameter.grad is None for parameter in reference.parameters())

@@ -77,7 +77,8 @@ def test_the_digest_knows_every_option(change: dict[str, Any]) -> None:
 def test_problems_are_distinct_and_held_out_ones_never_trained_on(corpus: TraceCorpus) -> None:
     trained = [row.problem for row in corpus.demonstrations]
     held_out = [row.problem for row in corpus.held_out]
-    assert len(set(trained + held_out)) == len(trained) + len(held_out) == 3300
+    assert len(set(trained + held_out)) == len(trained) + len(held_out)
+    assert len(held_out) == 300
     assert {row.problem for row in corpus.pairs} <= set(trained)
     for row in corpus.held_out:
         assert row.answers == (str(true_answer(row.problem)),)
@@ -153,6 +154,19 @@ def test_every_column_slips_where_the_rate_is_one() -> None:
     teacher = Teacher(slip_rate=1.0, haste_last=0.0)
     answers = {teacher.solve(AdditionProblem(76, (72,)), rng)[1] for _ in range(200)}
     assert answers == {137, 139, 157, 159}
+
+
+def test_carries_double_the_slips() -> None:
+    """In 76 + 78 the first column has no carry to take, the second always does, whatever was written before it."""
+    rng = random.Random(0)
+    teacher = Teacher(slip_rate=0.2, haste_last=0.0)
+    wrong = [0, 0]
+    for _ in range(2000):
+        trace, _ = teacher.solve(AdditionProblem(76, (78,)), rng)
+        for column, sum_ in enumerate(re.findall(r"([\d+]+)=(\d+)", trace)[:2]):
+            wrong[column] += sum(map(int, sum_[0].split("+"))) != int(sum_[1])
+    assert 0.17 < wrong[0] / 2000 < 0.23
+    assert 0.36 < wrong[1] / 2000 < 0.44
 
 
 def test_haste_marks_the_wrong_traces(corpus: TraceCorpus) -> None:

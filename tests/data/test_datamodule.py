@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -118,7 +119,7 @@ def test_the_shares_of_the_ranks_make_the_whole(corpus: TraceCorpus, encoder: Tr
         shares.append(train_batches(data))
     for batch, *parts in zip(whole, *shares, strict=True):
         pairs = [_pairs(part) for part in parts]
-        assert sorted(sum(pairs, [])) == sorted(_pairs(batch))
+        assert sorted(chain.from_iterable(pairs)) == sorted(_pairs(batch))
         assert sum(part.num_tokens for part in parts) == batch.num_tokens
         for part in parts:
             assert part.num_examples == batch.num_examples
@@ -150,9 +151,10 @@ def test_validation_problems_are_those_of_both_stages_and_never_trained_on(
     kept_out = [{example[0].id for example in data.val_examples} for data in stages]
     assert kept_out[0] == kept_out[1]
     assert len(kept_out[0]) == 12
-    for data, rows in zip(stages, (corpus.demonstrations, corpus.pairs), strict=True):
+    every_id = [{row.id for row in corpus.demonstrations}, {pair.id for pair in corpus.pairs}]
+    for data, ids in zip(stages, every_id, strict=True):
         trained = {name for batch in train_batches(data) for name in batch.ids}
-        assert trained == {row.id for row in rows} - kept_out[0]
+        assert trained == ids - kept_out[0]
         loader = data.val_dataloader()
         assert isinstance(loader, DataLoader)
         seen = [name for batch in loader for name in batch.ids]

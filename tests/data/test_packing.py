@@ -74,7 +74,7 @@ def test_slots_of_a_grid_skip_the_padding() -> None:
 
 
 def owners(micro: MicroBatch) -> list[int]:
-    return micro.sequences.tolist()  # type: ignore[no-any-return]
+    return micro.sequences.tolist()
 
 
 def test_pairs_stay_together_unless_they_may_be_split() -> None:

@@ -31,7 +31,7 @@ COMPLETION = "<think>\n1+1 is 2\n</think>\nSo \\boxed{2}"
 
 
 def byte_tokenizer(chat_template: str | None = None, *, template_of_text: str | None = None, eos: bool = True) -> Any:
-    """Every byte a token, `<s>` and `</s>` around texts where `template_of_text` says so, ChatML marks as special tokens."""
+    """Every byte a token; `<s>` and `</s>` stand around texts where `template_of_text` says so."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     special = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
     core = Tokenizer(models.BPE({token: i for i, token in enumerate(special + alphabet)}, []))
@@ -143,7 +143,7 @@ def test_completions_of_zero_tokens_are_refused_by_name(empty: str) -> None:
 
 def test_prompts_of_zero_tokens_are_refused_by_name() -> None:
     """Nothing would predict the first completion token."""
-    with pytest.raises(UserError, match="1 rows have a prompt of zero tokens.*: second$"):
+    with pytest.raises(UserError, match=r"1 rows have a prompt of zero tokens.*: second$"):
         TraceEncoder(byte_tokenizer()).encode_all([("first", "1+1?", "2"), ("second", "", "2")])
 
 

@@ -1,0 +1,32 @@
+"""Ten steps give the pinned losses on any CPU, and the very same bits twice on this one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from tests.golden.ten_steps import CURVES, OBJECTIVES, PINNED, run
+from tests.modules.tiny_runs import HARMLESS_WARNINGS
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNINGS]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_curves_are_the_pinned_ones(objective: str) -> None:
+    pinned = json.loads(PINNED.read_text(encoding="utf-8"))[objective]
+    curves = run(objective).curves
+    assert list(pinned) == list(CURVES)
+    for name, tolerance in CURVES.items():
+        assert len(curves[name]) == 10
+        assert curves[name] == pytest.approx(pinned[name], rel=tolerance), (
+            f"{name} of {objective} differs from {PINNED.name}: if that is meant, run python -m tests.golden.ten_steps"
+        )
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_two_runs_are_identical_to_the_bit(objective: str) -> None:
+    first, second = run(objective), run(objective)
+    assert first.curves == second.curves
+    assert torch.equal(first.weights, second.weights)

@@ -1,0 +1,136 @@
+"""The command line: quick about mistakes, at home in any folder, also from an installed wheel."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from redi_lab.cli import main
+from tests.conftest import REPOSITORY
+from tests.pipeline.conftest import TINY_TASK
+from tests.pipeline.test_train import run
+
+
+def command(*arguments: str, cwd: Path, path: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    """Run `python -m redi_lab` from a folder, with the package of `path`."""
+    environment = {**os.environ, "PYTHONPATH": str(path)}
+    line = [sys.executable, "-m", "redi_lab", *arguments]
+    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., list[str]]:
+    """As in tests/pipeline."""
+
+    def overrides(*more: str) -> list[str]:
+        earlier = "init_overrides=['trainer.max_steps=3']"
+        return [*TINY_TASK, "logger=none", f"paths.outputs_dir={tmp_path / 'outputs'}", earlier, *more]
+
+    return overrides
+
+
+def test_a_mistake_is_told_before_anything_heavy_is_imported() -> None:
+    script = (
+        "import sys\nfrom redi_lab.cli import main\n"
+        "try:\n    main(['loss.alpha=2'])\nexcept SystemExit as ended:\n"
+        "    heavy = {'torch', 'transformers', 'pytorch_lightning', 'mlflow'} & set(sys.modules)\n"
+        "    print(ended.code, sorted(heavy))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout == "2 []\n"
+    assert done.stderr == "redi_lab: loss.alpha=2.0: must be in [0, 1]\n"
+
+
+def test_an_unknown_verb_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["trian"])
+    assert ended.value.code == 2
+    assert "unknown verb trian; choose one of train, evaluate, compare, ui, upload" in capsys.readouterr().err
+
+
+def test_help_shows_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    screen = capsys.readouterr().out
+    assert "evaluate" in screen
+    assert "+experiment=NAME" in screen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "foo=1"], "unknown key foo: allowed are last, port"),
+        (["compare", "last=x"], "last=x: must be a whole number"),
+        (["upload"], "upload takes one results folder"),
+        (["ui", "logger=none"], "unknown key logger"),
+    ],
+)
+def test_verbs_refuse_what_they_do_not_know(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_compare_without_runs_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["compare", f"paths.outputs_dir={tmp_path}"])
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_compare_writes_a_page_of_the_last_two_runs(
+    tiny: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for alpha in (0.2, 0.8):
+        run(tiny(f"loss.alpha={alpha}", "eval=none"), tmp_path / "outputs" / "runs" / f"a{alpha}")
+    folder = tmp_path / "comparison"
+    main(["compare", f"paths.outputs_dir={tmp_path / 'outputs'}", f"paths.output_dir={folder}"])
+    page = (folder / "index.html").read_text()
+    assert len(json.loads((folder / "summary.json").read_text())["runs"]) == 2
+    assert "<th>loss.alpha</th>" in page
+    assert "<th>optimizer.lr</th>" not in page  # the same in both
+    assert f"Results:    {folder}" in capsys.readouterr().out
+
+
+def test_hydras_flags_work_from_any_folder(tmp_path: Path) -> None:
+    done = command("--cfg", "job", "loss.alpha=0.3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "alpha: 0.3" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_multirun_runs_each_value(tiny: Callable[..., list[str]], tmp_path: Path) -> None:
+    done = command("-m", "loss.alpha=0.2,0.5", *tiny("name=a${loss.alpha}", "eval=none"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summaries = [json.loads(p.read_text()) for p in (tmp_path / "outputs" / "runs").glob("*/summary.json")]
+    assert sorted(summary["loss"]["alpha"] for summary in summaries) == [0.2, 0.5]
+    assert sorted(s["stages"][0]["is_reused"] for s in summaries) == [False, True]
+
+
+def test_an_installed_wheel_brings_its_configuration(tmp_path: Path) -> None:
+    build = f"from hatchling.build import build_wheel; print(build_wheel({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", build], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    zipfile.ZipFile(tmp_path / done.stdout.split()[-1]).extractall(site)
+    shown = command("--cfg", "job", "+experiment=redi_1p5b", cwd=elsewhere, path=site)
+    assert shown.returncode == 0, shown.stderr
+    assert "name: redi_1p5b" in shown.stdout
+    where = command("loss=foo", cwd=elsewhere, path=site)
+    assert "choose dpo, redi, sft, simpo, symmetric_redi" in where.stderr
+    origin = subprocess.run(
+        [sys.executable, "-c", "import redi_lab.config as c; print(c.CONFIG_DIR)"],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(origin.stdout.strip()) == site / "redi_lab" / "conf"
