@@ -81,6 +81,7 @@ class _FakeMetric(pl.Callback):
         ("max", [3.0, 1.0, 2.0], 2),
         ("min", [3.0, 2.0, 1.0], 6),
         ("max", [1.0, 1.0, 1.0], 2),  # a tie keeps the earlier
+        ("min", [1.0, 1.0, 1.0], 2),
         ("min", [float("nan"), 2.0, 3.0], 4),  # a NaN is never the best
         ("max", [2.0, float("nan"), 1.0], 2),
     ],

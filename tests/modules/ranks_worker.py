@@ -25,7 +25,7 @@ def train(objective: str, **options: Any) -> dict[str, Any]:
     if objective == "dpo":
         with tempfile.TemporaryDirectory() as folder:
             attach_reference(data, make_backbone(seed=1), Path(folder))
-    module = make_module(objective, make_backbone(), log_entropy=True, max_grad_norm=1.0)
+    module = make_module(objective, make_backbone(), log_entropy=True)
     result = fit(module, data, max_steps=-1, max_epochs=1, callbacks=[UpdateNorm()], **options)
     return {
         "parameters": torch.stack(result.tap.parameters),

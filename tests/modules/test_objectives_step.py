@@ -37,7 +37,9 @@ def run(
     if objective == "dpo":
         attach_reference(data, make_backbone(seed=1), folder)
     module = make_module(objective, make_backbone(), **options)
-    return fit(module, data, max_steps=max_steps, callbacks=[UpdateNorm()], val_check_interval=1)
+    # Only where there is something to validate: Lightning would clear gradients that the step forgot to clear.
+    interval = 1 if num_validation else 1.0
+    return fit(module, data, max_steps=max_steps, callbacks=[UpdateNorm()], val_check_interval=interval)
 
 
 @every_objective
