@@ -226,6 +226,7 @@ _RULES: tuple[_Rule, ...] = (
         "a text with {problem} in it",
     ),
     (("trainer.devices",), lambda value: value in (1, "1"), "1: training on several devices is not wired up yet"),
+    (("trainer.precision",), *_one_of("32-true", "bf16-mixed")),  # others scale or round away steps of 1e-6
     (("model.dtype",), *_one_of("float32", "bfloat16", "float16")),
     (("model.attention",), *_one_of("packed_sdpa", "flash_attention_2")),
     (("data.student_tokenizer",), *_one_of("arithmetic", "bpe")),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is imported, as redi_lab.cli does
+
 from collections.abc import Callable
 from pathlib import Path
 

@@ -39,6 +39,7 @@ MISTAKES = {
     "eval.top_p=0": r"eval.top_p=0.0: must be in \(0, 1\]",
     "eval.benchmark=maths": r"eval.benchmark=maths: must be one of null, heldout, jsonl, hub",
     "trainer.devices=2": r"trainer.devices=2: must be 1: training on several devices is not wired up yet",
+    "trainer.precision=16-mixed": r"trainer.precision=16-mixed: must be one of 32-true, bf16-mixed",
     "seed=x": r"seed=x: must be a whole number from 0 to 4294967295",
     "seed=-1": r"seed=-1: must be a whole number from 0",
     "data=jsonl": r"data.path is required and has no default: add data.path=VALUE",

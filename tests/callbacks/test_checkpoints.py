@@ -105,9 +105,13 @@ def test_best_follows_the_real_validation_loss(tmp_path: Path) -> None:
 
 
 def test_best_by_a_training_metric_is_sought_at_exported_steps(tmp_path: Path) -> None:
-    result = run(tmp_path, max_steps=5, every_n_steps=2, monitor="train/lr", mode="max")
-    assert folders(tmp_path) == ["best", "last", "step-2", "step-4"]
-    assert torch.equal(weights(tmp_path / "best"), result.tap.parameters[1])
+    export = ExportCheckpoints(tmp_path, END_OF_TURN, every_n_steps=2, monitor="train/loss")
+    result = fit(make_module("redi", make_backbone()), make_data("redi", batch_size=2), max_steps=6, callbacks=[export])
+    losses = {step: result.train[step - 1]["train/loss"] for step in (2, 4, 6)}
+    step = min(losses, key=lambda candidate: losses[candidate])
+    assert torch.equal(weights(tmp_path / "best"), result.tap.parameters[step - 1])
+    note = json.loads((tmp_path / "best" / "best.json").read_text())
+    assert note == {"step": step, "train/loss": pytest.approx(losses[step], rel=1e-6)}
 
 
 def test_a_metric_that_is_not_there_yet_is_passed_over(tmp_path: Path) -> None:
