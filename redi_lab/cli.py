@@ -21,6 +21,9 @@ Usage: python -m redi_lab [VERB] [KEY=VALUE ...]        (or: redi-lab ...)
 
   (no verb)   train: the embedded demo, or +experiment=NAME; stages that it starts from are trained once and reused
   evaluate    judge any Hugging Face folder: evaluate checkpoint=FOLDER [eval=...]
+  curate      from raw generations to demonstrations and pairs: curate data=openr1_math|openr1_220k|jsonl data.path=FILE
+              [curation=paper|strict|grader]; train on the result with data=curated data.path=RESULTS_FOLDER
+  grade       add a verdict and its reason to every row: grade FILE.jsonl [prediction=KEY gold=KEY workers=N]
   compare     compare the last two runs (or: compare RUN RUN ... [last=N]): a page, and the link into MLflow
   ui          serve the MLflow UI on 127.0.0.1 [port=5000]
   upload      complete in MLflow what a failed store lacks: upload RUN_DIR [tracking_uri=URI]
@@ -74,9 +77,17 @@ def _configured(name: str) -> Callable[[list[str]], None]:
 
 def _execute(name: str, config: DictConfig, overrides: list[str]) -> None:
     if name == "train":
+        from redi_lab.pipeline.preflight import check_hub
+
+        check_hub(config, overrides)
+    if name == "train":
         from redi_lab.pipeline.train import run_training
 
         folder = run_training(config, overrides)
+    elif name == "curate":
+        from redi_lab.pipeline.curate import run_curation
+
+        folder = run_curation(config)
     else:
         from redi_lab.pipeline.evaluate import run_evaluation
 
@@ -128,6 +139,39 @@ def _compare(arguments: list[str]) -> None:
     print(f"Results:    {folder}")
 
 
+def _grade(arguments: list[str]) -> None:
+    names, settings = _settings(arguments, prediction="prediction", gold="gold", workers="2")
+    if len(names) != 1 or settings["workers"] == "0":
+        raise UserError(
+            "grade takes one file: redi-lab grade FILE.jsonl [prediction=KEY gold=KEY workers=N], N from 1 on"
+        )
+    config = load_config("evaluate", ["checkpoint=.", "name=grade", *_pass_on(arguments)], check_paths=False)
+    from redi_lab.evaluation.grading import Grader
+    from redi_lab.pipeline.grade import check_rows, grade_file
+    from redi_lab.pipeline.run import prepare_output_dir, write_summary
+
+    file, keys, limits = Path(names[0]), {key: settings[key] for key in ("prediction", "gold")}, config.eval.grader
+    num_rows = check_rows(file, **keys)
+    folder = prepare_output_dir(config)
+    with Grader(int(settings["workers"]), limits.timeout_seconds, limits.memory_mb) as grader:
+        done = grade_file(
+            file, folder / "graded.jsonl", grader, prediction=keys["prediction"], gold=keys["gold"], num_rows=num_rows
+        )
+        content = {
+            "name": "grade",
+            "verb": "grade",
+            "file": str(file.absolute()),
+            "graded": str(done.path),
+            "keys": keys,
+        }
+        tally = {"num_rows": done.num_rows, "verdicts": done.verdicts, "reasons": done.reasons}
+        write_summary(folder, config, content | tally | {"grader": dict(grader.settings)})
+    for reason, count in done.reasons.items():
+        print(f"{count:>8}  {reason}")
+    print(f"Graded:     {done.num_rows} rows: " + ", ".join(f"{n} {verdict}" for verdict, n in done.verdicts.items()))
+    print(f"Results:    {folder}")
+
+
 def _ui(arguments: list[str]) -> None:
     _, settings = _settings(arguments, port="5000")
     config = load_config("evaluate", ["checkpoint=.", *_pass_on(arguments)], check_paths=False)
@@ -163,7 +207,7 @@ def _settings(arguments: list[str], **defaults: str) -> tuple[list[str], dict[st
             settings[key] = value
         elif not key.startswith(("paths.", "logger.")):
             raise UserError(f"unknown key {key}: allowed are {', '.join([*defaults, 'paths.*', 'logger.*'])}")
-    for key in ("last", "port"):
+    for key in ("last", "port", "workers"):
         if key in settings and not settings[key].isdigit():
             raise UserError(f"{key}={settings[key]}: must be a whole number")
     return names, settings
@@ -179,4 +223,6 @@ _VERBS: dict[str, Callable[[list[str]], None]] = {
     "compare": _compare,
     "ui": _ui,
     "upload": _upload,
+    "curate": _configured("curate"),
+    "grade": _grade,
 }

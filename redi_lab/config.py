@@ -18,7 +18,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -26,6 +26,7 @@ from redi_lab.errors import UserError
 from redi_lab.schema import (
     LOSSES,
     TRAINER_ARGUMENTS,
+    CurationConfig,
     DataConfig,
     DebugConfig,
     EvalConfig,
@@ -54,7 +55,12 @@ _GROUPS: dict[str, type[Any]] = {
     "debug": DebugConfig,
 }
 _PASSED_ON = ("optimizer", "trainer", "callbacks", "engine")  # arguments of other libraries' or our classes
-_TOP = {"train": ("name", "seed", "init_from", "init_overrides", "loss"), "evaluate": ("name", "seed", "checkpoint")}
+_TOP = {
+    "train": ("name", "seed", "init_from", "init_overrides", "loss"),
+    "evaluate": ("name", "seed", "checkpoint"),
+    "curate": ("name", "seed", "curation"),
+}
+_NOT_READ = {"curate": ("data.batch_size",)}  # keys that a verb can do without, although their group requires them
 
 
 def load_config(
@@ -63,7 +69,7 @@ def load_config(
     """Compose, resolve and check a configuration.
 
     Args:
-        name: "train" or "evaluate".
+        name: "train", "evaluate" or "curate".
         overrides: Hydra overrides, as on the command line.
         config_dir: the configuration tree.
         check_paths: whether what is to be read must exist.
@@ -87,7 +93,7 @@ def check(config: DictConfig, name: str, *, check_paths: bool = True) -> None:
     Raises:
         UserError: one line that names the key, the value and what is allowed.
     """
-    missing = _missing(OmegaConf.to_container(config))
+    missing = [key for key in _missing(OmegaConf.to_container(config)) if key not in _NOT_READ.get(name, ())]
     if missing:
         raise UserError(f"{missing[0]} is required and has no default: add {missing[0]}=VALUE")
     try:
@@ -103,6 +109,9 @@ def check(config: DictConfig, name: str, *, check_paths: bool = True) -> None:
     if name == "train":
         config.loss = _conform("loss", config.loss, LOSSES.get(str(config.loss.get("_target_")), LossConfig))
         _check_training(config)
+    if name == "curate":
+        config.curation = _conform("curation", config.curation, CurationConfig)
+        _check_curation(config)
     _check_ranges(config)
     if check_paths:
         _check_paths(config)
@@ -171,6 +180,20 @@ def _check_training(config: DictConfig) -> None:
         )
 
 
+def _check_curation(config: DictConfig) -> None:
+    limits = [key for key in ("prompt", "completion", "sequence") if config.data[f"max_{key}_tokens"] is not None]
+    if limits and config.curation.tokenizer is None:
+        raise UserError(
+            f"data.max_{limits[0]}_tokens counts tokens of the student: give its tokenizer with"
+            " curation.tokenizer=FOLDER_OR_HUB_ID"
+        )
+    if config.curation.grader != "never" and config.data.source.get("format") == "pairs":
+        raise UserError(f"curation.grader={config.curation.grader}: ready pairs carry no answers to grade against")
+    for file in config.curation.benchmarks:
+        if not Path(file).is_file():
+            raise UserError(f"curation.benchmarks: {file}: no such file; give JSONL files of {{problem}}")
+
+
 def _check_reference(config: DictConfig) -> None:
     reference = config.loss.reference
     if reference is None:
@@ -199,17 +222,19 @@ _RULES: tuple[_Rule, ...] = (
     (
         ("data.batch_size", "data.micro_batch_tokens", "data.max_new_tokens", "eval.num_samples", "eval.max_new_tokens",
          "eval.grader.num_workers", "eval.limit", "data.max_prompt_tokens", "data.max_completion_tokens",
-         "data.max_sequence_tokens", "callbacks.checkpoints.every_n_steps"),
+         "data.max_sequence_tokens", "callbacks.checkpoints.every_n_steps", "curation.pairs_per_problem",
+         "curation.ngram", "curation.grading.num_workers"),
         lambda value: isinstance(value, int) and value >= 1,
         "a whole number of at least 1",
     ),
     (
-        ("data.num_validation", "data.num_workers", "eval.seed", "data.source.num_heldout"),
+        ("data.num_validation", "data.num_workers", "eval.seed", "data.source.num_heldout", "curation.num_workers"),
         lambda value: isinstance(value, int) and value >= 0,
         "a whole number of at least 0",
     ),
     (
-        ("loss.beta", "optimizer.lr", "optimizer.max_grad_norm", "logger.flush_seconds", "eval.grader.timeout_seconds"),
+        ("loss.beta", "optimizer.lr", "optimizer.max_grad_norm", "logger.flush_seconds", "eval.grader.timeout_seconds",
+         "curation.grading.timeout_seconds"),
         lambda value: _is_number(value) and 0 < value < math.inf,
         "a number above 0",
     ),
@@ -219,7 +244,7 @@ _RULES: tuple[_Rule, ...] = (
         "a number of at least 0",
     ),
     (("loss.alpha", "scheduler.warmup_ratio"), lambda value: _is_number(value) and 0 <= value <= 1, "in [0, 1]"),
-    (("eval.top_p",), lambda value: _is_number(value) and 0 < value <= 1, "in (0, 1]"),
+    (("eval.top_p", "curation.near_threshold"), lambda value: _is_number(value) and 0 < value <= 1, "in (0, 1]"),
     (
         ("data.prompt_template", "eval.prompt_template"),
         lambda value: "{problem}" in str(value),
@@ -237,6 +262,11 @@ _RULES: tuple[_Rule, ...] = (
         *_one_of("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"),
     ),
     (("callbacks.checkpoints.mode",), *_one_of("min", "max")),
+    (("curation.unknown",), *_one_of("unused", "negative")),
+    (("curation.grader",), *_one_of("never", "missing", "always")),
+    (("curation.demonstrations",), *_one_of("first", "all")),
+    (("curation.pair_order",), *_one_of("first", "random", "length_matched", "nearest", "longest_prefix")),
+    (("curation.problem_duplicates", "curation.generation_duplicates"), *_one_of("keep", "exact", "near")),
 )  # fmt: skip
 
 
@@ -263,7 +293,7 @@ def _check_paths(config: DictConfig) -> None:
         path = OmegaConf.select(config, key)
         if path is not None and not Path(path).exists() and not is_hub_id(path):
             raise UserError(f"{key}={path}: no such {what}, and not a hub id (OWNER/NAME)")
-    if config.eval.benchmark == "jsonl" and not Path(config.eval.path or "").is_file():
+    if "eval" in config and config.eval.benchmark == "jsonl" and not Path(config.eval.path or "").is_file():
         raise UserError(f"eval.path={config.eval.path}: no such file; give a JSONL file of {{problem, answer}}")
 
 
@@ -272,6 +302,9 @@ def _explain_composition(error: Exception, name: str, overrides: Sequence[str], 
     text = str(error)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as KEY=VALUE ({_first_line(error)}); quote what holds = , [ or {{"
+    if isinstance(error, ConfigCompositionException) and (needed := re.match(r"You must specify '(\w+)'", text)):
+        found = sorted(path.stem for path in (config_dir / needed[1]).glob("*.yaml"))
+        return f"{needed[1]} is required and has no default: add {needed[1]}=NAME, one of {', '.join(found)}"
     option = re.search(r"Could not find '([\w/]+)/([^/']+)'", text)
     if option:
         group, wrong = option.groups()

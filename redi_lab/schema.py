@@ -172,6 +172,42 @@ class EvalConfig:
 
 
 @dataclass
+class CurationConfig:
+    """How `curate` judges, filters and pairs generations."""
+
+    unknown: str = "unused"
+    """unused, or negative: what becomes of generations that nobody knows to be right or wrong."""
+    grader: str = "never"
+    """never, missing (where the corpus has no verdict), or always (one more verifier)."""
+    require_complete: bool = False
+    """Drop generations that were cut off."""
+    require_answer: bool = False
+    """A rejected generation without a final answer is unknown."""
+    demonstrations: str = "first"
+    """first, or all right generations of a problem."""
+    pair_order: str = "first"
+    """first, random, length_matched, nearest or longest_prefix."""
+    pairs_per_problem: int | None = 1
+    """Most pairs of a problem; null for all."""
+    problem_duplicates: str = "keep"
+    """keep, exact or near."""
+    generation_duplicates: str = "keep"
+    """keep, exact or near; among the generations of one problem."""
+    near_threshold: float = 0.8
+    """Similarity from which two texts are near duplicates."""
+    benchmarks: list[str] = field(default_factory=list)
+    """JSONL files of evaluation problems that must not be trained on."""
+    ngram: int = 13
+    """Words that a problem shares with a benchmark when it is dropped."""
+    tokenizer: str | None = None
+    """The student's: counts tokens and applies the token limits of the data group."""
+    num_workers: int = 2
+    """Processes; 0 for none."""
+    grading: GraderConfig = field(default_factory=GraderConfig)
+    """Limits of the grader's own workers."""
+
+
+@dataclass
 class LoggerConfig:
     """Where runs are tracked."""
 

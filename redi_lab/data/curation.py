@@ -147,13 +147,14 @@ def choose_demonstration(problem: Problem) -> Demonstration | str:
 
 
 def choose_pair(problem: Problem, demonstration: Demonstration) -> Pair | str:
-    """The demonstration against the first incorrect generation, or the reason why there is no pair."""
+    """The demonstration against the first incorrect generation of another text, or the reason why there is no pair."""
+    reason = NO_INCORRECT
     for generation in problem.generations:
         if generation.correct is False:  # None is an unknown verdict, never a negative
-            if generation.text == demonstration.completion:
-                return SAME_TEXT
-            return Pair(problem.id, problem.problem, demonstration.completion, generation.text)
-    return NO_INCORRECT
+            if generation.text != demonstration.completion:
+                return Pair(problem.id, problem.problem, demonstration.completion, generation.text)
+            reason = SAME_TEXT
+    return reason
 
 
 def text_key(text: str) -> bytes:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, final
 from redi_lab.errors import UserError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
     from datasets.packaged_modules.cache.cache import Cache
 
 TIMEOUT_S = 5.0  # without network the answer comes at once; this is for slow proxies
@@ -44,6 +44,26 @@ class HubDataset:
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise UserError(
                 f"data.path={self.path!r}, split {split!r}, commit {self.commit}: could not be loaded: {_line(error)}"
+            ) from error
+
+    def stream(self, split: str) -> IterableDataset:
+        """One split, row by row as it is downloaded; nothing is kept on disk.
+
+        Raises:
+            UserError: the split does not exist, or the hub cannot be reached.
+        """
+        import datasets
+
+        if self.is_cached_only:
+            raise UserError(
+                f"data.path={self.path!r}: streaming needs the Hugging Face hub, which cannot be reached, but the cache"
+                " holds this data set: set data.source.streaming=false"
+            )
+        try:
+            return datasets.load_dataset(self.path, split=split, revision=self.commit, streaming=True)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise UserError(
+                f"data.path={self.path!r}, split {split!r}, commit {self.commit}: cannot be streamed: {_line(error)}"
             ) from error
 
 

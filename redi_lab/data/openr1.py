@@ -54,6 +54,7 @@ class OpenR1Source:
         shuffle_seed: of the order of the result, and of the choice of held-out problems.
         excluded_sources: values of the column `source` whose rows are dropped.
         num_heldout: valid problems with an answer that can be graded, kept for evaluation; 0 in the paper.
+        streaming: read a hub data set as it is downloaded, without keeping it on disk.
         on_progress: called while loading with rows done and rows in all, over all passes.
     """
 
@@ -65,6 +66,7 @@ class OpenR1Source:
         shuffle_seed: int = 42,
         excluded_sources: Sequence[str] = ("cn_k12",),
         num_heldout: int = 0,
+        streaming: bool = False,
         on_progress: OnProgress | None = None,
     ) -> None:
         if isinstance(excluded_sources, str):
@@ -75,6 +77,7 @@ class OpenR1Source:
         self.shuffle_seed = shuffle_seed
         self.excluded_sources = tuple(excluded_sources)
         self.num_heldout = num_heldout
+        self._streaming = streaming
         self._on_progress = on_progress
         self._opened: RowTable | None = None
 
@@ -85,7 +88,7 @@ class OpenR1Source:
             UserError: the data is not there.
         """
         options = [self.split, self.shuffle_seed, sorted(self.excluded_sources), self.num_heldout]
-        return hashlib.sha256(json.dumps([type(self).__name__, self._table().digest(), *options]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([type(self).__name__, self.table().digest(), *options]).encode()).hexdigest()
 
     def load(self) -> TraceCorpus:
         """Read, select and shuffle.
@@ -94,7 +97,7 @@ class OpenR1Source:
             UserError: the data is not there or not readable, has other columns, too few problems can be held out, or
                 nothing is left to train on.
         """
-        table = self._table()
+        table = self.table()
         check_columns(next(table.rows()))
         rows = tracked_rows(table, self._on_progress, passes=2 if self.num_heldout else 1)
         corpus = curate(
@@ -106,13 +109,27 @@ class OpenR1Source:
         )
         return shuffled(corpus, self.shuffle_seed)
 
+    def problems(self) -> Iterator[Problem | Dropped]:
+        """Every raw row, parsed by the rules above, in the order of the source.
+
+        Raises:
+            UserError: the data is not there or not readable, or has other columns.
+        """
+        check_columns(next(self.table().rows()))
+        return self._problems(self.table().rows())
+
     def _problems(self, rows: Iterator[Row]) -> Iterator[Problem | Dropped]:
         for index, row in enumerate(rows):
             yield parse_row(row.values, str(index), self.excluded_sources)
 
-    def _table(self) -> RowTable:
+    def table(self) -> RowTable:
+        """The raw rows.
+
+        Raises:
+            UserError: the data is not there.
+        """
         if self._opened is None:  # kept, so that digest and load agree on the commit of a hub data set
-            self._opened = open_rows(self.path, split=self.split, revision=self.revision)
+            self._opened = open_rows(self.path, split=self.split, revision=self.revision, streaming=self._streaming)
         return self._opened
 
 
@@ -135,18 +152,29 @@ def check_columns(row: Row) -> None:
 def parse_row(values: dict[str, object], identity: str, excluded_sources: tuple[str, ...]) -> Problem | Dropped:
     """One raw row as a problem, or the rule that drops it."""
     valid, source, problem = (values.get(key) for key in ("problem_is_valid", "source", "problem"))
+    number = count_generations(values)
     if not isinstance(valid, str) or valid.strip().lower() != "yes":
-        return Dropped(identity, NOT_VALID)
+        return Dropped(identity, NOT_VALID, number)
     if source in excluded_sources:
-        return Dropped(identity, f"source {source}")
+        return Dropped(identity, f"source {source}", number)
     if not isinstance(problem, str) or not problem.strip():
-        return Dropped(identity, NO_PROBLEM)
+        return Dropped(identity, NO_PROBLEM, number)
     generations = parse_generations(values)
     if isinstance(generations, str):
-        return Dropped(identity, generations)
+        return Dropped(identity, generations, number)
+    return Problem(identity, problem, parse_answer(values), generations, source if isinstance(source, str) else None)
+
+
+def count_generations(values: dict[str, object]) -> int:
+    """The number of generations of a raw row, whatever else is wrong with it."""
+    generations = values.get("generations")
+    return len(generations) if isinstance(generations, list) else 0
+
+
+def parse_answer(values: dict[str, object]) -> str | None:
+    """The gold answer, where it is one that can be graded."""
     answer = values.get("answer")
-    has_answer = isinstance(answer, str) and answer.strip().lower() not in _NOT_AN_ANSWER
-    return Problem(identity, problem, str(answer) if has_answer else None, generations)
+    return answer if isinstance(answer, str) and answer.strip().lower() not in _NOT_AN_ANSWER else None
 
 
 def parse_generations(values: dict[str, object]) -> tuple[Generation, ...] | str:
@@ -156,11 +184,14 @@ def parse_generations(values: dict[str, object]) -> tuple[Generation, ...] | str
         return NO_GENERATIONS
     correctness = values.get("correctness")
     verdicts = [correctness.get(name) for name in _VERDICTS] if isinstance(correctness, dict) else [None]
-    if not all(_is_verdict_list(verdict, len(texts)) for verdict in verdicts):
+    if not all(is_verdict_list(verdict, len(texts)) for verdict in verdicts):
         return NO_VERDICTS
     if not all(isinstance(text, str) and text.strip() for text in texts):
         return EMPTY_GENERATION
-    return tuple(Generation(text, all(both)) for text, *both in zip(texts, *verdicts, strict=True))
+    return tuple(
+        Generation(text, all(both), tuple(zip(_VERDICTS, both, strict=True)))
+        for text, *both in zip(texts, *verdicts, strict=True)
+    )
 
 
 def shuffled(corpus: TraceCorpus, seed: int) -> TraceCorpus:
@@ -177,7 +208,8 @@ def shuffled(corpus: TraceCorpus, seed: int) -> TraceCorpus:
     )
 
 
-def _is_verdict_list(value: object, length: int) -> TypeGuard[list[bool | None]]:
+def is_verdict_list(value: object, length: int) -> TypeGuard[list[bool | None]]:
+    """Whether `value` is a list of `length` verdicts, each true, false or null."""
     return (
         isinstance(value, list)
         and len(value) == length

@@ -7,8 +7,9 @@ Rows of problems (other keys are fine and ignored):
     {"problem": "1+1?", "generations": [{"text": "2", "correct": true}, {"text": "3", "correct": false}],
      "answer": "2", "id": "a"}
 
-`correct` is true, false, or null where nobody knows. `answer` (needed only to hold problems out) and `id` (default: the
-number of the row, from 0) are optional. Rows of ready pairs:
+`correct` is true, false, or null where nobody knows. `answer` (needed only to hold problems out, or to grade), `id`
+(default: the number of the row, from 0) and `source` are optional, and so is `finish_reason` of a generation. Rows of
+ready pairs:
 
     {"prompt": "1+1?", "chosen": "2", "rejected": "3"}
 
@@ -25,7 +26,7 @@ from typing import Literal, final
 
 from redi_lab.data.curation import curate
 from redi_lab.data.rows import OnProgress, Row, RowTable, open_rows, tracked_rows
-from redi_lab.data.traces import Generation, Problem, TraceCorpus
+from redi_lab.data.traces import Dropped, Generation, Problem, TraceCorpus
 from redi_lab.errors import UserError
 
 Format = Literal["auto", "generations", "pairs"]
@@ -75,7 +76,7 @@ class TraceFileSource:
             UserError: the data is not there.
         """
         options = [self.num_heldout, self.seed, self.format, self.split]
-        return hashlib.sha256(json.dumps([type(self).__name__, self._table().digest(), *options]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([type(self).__name__, self.table().digest(), *options]).encode()).hexdigest()
 
     def load(self) -> TraceCorpus:
         """Read and select.
@@ -84,8 +85,8 @@ class TraceFileSource:
             UserError: the data is not there, a row is not as documented, two rows share an id, too few problems can be
                 held out, or nothing is left to train on.
         """
-        table = self._table()
-        shape = detect_shape(next(table.rows())) if self.format == "auto" else self.format
+        table = self.table()
+        shape = self._shape()
         rows = tracked_rows(table, self._on_progress, passes=2 if self.num_heldout else 1)
         return curate(
             lambda: parse_rows(rows(), shape),
@@ -96,10 +97,26 @@ class TraceFileSource:
             distinct_demonstrations=shape == "pairs",
         )
 
-    def _table(self) -> RowTable:
+    def problems(self) -> Iterator[Problem | Dropped]:
+        """Every row as a problem, in the order of the source.
+
+        Raises:
+            UserError: as `load`.
+        """
+        return parse_rows(self.table().rows(), self._shape())
+
+    def table(self) -> RowTable:
+        """The raw rows.
+
+        Raises:
+            UserError: the data is not there.
+        """
         if self._opened is None:  # kept, so that digest and load agree on the commit of a hub data set
             self._opened = open_rows(self.path, split=self.split, revision=self.revision)
         return self._opened
+
+    def _shape(self) -> Literal["generations", "pairs"]:
+        return detect_shape(next(self.table().rows())) if self.format == "auto" else self.format
 
 
 def detect_shape(row: Row) -> Literal["generations", "pairs"]:
@@ -167,7 +184,8 @@ def _parse_generations(row: Row, identity: str) -> Problem:
     generations = tuple(
         _parse_generation(item, row, identity, f'"generations"[{index}]') for index, item in enumerate(items)
     )
-    return Problem(identity, problem, _parse_answer(row), generations)
+    source = row.values.get("source")
+    return Problem(identity, problem, _parse_answer(row), generations, source if isinstance(source, str) else None)
 
 
 def _parse_generation(item: object, row: Row, identity: str, key: str) -> Generation:
@@ -176,7 +194,11 @@ def _parse_generation(item: object, row: Row, identity: str, key: str) -> Genera
     correct = item["correct"]
     if correct is not None and not isinstance(correct, bool):
         raise UserError(f"{row.where}: key {key}.correct: expected true, false or null, got {_show(correct)}")
-    return Generation(_text(item["text"], row, identity, f"{key}.text"), correct)
+    reason = item.get("finish_reason")
+    if reason is not None and not isinstance(reason, str):
+        raise UserError(f"{row.where}: key {key}.finish_reason: expected a text or null, got {_show(reason)}")
+    text = _text(item["text"], row, identity, f"{key}.text")
+    return Generation(text, correct, () if correct is None else (("correct", correct),), reason)
 
 
 def _parse_pair(row: Row, identity: str) -> Problem:
@@ -184,7 +206,10 @@ def _parse_pair(row: Row, identity: str) -> Problem:
     chosen, rejected = (
         _text(_completion_message(row, key, prompt), row, identity, f'"{key}"') for key in ("chosen", "rejected")
     )
-    return Problem(identity, prompt, _parse_answer(row), (Generation(chosen, True), Generation(rejected, False)))
+    generations = tuple(
+        Generation(text, verdict, (("correct", verdict),)) for text, verdict in ((chosen, True), (rejected, False))
+    )
+    return Problem(identity, prompt, _parse_answer(row), generations)
 
 
 def _completion_message(row: Row, key: str, prompt: str) -> object:

@@ -139,7 +139,30 @@ class _HubTable(RowTable):
         return self._dataset
 
 
-def open_rows(path: str, *, split: str, revision: str | None) -> RowTable:
+@final
+class _StreamTable(RowTable):
+    """The rows of one split of a hub data set at a fixed commit, downloaded again in each pass."""
+
+    def __init__(self, dataset: HubDataset, split: str) -> None:
+        self.source = f"{dataset.path}@{dataset.commit}"
+        self._hub_dataset = dataset
+        self._split = split
+
+    def digest(self) -> str:
+        return self._hub_dataset.commit
+
+    def num_rows(self) -> int | None:
+        return None
+
+    def rows(self) -> Iterator[Row]:
+        number = 0
+        for number, values in enumerate(self._hub_dataset.stream(self._split), start=1):
+            yield Row(f"{self.source}: row {number}", dict(values))
+        if number == 0:
+            raise UserError(f"{self.source}: there is no row in it")
+
+
+def open_rows(path: str, *, split: str, revision: str | None, streaming: bool = False) -> RowTable:
     """Find out what `path` is and open it.
 
     Args:
@@ -147,6 +170,8 @@ def open_rows(path: str, *, split: str, revision: str | None) -> RowTable:
         split: of a hub data set, of a saved `DatasetDict`, or of a folder whose files are named after splits. A single
             file is read whatever its name is.
         revision: branch, tag or commit of a hub data set.
+        streaming: read a hub data set as it is downloaded, without keeping it on disk; local files never are loaded
+            at once.
 
     Raises:
         UserError: nothing is there, or it cannot be told which files to read.
@@ -154,7 +179,8 @@ def open_rows(path: str, *, split: str, revision: str | None) -> RowTable:
     local = Path(path).expanduser()
     if not local.exists():
         if looks_like_hub_id(path) and not path.endswith(SUFFIXES + _NOT_HUB_SUFFIXES):
-            return _HubTable(find_on_hub(path, revision), split)
+            found = find_on_hub(path, revision)
+            return _StreamTable(found, split) if streaming else _HubTable(found, split)
         raise UserError(f"data.path={path!r}: there is no such file or folder (looked for {local.absolute()})")
     if revision is not None:
         raise UserError(f"data.path={path!r} is local and has no revisions: drop revision={revision!r}")

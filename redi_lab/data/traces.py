@@ -9,17 +9,32 @@ refuse), `redi_lab.data.curation` turns those into demonstrations and pairs, and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, final
+from typing import TYPE_CHECKING, Protocol, final
+
+if TYPE_CHECKING:
+    from redi_lab.data.rows import RowTable
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One answer of a teacher. `correct` is None where nobody knows: such a trace is neither positive nor negative."""
+    """One answer of a teacher, and what the corpus says of it.
+
+    Attributes:
+        text: the completion.
+        correct: None where nobody knows: such a trace is neither positive nor negative.
+        verdicts: (verifier, its word) for every verifier that was asked; None where it could not tell.
+        finish_reason: why the teacher stopped, where the corpus says so: "stop", "length", …
+        unknown_reason: why a verifier could not tell, where it says so.
+    """
 
     text: str
     correct: bool | None
+    verdicts: tuple[tuple[str, bool | None], ...] = ()
+    finish_reason: str | None = None
+    unknown_reason: str | None = None
 
 
 @final
@@ -31,6 +46,8 @@ class Problem:
     problem: str
     answer: str | None
     generations: tuple[Generation, ...]
+    source: str | None = None
+    """Which collection of problems it comes from, where the corpus says so."""
 
 
 @final
@@ -40,6 +57,8 @@ class Dropped:
 
     id: str
     reason: str
+    num_generations: int = 0
+    """How many generations go with it."""
 
 
 @final
@@ -154,3 +173,16 @@ class TraceSource(Protocol):
 
     def load(self) -> TraceCorpus:
         """Read, select and account for all rows."""
+
+
+class ProblemSource(Protocol):
+    """A source whose rows can be looked at one by one, with everything that the corpus says of each generation."""
+
+    def digest(self) -> str:
+        """See `TraceSource.digest`."""
+
+    def table(self) -> RowTable:
+        """The raw rows."""
+
+    def problems(self) -> Iterator[Problem | Dropped]:
+        """One problem, or one refusal, for every raw row, in their order."""

@@ -22,16 +22,49 @@ _MARKER = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 
+_CLOSING_REMARK = re.compile(r"\.?\s*I hope it is correct.*", re.DOTALL | re.IGNORECASE)
+_BARE_CHARACTERS = 300  # a text up to this long may be an answer and nothing else
+_BARE_WORDS = 3
+_NUMBER_IN_TEXT = re.compile(r"(?<![0-9A-Za-z.,])[-+]?\$?[0-9]+(?:[.,][0-9]+)*%?(?![0-9A-Za-z])")
+_DELIMITED = re.compile(r"\$\$[^$]+\$\$|\$[^$]+\$|\\\[.+?\\\]|\\\(.+?\\\)", re.DOTALL)
+_COMMAND = re.compile(r"\\(?:text\w*|mathrm|mbox)\s*\{[^{}]*\}|\\[A-Za-z]+|\{[A-Za-z*]+\}")
+_WORD = re.compile(r"[A-Za-z]{2,}")
+
 _PLAIN_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 _THOUSANDS = re.compile(r"([+-]?)([0-9]{1,3}(?:[, ][0-9]{3})+)((?:\.[0-9]*)?)")
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _DROPPED = re.compile(
     r"\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|\\displaystyle(?![a-zA-Z])"  # sizes, not contents
-    r"|\\!\s*|\\[,;: ]|~|\\\$|\$|\\[()\[\]]"  # spacing, money and mathematics delimiters
+    r"|(?<!\\)\\!\s*|(?<!\\)\\[,;: ]|~|\\\$|\$|\\[()\[\]]"  # spacing, money and mathematics delimiters
     r"|\^\s*(?:\{\s*)?\\circ(?![a-zA-Z])(?:\s*\})?|\\degree(?![a-zA-Z])|°"
 )
 # "32, 349" keeps its space: it is a list, and "32,349" a number.
 _LOOSE_SPACE = re.compile(r"(?<![0-9A-Za-z,])\s+|\s+(?![0-9A-Za-z])|(?<=,)\s+(?![0-9])")
+_SYMBOLS = str.maketrans(
+    {
+        **{
+            "−": "-",
+            "–": "-",
+            "×": "\\times ",
+            "·": "\\cdot ",
+            "÷": "/",
+            "π": "\\pi ",
+            "θ": "\\theta ",
+            "√": "\\sqrt ",
+        },
+        **{"≤": "\\leq ", "≥": "\\geq ", "≠": "\\neq ", "∞": "\\infty ", "∪": "\\cup ", "∈": "\\in ", "≈": "\\approx "},
+        **{"（": "(", "）": ")", "，": ",", "；": ";", "：": ":", "％": "%", "±": "\\pm ", "½": "\\frac{1}{2}"},
+    }
+)
+_FRACTION = re.compile(r"\\[dtc]frac(?![A-Z])")
+_ROOT = re.compile(r"√\s*([0-9]+(?:\.[0-9]+)?|[A-Za-z])")
+_DOUBLED_BACKSLASH = re.compile(r"\\\\(?=[A-Za-z(\[)\]])")
+_SUPERSCRIPTS = re.compile(r"[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_PLAIN_SUPERSCRIPTS = str.maketrans("⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "+-0123456789")
+_SUBSCRIPTS = re.compile(r"[₀₁₂₃₄₅₆₇₈₉]+")
+_PLAIN_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_LETTER_TIMES = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)")  # 1.2 x 10^3
+
 _CHOICE = re.compile(r"\(([A-Za-z])\)")
 
 
@@ -52,11 +85,53 @@ def extract_answer(text: str) -> str | None:
     starts = [match.span() for match in _BOX.finditer(text)]
     if starts:
         return _boxed_answer(text, starts[-_MAX_JOINED_BOXES:])
+    return _marked_answer(text) or _bare_answer(text)
+
+
+def gold_answer(gold: str) -> str:
+    r"""The answer in an accepted answer, which may be a whole reference solution or an answer with its boxes.
+
+    Of a solution, what `extract_answer` finds; of a short text, all its boxes: "\boxed{1} papers and \boxed{2} bins"
+    is "1, 2". A gold without box or marker is the answer itself.
+    """
+    if len(gold) <= _BARE_CHARACTERS:
+        spans = [(match.end(), _closing_brace(gold, match.end(), len(gold))) for match in _BOX.finditer(gold)]
+        if len(spans) > 1 and all(end is not None for _, end in spans):
+            return ", ".join(dict.fromkeys(gold[start:end].strip() for start, end in spans))
+    found = extract_answer(gold) if _BOX.search(gold) else _marked_answer(gold)
+    return found or gold
+
+
+def _marked_answer(text: str) -> str | None:
+    """What follows the last marker, "####", "A:" or "final answer is", without a closing remark."""
     markers = list(_MARKER.finditer(text[-_MARKER_TAIL:]))
     if not markers:
         return None
-    found = (markers[-1]["line"] or markers[-1]["phrase"] or "").strip()
-    return found.removesuffix(".").strip() or None
+    found = _CLOSING_REMARK.sub("", markers[-1]["line"] or markers[-1]["phrase"] or "").strip()
+    return _value_in_sentence(found.removesuffix(".").strip()) or None
+
+
+def _value_in_sentence(text: str) -> str:
+    """The only formula of a sentence, else its only number; the whole text where there are several, or no sentence."""
+    if len(_WORD.findall(_COMMAND.sub(" ", text))) <= _BARE_WORDS:
+        return text
+    formulas = _DELIMITED.findall(text)
+    numbers = _NUMBER_IN_TEXT.findall(text)
+    if len(formulas) == 1 and not _NUMBER_IN_TEXT.search(_DELIMITED.sub(" ", text)):
+        return str(formulas[0])
+    return str(numbers[0]) if len(numbers) == 1 else text
+
+
+def _bare_answer(text: str) -> str | None:
+    """A short text without any marker: the answer itself if it is no prose, else the mathematics of its last line."""
+    text = text.strip()
+    if not text or len(text) > _BARE_CHARACTERS:
+        return None
+    delimited = _DELIMITED.findall(text)
+    prose = _DELIMITED.sub(" ", text) if delimited else _COMMAND.sub(" ", text)
+    if len(_WORD.findall(prose)) <= _BARE_WORDS and not (delimited and _WORD.match(text)):
+        return text
+    return str(delimited[-1]) if delimited else None
 
 
 def _boxed_answer(text: str, starts: list[tuple[int, int]]) -> str | None:
@@ -93,6 +168,16 @@ def _closing_brace(text: str, start: int, stop: int) -> int | None:
     return None
 
 
+def spell_symbols(answer: str) -> str:
+    """Write Unicode mathematics (×, π, ≤, x², 10⁻³) and 1.2x10^3 as LaTeX."""
+    text = _ROOT.sub(r"\\sqrt{\1}", answer).translate(_SYMBOLS).replace("{,}", ",")
+    if "\\begin" not in text:  # elsewhere \\\\ is no line break but a backslash escaped twice
+        text = _DOUBLED_BACKSLASH.sub(r"\\", text)
+    text = _SUPERSCRIPTS.sub(lambda match: "^{" + match[0].translate(_PLAIN_SUPERSCRIPTS) + "}", text)
+    text = _SUBSCRIPTS.sub(lambda match: "_{" + match[0].translate(_PLAIN_SUBSCRIPTS) + "}", text)
+    return _LETTER_TIMES.sub(r"\\times ", text)
+
+
 def normalise(answer: str) -> str:
     r"""Rewrite an answer without marks that never change its value.
 
@@ -102,7 +187,7 @@ def normalise(answer: str) -> str:
     """
     text = _TEXT_COMMAND.sub(r"\1", answer)
     text = _DROPPED.sub(lambda match: " " if match[0] in ("\\ ", "~", "\\;", "\\:") else "", text)
-    text = text.replace("\\%", "%").replace("dfrac", "frac").replace("tfrac", "frac")
+    text = _FRACTION.sub(r"\\frac", text.replace("\\%", "%"))
     text = _LOOSE_SPACE.sub("", text.strip().removesuffix("."))
     choice = _CHOICE.fullmatch(text)
     return choice[1] if choice else text
@@ -116,22 +201,3 @@ def plain_number(normalised: str) -> Fraction | None:
     if not _PLAIN_NUMBER.fullmatch(normalised):
         return None
     return Fraction(normalised.removesuffix("."))
-
-
-def compare_exactly(answer: str, gold: str) -> bool | None:
-    """Compare two answers without any algebra.
-
-    Returns:
-        True when the normalised texts or the exact numbers are the same, False for two different plain numbers,
-        None when only algebra can tell.
-    """
-    left, right = normalise(answer), normalise(gold)
-    if left == right:
-        return True
-    # Words are compared without case; a single letter may be a variable, where case matters.
-    if len(left) > 1 and left.isalpha() and left.casefold() == right.casefold():
-        return True
-    left_number, right_number = plain_number(left), plain_number(right)
-    if left_number is None or right_number is None:
-        return None
-    return left_number == right_number

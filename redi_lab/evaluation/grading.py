@@ -1,8 +1,9 @@
 r"""Grade completions against accepted answers: right, wrong, or unknown (which is never a negative example).
 
-Exact checks come first and need no library, so a benchmark of integers starts no worker. The rest goes to math-verify,
-which can take unlimited time and memory on hostile text; `Grader` therefore runs it in worker processes under a time
-and a memory limit, and an answer that breaks its worker costs that one answer:
+The conventions of docs/grading.md come first (`redi_lab.evaluation.equivalence`): quick, exact and without a library,
+so most benchmarks start no worker. The rest goes to math-verify, which can take unlimited time and memory on hostile
+text; `Grader` therefore runs it in worker processes under a time and a memory limit, and an answer that breaks its
+worker costs that one answer:
 
     with Grader(num_workers=2) as grader:
         grades = grader.grade_all([("it is \\boxed{1/2}", "0.5"), ("\\boxed{3}", ["3", "3.0"])])
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,10 +24,14 @@ from typing import Any, Self, final
 
 from pebble import ProcessExpired, ProcessPool
 
-from redi_lab.evaluation.answers import compare_exactly, extract_answer
+from redi_lab.evaluation.answers import extract_answer, gold_answer, spell_symbols
+from redi_lab.evaluation.equivalence import Outcome, compare_answers
 
 MAX_ANSWER_CHARACTERS = 2000  # no final answer of a benchmark is near this; the comparison is never asked beyond it
-LIBRARY_TIMEOUT_SECONDS = 3  # per library call inside a worker: cheaper than losing the worker
+LIBRARY_TIMEOUT_SECONDS = 2  # per library call inside a worker: cheaper than losing the worker
+CONVENTIONS_VERSION = 1  # goes up when docs/grading.md changes a verdict, so that cached results are made anew
+WINDOW = 1024  # gradings under way at once, and comparisons remembered
+TASKS_PER_WORKER = 2000  # then a fresh process takes over, so that what sympy caches cannot pile up
 
 Gold = str | Sequence[str]
 
@@ -63,11 +69,11 @@ def grade(prediction: str, gold: Gold) -> Grade:
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("grade() limits time by signals and needs the main thread; use Grader elsewhere")
-    decided = _grade_exactly(prediction, gold)
+    decided = _grade_directly(prediction, gold)
     return decided if isinstance(decided, Grade) else _grade_by_algebra(*decided)
 
 
-def _grade_exactly(prediction: str, gold: Gold) -> Grade | tuple[str, tuple[str, ...]]:
+def _grade_directly(prediction: str, gold: Gold) -> Grade | tuple[str, tuple[str, ...]]:
     """The grade, when no algebra is needed, else the answer and the golds that algebra must compare."""
     golds = (gold,) if isinstance(gold, str) else tuple(gold)
     if not golds:
@@ -78,25 +84,31 @@ def _grade_exactly(prediction: str, gold: Gold) -> Grade | tuple[str, tuple[str,
     if len(answer) > MAX_ANSWER_CHARACTERS:
         reason = f"answer longer than {MAX_ANSWER_CHARACTERS} characters"
         return Grade(Verdict.UNKNOWN, reason, answer[:MAX_ANSWER_CHARACTERS])
-    return _compare_all_exactly(answer, golds)
+    accepted = tuple(gold_answer(text) for text in golds)
+    return _compare_all(answer, tuple(text for text in accepted if len(text) <= MAX_ANSWER_CHARACTERS))
 
 
-def _compare_all_exactly(answer: str, golds: tuple[str, ...]) -> Grade | tuple[str, tuple[str, ...]]:
-    undecided = []
-    for gold in golds:
-        same = compare_exactly(answer, gold) if len(gold) <= MAX_ANSWER_CHARACTERS else None
-        if same:
-            return Grade(Verdict.RIGHT, "same answer", answer)
-        if same is None:
-            undecided.append(gold)
-    return (answer, tuple(undecided)) if undecided else Grade(Verdict.WRONG, "different number", answer)
+def _compare_all(answer: str, golds: tuple[str, ...]) -> Grade | tuple[str, tuple[str, ...]]:
+    """Right if any gold is met; wrong if all are told apart; algebra for what is open, unless nothing could help."""
+    outcomes = {gold: compare_answers(answer, gold) for gold in golds}
+    if Outcome.SAME in outcomes.values():
+        return Grade(Verdict.RIGHT, Outcome.SAME.value, answer)
+    undecided = tuple(gold for gold, outcome in outcomes.items() if outcome is Outcome.UNDECIDED)
+    if undecided:
+        return answer, undecided
+    unclear = [outcome for outcome in outcomes.values() if outcome is not Outcome.DIFFERENT]
+    if unclear:
+        return Grade(Verdict.UNKNOWN, unclear[0].value, answer)
+    if not outcomes:
+        return Grade(Verdict.UNKNOWN, f"gold answer longer than {MAX_ANSWER_CHARACTERS} characters", answer)
+    return Grade(Verdict.WRONG, Outcome.DIFFERENT.value, answer)
 
 
 def _grade_by_algebra(answer: str, golds: tuple[str, ...]) -> Grade:
     """Compare by math-verify: right if any gold is met, unknown if a comparison failed, else wrong."""
     failures = []
     for gold in golds:
-        outcome = _algebra_outcome(answer, gold)
+        outcome = _algebra_outcome(spell_symbols(answer), spell_symbols(gold))
         if outcome is True:
             return Grade(Verdict.RIGHT, "equivalent by math-verify", answer)
         if isinstance(outcome, str):
@@ -180,12 +192,14 @@ class Grader:
         self._timeout_seconds = timeout_seconds
         self._memory_mb = memory_mb
         self._pool: ProcessPool | None = None
+        self._recent: OrderedDict[tuple[str, tuple[str, ...]], Any] = OrderedDict()
 
     @property
     def settings(self) -> Mapping[str, str | float]:
         """What decides a verdict, for the protocol of a result."""
         return {
-            "name": "math-verify",
+            "name": "conventions, then math-verify",
+            "conventions": CONVENTIONS_VERSION,
             "version": version("math-verify"),
             "timeout_seconds": self._timeout_seconds,
             "memory_mb": self._memory_mb,
@@ -210,6 +224,7 @@ class Grader:
             self._pool.stop()
             self._pool.join()
             self._pool = None
+            self._recent.clear()
 
     def grade_all(
         self, pairs: Sequence[tuple[str, Gold]], progress: Callable[[int, int], None] | None = None
@@ -223,22 +238,44 @@ class Grader:
         Returns:
             One grade a pair; time-outs, crashes and exhausted memory are unknown with that reason.
         """
-        decided = [_grade_exactly(prediction, gold) for prediction, gold in pairs]
-        tasks = list(dict.fromkeys(item for item in decided if not isinstance(item, Grade)))
-        futures = {
-            task: self._workers().schedule(_grade_by_algebra, task, timeout=self._timeout_seconds) for task in tasks
-        }
         grades: list[Grade] = []
-        for item in decided:
-            grades.append(item if isinstance(item, Grade) else _collect(futures[item], item[0]))
+        for made in self.grade_stream(pairs):
+            grades.append(made)
             if progress is not None:
                 progress(len(grades), len(pairs))
         return grades
+
+    def grade_stream(self, pairs: Iterable[tuple[str, Gold]]) -> Iterator[Grade]:
+        """Grade pairs as they come, in their order, with a bounded number in memory.
+
+        Yields:
+            One grade a pair; time-outs, crashes and exhausted memory are unknown with that reason.
+        """
+        waiting: deque[Grade | tuple[str, Any]] = deque()
+        for prediction, gold in pairs:
+            decided = _grade_directly(prediction, gold)
+            waiting.append(decided if isinstance(decided, Grade) else (decided[0], self._schedule(decided)))
+            while waiting and (isinstance(waiting[0], Grade) or len(waiting) > WINDOW):
+                yield _collect(waiting.popleft())
+        while waiting:
+            yield _collect(waiting.popleft())
+
+    def _schedule(self, task: tuple[str, tuple[str, ...]]) -> Any:
+        """The future of a comparison; that of an equal one where it was asked for lately."""
+        if task in self._recent:
+            self._recent.move_to_end(task)
+            return self._recent[task]
+        future = self._workers().schedule(_grade_by_algebra, task, timeout=self._timeout_seconds)
+        self._recent[task] = future
+        if len(self._recent) > WINDOW:
+            self._recent.popitem(last=False)
+        return future
 
     def _workers(self) -> ProcessPool:
         if self._pool is None:
             self._pool = ProcessPool(
                 max_workers=self._num_workers,
+                max_tasks=TASKS_PER_WORKER,
                 initializer=_limit_memory,
                 initargs=(self._memory_mb * 2**20,),
                 context=_worker_context(),
@@ -246,8 +283,11 @@ class Grader:
         return self._pool
 
 
-def _collect(future: Any, answer: str) -> Grade:
-    """The grade that a worker made, or unknown with what happened to the worker."""
+def _collect(item: Grade | tuple[str, Any]) -> Grade:
+    """The grade itself, or the one that a worker made, or unknown with what happened to the worker."""
+    if isinstance(item, Grade):
+        return item
+    answer, future = item
     try:
         result: Grade = future.result()
     except FutureTimeoutError:

@@ -55,12 +55,13 @@ class RunView:
 
     @property
     def loss(self) -> str:
-        """The objective with its hyperparameters: "redi (alpha=0.8)"."""
+        """The objective with its hyperparameters: "REDI (alpha=0.8)"."""
         loss = self.summary.get("loss")
         if not isinstance(loss, Mapping):
             return _MISSING if loss is None else str(loss)
-        rest = ", ".join(f"{name}={value}" for name, value in loss.items() if name not in ("name", "_target_"))
-        return f"{loss.get('name', 'loss')} ({rest})" if rest else str(loss.get("name", _MISSING))
+        objective = str(loss.get("_target_", _MISSING)).rsplit(".", 1)[-1].removesuffix("Module")
+        rest = ", ".join(f"{name}={value}" for name, value in loss.items() if name in ("alpha", "beta", "gamma"))
+        return f"{objective} ({rest})" if rest else objective
 
     @property
     def alpha(self) -> str:

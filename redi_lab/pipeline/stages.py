@@ -28,6 +28,7 @@ from redi_lab.config import experiment_names, load_config
 from redi_lab.errors import UserError
 from redi_lab.evaluation.results import checkpoint_hash, content_digest
 from redi_lab.pipeline.build import make_source
+from redi_lab.pipeline.inheritance import earlier_overrides
 
 _CODE = ("backbone", "data", "losses", "modules")  # what computes the weights
 _NO_EFFECT = {
@@ -36,8 +37,6 @@ _NO_EFFECT = {
     "trainer": ("log_every_n_steps", "enable_model_summary", "profiler", "val_check_interval", "limit_val_batches",
                 "check_val_every_n_epoch"),
 }  # fmt: skip
-_INHERITED = ("model", "data", "paths", "logger", "seed", "debug")
-_OF_ONE_STAGE = ("data.batch_size", "data.micro_batch_tokens")
 
 
 @final
@@ -85,19 +84,9 @@ def _resolve(config: DictConfig, overrides: Sequence[str], seen: tuple[str, ...]
         return [Stage(config, _fingerprint(config, checkpoint_hash(folder)), folder)]
     if init in seen:
         raise UserError(f"init_from={init}: experiments start from each other in a circle: {' → '.join([*seen, init])}")
-    earlier = [f"+experiment={init}", *inherited(overrides), *config.init_overrides]
+    earlier = earlier_overrides(config, overrides)
     chain = _resolve(load_config("train", earlier), earlier, (*seen, init))
     return [*chain, Stage(config, _fingerprint(config, chain[-1].fingerprint), None)]
-
-
-def inherited(overrides: Sequence[str]) -> list[str]:
-    """The overrides that an earlier stage takes over: those that say what is trained on what, and where it is kept."""
-    kept = []
-    for override in overrides:
-        key = override.lstrip("+~").split("=", 1)[0]
-        if key.split(".")[0] in _INHERITED and key not in _OF_ONE_STAGE and key != "paths.output_dir":
-            kept.append(override)
-    return kept
 
 
 def _fingerprint(config: DictConfig, init: str) -> str:

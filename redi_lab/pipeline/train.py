@@ -158,7 +158,7 @@ class _Job:
         reference = policy if named == "init" else build.make_backbone(config, policy.tokenizer, named)
         reference.to(trainer.strategy.root_device).eval()
         with progress_bar() as progress, trainer.precision_plugin.forward_context():
-            for split in (data.train_set, data.val_set):
+            for split in (s for s in (data.train_set, data.val_set) if s.examples):
                 task = progress.add_task("Reference log-probs", total=len(split.examples))
                 split.reference_logps = reference_logps(
                     reference,

@@ -52,15 +52,26 @@ def test_the_newest_runs_are_compared(tmp_path: Path) -> None:
 def test_the_page_shows_scores_and_only_the_differences(tmp_path: Path) -> None:
     score = {"value": 0.625, "ci_low": 0.58, "ci_high": 0.671, "sem": 0.02}
     first = make_run(
-        tmp_path / "a", 1, name="redi-a0.8", loss={"name": "redi", "alpha": 0.8}, metrics={"pass_at_1": score}, seed=42
+        tmp_path / "a",
+        1,
+        name="redi-a0.8",
+        loss={"_target_": "redi_lab.modules.redi.REDIModule", "alpha": 0.8},
+        metrics={"pass_at_1": score},
+        seed=42,
     )
-    second = make_run(tmp_path / "b", 0, name="redi-a1.0", loss={"name": "redi", "alpha": 1.0}, seed=42)
+    second = make_run(
+        tmp_path / "b",
+        0,
+        name="redi-a1.0",
+        loss={"_target_": "redi_lab.modules.redi.REDIModule", "alpha": 1.0},
+        seed=42,
+    )
     shared = {"trainer": {"max_steps": 130}}
     write_config(first, {"loss": {"alpha": 0.8}, "optimizer": {"lr": 0.001}, **shared})
     write_config(second, {"loss": {"alpha": 1.0}, "optimizer": {"lr": 0.001}, "extra": 5, **shared})
     _, page = run_compare(tmp_path)
     assert "62.5 % (95 % CI 58.0–67.1)" in page
-    assert "redi (alpha=0.8)" in page
+    assert "REDI (alpha=0.8)" in page
     assert "<tr><th>loss.alpha</th><td>0.8</td><td>1.0</td></tr>" in page
     assert "<tr><th>extra</th><td>missing</td><td>5</td></tr>" in page
     assert "trainer.max_steps" not in page

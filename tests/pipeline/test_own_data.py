@@ -99,6 +99,7 @@ def test_without_the_hub_the_paper_says_at_once_what_is_missing(
         main(["+experiment=redi_1p5b", "logger=none", f"paths.outputs_dir={tmp_path}"])
     assert ended.value.code == 2
     message = capsys.readouterr().err
-    assert "model.path=Qwen/Qwen2.5-Math-1.5B" in message
-    assert "model.path=FOLDER" in message
+    for wanted in ("model.path=Qwen/Qwen2.5-Math-1.5B", "data.path=open-r1/OpenR1-Math-Raw", "eval.path=HuggingFaceH4"):
+        assert wanted in message
+    assert "give local copies: data.path=FOLDER_OR_FILE model.path=FOLDER eval.path=FILE.jsonl" in message
     assert message.count("\n") == 1

@@ -13,7 +13,8 @@ import pytest
 from redi_lab.config import load_config
 from redi_lab.errors import UserError
 from redi_lab.pipeline import stages
-from redi_lab.pipeline.stages import StageCache, StageRecord, inherited, resolve_chain
+from redi_lab.pipeline.inheritance import inherited
+from redi_lab.pipeline.stages import StageCache, StageRecord, resolve_chain
 
 
 def test_what_is_trained_reaches_the_earlier_stage_and_how_does_not() -> None:

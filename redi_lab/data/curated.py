@@ -1,0 +1,232 @@
+"""The files of a curation, sft.parquet and pairs.parquet: their columns, their writer, and training from them.
+
+    with CuratedWriter(folder) as writer:
+        writer.add(result)
+    corpus = CuratedSource(folder, num_heldout=100).load()
+
+Equal rows give equal bytes: the writer's settings are fixed, and row groups are cut by what is in them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, final
+
+import pyarrow as pa
+from pyarrow.parquet import ParquetFile, ParquetWriter
+
+from redi_lab.data.curation import LEAKS_HELD_OUT, hold_out, text_key
+from redi_lab.data.row_curation import RowResult
+from redi_lab.data.traces import Demonstration, Pair, Problem, SelectionCounts, TraceCorpus
+from redi_lab.errors import UserError
+
+SFT_FILE = "sft.parquet"
+PAIRS_FILE = "pairs.parquet"
+NO_PAIR = "no pair of this problem is left"
+FURTHER_PAIR = "further pair of a problem"
+
+_SHARED_FIRST = [pa.field("id", pa.string(), nullable=False), pa.field("problem", pa.string(), nullable=False)]
+_PROVENANCE = [
+    pa.field("answer", pa.string()),
+    pa.field("source", pa.string()),
+    pa.field("source_row", pa.int64(), nullable=False),
+]
+SFT_SCHEMA = pa.schema(
+    [
+        *_SHARED_FIRST,
+        pa.field("completion", pa.string(), nullable=False),
+        *_PROVENANCE,
+        pa.field("generation_index", pa.int32(), nullable=False),
+        pa.field("verdicts", pa.string(), nullable=False),
+        pa.field("prompt_tokens", pa.int32()),
+        pa.field("completion_tokens", pa.int32()),
+    ]
+)
+PAIRS_SCHEMA = pa.schema(
+    [
+        *_SHARED_FIRST,
+        pa.field("chosen", pa.string(), nullable=False),
+        pa.field("rejected", pa.string(), nullable=False),
+        *_PROVENANCE,
+        pa.field("chosen_index", pa.int32(), nullable=False),
+        pa.field("rejected_index", pa.int32(), nullable=False),
+        pa.field("chosen_verdicts", pa.string(), nullable=False),
+        pa.field("rejected_verdicts", pa.string(), nullable=False),
+        pa.field("prompt_tokens", pa.int32()),
+        pa.field("chosen_tokens", pa.int32()),
+        pa.field("rejected_tokens", pa.int32()),
+        pa.field("common_prefix", pa.int32(), nullable=False),
+        pa.field("length_ratio", pa.float64(), nullable=False),
+    ]
+)
+
+_GROUP_ROWS = 4096
+_GROUP_CHARACTERS = 16 * 2**20  # a row group is held in memory, here and by whoever reads it
+_TEXTS = ("problem", "completion", "chosen", "rejected")
+
+
+@final
+class _Table:
+    """One Parquet file, written a row group at a time."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        # Named, so that another default of another pyarrow changes nothing.
+        self._writer = ParquetWriter(
+            path, schema, version="2.6", compression="zstd", compression_level=3, data_page_version="1.0"
+        )
+        self._rows: list[dict[str, Any]] = []
+        self._characters = 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        self._characters += sum(len(row[name]) for name in _TEXTS if name in row)
+        if len(self._rows) >= _GROUP_ROWS or self._characters >= _GROUP_CHARACTERS:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows, self._characters = [], 0
+
+
+@final
+class CuratedWriter:
+    """Writes both files of a folder; a context manager.
+
+    Args:
+        folder: is there already.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._sft = _Table(folder / SFT_FILE, SFT_SCHEMA)
+        self._pairs = _Table(folder / PAIRS_FILE, PAIRS_SCHEMA)
+
+    def add(self, result: RowResult) -> None:
+        """Write what a row gave."""
+        for row in result.demonstrations:
+            self._sft.add(row)
+        for row in result.pairs:
+            self._pairs.add(row)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._sft.close()
+        self._pairs.close()
+
+
+@final
+class CuratedSource:
+    """Trains on what a curation wrote, in the order of its files.
+
+    Args:
+        path: the results folder, with sft.parquet and pairs.parquet.
+        num_heldout: problems with an answer to keep for evaluation.
+        seed: of that choice.
+    """
+
+    def __init__(self, path: str, num_heldout: int = 0, seed: int = 0) -> None:
+        self.path = path
+        self.num_heldout = num_heldout
+        self.seed = seed
+        folder = Path(path).expanduser()
+        self._files = {name: folder / name for name in (SFT_FILE, PAIRS_FILE)}
+        for file in self._files.values():
+            if not file.is_file():
+                raise UserError(
+                    f"data.path={path}: no {file.name} there; give the results folder of `python -m redi_lab curate`"
+                )
+
+    def digest(self) -> str:
+        """The sha256 of both files and of the options."""
+        hashes = [file_hash(file) for file in self._files.values()]
+        content = [type(self).__name__, *hashes, self.num_heldout, self.seed]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def load(self) -> TraceCorpus:
+        """Read both files and hold out problems.
+
+        Raises:
+            UserError: a file has other columns, too few problems have an answer, or nothing is left to train on.
+        """
+        demonstrations = list(_read(self._files[SFT_FILE], SFT_SCHEMA))
+        pairs = list(_read(self._files[PAIRS_FILE], PAIRS_SCHEMA))
+        everything = demonstrations + pairs
+        held_out = hold_out(
+            (Problem(row["id"], row["problem"], row["answer"], ()) for row in everything),
+            self.num_heldout,
+            self.seed,
+            source=self.path,
+        )
+        texts = {text_key(item.problem) for item in held_out}
+        kept = {row["problem"]: text_key(row["problem"]) not in texts for row in everything}
+        kept_demonstrations = [row for row in demonstrations if kept[row["problem"]]]
+        kept_pairs = [row for row in pairs if kept[row["problem"]]]
+        if not kept_demonstrations:
+            raise UserError(f"{self.path}: no demonstration is left to train on ({len(held_out)} problems held out)")
+        return TraceCorpus(
+            self.path,
+            self.digest(),
+            tuple(Demonstration(row["id"], row["problem"], row["completion"]) for row in kept_demonstrations),
+            tuple(Pair(row["id"], row["problem"], row["chosen"], row["rejected"]) for row in kept_pairs),
+            held_out,
+            _count(everything, kept_demonstrations, kept_pairs, len(held_out)),
+        )
+
+
+def file_hash(file: Path) -> str:
+    """The sha256 of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _count(
+    everything: list[dict[str, Any]],
+    demonstrations: list[dict[str, Any]],
+    pairs: list[dict[str, Any]],
+    num_heldout: int,
+) -> SelectionCounts:
+    """The account. A problem with two demonstrations and three pairs counts as three rows."""
+    read, used = _num_rows(everything), _num_rows([*demonstrations, *pairs])
+    leaks = read - used - num_heldout
+    counts = SelectionCounts(
+        rows_read=read,
+        dropped={LEAKS_HELD_OUT: leaks} if leaks else {},
+        demonstrations=len(demonstrations),
+        pairs=len(pairs),
+        without_pair={NO_PAIR: used - len(pairs)} if used > len(pairs) else {},
+        held_out=num_heldout,
+        without_demonstration={FURTHER_PAIR: used - len(demonstrations)} if used > len(demonstrations) else {},
+    )
+    counts.check()
+    return counts
+
+
+def _num_rows(records: list[dict[str, Any]]) -> int:
+    demonstrations = Counter(record["source_row"] for record in records if "completion" in record)
+    return (demonstrations | Counter(record["source_row"] for record in records if "chosen" in record)).total()
+
+
+def _read(file: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+    try:
+        with ParquetFile(file) as parquet:
+            missing = [name for name in schema.names if name not in parquet.schema_arrow.names]
+            if missing:
+                raise UserError(f"{file}: without the columns {', '.join(missing)}: not written by `curate`")
+            for batch in parquet.iter_batches(batch_size=256):
+                yield from batch.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{file}: not a readable Parquet file: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,116 @@
+"""Which right trace is set against which wrong one.
+
+    choose_pairs(positives, negatives, order="nearest", per_problem=1)  # [(0, 2)]: places in the two lists
+
+`order` ranks all combinations of a problem, `per_problem` says how many of the first are taken: ("first", 1) is the
+paper's rule, ("first", None) takes all. Everything is deterministic; ties go to the earlier generations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, final, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+PairOrder = Literal["first", "random", "length_matched", "nearest", "longest_prefix"]
+PAIR_ORDERS: tuple[str, ...] = get_args(PairOrder)
+
+EDIT_WINDOW = 2000
+"""Tokens (or characters) from the start that `nearest` compares: the cost grows with the square of it."""
+
+Tokens = NDArray[np.int32]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A generation that may be paired. Lengths and prefixes are in tokens where there are any, else in characters."""
+
+    index: int
+    text: str
+    tokens: Tokens | None = None
+
+    def __len__(self) -> int:
+        return len(self.text) if self.tokens is None else len(self.tokens)
+
+
+def choose_pairs(
+    positives: Sequence[Trace],
+    negatives: Sequence[Trace],
+    *,
+    order: PairOrder = "first",
+    per_problem: int | None = 1,
+    salt: str = "",
+) -> list[tuple[int, int]]:
+    """Choose pairs of one problem.
+
+    Args:
+        positives: right traces.
+        negatives: wrong traces.
+        order: first (as the corpus has them), random (by a hash of `salt`), length_matched (ratio of lengths next to
+            1), nearest (smallest edit distance of the first `EDIT_WINDOW` tokens or characters, per length), or
+            longest_prefix.
+        per_problem: how many; None for all.
+        salt: the seed and the problem's id, for the order random.
+
+    Returns:
+        Places in `positives` and `negatives`, best first. A text is never paired with itself.
+    """
+    places = [
+        (i, j)
+        for i, j in itertools.product(range(len(positives)), range(len(negatives)))
+        if positives[i].text != negatives[j].text
+    ]
+    if order != "first" and len(places) > 1:
+        rank = _RANKS[order]
+        places.sort(key=lambda place: (rank(positives[place[0]], negatives[place[1]], salt), place))
+    return places[:per_problem]
+
+
+def common_prefix(left: Trace, right: Trace) -> int:
+    """Length of the common prefix, in tokens where both have any, else in characters."""
+    if left.tokens is not None and right.tokens is not None:
+        size = min(len(left.tokens), len(right.tokens))
+        different = np.flatnonzero(left.tokens[:size] != right.tokens[:size])
+        return int(different[0]) if len(different) else size
+    low, high = 0, min(len(left.text), len(right.text))
+    while low < high:  # slices are compared in C; a loop over characters would be slow on long traces
+        middle = (low + high + 1) // 2
+        if left.text[low:middle] == right.text[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def edit_distance(left: Trace, right: Trace) -> float:
+    """Levenshtein distance of the first `EDIT_WINDOW` tokens (or characters), over the longer one's length: 0 to 1."""
+    from rapidfuzz.distance import Levenshtein
+
+    if left.tokens is not None and right.tokens is not None:
+        first, second = left.tokens[:EDIT_WINDOW].tolist(), right.tokens[:EDIT_WINDOW].tolist()
+        return float(Levenshtein.normalized_distance(first, second))
+    return float(Levenshtein.normalized_distance(left.text[:EDIT_WINDOW], right.text[:EDIT_WINDOW]))
+
+
+def _by_hash(left: Trace, right: Trace, salt: str) -> float:
+    digest = hashlib.sha256(f"{salt}/{left.index}/{right.index}".encode()).digest()
+    return float(int.from_bytes(digest[:6]))
+
+
+def _by_length(left: Trace, right: Trace, salt: str) -> float:
+    return abs(math.log(max(len(left), 1) / max(len(right), 1)))
+
+
+_RANKS: dict[str, Callable[[Trace, Trace, str], float]] = {
+    "random": _by_hash,
+    "length_matched": _by_length,
+    "nearest": lambda left, right, salt: edit_distance(left, right),
+    "longest_prefix": lambda left, right, salt: -float(common_prefix(left, right)),
+}
