@@ -22,7 +22,8 @@ Usage: python -m redi_lab [VERB] [KEY=VALUE ...]        (or: redi-lab ...)
   (no verb)   train: the embedded demo, or +experiment=NAME; stages that it starts from are trained once and reused
   evaluate    judge any Hugging Face folder: evaluate checkpoint=FOLDER [eval=...]
   curate      from raw generations to demonstrations and pairs: curate data=openr1_math|openr1_220k|jsonl data.path=FILE
-              [curation=paper|strict|grader]; train on the result with data=curated data.path=RESULTS_FOLDER
+              [curation=paper|strict|grader]; train on the result with data=curated data.path=RESULTS_FOLDER;
+              look at it first: curate preview path=RESULTS_FOLDER [n=3] [tokenizer=FOLDER]
   grade       add a verdict and its reason to every row: grade FILE.jsonl [prediction=KEY gold=KEY workers=N]
   compare     compare the last two runs (or: compare RUN RUN ... [last=N]): a page, and the link into MLflow
   ui          serve the MLflow UI on 127.0.0.1 [port=5000]
@@ -93,6 +94,15 @@ def _execute(name: str, config: DictConfig, overrides: list[str]) -> None:
 
         folder = run_evaluation(config, overrides)
     print(f"Results:    {folder}")
+
+
+def _curate(arguments: list[str]) -> None:
+    if arguments[:1] == ["preview"]:
+        from redi_lab.pipeline.preview import run_preview
+
+        run_preview(arguments[1:])
+    else:
+        _configured("curate")(arguments)
 
 
 def _hand_to_hydra(name: str, arguments: list[str]) -> None:
@@ -223,6 +233,6 @@ _VERBS: dict[str, Callable[[list[str]], None]] = {
     "compare": _compare,
     "ui": _ui,
     "upload": _upload,
-    "curate": _configured("curate"),
+    "curate": _curate,
     "grade": _grade,
 }

@@ -142,17 +142,14 @@ class CuratedSource:
         self.path = path
         self.num_heldout = num_heldout
         self.seed = seed
-        folder = Path(path).expanduser()
-        self._files = {name: folder / name for name in (SFT_FILE, PAIRS_FILE)}
-        for file in self._files.values():
-            if not file.is_file():
-                raise UserError(
-                    f"data.path={path}: no {file.name} there; give the results folder of `python -m redi_lab curate`"
-                )
 
     def digest(self) -> str:
-        """The sha256 of both files and of the options."""
-        hashes = [file_hash(file) for file in self._files.values()]
+        """The sha256 of both files and of the options.
+
+        Raises:
+            UserError: the folder lacks one of them.
+        """
+        hashes = [file_hash(self._file(name)) for name in (SFT_FILE, PAIRS_FILE)]
         content = [type(self).__name__, *hashes, self.num_heldout, self.seed]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -160,10 +157,11 @@ class CuratedSource:
         """Read both files and hold out problems.
 
         Raises:
-            UserError: a file has other columns, too few problems have an answer, or nothing is left to train on.
+            UserError: a file is missing or has other columns, too few problems have an answer, or nothing is left to
+                train on.
         """
-        demonstrations = list(_read(self._files[SFT_FILE], SFT_SCHEMA))
-        pairs = list(_read(self._files[PAIRS_FILE], PAIRS_SCHEMA))
+        demonstrations = list(_read(self._file(SFT_FILE), SFT_SCHEMA))
+        pairs = list(_read(self._file(PAIRS_FILE), PAIRS_SCHEMA))
         everything = demonstrations + pairs
         held_out = hold_out(
             (Problem(row["id"], row["problem"], row["answer"], ()) for row in everything),
@@ -185,6 +183,12 @@ class CuratedSource:
             held_out,
             _count(everything, kept_demonstrations, kept_pairs, len(held_out)),
         )
+
+    def _file(self, name: str) -> Path:
+        file = Path(self.path).expanduser() / name
+        if not file.is_file():
+            raise UserError(f"data.path={self.path}: no {name} there; give the results folder of `redi_lab curate`")
+        return file
 
 
 def file_hash(file: Path) -> str:

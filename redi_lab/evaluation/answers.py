@@ -25,6 +25,7 @@ _MARKER = re.compile(
 _CLOSING_REMARK = re.compile(r"\.?\s*I hope it is correct.*", re.DOTALL | re.IGNORECASE)
 _BARE_CHARACTERS = 300  # a text up to this long may be an answer and nothing else
 _BARE_WORDS = 3
+_SEVERAL_NUMBERS = re.compile(r"[0-9]\s+[0-9]")
 _NUMBER_IN_TEXT = re.compile(r"(?<![0-9A-Za-z.,])[-+]?\$?[0-9]+(?:[.,][0-9]+)*%?(?![0-9A-Za-z])")
 _DELIMITED = re.compile(r"\$\$[^$]+\$\$|\$[^$]+\$|\\\[.+?\\\]|\\\(.+?\\\)", re.DOTALL)
 _COMMAND = re.compile(r"\\(?:text\w*|mathrm|mbox)\s*\{[^{}]*\}|\\[A-Za-z]+|\{[A-Za-z*]+\}")
@@ -125,11 +126,12 @@ def _value_in_sentence(text: str) -> str:
 def _bare_answer(text: str) -> str | None:
     """A short text without any marker: the answer itself if it is no prose, else the mathematics of its last line."""
     text = text.strip()
-    if not text or len(text) > _BARE_CHARACTERS:
+    if not text or len(text) > _BARE_CHARACTERS or (_SEVERAL_NUMBERS.search(text) and not _THOUSANDS.fullmatch(text)):
         return None
     delimited = _DELIMITED.findall(text)
-    prose = _DELIMITED.sub(" ", text) if delimited else _COMMAND.sub(" ", text)
-    if len(_WORD.findall(prose)) <= _BARE_WORDS and not (delimited and _WORD.match(text)):
+    num_words = len(_WORD.findall(_DELIMITED.sub(" ", text) if delimited else _COMMAND.sub(" ", text)))
+    begins_with_word = _WORD.match(text) is not None
+    if num_words <= (0 if begins_with_word and delimited else 1 if begins_with_word else _BARE_WORDS):
         return text
     return str(delimited[-1]) if delimited else None
 

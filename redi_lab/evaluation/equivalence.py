@@ -117,10 +117,18 @@ def _compare_bases(bases: tuple[re.Match[str] | None, re.Match[str] | None], lef
     """121_3 and 121: the base that only one side states is the one that was asked for."""
     one, other = bases
     if one and other:
-        return _same_if(one.groups() == other.groups()) if one[2] == other[2] else Outcome.UNDECIDED
+        return _same_if(_in_base(one) == _in_base(other))
     stated = one or other
     assert stated is not None
     return _same_if(stated[1] == (right if one else left)) if (right if one else left).isalnum() else None
+
+
+def _in_base(match: re.Match[str]) -> tuple[str, str] | int:
+    """The value of digits in their base; digits and base as written where they do not fit together."""
+    try:
+        return int(match[1], int(match[2]))
+    except ValueError:
+        return match[1], match[2]
 
 
 def _compare_words(left: str, right: str) -> Outcome | None:

@@ -164,11 +164,11 @@ class _Reader:
 
     def _peek(self, ahead: int = 0) -> str:
         index = self.position + ahead
-        return self.tokens[index][1] if index < len(self.tokens) else ""
+        return self.tokens[index][1] if 0 <= index < len(self.tokens) else ""
 
     def _kind(self, ahead: int = 0) -> str:
         index = self.position + ahead
-        return self.tokens[index][0] if index < len(self.tokens) else ""
+        return self.tokens[index][0] if 0 <= index < len(self.tokens) else ""
 
     def _take(self, expected: str | None = None) -> str:
         token = self._peek()
@@ -239,6 +239,7 @@ class _Reader:
         return lambda point: amount
 
     def _exponent(self) -> Evaluate:
+        self._depth += 1
         if self._peek() == "{":
             return self._bracketed()
         sign = -1 if self._peek() == "-" else 1
@@ -247,6 +248,9 @@ class _Reader:
         if self._kind() == "number" and len(self._peek()) > 1:
             self.is_ambiguous = True  # x^23 is x²·3 to LaTeX and x²³ to most authors
         value = self._operand()
+        if self._peek() == "^":  # 2^3^4 is 2^(3^4)
+            self._take()
+            value = _raised(value, self._exponent())
         return lambda point: sign * value(point)
 
     def _bracketed(self) -> Evaluate:

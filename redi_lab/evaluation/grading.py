@@ -198,7 +198,7 @@ class Grader:
     def settings(self) -> Mapping[str, str | float]:
         """What decides a verdict, for the protocol of a result."""
         return {
-            "name": "conventions, then math-verify",
+            "name": "math-verify",
             "conventions": CONVENTIONS_VERSION,
             "version": version("math-verify"),
             "timeout_seconds": self._timeout_seconds,

@@ -17,7 +17,7 @@ _TEXT_COMMAND = re.compile(
 )
 _CONJUNCTION = re.compile(r"\s*,?\s*(?:and|or|,)\s*")
 _MARKED_UNIT = re.compile(
-    r"(?P<value>.*\S)\s*(?P<unit>(?:(?:/|\\cdot)?\s*⟦[^⟦⟧]*⟧(?:\^\{?-?[0-9]\}?)?\s*)+)", re.DOTALL
+    r"(?P<value>.*?[^\s/])\s*(?P<unit>(?:(?:/|\\cdot)?\s*⟦[^⟦⟧]*⟧(?:\^\{?-?[0-9]\}?)?\s*)+)", re.DOTALL
 )
 _WORD_UNIT = re.compile(
     r"(?P<value>[-+]?(?:[0-9.,/ ]*[0-9]|\\frac\{[0-9]+\}\{[0-9]+\}))\s*"

@@ -136,6 +136,8 @@ def _bracketed(text: str, depth: int) -> Structure:
         return read_structure(inside, depth + 1)
     if is_set and re.search(r"\\mid|\||:", inside):
         raise UnstructuredError
+    if _MATRIX.fullmatch(inside.strip()):
+        return read_structure(inside, depth + 1)
     if len(pieces) == 1 and not is_set:
         return read_structure(inside, depth + 1) if opening == "(" and closing == ")" else Scalar(text)
     parts = [read_structure(piece, depth + 1) for piece in pieces]

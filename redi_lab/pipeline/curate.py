@@ -12,33 +12,30 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
 
 import filelock
 from omegaconf import DictConfig, OmegaConf
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from redi_lab.data.account import Account
 from redi_lab.data.curated import PAIRS_FILE, SFT_FILE, CuratedWriter, file_hash
 from redi_lab.data.filters import Limits, SeenProblems
 from redi_lab.data.parallel import map_ordered
 from redi_lab.data.row_curation import RowResult, RowRules
-from redi_lab.data.traces import Dropped, Generation, Problem, ProblemSource
+from redi_lab.data.traces import Dropped, Problem, ProblemSource
 from redi_lab.errors import UserError
-from redi_lab.evaluation.grading import Grader, Verdict
 from redi_lab.pipeline.build import make_source
+from redi_lab.pipeline.curation_grading import graded_chunks
 from redi_lab.pipeline.curation_report import print_report
-from redi_lab.pipeline.curation_worker import Chunk, WorkerPlan
+from redi_lab.pipeline.curation_worker import WorkerPlan
+from redi_lab.pipeline.evaluate import progress_bar
 from redi_lab.pipeline.run import prepare_output_dir, quieten_libraries, write_summary
 
 REPORT_FILE = "report.json"
 MANIFEST_FILE = "manifest.json"
-GRADER = "grader"
-NO_GOLD = "no answer to grade against"
 
 _OUTPUTS = (SFT_FILE, PAIRS_FILE, REPORT_FILE)
 _HASHES_FILE = "hashes.json"
@@ -47,7 +44,6 @@ _CODE = ("data", "evaluation")
 _CHUNK_ROWS = 64
 _CHUNK_CHARACTERS = 2**20  # a few chunks a worker are in memory at a time
 _NOT_OPTIONS = ("num_workers", "benchmarks", "tokenizer", "grading")  # no effect, or known by their content
-_VERDICTS = {Verdict.RIGHT: True, Verdict.WRONG: False, Verdict.UNKNOWN: None}
 
 
 @final
@@ -159,9 +155,9 @@ def curate_rows(recipe: Recipe, writer: CuratedWriter) -> Account:
     """
     settings = recipe.config.curation
     account, seen = Account(), SeenProblems(settings.near_threshold)
-    with _progress_bar() as progress, _grader(settings) as grader:
+    with progress_bar() as progress:
         task = progress.add_task("Curating", total=recipe.source.table().num_rows())
-        chunks = _graded(_chunks(recipe.source.problems()), settings.grader, grader)
+        chunks = graded_chunks(_chunks(recipe.source.problems()), settings.grader, settings.grading)
         for results in map_ordered(recipe.plan, chunks, settings.num_workers):
             for result in results:
                 final = _without_repetition(result, seen, account.rows)
@@ -209,68 +205,11 @@ def _chunks(problems: Iterable[Problem | Dropped]) -> Iterator[list[tuple[int, P
         yield chunk
 
 
-def _graded(chunks: Iterable[Chunk], when: str, grader: Grader | None) -> Iterator[Chunk]:
-    """The chunks, with our own verdict on the generations that are to have one."""
-    for chunk in chunks:
-        yield chunk if grader is None else grade_chunk(chunk, when, grader)
-
-
-def grade_chunk(chunk: Chunk, when: str, grader: Grader) -> Chunk:
-    """Add the grader's verdict to generations.
-
-    Args:
-        chunk: rows with their index.
-        when: "always", or "missing": only where no verifier says right or wrong.
-        grader: gives the verdicts.
-    """
-    wanted = [
-        (place, number)
-        for place, (_, problem) in enumerate(chunk)
-        if isinstance(problem, Problem)
-        for number, generation in enumerate(problem.generations)
-        if when == "always" or all(word is None for _, word in generation.verdicts)
-    ]
-    tasks: list[tuple[str, str]] = []
-    for place, number in wanted:
-        problem = chunk[place][1]
-        assert isinstance(problem, Problem)
-        if problem.answer is not None:
-            tasks.append((problem.generations[number].text, problem.answer))
-    grades = iter(grader.grade_all(tasks))
-    graded = [(index, problem) for index, problem in chunk]
-    for place, number in wanted:
-        index, problem = graded[place]
-        assert isinstance(problem, Problem)
-        correct, reason = None, NO_GOLD
-        if problem.answer is not None:
-            grade = next(grades)
-            correct, reason = _VERDICTS[grade.verdict], grade.reason
-        generations = list(problem.generations)
-        generations[number] = _with_word(generations[number], correct, reason, when)
-        graded[place] = (index, replace(problem, generations=tuple(generations)))
-    return graded
-
-
-def _with_word(generation: Generation, correct: bool | None, reason: str, when: str) -> Generation:
-    earlier = generation.verdicts if when == "always" else ()  # nulls, which the grader stands in for
-    return replace(
-        generation,
-        verdicts=(*earlier, (GRADER, correct)),
-        unknown_reason=reason if correct is None else generation.unknown_reason,
-    )
-
-
 def _without_repetition(result: RowResult, seen: SeenProblems, row: int) -> RowResult:
     if result.row_reason is not None:
         return result
     reason = seen.reason_to_drop(result.key, str(row))
     return result if reason is None else result.dropped(reason)
-
-
-def _grader(settings: DictConfig) -> Any:
-    if settings.grader == "never":
-        return nullcontext(None)
-    return Grader(**settings.grading)
 
 
 def _tokenizer_hash(plan: WorkerPlan) -> str:
@@ -306,9 +245,3 @@ def _manifest(recipe: Recipe, hashes: dict[str, str], report: dict[str, Any]) ->
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _progress_bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    )

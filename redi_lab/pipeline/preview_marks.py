@@ -212,9 +212,7 @@ def _cut_completion(text: str, encoder: TraceEncoder | None) -> _Cut:
     return _Tokens(encoder.tokenizer, encoder.completion_ids(text), has_end=True)
 
 
-def _side(
-    row: Mapping[str, Any], name: Literal["chosen", "rejected"], cut: _Cut, common: int, window: Window
-) -> Side:
+def _side(row: Mapping[str, Any], name: Literal["chosen", "rejected"], cut: _Cut, common: int, window: Window) -> Side:
     return Side(
         name,
         tuple(_pieces(cut, "loss", cut.place(common), window)),

@@ -19,9 +19,11 @@ from redi_lab.pipeline.preview_marks import visible
 
 RIGHT_COLOUR, WRONG_COLOUR, NEUTRAL_COLOUR = "#0072B2", "#D55E00", "#8A94A3"  # after Okabe and Ito: safe for all eyes
 _INK, _FAINT = "#1f2933", "#e4e7eb"
-_BINS = 40
+_WIDTH = 8.5  # inches
+_MOST_BINS = 40
 _MOST_BARS = 15
-_LABEL_WIDTH = 44
+_LABEL_WIDTH = 34
+_OTHERS = "all others"
 
 
 def lengths_figure(right: Sequence[int], wrong: Sequence[int], unit: str, destination: Path) -> Path:
@@ -33,11 +35,14 @@ def lengths_figure(right: Sequence[int], wrong: Sequence[int], unit: str, destin
         unit: tokens or characters.
         destination: PNG to write.
     """
-    figure = _figure(10, 3.6)
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    figure = _figure(_WIDTH, 3.5)
     ax = figure.subplots()
     everything = np.maximum(np.array([*right, *wrong], dtype=np.float64), 1)
     low, high = (everything.min(), everything.max()) if len(everything) else (1.0, 10.0)
-    bins = np.geomspace(low * 0.95, high * 1.05 + 1, _BINS + 1)
+    number = int(np.clip(2 * np.sqrt(len(everything)), 8, _MOST_BINS))
+    bins = np.geomspace(low * 0.95, high * 1.05 + 1, number + 1)
     series = (("right", right, RIGHT_COLOUR, "-"), ("wrong", wrong, WRONG_COLOUR, "--"))
     for name, lengths, colour, line in series:
         if not len(lengths):
@@ -50,7 +55,9 @@ def lengths_figure(right: Sequence[int], wrong: Sequence[int], unit: str, destin
         ax.hist(values, bins=bins, weights=shares, histtype="step", color=colour, linewidth=1.6, label=label)
         ax.axvline(median, color=colour, linewidth=1.6, linestyle=line)
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel(f"{unit} (logarithmic; vertical lines: medians)")
     ax.set_ylabel("% of traces")
     _dress(ax, "Lengths of right and wrong traces", grid="y")
@@ -67,10 +74,10 @@ def drops_figure(groups: Mapping[str, Mapping[str, int]], totals: Mapping[str, i
         totals: title of a panel → what all counts are parts of.
         destination: PNG to write.
     """
-    shown = {title: _top(counts) for title, counts in groups.items() if counts}
+    shown = {title: _folded(counts, _largest(counts)) for title, counts in groups.items() if counts}
     bars = [len(counts) for counts in shown.values()] or [1]
-    figure = _figure(10, 0.85 * len(bars) + 0.42 * sum(bars) + 0.2)
-    axes = figure.subplots(len(bars), 1, squeeze=False, height_ratios=[number + 1 for number in bars]).ravel()
+    figure = _figure(_WIDTH, 0.55 * len(bars) + 0.4 * sum(bars) + 0.2)
+    axes = figure.subplots(len(bars), 1, squeeze=False, height_ratios=bars).ravel()
     if not shown:
         axes[0].text(0.5, 0.5, "Nothing was dropped.", ha="center", va="center", color=_INK)
         axes[0].set_axis_off()
@@ -90,42 +97,38 @@ def sources_figure(demonstrations: Mapping[str, int], pairs: Mapping[str, int], 
         destination: PNG to write.
     """
     both = {name: demonstrations.get(name, 0) + pairs.get(name, 0) for name in {**demonstrations, **pairs}}
-    names = list(_top(both))
-    figure = _figure(10, 1.2 + 0.6 * len(names))
+    largest = _largest(both)
+    folded = [_folded(counts, largest) for counts in (demonstrations, pairs)]
+    names = list(dict.fromkeys(name for counts in folded for name in counts))
+    figure = _figure(_WIDTH, 0.8 + 0.46 * max(len(names), 1))
     ax = figure.subplots()
     places = np.arange(len(names), dtype=np.float64)
-    widest = max([*demonstrations.values(), *pairs.values(), 1])
-    for shift, counts, label, colour in (
-        (-0.19, _top(demonstrations, names), "demonstrations", RIGHT_COLOUR),
-        (0.19, _top(pairs, names), "pairs", NEUTRAL_COLOUR),
-    ):
+    widest = max([1, *folded[0].values(), *folded[1].values()])
+    series = ((-0.19, "demonstrations", RIGHT_COLOUR), (0.19, "pairs", NEUTRAL_COLOUR))
+    for (shift, label, colour), counts in zip(series, folded, strict=True):
         total = sum(counts.values())
         values = [counts.get(name, 0) for name in names]
         ax.barh(places + shift, values, height=0.34, color=colour, label=f"{label}: {total:,}")
         for place, value in zip(places, values, strict=True):
-            ax.text(value + 0.01 * widest, place + shift, _share(value, total), va="center", fontsize=8.5, color=_INK)
+            note = _share(value, total) if value else ""
+            ax.text(value + 0.01 * widest, place + shift, note, va="center", fontsize=8, color=_INK)
     ax.set_yticks(places, [_label(name) for name in names])
-    ax.set_xlim(0, 1.18 * widest)
-    ax.invert_yaxis()
+    ax.set_xlim(0, 1.25 * widest)
+    ax.set_ylim(max(len(places), 1) - 0.5, -0.5)
     _dress(ax, "Sources", grid=None)
-    ax.legend(frameon=False, loc="lower right")
+    ax.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
     return _save(figure, destination)
 
 
-def _top(counts: Mapping[str, int], names: Sequence[str] | None = None) -> dict[str, int]:
-    """The largest counts (or those of `names`) in order, all others as one."""
-    ranked = sorted(counts, key=lambda name: (-counts[name], name))
-    kept = ranked if len(ranked) <= _MOST_BARS else ranked[: _MOST_BARS - 1]
-    kept = kept if names is None else [name for name in names if name in counts]
-    rest = sum(counts[name] for name in ranked if name not in set(kept))
-    chosen = {name: counts[name] for name in kept}
-    if rest:
-        chosen[_rest_name(names) or f"{len(ranked) - len(kept)} others"] = rest
-    return chosen
+def _largest(counts: Mapping[str, int]) -> list[str]:
+    return sorted(counts, key=lambda name: (-counts[name], name))[:_MOST_BARS]
 
 
-def _rest_name(names: Sequence[str] | None) -> str | None:
-    return names[-1] if names else None
+def _folded(counts: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
+    """The counts of `names`, in that order, and of all others as one."""
+    folded = {name: counts.get(name, 0) for name in names}
+    others = [number for name, number in counts.items() if name not in folded]
+    return folded | {_OTHERS: sum(others)} if others else folded
 
 
 def _bars(ax: Any, counts: Mapping[str, int], notes: Mapping[str, str]) -> None:
@@ -135,8 +138,8 @@ def _bars(ax: Any, counts: Mapping[str, int], notes: Mapping[str, str]) -> None:
     for place, (name, number) in zip(places, counts.items(), strict=True):
         ax.text(number + 0.01 * widest, place, notes[name], va="center", fontsize=9, color=_INK)
     ax.set_yticks(places, [_label(name) for name in counts])
-    ax.set_xlim(0, 1.18 * widest)
-    ax.invert_yaxis()
+    ax.set_xlim(0, 1.25 * widest)
+    ax.set_ylim(max(len(places), 1) - 0.5, -0.5)
 
 
 def _share(number: int, total: int) -> str:

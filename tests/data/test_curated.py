@@ -84,7 +84,7 @@ def test_the_digest_is_of_content_and_options(tmp_path: Path) -> None:
 
 def test_what_is_no_curation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no sft\.parquet there; give the results folder"):
-        CuratedSource(str(tmp_path))
+        CuratedSource(str(tmp_path)).digest()
     folder = write(tmp_path / "a", "+-")
     pyarrow.parquet.write_table(pyarrow.table({"id": ["a"]}), folder / "sft.parquet")
     with pytest.raises(UserError, match=r"sft\.parquet: without the columns problem, completion"):

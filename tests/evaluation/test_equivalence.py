@@ -43,6 +43,8 @@ SAME = [
     (r"\left[\begin{array}{cc}1&\frac12\end{array}\right]", r"\begin{pmatrix}1 & 0.5\end{pmatrix}"),
     (r"\begin{pmatrix}1&\frac12\end{pmatrix}", r"\begin{bmatrix}1 & 0.5\end{bmatrix}"),
     ("1112122_3", "1112122"),
+    ("11_2", "3_{10}"),
+    (r"918\frac12", "918.5"),
     (r"\frac{\sqrt{3}}{3}", r"\frac{\sqrt{3}}{3} \approx 0.577"),
     ("11:21", "V_{1}:V_{2}=11:21"),
 ]
@@ -59,7 +61,7 @@ DIFFERENT = [
     ("[1, 2]", "(1, 2)"),
     ("x = 4", "5"),
     ("x > 5", "x < 5"),
-    ("0", "a^2+b=0"),
+    ("5", "a^2+b=0"),
     ("x^2+y^2=2", "x^2+y^2=1"),
     ("(A)", "(B) line"),
     ("Friday", "Monday"),
@@ -67,6 +69,7 @@ DIFFERENT = [
     ("5", "(1, 2)"),
     (r"\begin{pmatrix}1&2\end{pmatrix}", r"\begin{pmatrix}1&3\end{pmatrix}"),
     ("1112112_3", "1112122_3"),
+    ("11_3", "11_2"),
     (r"\lfloor\frac{n+1}{2}\rfloor", r"\lfloor\frac{n}{2}\rfloor"),
     ("2x", "2x+1"),
 ]
@@ -82,6 +85,7 @@ OTHER = [
     (r"\sqrt{x^2}", "x", Outcome.UNDECIDED),
     (r"1\leq|z|\leq2", r"z\in[-2,-1]\cup[1,2]", Outcome.UNDECIDED),
     (r"(0,1)\cup[1,2)", "(0,2)", Outcome.UNDECIDED),
+    ("0", "a^2+b=0", Outcome.UNDECIDED),
     ("x=1", "y=1", Outcome.UNDECIDED),
 ]
 

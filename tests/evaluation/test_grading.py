@@ -38,7 +38,10 @@ def read(path: Path, step: int = 1) -> list[dict[str, Any]]:
         (r"\boxed{\sqrt{4}}", ["3", "2"], Verdict.RIGHT),
         (r"\boxed{5}", ["3", "4"], Verdict.WRONG),
         (r"\boxed{5} or \boxed{7}", "7", Verdict.WRONG),
-        ("eighteen", "18", Verdict.UNKNOWN),
+        (r"\boxed{eighteen}", "18", Verdict.UNKNOWN),
+        (r"\boxed{\sum_{k=1}^{3} k}", ["5", "6"], Verdict.RIGHT),
+        (r"\boxed{\sum_{k=1}^{3} k}", "7", Verdict.WRONG),
+        ("The answer, after a long walk through the woods, is eighteen", "18", Verdict.UNKNOWN),
     ],
 )
 def test_grade(prediction: str, gold: str | list[str], verdict: Verdict) -> None:
@@ -46,11 +49,15 @@ def test_grade(prediction: str, gold: str | list[str], verdict: Verdict) -> None
 
 
 def test_grade_says_why_and_what_was_found() -> None:
-    assert grade("18", "18") == Grade(Verdict.UNKNOWN, "no final answer", None)
+    assert grade("It is 18, I think", "18") == Grade(Verdict.UNKNOWN, "no final answer", None)
     assert grade(r"\boxed{7.0}", "7") == Grade(Verdict.RIGHT, "same answer", "7.0")
     assert grade(r"\boxed{" + "9" * 5000 + "}", "7").reason == "answer longer than 2000 characters"
     with pytest.raises(ValueError, match="no gold answer"):
         grade(r"\boxed{7}", [])
+    assert grade(r"\boxed{7}", "8" * 3000).reason == "gold answer longer than 2000 characters"
+    assert grade(r"\boxed{\text{none at all}}", "7") == Grade(
+        Verdict.UNKNOWN, "a text against a number", r"\text{none at all}"
+    )
 
 
 def test_grade_refuses_a_thread_where_its_alarms_cannot_work() -> None:
@@ -69,22 +76,40 @@ def test_grade_refuses_a_thread_where_its_alarms_cannot_work() -> None:
 
 
 def test_grader_agrees_with_grade_in_order_and_reports_progress(grader: Grader) -> None:
-    pairs = [(r"\boxed{\frac{1}{2}}", "0.5"), (r"\boxed{3}", "3"), ("none", "3"), (r"\boxed{\frac{1}{2}}", "0.5")]
+    hard = (r"\boxed{\sum_{k=1}^{3} k}", "6")
+    pairs = [hard, (r"\boxed{3}", "3"), ("I have no idea at all", "3"), hard]
     seen: list[tuple[int, int]] = []
     grades = grader.grade_all(pairs, lambda done, total: seen.append((done, total)))
     assert grades == [grade(*pair) for pair in pairs]
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_numbers_start_no_worker() -> None:
+def test_plain_answers_start_no_worker() -> None:
+    answers = [*map(str, range(10)), r"\frac{14}{2}", "(1, 2)", "x=8", r"7\text{ cm}"]
     with Grader() as fresh:
-        grades = fresh.grade_all([(rf"\boxed{{{number}}}", "7") for number in range(10)])
+        grades = fresh.grade_all([(rf"\boxed{{{answer}}}", "7") for answer in answers])
         assert not fresh.has_workers
-    assert [made.verdict for made in grades].count(Verdict.RIGHT) == 1
+    assert [made.verdict for made in grades].count(Verdict.RIGHT) == 3
+
+
+def test_stream_reads_only_a_window_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redi_lab.evaluation.grading.WINDOW", 2)
+    read_so_far = []
+
+    def pairs() -> Iterator[tuple[str, str]]:
+        for number in range(20):
+            read_so_far.append(number)
+            yield rf"\boxed{{\sum_{{k=1}}^{{3}} {number}k}}", "6"
+
+    with Grader(num_workers=1) as fresh:
+        stream = fresh.grade_stream(pairs())
+        first = next(stream)
+        assert len(read_so_far) == 3
+        assert [first.verdict, *(made.verdict for made in stream)].count(Verdict.RIGHT) == 1
 
 
 def test_agrees_with_published_grading_cases(shared_data: Callable[[str], Path], grader: Grader) -> None:
-    """Bare math-verify agrees with 151 of the 161; cases contradict each other, so 161 is out of reach."""
+    """Bare math-verify agrees with 151 of the 161; docs/grading.md says why not all can be met."""
     cases = read(shared_data("grading/grading_cases.jsonl"))
     # Many cases are bare answers: box what states none, as a completion would.
     texts = [
@@ -93,15 +118,20 @@ def test_agrees_with_published_grading_cases(shared_data: Callable[[str], Path],
     ]
     grades = grader.grade_all(list(zip(texts, (case["gold"] for case in cases), strict=True)))
     agreed = sum((made.verdict is Verdict.RIGHT) == case["expected"] for made, case in zip(grades, cases, strict=True))
-    assert agreed >= 151
+    assert agreed >= 157
 
 
 def test_agrees_with_real_verdicts(shared_data: Callable[[str], Path], grader: Grader) -> None:
-    """Another grader's machine verdicts: not the truth, but a floor. Bare math-verify agrees with 94.2 %."""
+    """Another grader's machine verdicts, not the truth: where we differ, docs/grading.md shows who is right."""
     cases = read(shared_data("grading/real_verdict_pairs.jsonl"), step=10)
     grades = grader.grade_all([(rf"\boxed{{{case['prediction']}}}", case["gold"]) for case in cases])
     agreed = sum((made.verdict is Verdict.RIGHT) == case["verdict"] for made, case in zip(grades, cases, strict=True))
     assert agreed / len(cases) >= 0.942
+    # The published grader cannot read scientific notation, x(t) = … and ±; what it accepts is right but for ten or so.
+    missed = [
+        case for made, case in zip(grades, cases, strict=True) if case["verdict"] and made.verdict is not Verdict.RIGHT
+    ]
+    assert len(missed) <= 3
 
 
 HOSTILE = {
@@ -112,6 +142,14 @@ HOSTILE = {
     "nested boxes": r"\boxed{" * 100_000 + "1" + "}" * 100_000,
     "open boxes": r"\boxed{1" * 100_000,
     "fractions": r"\boxed{" + r"\frac{1}{" * 150 + "2" + "}" * 150 + "}",
+    "digits tower": r"\boxed{10**10**10}",
+    "factorial tower": r"\boxed{((9!)!)!}",
+    "ten megabytes": "x" * 10_000_000,
+    "ten megabytes boxed": r"\boxed{" + "x+" * 5_000_000 + "1}",
+    "surrogates": "\\boxed{" + "\udfff\ud800" * 500 + "}",
+    "lambda": r"\boxed{(lambda: open('HACKED','w'))()}",
+    "matrices": r"\boxed{" + r"\begin{pmatrix}" * 100 + "}",
+    "plus or minus": r"\boxed{" + r"\pm1" * 400 + "}",
     "digits": r"\boxed{" + "7" * 1_000_000 + "}",
     "unboxed digits": "7" * 1_000_000,
     "spaces": "final answer" + " " * 1_000_000,
@@ -129,7 +167,7 @@ def test_hostile_text_costs_one_answer(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     started = time.monotonic()
-    hostile, sane = grader.grade_all([(HOSTILE[name], "17"), (r"\boxed{\frac{34}{2}}", "17")])
+    hostile, sane = grader.grade_all([(HOSTILE[name], "17"), (r"\boxed{\sum_{k=1}^{2} k}", "3")])
     assert time.monotonic() - started < 20
     assert hostile.verdict is not Verdict.RIGHT
     assert sane.verdict is Verdict.RIGHT
@@ -155,7 +193,7 @@ def test_a_lost_worker_is_an_unknown_verdict(
 ) -> None:
     monkeypatch.setattr("redi_lab.evaluation.grading._grade_by_algebra", work)
     with Grader(num_workers=1, timeout_seconds=1.0, memory_mb=512) as small:
-        assert small.grade_all([(r"\boxed{x}", "y")]) == [Grade(Verdict.UNKNOWN, reason, "x")]
+        assert small.grade_all([(r"\boxed{\int x}", "y")]) == [Grade(Verdict.UNKNOWN, reason, r"\int x")]
 
 
 def test_limits_must_be_positive() -> None:

@@ -13,17 +13,24 @@ from omegaconf import DictConfig
 from redi_lab.config import CONFIG_DIR, load_config
 from redi_lab.data.arithmetic import build_tokenizer
 from redi_lab.pipeline import build
+from redi_lab.pipeline.curate import make_recipe
 
 NEEDED = {
     ("model", "hf"): ["model.path=Qwen/Qwen2.5-0.5B"],
     ("data", "jsonl"): ["data.path=someone/some-data"],
     ("data", "openr1_math"): ["data.batch_size=4"],
+    ("data", "openr1_220k"): ["data.batch_size=4"],
+    ("data", "curated"): ["data.path=someone/some-data"],
+    ("curation", "grader"): ["data=openr1_math"],
+    ("curation", "paper"): ["data=openr1_math"],
+    ("curation", "strict"): ["data=openr1_math"],
     ("eval", "jsonl"): [f"eval.path={__file__}"],
 }
 OPTIONS = sorted(
     (file.parent.name, file.stem) for file in CONFIG_DIR.glob("*/*.yaml") if file.parent.name != "experiment"
 )
 NOT_OBJECTS = ("debug", "logger", "paths")
+VERBS = {"curation": "curate"}  # that read the group; the others are read by training
 
 
 def _model(config: DictConfig, folder: Path) -> None:
@@ -81,6 +88,13 @@ def _eval(config: DictConfig, folder: Path) -> None:
         assert not grader.has_workers  # they start with the first answer that needs them
 
 
+def _curation(config: DictConfig, folder: Path) -> None:
+    config.data.source.path = str(folder / "raw.jsonl")
+    (folder / "raw.jsonl").write_text('{"problem": "1+1?"}\n')
+    rules = make_recipe(config).plan.rules
+    assert (rules.unknown, rules.require_complete) in (("negative", False), ("unused", True))
+
+
 CHECKS: dict[str, Callable[[DictConfig, Path], None]] = {
     "model": _model,
     "data": _data,
@@ -91,12 +105,13 @@ CHECKS: dict[str, Callable[[DictConfig, Path], None]] = {
     "callbacks": _callbacks,
     "engine": _engine,
     "eval": _eval,
+    "curation": _curation,
 }
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_becomes_an_object(group: str, option: str, tmp_path: Path) -> None:
-    config = load_config("train", [f"{group}={option}", *NEEDED.get((group, option), [])])
+    config = load_config(VERBS.get(group, "train"), [f"{group}={option}", *NEEDED.get((group, option), [])])
     if group not in NOT_OBJECTS:
         CHECKS[group](config, tmp_path)
 

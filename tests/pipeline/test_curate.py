@@ -18,7 +18,7 @@ from redi_lab.data.curated import file_hash
 from redi_lab.data.traces import Dropped, Generation, Problem
 from redi_lab.errors import UserError
 from redi_lab.evaluation.grading import Grader
-from redi_lab.pipeline.curate import grade_chunk
+from redi_lab.pipeline.curation_grading import grade_chunk
 from tests.pipeline.test_train import run
 
 RAW = "openr1/SYNTHETIC_openr1_math_raw.jsonl"
