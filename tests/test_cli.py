@@ -52,7 +52,7 @@ def test_an_unknown_verb_lists_the_known(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit) as ended:
         main(["trian"])
     assert ended.value.code == 2
-    assert "unknown verb trian; choose one of train, evaluate, compare, ui, upload" in capsys.readouterr().err
+    assert "unknown verb trian; choose one of train, evaluate, curate, grade, compare" in capsys.readouterr().err
 
 
 def test_help_shows_verbs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,6 +112,13 @@ def test_multirun_runs_each_value(tiny: Callable[..., list[str]], tmp_path: Path
     summaries = [json.loads(p.read_text()) for p in (tmp_path / "outputs" / "runs").glob("*/summary.json")]
     assert sorted(summary["loss"]["alpha"] for summary in summaries) == [0.2, 0.5]
     assert sorted(s["stages"][0]["is_reused"] for s in summaries) == [False, True]
+
+
+def test_a_mistake_behind_hydras_flags_is_one_line_too(tmp_path: Path) -> None:
+    done = command("-m", "loss.alpha=7,0.2", "paths.outputs_dir=outputs", "logger=none", "debug=none", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "loss.alpha=7" in done.stderr
 
 
 def test_an_installed_wheel_brings_its_configuration(tmp_path: Path) -> None:

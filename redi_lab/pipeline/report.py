@@ -25,6 +25,7 @@ _NEXT = {
     "*": ("loss=simpo optimizer.lr=1e-4", "+experiment=demo_sft_continued", "+experiment=demo_dpo"),
 }
 CONSOLE = Console()
+CURVES = "curves.png"
 
 
 def say(text: str) -> None:
@@ -61,16 +62,18 @@ def finish(config: DictConfig, output_dir: Path, outcomes: Sequence[Outcome]) ->
         CONSOLE.print(score_table(outcomes))
         for line in verdicts(outcomes):
             say(line)
-    last = outcomes[-1]
-    label = f"{last.stage.name} ({describe_loss(last.stage.config)})"
-    curves = plot_curves({label: output_dir / "metrics.jsonl"}, output_dir / "curves.png")
-    say(f"\nCurves:     {curves}")
-    say(f"Checkpoint: {last.record.checkpoint}")
+    say(f"\nCurves:     {output_dir / CURVES}")
+    say(f"Checkpoint: {outcomes[-1].record.checkpoint}")
     say("Compare runs in the browser: redi-lab ui, or as a page: redi-lab compare")
     if config.name.startswith("demo"):
         say("Try next:")
         for arguments in _NEXT.get(config.name, _NEXT["*"]):
             say(f"  python -m redi_lab {arguments}")
+
+
+def draw_curves(config: DictConfig, folder: Path) -> Path:
+    """The curves of a stage, beside its metrics."""
+    return plot_curves({f"{config.name} ({describe_loss(config)})": folder / "metrics.jsonl"}, folder / CURVES)
 
 
 def score_table(outcomes: Sequence[Outcome]) -> Table:

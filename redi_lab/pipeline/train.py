@@ -141,6 +141,7 @@ class _Job:
             logger.log_metrics({f"eval/{k}": v for k, v in result.metrics.items()}, step=trainer.global_step)
         self._summarise(record, corpus, data, result, logger.version, time.time() - began)
         logger.log_artifact(folder / "summary.json")
+        logger.log_artifact(report.draw_curves(config, folder))
         logger.finalize("success")
         stages.add(self.stage.fingerprint, record)
         return Outcome(self.stage, record, result, is_reused=False)

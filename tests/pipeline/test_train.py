@@ -149,7 +149,7 @@ def test_mlflow_holds_a_run_for_the_command_and_one_for_each_stage(tiny: Tiny, t
     assert len(client.get_metric_history(stage.info.run_id, "train/mean_logps/rejected")) == 3
     assert stage.inputs.dataset_inputs[0].dataset.digest
     names = {artifact.path for artifact in client.list_artifacts(stage.info.run_id)}
-    assert {"config.yaml", "environment.txt", "summary.json"} <= names
+    assert {"config.yaml", "environment.txt", "summary.json", "curves.png"} <= names
     assert {found.info.status for found in runs.values()} == {"FINISHED"}
     assert len(find_runs(tmp_path / "outputs")) == 1  # the stage in the cache; the other was put elsewhere
 

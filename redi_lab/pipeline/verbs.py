@@ -1,0 +1,122 @@
+"""The verbs that take words rather than a whole configuration: compare, grade, ui, upload.
+
+Each reads its arguments first and imports what is heavy afterwards, so that a mistake is told at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from redi_lab.config import load_config
+from redi_lab.errors import UserError
+
+
+def compare(arguments: list[str]) -> None:
+    """Compare runs: a page, and links into MLflow."""
+    names, settings = _settings(arguments, last="2", port="5000")
+    config = load_config("evaluate", ["checkpoint=.", "name=compare", *_pass_on(arguments)], check_paths=False)
+    from redi_lab.pipeline.compare import compare as compare_runs
+    from redi_lab.pipeline.run import prepare_output_dir, write_summary
+
+    folder = prepare_output_dir(config)
+    done = compare_runs(
+        names,
+        outputs_dir=Path(config.paths.outputs_dir),
+        tracking_uri=config.logger.tracking_uri,
+        destination=folder / "index.html",
+        last=int(settings["last"]),
+        ui_url=f"http://127.0.0.1:{settings['port']}",
+    )
+    content = {"name": "compare", "verb": "compare", "runs": done.metrics, "page": str(done.page)}
+    write_summary(folder, config, content | {"mlflow_url": done.mlflow_url, "curves_url": done.curves_url})
+    print(f"Compared:   {', '.join(done.runs)}")
+    for title, url in (("MLflow", done.mlflow_url), ("Curves", done.curves_url)):
+        if url is not None:
+            print(f"{title + ':':<12}{url}")
+    if done.not_in_store:
+        print(f"Not in MLflow (redi-lab upload RUN_DIR): {', '.join(done.not_in_store)}")
+    print("The links need the UI: redi-lab ui")
+    print(f"Page:       {done.page}")
+    print(f"Results:    {folder}")
+
+
+def grade(arguments: list[str]) -> None:
+    """Add a verdict and its reason to every row of a file."""
+    names, settings = _settings(arguments, prediction="prediction", gold="gold", workers="2")
+    if len(names) != 1 or settings["workers"] == "0":
+        raise UserError(
+            "grade takes one file: redi-lab grade FILE.jsonl [prediction=KEY gold=KEY workers=N], N from 1 on"
+        )
+    config = load_config("evaluate", ["checkpoint=.", "name=grade", *_pass_on(arguments)], check_paths=False)
+    from redi_lab.evaluation.grading import Grader
+    from redi_lab.pipeline.grade import check_rows, grade_file
+    from redi_lab.pipeline.run import prepare_output_dir, write_summary
+
+    file, keys, limits = Path(names[0]), {key: settings[key] for key in ("prediction", "gold")}, config.eval.grader
+    num_rows = check_rows(file, **keys)
+    folder = prepare_output_dir(config)
+    with Grader(int(settings["workers"]), limits.timeout_seconds, limits.memory_mb) as grader:
+        done = grade_file(
+            file, folder / "graded.jsonl", grader, prediction=keys["prediction"], gold=keys["gold"], num_rows=num_rows
+        )
+        content = {
+            "name": "grade",
+            "verb": "grade",
+            "file": str(file.absolute()),
+            "graded": str(done.path),
+            "keys": keys,
+        }
+        tally = {"num_rows": done.num_rows, "verdicts": done.verdicts, "reasons": done.reasons}
+        write_summary(folder, config, content | tally | {"grader": dict(grader.settings)})
+    for reason, count in done.reasons.items():
+        print(f"{count:>8}  {reason}")
+    print(f"Graded:     {done.num_rows} rows: " + ", ".join(f"{n} {verdict}" for verdict, n in done.verdicts.items()))
+    print(f"Results:    {folder}")
+
+
+def ui(arguments: list[str]) -> None:
+    """Serve the MLflow UI until Ctrl-C."""
+    _, settings = _settings(arguments, port="5000")
+    config = load_config("evaluate", ["checkpoint=.", *_pass_on(arguments)], check_paths=False)
+    from redi_lab.tracking.server import serve_ui
+
+    print(f"MLflow UI:  http://127.0.0.1:{settings['port']}  (Ctrl-C ends it)", flush=True)
+    sys.exit(serve_ui(config.logger.tracking_uri, int(settings["port"])))
+
+
+def upload(arguments: list[str]) -> None:
+    """Complete in MLflow what a failed store lacks."""
+    names, settings = _settings(arguments, tracking_uri="")
+    if len(names) != 1:
+        raise UserError("upload takes one results folder: redi-lab upload RUN_DIR [tracking_uri=URI]")
+    from redi_lab.tracking.upload import upload as complete
+
+    done = complete(names[0], settings["tracking_uri"] or None)
+    print(
+        f"Uploaded {done.lines} lines of metrics and {done.items} other items to run {done.run_id}, {done.tracking_uri}"
+    )
+    for missing in done.missing_artifacts:
+        print(f"Missing:    {missing} (the file is gone)")
+    print(f"Results:    {Path(names[0]).absolute()}")
+
+
+def _settings(arguments: list[str], **defaults: str) -> tuple[list[str], dict[str, str]]:
+    """Plain words, and KEY=VALUE of the keys in `defaults`; paths.* and logger.* are left to the configuration."""
+    names, settings = [], dict(defaults)
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            names.append(argument)
+        elif key in defaults:
+            settings[key] = value
+        elif not key.startswith(("paths.", "logger.")):
+            raise UserError(f"unknown key {key}: allowed are {', '.join([*defaults, 'paths.*', 'logger.*'])}")
+    for key in ("last", "port", "workers"):
+        if key in settings and not settings[key].isdigit():
+            raise UserError(f"{key}={settings[key]}: must be a whole number")
+    return names, settings
+
+
+def _pass_on(arguments: list[str]) -> list[str]:
+    return [argument for argument in arguments if argument.startswith(("paths.", "logger."))]
