@@ -105,6 +105,11 @@ def _curate(arguments: list[str]) -> None:
         from redi_lab.pipeline.preview import run_preview
 
         run_preview(arguments[1:])
+    elif any(argument.lstrip("+").startswith("data.source.num_heldout=") for argument in arguments):
+        raise UserError(
+            "data.source.num_heldout: curate keeps every problem; hold problems out when training on its result:"
+            " data=curated data.path=RESULTS_FOLDER data.source.num_heldout=N"
+        )
     else:
         _configured("curate")(arguments)
 

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "c
 """The configuration tree: inside an installed package, else at the top of the repository."""
 
 OmegaConf.register_new_resolver("cwd", os.getcwd, replace=True)
+# Hydra's own `now` is the same for all jobs of a multirun, which would then share one results folder.
+OmegaConf.register_new_resolver("timestamp", lambda: datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), replace=True)
 
 
 _GROUPS: dict[str, type[Any]] = {
