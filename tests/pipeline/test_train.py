@@ -11,6 +11,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from redi_lab.cli import main
+from redi_lab.config import experiment_names
 from redi_lab.errors import UserError
 from redi_lab.pipeline.compare import find_runs
 from redi_lab.schema import known_metrics
@@ -78,6 +79,17 @@ def test_another_objective_starts_from_the_same_sft_checkpoint(tiny: Tiny, tmp_p
         assert other["fingerprint"] != redi["fingerprint"]
     dpo = read_curves(tmp_path / "dpo" / "metrics.jsonl")
     assert dpo["train/loss"].values[0] == pytest.approx(0.6931472, abs=1e-4)  # log 2 while policy = reference
+
+
+def test_every_demo_experiment_runs_from_one_sft_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
+    names = [name for name in experiment_names() if name.startswith("demo_")]
+    assert len(names) == 5
+    started_from = set()
+    for name in names:
+        summary = run([f"+experiment={name}", *tiny("eval=none", "trainer.max_steps=1")], tmp_path / name)
+        assert summary["name"] == name
+        started_from |= {s["checkpoint"] for s in summary["stages"][:-1]}
+    assert len(started_from) == 1
 
 
 @pytest.mark.parametrize(
