@@ -82,10 +82,11 @@ def _configured(name: str) -> Callable[[list[str]], None]:
 
 
 def _execute(name: str, config: DictConfig, overrides: list[str]) -> None:
-    if name == "train":
+    if name != "curate":
         from redi_lab.pipeline.preflight import check_hub
 
         check_hub(config, overrides)
+    if name == "train":
         from redi_lab.pipeline.train import run_training
 
         folder = run_training(config, overrides)

@@ -16,7 +16,7 @@ _REMEDIES = {"model.path": "FOLDER", "data.path": "FOLDER_OR_FILE", "eval.path":
 
 
 def check_hub(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Check that hub ids of a training run can be had, if the hub cannot be reached.
+    """Check that the hub ids of a training run or an evaluation can be had, if the hub cannot be reached.
 
     Raises:
         UserError: the hub cannot be reached, and something is neither on disk nor in its cache.
@@ -35,12 +35,15 @@ def check_hub(config: DictConfig, overrides: Sequence[str]) -> None:
 
 def _wanted(config: DictConfig, overrides: Sequence[str]) -> dict[str, str]:
     """Hub ids by key: the model of the first stage, the data, the benchmark."""
-    wanted = {"data.path": config.data.path, "model.path": None, "eval.path": None}
+    is_training = "model" in config
+    wanted: dict[str, str | None] = {"data.path": None, "model.path": None, "eval.path": None}
+    if is_training or config.eval.benchmark == "heldout":
+        wanted["data.path"] = config.data.path
     if config.eval.benchmark == "hub":
         wanted["eval.path"] = config.eval.path
-    if config.get("init_from") is None:
+    if is_training and config.init_from is None:
         wanted["model.path"] = config.model.path
-    elif config.init_from in experiment_names():
+    elif is_training and config.init_from in experiment_names():
         wanted["model.path"] = load_config("train", earlier_overrides(config, overrides)).model.path
     return {key: path for key, path in wanted.items() if path is not None and is_hub_id(path)}
 

@@ -110,7 +110,6 @@ def quieten_libraries() -> None:
         r".*does not have many workers.*",  # packing a batch takes a millisecond
         r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
         r".*Found .* module\(s\) in eval mode at the start of training.*",
-        r".*The '\w+_dataloader' does not have many workers.*",
         r".*You defined a `validation_step` but have no `val_dataloader`.*",
         r".*val_dataloader.*returned 0 length.*",
         r".*Total length of `.*` across ranks is zero.*",

@@ -91,6 +91,17 @@ def test_the_papers_experiments_run_on_local_folders(
     assert curves["train/loss"].steps == [0]
 
 
+def test_without_the_hub_an_evaluation_says_at_once_what_is_missing(
+    tmp_path: Path, qwen_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SystemExit):
+        main(["evaluate", f"checkpoint={qwen_folder}", "eval=math500", "logger=none", f"paths.outputs_dir={tmp_path}"])
+    message = capsys.readouterr().err
+    assert "eval.path=HuggingFaceH4/MATH-500: not on this disk" in message
+    assert "give local copies: eval.path=FILE.jsonl" in message
+
+
 def test_without_the_hub_the_paper_says_at_once_what_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
