@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, final
@@ -19,6 +19,7 @@ from rich.progress import Progress, TaskID
 
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.reference import reference_logps
+from redi_lab.callbacks.stopping import Stop, first_stop
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.traces import TraceCorpus
 from redi_lab.evaluation.benchmarks import Benchmark
@@ -40,12 +41,13 @@ class Outcome:
     is_reused: bool
 
 
-def run_training(config: DictConfig, overrides: Sequence[str]) -> Path:
+def run_training(config: DictConfig, overrides: Sequence[str], callbacks: Sequence[pl.Callback] = ()) -> Path:
     """Train the chain of stages that ends in `config`, reusing what exists, and write the results folder.
 
     Args:
         config: composed and checked.
         overrides: those that made it, which earlier stages partly take over.
+        callbacks: further ones for the last stage, besides those of the callbacks group.
 
     Returns:
         The results folder, with summary.json.
@@ -67,7 +69,7 @@ def run_training(config: DictConfig, overrides: Sequence[str]) -> Path:
             start = outcomes[-1].record.checkpoint if outcomes else stage.init
             job = _Job(stage, start, benchmark, config, parent, tuple(outcomes))
             if stage is final:
-                outcomes.append(job.train(output_dir, corpora.of(stage), stages))
+                outcomes.append(job.train(output_dir, corpora.of(stage), stages, callbacks))
             else:
                 outcomes.append(_find_or_train(job, corpora, stages))
     report.finish(config, output_dir, outcomes)
@@ -114,7 +116,9 @@ class _Job:
     parent_run_id: str | None
     earlier: tuple[Outcome, ...]
 
-    def train(self, folder: Path, corpus: TraceCorpus, stages: StageCache) -> Outcome:
+    def train(
+        self, folder: Path, corpus: TraceCorpus, stages: StageCache, further_callbacks: Sequence[pl.Callback] = ()
+    ) -> Outcome:
         """Train, export, judge and record the stage."""
         config, began = self.stage.config, time.time()
         pl.seed_everything(config.seed, workers=True, verbose=False)
@@ -130,20 +134,22 @@ class _Job:
         logger = make_logger(config, folder, self.parent_run_id, tags)
         logger.log_dataset(corpus.source, data.digest(), corpus.source, len(data.train_examples))
         checkpoints = folder / "checkpoints"
-        callbacks = build.make_callbacks(config, checkpoints, encoder.end_of_turn_id)
+        callbacks = [*build.make_callbacks(config, checkpoints, encoder.end_of_turn_id), *further_callbacks]
         trainer = build.make_trainer(config, [*callbacks, RichProgressBar(refresh_rate=10)], logger)
         if module.needs_reference:
             self._attach_reference(data, backbone, trainer)
         trainer.fit(module, datamodule=data)
         record = StageRecord(self.stage.name, folder, checkpoints / "last")
-        result = self.judge(record.checkpoint)
+        stop = first_stop(callbacks)
+        result = None if stop is not None and stop.by == "pruner" else self.judge(record.checkpoint)
         if result is not None:
             logger.log_metrics({f"eval/{k}": v for k, v in result.metrics.items()}, step=trainer.global_step)
-        self._summarise(record, corpus, data, result, logger.version, time.time() - began)
+        self._summarise(record, corpus, data, result, stop, logger.version, time.time() - began)
         logger.log_artifact(folder / "summary.json")
         logger.log_artifact(report.draw_curves(config, folder))
         logger.finalize("success")
-        stages.add(self.stage.fingerprint, record)
+        if stop is None:  # the fingerprint names the result of the whole training
+            stages.add(self.stage.fingerprint, record)
         return Outcome(self.stage, record, result, is_reused=False)
 
     def judge(self, checkpoint: Path) -> EvaluationResult | None:
@@ -176,6 +182,7 @@ class _Job:
         corpus: TraceCorpus,
         data: TraceDataModule,
         result: EvaluationResult | None,
+        stop: Stop | None,
         run_id: str | None,
         seconds: float,
     ) -> None:
@@ -197,6 +204,7 @@ class _Job:
                 "data": {"source": corpus.source, "digest": data.digest(), "selection": corpus.counts.as_dict()}
                 | {"batches": data.counts()},
                 "stages": [_stage_summary(outcome) for outcome in stages],
+                "stopped": None if stop is None else asdict(stop),
                 "mlflow_run_id": run_id,
                 "seconds": round(seconds, 3),
             },
