@@ -25,8 +25,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from redi_lab.errors import UserError
 from redi_lab.schema import (
+    CALLBACK_METRICS,
     LOSSES,
     TRAINER_ARGUMENTS,
+    BenchmarkConfig,
     CurationConfig,
     DataConfig,
     DebugConfig,
@@ -36,6 +38,7 @@ from redi_lab.schema import (
     ModelConfig,
     PathsConfig,
     SchedulerConfig,
+    SweepConfig,
     known_metrics,
 )
 
@@ -62,6 +65,7 @@ _TOP = {
     "train": ("name", "seed", "init_from", "init_overrides", "loss"),
     "evaluate": ("name", "seed", "checkpoint"),
     "curate": ("name", "seed", "curation"),
+    "sweep": ("name", "seed", "sweep"),
 }
 _NOT_READ = {"curate": ("data.batch_size",)}  # keys that a verb can do without, although their group requires them
 
@@ -72,7 +76,7 @@ def load_config(
     """Compose, resolve and check a configuration.
 
     Args:
-        name: "train", "evaluate" or "curate".
+        name: "train", "evaluate", "curate" or "sweep".
         overrides: Hydra overrides, as on the command line.
         config_dir: the configuration tree.
         check_paths: whether what is to be read must exist.
@@ -112,9 +116,13 @@ def check(config: DictConfig, name: str, *, check_paths: bool = True) -> None:
     if name == "train":
         config.loss = _conform("loss", config.loss, LOSSES.get(str(config.loss.get("_target_")), LossConfig))
         _check_training(config)
+    if config.get("eval") is not None:
+        _check_benchmarks(config, name)
     if name == "curate":
         config.curation = _conform("curation", config.curation, CurationConfig)
         _check_curation(config)
+    if name == "sweep":
+        config.sweep = _conform("sweep", config.sweep, SweepConfig)
     _check_ranges(config)
     if check_paths:
         _check_paths(config)
@@ -123,6 +131,20 @@ def check(config: DictConfig, name: str, *, check_paths: bool = True) -> None:
 def experiment_names(config_dir: Path = CONFIG_DIR) -> list[str]:
     """The experiments that `+experiment=` and `init_from=` can name."""
     return sorted(path.stem for path in (config_dir / "experiment").glob("*.yaml"))
+
+
+def benchmarks(config: DictConfig) -> dict[str, DictConfig]:
+    """Settings of the benchmark, or of each member of a suite, by their place in the configuration."""
+    if "eval" not in config:
+        return {}
+    if config.eval.benchmark != "suite":
+        return {"eval": config.eval}
+    return {f"eval.members.{name}": member for name, member in config.eval.members.items()}
+
+
+def is_url(path: str) -> bool:
+    """Whether `path` is an address on the web."""
+    return path.startswith(("https://", "http://"))
 
 
 def is_hub_id(path: str) -> bool:
@@ -172,15 +194,50 @@ def _check_training(config: DictConfig) -> None:
         raise UserError("model.path=null needs model.config.model_type and sizes; or give model.path=FOLDER")
     if "reference" in config.loss:
         _check_reference(config)
+    accuracy = config.callbacks.get("accuracy") or {}
+    if accuracy.get("every_n_steps") is not None and config.data.num_development == 0:
+        raise UserError(
+            f"callbacks.accuracy.every_n_steps={accuracy.every_n_steps}: there are no problems to measure accuracy on;"
+            " set data.num_development"
+        )
     monitor = (config.callbacks.get("checkpoints") or {}).get("monitor")
     names = known_metrics(
-        config.loss._target_, has_validation=config.data.num_validation > 0, log_entropy=config.loss.log_entropy
+        config.loss._target_,
+        has_validation=config.data.num_validation > 0,
+        log_entropy=config.loss.log_entropy,
+        callbacks=[name for name in CALLBACK_METRICS if _is_observed(config, name)],
     )
     if monitor is not None and monitor not in names:
         hint = "" if config.data.num_validation else " (val/ metrics need data.num_validation above 0)"
         raise UserError(
             f"callbacks.checkpoints.monitor={monitor}: no such metric{hint}; choose {_list(names, monitor)}"
         )
+
+
+def _check_benchmarks(config: DictConfig, verb: str) -> None:
+    members = config.eval.members
+    if config.eval.benchmark != "suite":
+        if members:
+            raise UserError(f"eval.members: {config.eval.name or config.eval.benchmark} is no suite and has no members")
+        return
+    if verb != "evaluate":
+        raise UserError(
+            f"eval={config.eval.name}: training is judged on one benchmark; choose one, and run the suite on the"
+            f" checkpoint: python -m redi_lab evaluate checkpoint=FOLDER eval={config.eval.name}"
+        )
+    if not members:
+        raise UserError(f"eval.members: the suite {config.eval.name} has no benchmark left")
+    for name, settings in members.items():
+        members[name] = _conform(f"eval.members.{name}", settings, BenchmarkConfig)
+        allowed = ("heldout", "arithmetic", "jsonl", "hub")
+        if members[name].benchmark not in allowed:
+            raise UserError(
+                f"eval.members.{name}.benchmark={members[name].benchmark}: must be one of {', '.join(allowed)}"
+            )
+
+
+def _is_observed(config: DictConfig, callback: str) -> bool:
+    return bool(config.callbacks.get(callback)) and (callback != "accuracy" or config.data.num_development > 0)
 
 
 def _check_curation(config: DictConfig) -> None:
@@ -224,25 +281,28 @@ def _one_of(*choices: str | None) -> tuple[Callable[[Any], bool], str]:
 _RULES: tuple[_Rule, ...] = (
     (
         ("data.batch_size", "data.micro_batch_tokens", "data.max_new_tokens", "eval.num_samples", "eval.max_new_tokens",
-         "eval.grader.num_workers", "eval.limit", "data.max_prompt_tokens", "data.max_completion_tokens",
-         "data.max_sequence_tokens", "callbacks.checkpoints.every_n_steps", "curation.pairs_per_problem",
-         "curation.ngram", "curation.grading.num_workers"),
+         "eval.grader.num_workers", "eval.limit", "eval.chunk_completions", "data.max_prompt_tokens", "data.max_completion_tokens",
+         "data.max_sequence_tokens", "callbacks.checkpoints.every_n_steps", "callbacks.accuracy.every_n_steps",
+         "callbacks.accuracy.num_samples", "callbacks.accuracy.max_batch_tokens", "callbacks.probes.every_n_steps",
+         "callbacks.probes.num_examples", "callbacks.gradient_conflict.every_n_steps", "curation.pairs_per_problem",
+         "curation.ngram", "curation.grading.num_workers", "sweep.num_trials", "sweep.num_workers"),
         lambda value: isinstance(value, int) and value >= 1,
         "a whole number of at least 1",
     ),
     (
-        ("data.num_validation", "data.num_workers", "eval.seed", "data.source.num_heldout", "curation.num_workers"),
+        ("data.num_validation", "data.num_development", "data.num_workers", "eval.seed", "data.source.num_heldout", "curation.num_workers",
+         "sweep.max_retries"),
         lambda value: isinstance(value, int) and value >= 0,
         "a whole number of at least 0",
     ),
     (
         ("loss.beta", "optimizer.lr", "optimizer.max_grad_norm", "logger.flush_seconds", "eval.grader.timeout_seconds",
-         "curation.grading.timeout_seconds"),
+         "curation.grading.timeout_seconds", "sweep.lease_seconds"),
         lambda value: _is_number(value) and 0 < value < math.inf,
         "a number above 0",
     ),
     (
-        ("loss.gamma", "eval.temperature", "optimizer.weight_decay"),
+        ("loss.gamma", "eval.temperature", "callbacks.accuracy.temperature", "optimizer.weight_decay"),
         lambda value: _is_number(value) and 0 <= value < math.inf,
         "a number of at least 0",
     ),
@@ -258,16 +318,19 @@ _RULES: tuple[_Rule, ...] = (
     (("model.dtype",), *_one_of("float32", "bfloat16", "float16")),
     (("model.attention",), *_one_of("packed_sdpa", "flash_attention_2")),
     (("data.student_tokenizer",), *_one_of("arithmetic", "bpe")),
-    (("eval.benchmark",), *_one_of(None, "heldout", "jsonl", "hub")),
+    (("eval.benchmark",), *_one_of(None, "heldout", "arithmetic", "jsonl", "hub", "suite")),
     (("engine.dtype",), *_one_of("auto", "float32", "bfloat16")),
     (
         ("scheduler.name",),
         *_one_of("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"),
     ),
-    (("callbacks.checkpoints.mode",), *_one_of("min", "max")),
+    (("callbacks.checkpoints.mode", "sweep.mode"), *_one_of("min", "max")),
+    (("sweep.sampler",), *_one_of("tpe", "grid", "random", "gp")),
+    (("sweep.pruner",), *_one_of("none", "collapse", "median", "hyperband")),
     (("curation.unknown",), *_one_of("unused", "negative")),
     (("curation.grader",), *_one_of("never", "missing", "always")),
     (("curation.demonstrations",), *_one_of("first", "all")),
+    (("curation.negatives",), *_one_of("paired", "all")),
     (("curation.pair_order",), *_one_of("first", "random", "length_matched", "nearest", "longest_prefix")),
     (("curation.problem_duplicates", "curation.generation_duplicates"), *_one_of("keep", "exact", "near")),
 )  # fmt: skip
@@ -292,12 +355,20 @@ def _check_paths(config: DictConfig) -> None:
     checkpoint = config.get("checkpoint")
     if checkpoint is not None and not (Path(checkpoint) / "config.json").is_file():
         raise UserError(f"checkpoint={checkpoint}: no Hugging Face folder there (config.json is missing)")
+    development = OmegaConf.select(config, "data.development_path")
+    if development is not None and not Path(development).is_file():
+        raise UserError(f"data.development_path={development}: no such file; give a JSONL file of {{problem, answer}}")
     for key, what in (("model.path", "Hugging Face folder"), ("data.path", "file or folder")):
         path = OmegaConf.select(config, key)
         if path is not None and not Path(path).exists() and not is_hub_id(path):
             raise UserError(f"{key}={path}: no such {what}, and not a hub id (OWNER/NAME)")
-    if "eval" in config and config.eval.benchmark == "jsonl" and not Path(config.eval.path or "").is_file():
-        raise UserError(f"eval.path={config.eval.path}: no such file; give a JSONL file of {{problem, answer}}")
+    for key, benchmark in benchmarks(config).items():
+        if benchmark.benchmark == "jsonl" and not Path(benchmark.path or "").is_file():
+            raise UserError(f"{key}.path={benchmark.path}: no such file; give a JSONL file of {{problem, answer}}")
+        if benchmark.benchmark == "hub" and not _is_source(benchmark.path):
+            raise UserError(
+                f"{key}.path={benchmark.path}: no such file, and neither a hub id (OWNER/NAME) nor a URL (https://...)"
+            )
 
 
 def _explain_composition(error: Exception, name: str, overrides: Sequence[str], config_dir: Path) -> str:
@@ -334,6 +405,10 @@ def _explain_composition(error: Exception, name: str, overrides: Sequence[str], 
 def _unknown(key: str, group: str, allowed: Sequence[str]) -> str:
     place = f"{group}.{key}" if group else key
     return f"unknown key {place}: {group or 'the configuration'} has {_list(allowed, key)}"
+
+
+def _is_source(path: str | None) -> bool:
+    return path is not None and (Path(path).is_file() or is_hub_id(path) or is_url(path))
 
 
 def _list(names: Sequence[str], wrong: str) -> str:

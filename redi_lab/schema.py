@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +58,10 @@ class DataConfig:
     """Most tokens of one forward pass."""
     num_validation: int = 0
     """Problems kept out of training for val/ metrics."""
+    num_development: int = 0
+    """Problems for accuracy during training."""
+    development_path: str | None = None
+    """JSONL file of {problem, answer} whose first ones they are."""
     max_prompt_tokens: int | None = None
     """Longer prompts are dropped and counted."""
     max_completion_tokens: int | None = None
@@ -110,6 +115,7 @@ class SimPOConfig(LossConfig):
 LOSSES: dict[str, type[LossConfig]] = {
     "redi_lab.modules.sft.SFTModule": LossConfig,
     "redi_lab.modules.redi.REDIModule": REDIConfig,
+    "redi_lab.modules.unpaired_redi.UnpairedREDIModule": REDIConfig,
     "redi_lab.modules.dpo.DPOModule": DPOConfig,
     "redi_lab.modules.simpo.SimPOModule": SimPOConfig,
 }
@@ -138,21 +144,35 @@ class GraderConfig:
 
 
 @dataclass
-class EvalConfig:
-    """Benchmark and protocol."""
+class BenchmarkConfig:
+    """Where problems and their answers come from."""
 
     benchmark: str | None = None
-    """heldout, jsonl, hub, or null for no evaluation."""
+    """heldout, arithmetic, jsonl, hub, suite, or null for no evaluation."""
+    name: str | None = None
+    """In metrics and reports; null: of the file."""
     path: str | None = None
-    """JSONL file, or hub id (benchmark=hub; a local file there is read as JSONL)."""
+    """JSONL or JSON file, or (benchmark=hub) a hub id or the URL of a JSON file."""
+    config: str | None = None
+    """Configuration of a hub id."""
     split: str = "test"
-    """Of a hub benchmark."""
+    """Of a hub id."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
     problem_key: str = "problem"
-    """Column of a hub benchmark."""
+    """Column of the problem's text."""
     answer_key: str = "answer"
-    """Column of a hub benchmark."""
+    """Column of the answer, or of a list of accepted answers."""
+
+
+@dataclass
+class EvalConfig(BenchmarkConfig):
+    """Benchmark, or a suite of them, and protocol."""
+
+    members: dict[str, Any] = field(default_factory=dict)
+    """Benchmarks of a suite, by name."""
     limit: int | None = None
-    """Only the first n problems."""
+    """Only the first n problems of a benchmark."""
     prompt_template: str = "{problem}"
     """Text of the user turn."""
     thinking_prefix: str = ""
@@ -165,6 +185,10 @@ class EvalConfig:
     """Completions of each problem."""
     max_new_tokens: int = 1024
     """Longest completion."""
+    fit_context: bool = False
+    """Lower max_new_tokens to what the model's context leaves beside the longest prompt."""
+    chunk_completions: int = 4096
+    """Generated between two saves."""
     seed: int = 0
     """Of the sampling."""
     grader: GraderConfig = field(default_factory=GraderConfig)
@@ -185,6 +209,8 @@ class CurationConfig:
     """A rejected generation without a final answer is unknown."""
     demonstrations: str = "first"
     """first, or all right generations of a problem."""
+    negatives: str = "paired"
+    """paired, or all wrong generations, also of problems without a right one."""
     pair_order: str = "first"
     """first, random, length_matched, nearest or longest_prefix."""
     pairs_per_problem: int | None = 1
@@ -205,6 +231,38 @@ class CurationConfig:
     """Processes; 0 for none."""
     grading: GraderConfig = field(default_factory=GraderConfig)
     """Limits of the grader's own workers."""
+
+
+@dataclass
+class SweepConfig:
+    """An Optuna study: which training runs are tried, how they are chosen, ended, kept and confirmed."""
+
+    overrides: list[str] = field(default_factory=list)
+    """Of the training run that all trials share."""
+    space: dict[str, Any] = field(default_factory=dict)
+    """Override path to a list of choices or a range."""
+    num_trials: int | None = 20
+    """Budget; null with sampler=grid, which tries every point."""
+    seeds: list[int] = field(default_factory=lambda: [42])
+    """A trial's value is the mean over them."""
+    metric: str = "val/pass_at_1"
+    """What is optimised, measured during training."""
+    mode: str = "max"
+    """max or min."""
+    sampler: str = "tpe"
+    """tpe, grid, random or gp."""
+    pruner: str = "collapse"
+    """none, collapse, median or hyperband; the last two also stop collapsed trials."""
+    storage: str = ""
+    """sqlite:////FILE, journal:////FILE, postgresql://… or mysql+pymysql://…."""
+    num_workers: int = 1
+    """Processes of this command; the same command started again, here or elsewhere, adds as many."""
+    lease_seconds: float = 60.0
+    """Without a sign of life for so long a worker counts as dead."""
+    max_retries: int = 3
+    """How often the trial of a dead worker is tried again."""
+    confirm_seeds: list[int] = field(default_factory=list)
+    """Fresh ones, on which the winner is compared with the run that has none of the space's values."""
 
 
 @dataclass
@@ -266,22 +324,40 @@ TRAINER_ARGUMENTS = frozenset(
 """Arguments of `pytorch_lightning.Trainer` that `trainer` may hold (the lab sets the others itself)."""
 
 _STEP_METRICS = ("loss", "logps/chosen", "mean_logps/chosen")
-_PAIR_METRICS = (
-    "logps/rejected",
-    "mean_logps/rejected",
-    *(f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")),
-)
+_REJECTED_METRICS = ("logps/rejected", "mean_logps/rejected")
+_REWARD_METRICS = tuple(f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies"))
+CALLBACK_METRICS = {
+    "accuracy": tuple(
+        f"val/{name}"
+        for name in ("pass_at_1", "pass_at_1_ci_low", "pass_at_1_ci_high", "truncation_rate", "mean_tokens")
+    ),
+    "probes": (
+        *(f"probe/{name}" for name in ("chosen_mean_logps", "min_token_logp", "entropy", "eos_probability")),
+        *(f"probe/{name}" for name in ("fallen_share", "rejected_mean_logps", "displacement")),
+    ),
+    "gradient_conflict": ("train/grad_norm_chosen", "train/grad_norm_rejected", "train/grad_cosine"),
+}
+"""What callbacks log besides, by their name in the callbacks group."""
+_NEED_REJECTED = ("probe/rejected_mean_logps", "probe/displacement", *CALLBACK_METRICS["gradient_conflict"])
 
 
-def known_metrics(loss: str, *, has_validation: bool, log_entropy: bool = False) -> list[str]:
+def known_metrics(
+    loss: str, *, has_validation: bool, log_entropy: bool = False, callbacks: Collection[str] = ()
+) -> list[str]:
     """Names of the metrics that a training run logs.
 
     Args:
         loss: `_target_` of the loss group.
         has_validation: whether problems are kept for validation.
         log_entropy: whether train/entropy is asked for.
+        callbacks: those of `CALLBACK_METRICS` that are on.
     """
-    shared = _STEP_METRICS if loss.endswith("SFTModule") else (*_STEP_METRICS, *_PAIR_METRICS)
+    shared: tuple[str, ...] = _STEP_METRICS
+    if not loss.endswith("SFTModule"):
+        shared += _REJECTED_METRICS if loss.endswith("UnpairedREDIModule") else (*_REJECTED_METRICS, *_REWARD_METRICS)
     names = [f"train/{name}" for name in shared] + [f"val/{name}" for name in shared if has_validation]
     extra = ["grad_norm", "update_norm", "lr", "tokens_per_second"] + (["entropy"] if log_entropy else [])
-    return sorted(names + [f"train/{name}" for name in extra])
+    observed = [name for callback in callbacks for name in CALLBACK_METRICS[callback]]
+    if loss.endswith("SFTModule"):
+        observed = [name for name in observed if name not in _NEED_REJECTED]
+    return sorted(names + [f"train/{name}" for name in extra] + observed)

@@ -142,7 +142,13 @@ def test_trainer_arguments_are_lightnings() -> None:
 def test_loss_schemas_name_modules_that_exist() -> None:
     from hydra.utils import get_class
 
-    assert {get_class(target).__name__ for target in LOSSES} == {"SFTModule", "REDIModule", "DPOModule", "SimPOModule"}
+    assert {get_class(target).__name__ for target in LOSSES} == {
+        "SFTModule",
+        "REDIModule",
+        "UnpairedREDIModule",
+        "DPOModule",
+        "SimPOModule",
+    }
 
 
 def test_metrics_of_sft_have_no_rejected_side() -> None:

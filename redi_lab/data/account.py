@@ -27,7 +27,7 @@ class Account:
 
     def __init__(self) -> None:
         self.rows = self.rows_used = self.num_generations = 0
-        self.demonstrations = self.pairs = self.rows_paired = 0
+        self.demonstrations = self.pairs = self.negatives = self.rows_paired = 0
         self.rows_dropped: Counter[str] = Counter()
         self.without_pair: Counter[str] = Counter()
         self.generations: Counter[str] = Counter()
@@ -51,6 +51,7 @@ class Account:
         self.rows_used += 1
         self.demonstrations += len(result.demonstrations)
         self.pairs += len(result.pairs)
+        self.negatives += len(result.negatives)
         if result.no_pair_reason is not None:
             self.without_pair[result.no_pair_reason] += 1
         else:
@@ -105,7 +106,7 @@ class Account:
                 "unknown": _by_count(unknown),
                 "unknown_used_as_negative": _by_count(self.unknown_negatives),
             },
-            "written": {"demonstrations": self.demonstrations, "pairs": self.pairs},
+            "written": {"demonstrations": self.demonstrations, "pairs": self.pairs, "negatives": self.negatives},
             "pairs": {
                 f"common_prefix_{prefix_unit}": _distribution(self._prefixes),
                 "length_ratio": _distribution(self._ratios),

@@ -23,7 +23,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
@@ -33,6 +33,7 @@ from redi_lab.data.traces import Demonstration, HeldOut, Pair, SelectionCounts, 
 ORDINALS = ("first", "second")
 LOW, HIGH = 11, 99
 HASTE = "i can see it in my head at once clearly"
+_MOST_PROBLEMS_PER_PAIR = 50  # a teacher that never errs gives no pair, however long one waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,26 @@ class ArithmeticSource:
             held_out=len(held_out),
         )
         return TraceCorpus("arithmetic", self.digest(), tuple(demonstrations), tuple(pairs), held_out, counts)
+
+    def further(
+        self, num_problems: int, num_pairs: int, exclude: Collection[str]
+    ) -> tuple[tuple[HeldOut, ...], tuple[Pair, ...]]:
+        """Problems and pairs beyond the corpus, from a stream of random numbers of their own; see `FurtherSource`."""
+        rng = random.Random(f"{self.seed}/further")
+        fresh = (problem for problem in _distinct_problems(rng) if problem.text not in exclude)
+        problems = tuple(
+            HeldOut(f"arithmetic/further/{index}", problem.text, (str(problem.answer),))
+            for index, problem in zip(range(num_problems), fresh, strict=False)
+        )
+        pairs: list[Pair] = []
+        for index, problem in zip(range(_MOST_PROBLEMS_PER_PAIR * num_pairs), fresh, strict=False):
+            if len(pairs) == num_pairs:
+                break
+            chosen, failures = self._tries(problem, rng)
+            if chosen is not None and failures:
+                name = f"arithmetic/further_pair/{index}"
+                pairs.append(Pair(name, problem.text, chosen, rng.choice(failures)))
+        return problems, tuple(pairs)
 
     def _tries(self, problem: AdditionProblem, rng: random.Random) -> tuple[str | None, list[str]]:
         failures: list[str] = []

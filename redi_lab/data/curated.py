@@ -1,4 +1,4 @@
-"""The files of a curation, sft.parquet and pairs.parquet: their columns, their writer, and training from them.
+"""The files of a curation (sft, pairs and negatives.parquet): their columns, their writer, and training from them.
 
     with CuratedWriter(folder) as writer:
         writer.add(result)
@@ -22,13 +22,14 @@ from pyarrow.parquet import ParquetFile, ParquetWriter
 
 from redi_lab.data.curation import LEAKS_HELD_OUT, hold_out, text_key
 from redi_lab.data.row_curation import RowResult
-from redi_lab.data.traces import Demonstration, Pair, Problem, SelectionCounts, TraceCorpus
+from redi_lab.data.traces import Demonstration, Negative, Pair, Problem, SelectionCounts, TraceCorpus
 from redi_lab.errors import UserError
 
 SFT_FILE = "sft.parquet"
 PAIRS_FILE = "pairs.parquet"
-NO_PAIR = "no pair of this problem is left"
-FURTHER_PAIR = "further pair of a problem"
+NEGATIVES_FILE = "negatives.parquet"
+NO_PAIR = "no further pair of this problem"
+NO_DEMONSTRATION = "no further demonstration of this problem"
 
 _SHARED_FIRST = [pa.field("id", pa.string(), nullable=False), pa.field("problem", pa.string(), nullable=False)]
 _PROVENANCE = [
@@ -36,7 +37,7 @@ _PROVENANCE = [
     pa.field("source", pa.string()),
     pa.field("source_row", pa.int64(), nullable=False),
 ]
-SFT_SCHEMA = pa.schema(
+TRACE_SCHEMA = pa.schema(  # of right traces as of wrong ones
     [
         *_SHARED_FIRST,
         pa.field("completion", pa.string(), nullable=False),
@@ -101,15 +102,16 @@ class _Table:
 
 @final
 class CuratedWriter:
-    """Writes both files of a folder; a context manager.
+    """Writes the files of a folder; a context manager.
 
     Args:
         folder: is there already.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._sft = _Table(folder / SFT_FILE, SFT_SCHEMA)
+        self._sft = _Table(folder / SFT_FILE, TRACE_SCHEMA)
         self._pairs = _Table(folder / PAIRS_FILE, PAIRS_SCHEMA)
+        self._negatives = _Table(folder / NEGATIVES_FILE, TRACE_SCHEMA)
 
     def add(self, result: RowResult) -> None:
         """Write what a row gave."""
@@ -117,6 +119,8 @@ class CuratedWriter:
             self._sft.add(row)
         for row in result.pairs:
             self._pairs.add(row)
+        for row in result.negatives:
+            self._negatives.add(row)
 
     def __enter__(self) -> Self:
         return self
@@ -124,8 +128,8 @@ class CuratedWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._sft.close()
-        self._pairs.close()
+        for table in (self._sft, self._pairs, self._negatives):
+            table.close()
 
 
 @final
@@ -133,7 +137,7 @@ class CuratedSource:
     """Trains on what a curation wrote, in the order of its files.
 
     Args:
-        path: the results folder, with sft.parquet and pairs.parquet.
+        path: the results folder, with sft.parquet, pairs.parquet and negatives.parquet.
         num_heldout: problems with an answer to keep for evaluation.
         seed: of that choice.
     """
@@ -144,25 +148,26 @@ class CuratedSource:
         self.seed = seed
 
     def digest(self) -> str:
-        """The sha256 of both files and of the options.
+        """The sha256 of the files and of the options.
 
         Raises:
             UserError: the folder lacks one of them.
         """
-        hashes = [file_hash(self._file(name)) for name in (SFT_FILE, PAIRS_FILE)]
+        hashes = [file_hash(self._file(name)) for name in (SFT_FILE, PAIRS_FILE, NEGATIVES_FILE)]
         content = [type(self).__name__, *hashes, self.num_heldout, self.seed]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def load(self) -> TraceCorpus:
-        """Read both files and hold out problems.
+        """Read the files and hold out problems.
 
         Raises:
             UserError: a file is missing or has other columns, too few problems have an answer, or nothing is left to
                 train on.
         """
-        demonstrations = list(_read(self._file(SFT_FILE), SFT_SCHEMA))
+        demonstrations = list(_read(self._file(SFT_FILE), TRACE_SCHEMA))
         pairs = list(_read(self._file(PAIRS_FILE), PAIRS_SCHEMA))
-        everything = demonstrations + pairs
+        negatives = list(_read(self._file(NEGATIVES_FILE), TRACE_SCHEMA))
+        everything = demonstrations + pairs + negatives
         held_out = hold_out(
             (Problem(row["id"], row["problem"], row["answer"], ()) for row in everything),
             self.num_heldout,
@@ -171,8 +176,9 @@ class CuratedSource:
         )
         texts = {text_key(item.problem) for item in held_out}
         kept = {row["problem"]: text_key(row["problem"]) not in texts for row in everything}
-        kept_demonstrations = [row for row in demonstrations if kept[row["problem"]]]
-        kept_pairs = [row for row in pairs if kept[row["problem"]]]
+        kept_demonstrations, kept_pairs, kept_negatives = (
+            [row for row in rows if kept[row["problem"]]] for rows in (demonstrations, pairs, negatives)
+        )
         if not kept_demonstrations:
             raise UserError(f"{self.path}: no demonstration is left to train on ({len(held_out)} problems held out)")
         return TraceCorpus(
@@ -181,7 +187,14 @@ class CuratedSource:
             tuple(Demonstration(row["id"], row["problem"], row["completion"]) for row in kept_demonstrations),
             tuple(Pair(row["id"], row["problem"], row["chosen"], row["rejected"]) for row in kept_pairs),
             held_out,
-            _count(everything, kept_demonstrations, kept_pairs, len(held_out)),
+            _count(
+                _num_rows(demonstrations, pairs, negatives),
+                _num_rows(kept_demonstrations, kept_pairs, kept_negatives),
+                len(kept_demonstrations),
+                len(kept_pairs),
+                len(held_out),
+            ),
+            tuple(Negative(row["id"], row["problem"], row["completion"]) for row in kept_negatives),
         )
 
     def _file(self, name: str) -> Path:
@@ -197,31 +210,28 @@ def file_hash(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _count(
-    everything: list[dict[str, Any]],
-    demonstrations: list[dict[str, Any]],
-    pairs: list[dict[str, Any]],
-    num_heldout: int,
-) -> SelectionCounts:
-    """The account. A problem with two demonstrations and three pairs counts as three rows."""
-    read, used = _num_rows(everything), _num_rows([*demonstrations, *pairs])
+def _count(read: int, used: int, demonstrations: int, pairs: int, num_heldout: int) -> SelectionCounts:
+    """The account of rows as `_num_rows` counts them."""
     leaks = read - used - num_heldout
     counts = SelectionCounts(
         rows_read=read,
         dropped={LEAKS_HELD_OUT: leaks} if leaks else {},
-        demonstrations=len(demonstrations),
-        pairs=len(pairs),
-        without_pair={NO_PAIR: used - len(pairs)} if used > len(pairs) else {},
+        demonstrations=demonstrations,
+        pairs=pairs,
+        without_pair={NO_PAIR: used - pairs} if used > pairs else {},
         held_out=num_heldout,
-        without_demonstration={FURTHER_PAIR: used - len(demonstrations)} if used > len(demonstrations) else {},
+        without_demonstration={NO_DEMONSTRATION: used - demonstrations} if used > demonstrations else {},
     )
     counts.check()
     return counts
 
 
-def _num_rows(records: list[dict[str, Any]]) -> int:
-    demonstrations = Counter(record["source_row"] for record in records if "completion" in record)
-    return (demonstrations | Counter(record["source_row"] for record in records if "chosen" in record)).total()
+def _num_rows(*tables: list[dict[str, Any]]) -> int:
+    """A problem with two demonstrations and three pairs counts as three rows."""
+    most: Counter[int] = Counter()
+    for table in tables:
+        most |= Counter(record["source_row"] for record in table)
+    return most.total()
 
 
 def _read(file: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:

@@ -9,19 +9,19 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal, final
+from dataclasses import replace
+from typing import final
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from redi_lab.data.packing import Batch, make_batch
+from redi_lab.data.packing import Batch, Task, make_batch
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder, digest_sequences
-from redi_lab.data.traces import TraceCorpus
+from redi_lab.data.traces import Demonstration, Negative, TraceCorpus
 from redi_lab.errors import UserError
 
 Example = tuple[TokenizedSequence, ...]
-Task = Literal["demonstrations", "pairs"]
 _ROWS_AT_ONCE = 1024
 Limit = tuple[int | None, Callable[[TokenizedSequence], int]]
 
@@ -54,6 +54,56 @@ class GlobalBatchSampler(Sampler[list[int]]):
 
 
 @final
+class UnpairedBatchSampler(Sampler[list[int]]):
+    """Global batches of chosen and rejected examples in the proportion of the data, each example once an epoch.
+
+    There are as many batches as the larger side fills with `batch_size` examples a batch, and both sides are spread
+    evenly over them. With equal numbers a batch is what `batch_size` pairs are.
+
+    Raises:
+        UserError: a side is too small to have an example in every batch.
+    """
+
+    def __init__(self, num_chosen: int, num_rejected: int, batch_size: int, seed: int, *, shuffle: bool = True) -> None:
+        self.sizes = (num_chosen, num_rejected)
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+        self.num_batches = -(-max(self.sizes) // batch_size)
+        if min(self.sizes) == 0:
+            raise UserError(
+                f"{num_chosen} chosen and {num_rejected} rejected completions: unpaired training and its validation"
+                " need both; see data.num_validation and the source's account of what it dropped"
+            )
+        if min(self.sizes) < self.num_batches:
+            raise UserError(
+                f"data.batch_size={batch_size}: {num_chosen} chosen and {num_rejected} rejected completions make"
+                f" {self.num_batches} batches, not all of which would hold both; raise it to"
+                f" {-(-max(self.sizes) // min(self.sizes))} or more"
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's order; Lightning calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        chosen, rejected = (
+            torch.randperm(size, generator=generator).tolist() if self.shuffle else list(range(size))
+            for size in self.sizes
+        )
+        for number in range(self.num_batches):
+            yield [*self._part(chosen, number), *(self.sizes[0] + i for i in self._part(rejected, number))]
+
+    def _part(self, order: list[int], number: int) -> list[int]:
+        start, end = (len(order) * n // self.num_batches for n in (number, number + 1))
+        return order[start:end]
+
+
+@final
 class BatchDataset(Dataset[Batch]):
     """Packs the examples whose indices it is asked for."""
 
@@ -74,18 +124,19 @@ class BatchDataset(Dataset[Batch]):
             reference_logps=None if reference is None else [value for i in share for value in reference[i]],
             num_examples=len(indices),
             num_completion_tokens=sum(s.completion_length for i in indices for s in self.examples[i]),
+            num_rejected=sum(not s.is_chosen for i in indices for s in self.examples[i]),
         )
 
 
 @final
 class TraceDataModule(pl.LightningDataModule):
-    """Tokenised demonstrations or pairs of a corpus, as global batches.
+    """Tokenised demonstrations, pairs, or both sides without pairs, of a corpus, as global batches.
 
     Args:
         corpus: what the source gave.
         encoder: turns text into tokens.
-        task: "demonstrations" (D_SFT) or "pairs" (D_Pref).
-        batch_size: examples of one optimizer step, over all ranks.
+        task: "demonstrations" (D_SFT), "pairs" (D_Pref), or "unpaired": the demonstrations and the negatives.
+        batch_size: examples of one optimizer step, over all ranks; where unpaired, those of the larger side.
         micro_batch_tokens: most tokens of one forward pass on one device.
         split_examples: whether chosen and rejected may lie in different forward passes.
         seed: of the order and of the choice of validation problems.
@@ -119,6 +170,7 @@ class TraceDataModule(pl.LightningDataModule):
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         super().__init__()
+        self.task = task
         self.batch_size = batch_size
         self.seed = seed
         self.num_workers = num_workers
@@ -134,10 +186,13 @@ class TraceDataModule(pl.LightningDataModule):
         self.val_examples = [e for e in examples if e[0].id in kept_out]
         if not self.train_examples:
             raise UserError(
-                f"{corpus.source}: no {task} to train on ({dict(corpus.counts.dropped) | dict(self.dropped)} dropped,"
+                f"{corpus.source}: no {'traces' if task == 'unpaired' else task} to train on"
+                f" ({dict(corpus.counts.dropped) | dict(self.dropped)} dropped,"
                 f" {len(self.val_examples)} kept for validation); pairs need a right and a wrong trace of one problem"
             )
         _check_budget(examples, micro_batch_tokens, split_examples)
+        if task == "unpaired":
+            self._sampler(self.train_examples, shuffle=True)  # refuses sides of very unequal size before training
         self.train_set = BatchDataset(self.train_examples, micro_batch_tokens, split_examples=split_examples)
         self.val_set = BatchDataset(self.val_examples, micro_batch_tokens, split_examples=split_examples)
 
@@ -162,16 +217,21 @@ class TraceDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Global batches of training examples."""
-        return self._loader(self.train_set, GlobalBatchSampler(len(self.train_examples), self.batch_size, self.seed))
+        return self._loader(self.train_set, self._sampler(self.train_examples, shuffle=True))
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Global batches of validation examples, in order; none where none are kept."""
         if not self.val_examples:
             return []
-        sampler = GlobalBatchSampler(len(self.val_examples), self.batch_size, self.seed, shuffle=False)
-        return self._loader(self.val_set, sampler)
+        return self._loader(self.val_set, self._sampler(self.val_examples, shuffle=False))
 
-    def _loader(self, dataset: BatchDataset, sampler: GlobalBatchSampler) -> DataLoader[Batch]:
+    def _sampler(self, examples: Sequence[Example], *, shuffle: bool) -> Sampler[list[int]]:
+        if self.task != "unpaired":
+            return GlobalBatchSampler(len(examples), self.batch_size, self.seed, shuffle=shuffle)
+        num_chosen = sum(sequence.is_chosen for (sequence,) in examples)
+        return UnpairedBatchSampler(num_chosen, len(examples) - num_chosen, self.batch_size, self.seed, shuffle=shuffle)
+
+    def _loader(self, dataset: BatchDataset, sampler: Sampler[list[int]]) -> DataLoader[Batch]:
         # The sampler yields whole batches and the dataset packs them: batch_size=None keeps torch from batching again.
         return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=self.num_workers)
 
@@ -187,16 +247,23 @@ class TraceDataModule(pl.LightningDataModule):
 def _encode(
     corpus: TraceCorpus, encoder: TraceEncoder, task: Task, on_progress: Callable[[int, int], None] | None
 ) -> list[Example]:
-    if task == "demonstrations":
-        rows = [(d.id, d.problem, d.completion) for d in corpus.demonstrations]
-    else:
+    if task == "pairs":
         rows = [(p.id, p.problem, text) for p in corpus.pairs for text in (p.chosen, p.rejected)]
+        is_chosen = [True, False] * len(corpus.pairs)
+    else:
+        traces: list[Demonstration | Negative] = [
+            *corpus.demonstrations,
+            *(corpus.negatives if task == "unpaired" else ()),
+        ]
+        rows = [(trace.id, trace.problem, trace.completion) for trace in traces]
+        is_chosen = [isinstance(trace, Demonstration) for trace in traces]
     sequences: list[TokenizedSequence] = []
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         sequences += encoder.encode_all(rows[start : start + _ROWS_AT_ONCE])
         if on_progress is not None:
             on_progress(len(sequences), len(rows))
-    width = 1 if task == "demonstrations" else 2
+    sequences = [s if side else replace(s, is_chosen=False) for s, side in zip(sequences, is_chosen, strict=True)]
+    width = 2 if task == "pairs" else 1
     return [tuple(sequences[start : start + width]) for start in range(0, len(sequences), width)]
 
 

@@ -12,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 
 from redi_lab.data.tokenization import TokenizedSequence
+
+Task = Literal["demonstrations", "pairs", "unpaired"]
+"""What an objective trains on: correct completions, pairs of a correct and an incorrect one, or both without pairs."""
 
 
 @final
@@ -51,8 +54,10 @@ class Batch:
 
     micro_batches: list[MicroBatch]
     lengths: Tensor  # (S,) completion tokens, |y|
+    is_chosen: Tensor  # (S,) bool, False for rejected completions
     reference_logps: Tensor | None  # (S,) log π_ref(y|x), where the objective needs them
-    num_examples: int  # sequences (SFT) or pairs in the global batch, over all ranks
+    num_examples: int  # sequences or, where they come in pairs, pairs in the global batch, over all ranks
+    num_rejected: int  # rejected sequences in the global batch, over all ranks
     num_completion_tokens: int  # Σ|y| over the global batch, over all ranks
     num_tokens: int  # prompt and completion tokens of this rank's share
     ids: list[str]  # of the sequences
@@ -88,8 +93,9 @@ def make_batch(
     reference_logps: Sequence[float] | None = None,
     num_examples: int | None = None,
     num_completion_tokens: int | None = None,
+    num_rejected: int | None = None,
 ) -> Batch:
-    """Pack examples (one sequence each for SFT, chosen and rejected for preferences) into a batch.
+    """Pack examples (a pair of chosen and rejected for preferences, else one sequence each) into a batch.
 
     Args:
         examples: the examples of this rank.
@@ -99,6 +105,7 @@ def make_batch(
         reference_logps: log π_ref of every sequence, in order.
         num_examples: examples of the whole global batch; default: those given.
         num_completion_tokens: completion tokens of the whole global batch; default: those given.
+        num_rejected: rejected sequences of the whole global batch; default: those given.
     """
     sequences = [sequence for example in examples for sequence in example]
     width = len(examples[0]) if examples else 1
@@ -113,8 +120,10 @@ def make_batch(
             _micro_batch(sequences, [u * unit + offset for u in row for offset in range(unit)]) for row in rows
         ],
         lengths=torch.tensor(lengths, dtype=torch.float32),
+        is_chosen=torch.tensor([sequence.is_chosen for sequence in sequences], dtype=torch.bool),
         reference_logps=None if reference_logps is None else torch.tensor(reference_logps, dtype=torch.float32),
         num_examples=len(examples) if num_examples is None else num_examples,
+        num_rejected=sum(not s.is_chosen for s in sequences) if num_rejected is None else num_rejected,
         num_completion_tokens=sum(lengths) if num_completion_tokens is None else num_completion_tokens,
         num_tokens=sum(len(sequence.input_ids) for sequence in sequences),
         ids=[sequence.id for sequence in sequences],

@@ -42,6 +42,7 @@ class RowRules:
     require_complete: bool = False
     require_answer: bool = False
     demonstrations: str = "first"
+    negatives: str = "paired"
     pair_order: PairOrder = "first"
     pairs_per_problem: int | None = 1
     problem_duplicates: Duplicates = "keep"
@@ -74,9 +75,10 @@ class RowResult:
         num_generations: generations of the row.
         generations: name → generations that ended there; the sum is `num_generations`.
         verdicts: right, wrong, or why unknown → generations that were judged.
-        unknown_negatives: why unknown → generations used as the rejected side of a pair although nobody knows.
+        unknown_negatives: why unknown → generations used as negatives although nobody knows.
         demonstrations: rows of sft.parquet.
         pairs: rows of pairs.parquet.
+        negatives: rows of negatives.parquet.
         key: to compare the problem by.
         match: with a benchmark.
     """
@@ -89,6 +91,7 @@ class RowResult:
     no_pair_reason: str | None = None
     demonstrations: tuple[dict[str, Any], ...] = ()
     pairs: tuple[dict[str, Any], ...] = ()
+    negatives: tuple[dict[str, Any], ...] = ()
     key: ProblemKey | None = None
     match: Match | None = None
 
@@ -204,7 +207,8 @@ class RowCurator:
         for items, name in ((positives, RIGHT_NOT_CHOSEN), (negatives, WRONG_NOT_CHOSEN)):
             for item in items:
                 outcome[item.place] = name
-        if not positives:
+        takes_all = self._rules.negatives == "all"
+        if not positives and not (takes_all and negatives):
             reason = NO_CORRECT if judged else NOTHING_LEFT
             for item in negatives:
                 outcome[item.place] = f"row dropped: {reason}"
@@ -218,6 +222,9 @@ class RowCurator:
             salt=f"{self._rules.seed}/{problem.id}",
         )
         rejected = {negatives[j].place: negatives[j] for _, j in places}
+        if takes_all:
+            right_texts = {item.generation.text for item in positives}
+            rejected = {item.place: item for item in negatives if item.generation.text not in right_texts}
         for place in {item.place for item in shown} | {positives[i].place for i, _ in places} | set(rejected):
             outcome[place] = USED
         row = {
@@ -233,8 +240,9 @@ class RowCurator:
             len(outcome),
             _tally(outcome),
             unknown_negatives=Counter(n.decision.reason for n in rejected.values() if n.decision.correct is None),
-            no_pair_reason=None if places else (SAME_TEXT if negatives else NO_INCORRECT),
-            demonstrations=tuple(row | _demonstration(item) for item in shown),
+            no_pair_reason=None if places else _why_no_pair(positives, negatives),
+            demonstrations=tuple(row | _trace_columns(item) for item in shown),
+            negatives=tuple(row | _trace_columns(item) for item in rejected.values()),
             pairs=tuple(row | _pair(positives[i], negatives[j]) for i, j in places),
             key=problem_key(problem.problem, self._rules.problem_duplicates),
         )
@@ -254,7 +262,11 @@ def _tally(outcome: list[str | None]) -> Counter[str]:
     return Counter(name for name in outcome if name is not None)
 
 
-def _demonstration(item: _Judged) -> dict[str, Any]:
+def _why_no_pair(positives: list[_Judged], negatives: list[_Judged]) -> str:
+    return NO_CORRECT if not positives else SAME_TEXT if negatives else NO_INCORRECT
+
+
+def _trace_columns(item: _Judged) -> dict[str, Any]:
     return {
         "completion": item.generation.text,
         "generation_index": item.place,

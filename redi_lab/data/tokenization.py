@@ -31,6 +31,8 @@ class TokenizedSequence:
     id: str
     input_ids: Sequence[int]  # array("i") where there are many: a corpus of long traces holds 10⁹ tokens
     prompt_length: int
+    is_chosen: bool = True
+    """Whether it is to become likelier; False for a rejected completion."""
 
     @property
     def completion_length(self) -> int:
@@ -181,9 +183,10 @@ def set_chat_template(tokenizer: Any, template: str | None) -> None:
 
 
 def digest_sequences(sequences: Iterable[TokenizedSequence]) -> str:
-    """SHA-256 of token ids and prompt lengths, in order."""
+    """SHA-256 of token ids, prompt lengths and sides, in order."""
     state = hashlib.sha256()
     for sequence in sequences:
-        state.update(f"{sequence.prompt_length}/{len(sequence.input_ids)};".encode())
+        side = "" if sequence.is_chosen else "-"
+        state.update(f"{side}{sequence.prompt_length}/{len(sequence.input_ids)};".encode())
         state.update(array("i", sequence.input_ids).tobytes())
     return state.hexdigest()

@@ -9,9 +9,9 @@ refuse), `redi_lab.data.curation` turns those into demonstrations and pairs, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, Protocol, final, runtime_checkable
 
 if TYPE_CHECKING:
     from redi_lab.data.rows import RowTable
@@ -65,6 +65,16 @@ class Dropped:
 @dataclass(frozen=True, slots=True)
 class Demonstration:
     """One row of D_SFT: a problem and a correct completion."""
+
+    id: str
+    problem: str
+    completion: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Negative:
+    """A problem and an incorrect completion, for objectives that need no pairs."""
 
     id: str
     problem: str
@@ -163,6 +173,15 @@ class TraceCorpus:
     pairs: tuple[Pair, ...]
     held_out: tuple[HeldOut, ...]
     counts: SelectionCounts
+    unpaired_negatives: tuple[Negative, ...] | None = None
+    """Incorrect completions where the source gives them apart from the pairs."""
+
+    @property
+    def negatives(self) -> tuple[Negative, ...]:
+        """Incorrect completions, each once: those given apart, else those of the pairs."""
+        if self.unpaired_negatives is not None:
+            return self.unpaired_negatives
+        return tuple(dict.fromkeys(Negative(pair.id, pair.problem, pair.rejected) for pair in self.pairs))
 
 
 class TraceSource(Protocol):
@@ -173,6 +192,22 @@ class TraceSource(Protocol):
 
     def load(self) -> TraceCorpus:
         """Read, select and account for all rows."""
+
+
+@runtime_checkable
+class FurtherSource(Protocol):
+    """A source that can make problems and pairs beyond its corpus, to look at during training."""
+
+    def further(
+        self, num_problems: int, num_pairs: int, exclude: Collection[str]
+    ) -> tuple[tuple[HeldOut, ...], tuple[Pair, ...]]:
+        """Problems with answers, and pairs (perhaps fewer) of yet other problems, the same ones at each call.
+
+        Args:
+            num_problems: how many problems.
+            num_pairs: at most how many pairs.
+            exclude: texts of problems that are not to be among them, such as those of the corpus.
+        """
 
 
 class ProblemSource(Protocol):

@@ -28,7 +28,12 @@ def redi_loss(chosen: SequenceLogps, rejected: SequenceLogps, *, alpha: float) -
     References:
         Reinforcement Distillation, arXiv 2505.24850, Eq. 4 and 5.
     """
-    if not 0.0 <= alpha <= 1.0:
-        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
+    check_alpha(alpha)
     check_pairs(chosen, rejected)
     return -chosen.mean_logps + alpha * rejected.mean_logps  # Eq. 5
+
+
+def check_alpha(alpha: float) -> None:
+    """Raise ValueError unless `alpha` lies in [0, 1]."""
+    if not 0.0 <= alpha <= 1.0:
+        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")

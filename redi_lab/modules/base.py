@@ -11,7 +11,7 @@ import abc
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -19,11 +19,31 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from redi_lab.backbone.causal_lm import CausalLM
-from redi_lab.data.packing import Batch, MicroBatch
+from redi_lab.data.packing import Batch, MicroBatch, Task
 from redi_lab.losses.logps import SequenceLogps, sum_by_sequence, token_logps, weighted_logp_sum
 
 OptimizerFactory = Callable[[Iterable[Any]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer, int], Any]
+
+
+class Examples(NamedTuple):
+    """What an objective sees of s sequences; those of one pair are neighbours, the chosen one first."""
+
+    sequences: SequenceLogps
+    is_chosen: Tensor
+    """(s,) bool: whether the sequence is to become likelier."""
+    reference_logps: Tensor | None
+    """(s,) log π_ref(y|x), where the objective needs them."""
+
+    @property
+    def chosen(self) -> SequenceLogps:
+        """Of the chosen sequences, in order."""
+        return SequenceLogps(*(values[self.is_chosen] for values in self.sequences))
+
+    @property
+    def rejected(self) -> SequenceLogps:
+        """Of the rejected sequences, in order."""
+        return SequenceLogps(*(values[~self.is_chosen] for values in self.sequences))
 
 
 class CausalLMModule(pl.LightningModule, abc.ABC):
@@ -41,8 +61,8 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
     """Whether the loss is linear in the token log-probs, so that their weights are known before the forward pass."""
     needs_reference: ClassVar[bool] = False
     """Whether batches must carry log π_ref."""
-    sequences_per_example: ClassVar[int] = 1
-    """2 where an example is a pair."""
+    task: ClassVar[Task]
+    """What it trains on, see `TraceDataModule`."""
 
     def __init__(
         self,
@@ -59,33 +79,41 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         self.log_entropy = log_entropy
         self._make_optimizer = optimizer
         self._make_scheduler = scheduler
+        self.gradient_observers: list[Callable[[Batch, Tensor], None]] = []
+        """Called in each step with the batch and its (S,) log-probs while `.grad` is whole and not yet clipped."""
         self._clock = time.perf_counter()
 
     @abc.abstractmethod
-    def example_losses(self, sequences: SequenceLogps, reference_logps: Tensor | None) -> Tensor:
-        """(n,) loss of each example; `sequences` holds (n,) or, in pairs, (2n,) sequences."""
+    def loss(self, examples: Examples, batch: Batch) -> Tensor:
+        """() these examples' share of the loss of the global batch; `batch` tells what the whole of it holds."""
 
     @abc.abstractmethod
-    def normalizer(self, batch: Batch) -> int:
-        """What the summed loss of the global batch is divided by."""
-
-    @abc.abstractmethod
-    def metrics(self, sequences: SequenceLogps, reference_logps: Tensor | None) -> dict[str, Tensor]:
+    def metrics(self, examples: Examples) -> dict[str, Tensor]:
         """What is logged of a batch besides its loss, each value ()."""
+
+    def averaged_over(self, batch: Batch) -> int:
+        """How many things the loss is a mean of; averages over batches weigh each by that."""
+        return batch.num_examples
+
+    def restart_clock(self) -> None:
+        """Count throughput from here: what was done since the last step is no training."""
+        self._clock = time.perf_counter()
 
     def on_train_start(self) -> None:
         """Throughput is counted from here."""
-        self._clock = time.perf_counter()
+        self.restart_clock()
 
     def on_validation_end(self) -> None:
         """Validation in between does not count as training time."""
-        self._clock = time.perf_counter()
+        self.restart_clock()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step on one global batch."""
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
         logps, entropy = self._accumulate_gradients(batch)
+        for observe in self.gradient_observers:
+            observe(batch, logps)
         grad_norm = torch.nn.utils.clip_grad_norm_(
             (p for p in self.parameters() if p.requires_grad),
             float("inf") if self.max_grad_norm is None else self.max_grad_norm,
@@ -126,7 +154,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
 
     def _accumulate_gradients(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Backward through every micro-batch; (S,) log-probs and, where asked for, this rank's part of mean entropy."""
-        weights = self._sequence_weights(batch) if self.is_linear else None
+        weights = self.sequence_weights(batch, torch.zeros_like(batch.lengths)) if self.is_linear else None
         logps = torch.zeros_like(batch.lengths)
         entropy = logps.new_zeros(())
         for number, micro in enumerate(batch.micro_batches, start=1):
@@ -142,11 +170,11 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
             self.manual_backward(torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0)
         return logps, entropy if self.log_entropy else None
 
-    def _sequence_weights(self, batch: Batch) -> Tensor:
-        """(S,) ∂loss/∂logπ(y|x) of each sequence: constants, since the loss is linear in them."""
-        logps = torch.zeros_like(batch.lengths, requires_grad=True)
-        loss = self.example_losses(SequenceLogps(logps, batch.lengths), batch.reference_logps).sum()
-        (weights,) = torch.autograd.grad(loss / self.normalizer(batch), logps)
+    def sequence_weights(self, batch: Batch, logps: Tensor) -> Tensor:
+        """(S,) ∂loss/∂logπ(y|x) of each sequence at (S,) `logps`; constants where the loss is linear in them."""
+        logps = logps.detach().requires_grad_()
+        with torch.enable_grad():
+            (weights,) = torch.autograd.grad(self.loss(_examples(batch, logps), batch), logps)
         return weights
 
     def _micro_loss(
@@ -159,11 +187,9 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
             total = weighted_logp_sum(*inputs, weights[micro.sequence_index], **options)
             return total.total, total.logps, total.entropy
         statistics = token_logps(*inputs, **options)
-        here = micro.sequences  # whole examples: objectives that are not linear are packed so
-        logps = sum_by_sequence(statistics.logps, micro.sequence_index, len(batch.lengths))[here]
-        reference = None if batch.reference_logps is None else batch.reference_logps[here]
-        loss = self.example_losses(SequenceLogps(logps, batch.lengths[here]), reference).sum()
-        return loss / self.normalizer(batch), statistics.logps, statistics.entropy
+        logps = sum_by_sequence(statistics.logps, micro.sequence_index, len(batch.lengths))
+        here = _examples(batch, logps, micro.sequences)  # whole ones: objectives that are not linear are packed so
+        return self.loss(here, batch), statistics.logps, statistics.entropy
 
     def _head_inputs(self, micro: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
         """(N, H) hidden states that predict completion tokens, (V, H) head, (N,) those tokens."""
@@ -172,26 +198,26 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
 
     def _log(self, stage: str, batch: Batch, logps: Tensor) -> None:
         """The loss and metrics of the whole global batch, the same on every rank."""
-        sequences, reference = self._gather(batch, logps)
+        examples = self._gather(batch, logps)
         # Averages over batches weigh each by what its mean runs over, so val/ does not depend on the batch size.
         options: dict[str, Any] = {"sync_dist": stage == "val" and self.trainer.world_size > 1}
-        loss = self.example_losses(sequences, reference).sum() / self.normalizer(batch)
-        self.log(f"{stage}/loss", loss, batch_size=self.normalizer(batch), **options)
-        metrics = {f"{stage}/{name}": value for name, value in self.metrics(sequences, reference).items()}
+        self.log(f"{stage}/loss", self.loss(examples, batch), batch_size=self.averaged_over(batch), **options)
+        metrics = {f"{stage}/{name}": value for name, value in self.metrics(examples).items()}
         self.log_dict(metrics, batch_size=batch.num_examples, **options)
 
-    def _gather(self, batch: Batch, logps: Tensor) -> tuple[SequenceLogps, Tensor | None]:
-        """Log-probs, lengths and log π_ref of all ranks' sequences; those of one example stay neighbours."""
-        ranks, reference = self.trainer.world_size, batch.reference_logps
+    def _gather(self, batch: Batch, logps: Tensor) -> Examples:
+        """The examples of all ranks."""
+        ranks, own = self.trainer.world_size, _examples(batch, logps)
         if ranks == 1:
-            return SequenceLogps(logps, batch.lengths), reference
-        share = torch.stack([logps, batch.lengths] + ([] if reference is None else [reference]), dim=1)
-        room = self.sequences_per_example * -(-batch.num_examples // ranks)
+            return own
+        columns = [logps, batch.lengths, batch.is_chosen.to(logps.dtype)]
+        share = torch.stack(columns + ([] if own.reference_logps is None else [own.reference_logps]), dim=1)
+        room = (2 if self.task == "pairs" else 1) * -(-batch.num_examples // ranks)
         slots = share.new_zeros(ranks, room, share.shape[1])  # shares differ in size, and one may be empty
         slots[self.trainer.global_rank, : len(share)] = share
         whole = self.trainer.strategy.reduce(slots, reduce_op="sum").flatten(0, 1)
-        columns = whole[whole[:, 1] > 0].unbind(1)
-        return SequenceLogps(columns[0], columns[1]), None if reference is None else columns[2]
+        gathered = whole[whole[:, 1] > 0].unbind(1)
+        return Examples(SequenceLogps(*gathered[:2]), gathered[2] > 0, gathered[3] if len(gathered) > 3 else None)
 
     def _tokens_per_second(self, batch: Batch) -> float:
         """Prompt and completion tokens of this rank, over the time since the end of the step before."""
@@ -201,3 +227,10 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
     def _gradient_sync(self, is_last: bool) -> AbstractContextManager[Any]:
         model = self.trainer.strategy.model
         return nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync()
+
+
+def _examples(batch: Batch, logps: Tensor, chosen: Tensor | None = None) -> Examples:
+    """The batch's sequences with their (S,) log-probs, or those of them that `chosen` (n,) names."""
+    columns = (logps, batch.lengths, batch.is_chosen, batch.reference_logps)
+    here = [None if column is None else column if chosen is None else column[chosen] for column in columns]
+    return Examples(SequenceLogps(here[0], here[1]), here[2], here[3])  # type: ignore[arg-type]

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from redi_lab.data.packing import Batch
 from redi_lab.losses.logps import SequenceLogps
-from redi_lab.modules.base import CausalLMModule
+from redi_lab.modules.base import CausalLMModule, Examples
 
 
 class PreferenceModule(CausalLMModule):
     """An objective on (prompt, chosen, rejected), averaged over the pairs of the global batch."""
 
-    sequences_per_example = 2
+    task = "pairs"
 
     @abc.abstractmethod
     def pair_losses(
@@ -26,33 +26,26 @@ class PreferenceModule(CausalLMModule):
     def rewards(self, sequences: SequenceLogps, reference_logps: Tensor | None) -> Tensor:
         """(2n,) the quantity whose difference the objective widens."""
 
-    def example_losses(self, sequences: SequenceLogps, reference_logps: Tensor | None) -> Tensor:
-        """(n,) loss of each pair of the 2n interleaved sequences."""
-        reference = None if reference_logps is None else (reference_logps[0::2], reference_logps[1::2])
-        return self.pair_losses(*_split(sequences), reference)
+    def loss(self, examples: Examples, batch: Batch) -> Tensor:
+        """() their share of the mean over the pairs of the global batch."""
+        reference = examples.reference_logps
+        sides = None if reference is None else (reference[examples.is_chosen], reference[~examples.is_chosen])
+        return self.pair_losses(examples.chosen, examples.rejected, sides).sum() / batch.num_examples
 
-    def normalizer(self, batch: Batch) -> int:
-        """The pairs of the global batch."""
-        return batch.num_examples
-
-    def metrics(self, sequences: SequenceLogps, reference_logps: Tensor | None) -> dict[str, Tensor]:
+    def metrics(self, examples: Examples) -> dict[str, Tensor]:
         """Mean log-probs (summed and per token) of both sides, and the rewards' margins and accuracies."""
-        chosen, rejected = _split(sequences)
-        rewards = self.rewards(sequences, reference_logps)
-        margins = rewards[0::2] - rewards[1::2]
-        return {
-            "logps/chosen": chosen.logps.mean(),
-            "logps/rejected": rejected.logps.mean(),
-            "mean_logps/chosen": chosen.mean_logps.mean(),
-            "mean_logps/rejected": rejected.mean_logps.mean(),
-            "rewards/chosen": rewards[0::2].mean(),
-            "rewards/rejected": rewards[1::2].mean(),
-            "rewards/margins": margins.mean(),
-            "rewards/accuracies": (margins > 0).float().mean(),
+        rewards = self.rewards(examples.sequences, examples.reference_logps)
+        chosen, rejected = rewards[examples.is_chosen], rewards[~examples.is_chosen]
+        return side_metrics(examples) | {
+            "rewards/chosen": chosen.mean(),
+            "rewards/rejected": rejected.mean(),
+            "rewards/margins": (chosen - rejected).mean(),
+            "rewards/accuracies": (chosen > rejected).float().mean(),
         }
 
 
-def _split(sequences: SequenceLogps) -> tuple[SequenceLogps, SequenceLogps]:
-    """Chosen and rejected of interleaved sequences."""
-    logps, lengths = sequences
-    return SequenceLogps(logps[0::2], lengths[0::2]), SequenceLogps(logps[1::2], lengths[1::2])
+def side_metrics(examples: Examples) -> dict[str, Tensor]:
+    """Mean log-probs, summed and per token, of the chosen and of the rejected sequences."""
+    sides = {"chosen": examples.chosen, "rejected": examples.rejected}
+    summed = {f"logps/{name}": side.logps.mean() for name, side in sides.items()}
+    return summed | {f"mean_logps/{name}": side.mean_logps.mean() for name, side in sides.items()}

@@ -7,9 +7,8 @@ from typing import final
 from torch import Tensor
 
 from redi_lab.data.packing import Batch
-from redi_lab.losses.logps import SequenceLogps
 from redi_lab.losses.sft import sft_loss
-from redi_lab.modules.base import CausalLMModule
+from redi_lab.modules.base import CausalLMModule, Examples
 
 
 @final
@@ -17,15 +16,17 @@ class SFTModule(CausalLMModule):
     """Eq. 1, averaged over the completion tokens of the global batch."""
 
     is_linear = True
+    task = "demonstrations"
 
-    def example_losses(self, sequences: SequenceLogps, reference_logps: Tensor | None) -> Tensor:
-        """(n,) −log π(y_w|x)."""
-        return sft_loss(sequences)
+    def loss(self, examples: Examples, batch: Batch) -> Tensor:
+        """() their share of the mean of −log π over the completion tokens of the global batch."""
+        return sft_loss(examples.sequences).sum() / batch.num_completion_tokens
 
-    def normalizer(self, batch: Batch) -> int:
+    def averaged_over(self, batch: Batch) -> int:
         """The completion tokens of the global batch."""
         return batch.num_completion_tokens
 
-    def metrics(self, sequences: SequenceLogps, reference_logps: Tensor | None) -> dict[str, Tensor]:
+    def metrics(self, examples: Examples) -> dict[str, Tensor]:
         """Mean log-probs, summed and per token."""
+        sequences = examples.sequences
         return {"logps/chosen": sequences.logps.mean(), "mean_logps/chosen": sequences.mean_logps.mean()}

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,17 +20,21 @@ from transformers import get_scheduler
 
 from redi_lab.backbone.causal_lm import CausalLM, load_backbone
 from redi_lab.backbone.hub import load_tokenizer
-from redi_lab.data.arithmetic import build_tokenizer
+from redi_lab.data.arithmetic import ArithmeticSource, build_tokenizer
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.rows import OnProgress
 from redi_lab.data.tokenization import TraceEncoder, set_chat_template, train_tokenizer
-from redi_lab.data.traces import TraceCorpus, TraceSource
+from redi_lab.data.traces import FurtherSource, HeldOut, TraceCorpus, TraceSource
 from redi_lab.errors import UserError
-from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem, load_hub_benchmark, load_jsonl_benchmark
+from redi_lab.evaluation.benchmarks import Benchmark, Columns, EvalProblem, load_file_benchmark, load_hub_benchmark
 from redi_lab.evaluation.engines import Engine, SamplingParams
 from redi_lab.evaluation.grading import Grader
+from redi_lab.evaluation.policy_accuracy import PolicyAccuracy
 from redi_lab.modules.base import CausalLMModule
-from redi_lab.modules.preference import PreferenceModule
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_USED_BY_PIPELINE = {"accuracy": ("num_samples", "temperature", "max_batch_tokens"), "probes": ("num_examples",)}
+"""Settings of callbacks that decide what is injected into them."""
 
 
 def make_source(config: DictConfig, on_progress: OnProgress | None = None) -> TraceSource:
@@ -67,12 +72,12 @@ def make_encoder(config: DictConfig, tokenizer: Any) -> TraceEncoder:
 def make_datamodule(
     config: DictConfig, corpus: TraceCorpus, encoder: TraceEncoder, on_progress: OnProgress | None = None
 ) -> TraceDataModule:
-    """Demonstrations or pairs, as the objective asks."""
+    """What the objective trains on, as batches."""
     data, objective = config.data, objective_class(config)
     return TraceDataModule(
         corpus,
         encoder,
-        task="pairs" if issubclass(objective, PreferenceModule) else "demonstrations",
+        task=objective.task,
         batch_size=data.batch_size,
         micro_batch_tokens=data.micro_batch_tokens,
         split_examples=objective.is_linear,
@@ -125,15 +130,51 @@ def make_module(config: DictConfig, backbone: CausalLM) -> CausalLMModule:
     return module
 
 
-def make_callbacks(config: DictConfig, folder: Path, end_of_turn_id: int) -> list[pl.Callback]:
-    """The callbacks group; the one that writes checkpoints learns where to and how a turn ends."""
+def make_callbacks(
+    config: DictConfig, folder: Path, end_of_turn_id: int, injected: Mapping[str, Mapping[str, Any] | None] = _NOTHING
+) -> list[pl.Callback]:
+    """The callbacks group, in its order; the one that writes checkpoints learns where to and how a turn ends.
+
+    Args:
+        config: with the group callbacks.
+        folder: of the checkpoints.
+        end_of_turn_id: token that ends a generation.
+        injected: what callbacks need besides their settings, by name; None leaves one out whose needs the run lacks.
+    """
     callbacks = []
+    given = {"checkpoints": {"folder": folder, "end_of_turn_id": end_of_turn_id}, **injected}
     for name, settings in config.callbacks.items():
-        if settings is None:
+        extra = given.get(str(name), _NOTHING)
+        if settings is None or extra is None:
             continue
-        extra = {"folder": folder, "end_of_turn_id": end_of_turn_id} if name == "checkpoints" else {}
-        callbacks.append(_instantiate(settings, **extra))
+        own = {key: value for key, value in settings.items() if key not in _USED_BY_PIPELINE.get(str(name), ())}
+        callbacks.append(_instantiate(own | {"_partial_": True})(**extra))  # given as it is: Hydra would take it apart
     return callbacks
+
+
+def make_accuracy(
+    config: DictConfig, eval_config: DictConfig, benchmark: Benchmark, encoder: TraceEncoder, grader: Grader
+) -> PolicyAccuracy:
+    """What measures accuracy during training: the final evaluation's prompts and lengths, a sampling of its own.
+
+    Args:
+        config: with the group callbacks.
+        eval_config: with the group eval.
+        benchmark: the problems.
+        encoder: whose tokenizer the policy has.
+        grader: stays open as long as the training lasts.
+    """
+    settings, protocol = config.callbacks.accuracy, eval_config.eval
+    prompts = TraceEncoder(encoder.tokenizer, protocol.prompt_template, protocol.thinking_prefix)
+    sampling = SamplingParams(
+        temperature=settings.temperature,
+        top_p=protocol.top_p,
+        max_new_tokens=protocol.max_new_tokens,
+        num_samples=settings.num_samples,
+        seed=protocol.seed,
+    )
+    stops = [encoder.end_of_turn_id]
+    return PolicyAccuracy(benchmark, prompts.prompt_ids, stops, sampling, grader, settings.max_batch_tokens)
 
 
 def make_trainer(config: DictConfig, callbacks: Sequence[pl.Callback], logger: Any) -> pl.Trainer:
@@ -162,9 +203,30 @@ def make_benchmark(config: DictConfig, load_corpus: Callable[[], TraceCorpus]) -
     Raises:
         UserError: the data group keeps no problems, or the benchmark cannot be read.
     """
-    settings = config.eval
-    if settings.benchmark is None:
-        return None
+    return None if config.eval.benchmark is None else _benchmark(config, config.eval, config.eval.name, load_corpus)
+
+
+def make_benchmarks(config: DictConfig, load_corpus: Callable[[], TraceCorpus]) -> tuple[Benchmark, ...]:
+    """The benchmark, or those of a suite under the names of its members; none with `eval=none`.
+
+    Raises:
+        UserError: as `make_benchmark`.
+    """
+    if config.eval.benchmark != "suite":
+        single = make_benchmark(config, load_corpus)
+        return () if single is None else (single,)
+    return tuple(
+        _benchmark(config, settings, str(name), load_corpus) for name, settings in config.eval.members.items()
+    )
+
+
+def _benchmark(
+    config: DictConfig, settings: DictConfig, name: str | None, load_corpus: Callable[[], TraceCorpus]
+) -> Benchmark:
+    limit = config.eval.limit
+    if settings.benchmark == "arithmetic":
+        held_out = ArithmeticSource(num_problems=0, seed=config.seed).load().held_out[:limit]
+        return Benchmark.of(name or "arithmetic", (EvalProblem(row.id, row.problem, row.answers) for row in held_out))
     if settings.benchmark == "heldout":
         corpus = load_corpus()
         if not corpus.held_out:
@@ -172,13 +234,27 @@ def make_benchmark(config: DictConfig, load_corpus: Callable[[], TraceCorpus]) -
                 f"eval=heldout: {corpus.source} keeps no problems for evaluation; set data.source.num_heldout (rows"
                 " need an answer), or eval=jsonl eval.path=FILE, or eval=none"
             )
-        kept = corpus.held_out[: settings.limit]
-        return Benchmark.of("heldout", (EvalProblem(row.id, row.problem, row.answers) for row in kept))
+        kept = _judged(config, corpus)[:limit]
+        return Benchmark.of(name or "heldout", (EvalProblem(row.id, row.problem, row.answers) for row in kept))
+    columns = Columns(settings.problem_key, settings.answer_key)
     if settings.benchmark == "hub" and not Path(settings.path).is_file():
         return load_hub_benchmark(
-            settings.path, settings.split, settings.problem_key, settings.answer_key, limit=settings.limit
+            settings.path, settings.split, columns, name, settings.revision, settings.config, limit
         )
-    return load_jsonl_benchmark(Path(settings.path), limit=settings.limit)
+    return load_file_benchmark(Path(settings.path), name, limit, columns)
+
+
+def _judged(config: DictConfig, corpus: TraceCorpus) -> Sequence[HeldOut]:
+    """The held-out problems without the last ones, where those serve accuracy during training."""
+    data, held_out = config.data, corpus.held_out
+    if data.development_path is not None or issubclass(get_class(data.source._target_), FurtherSource):
+        return held_out
+    if data.num_development and data.num_development >= len(held_out):
+        raise UserError(
+            f"data.num_development={data.num_development}: {len(held_out)} problems are held out, and some must remain"
+            " for the final evaluation; lower it, raise data.source.num_heldout, or give data.development_path=FILE"
+        )
+    return held_out[: len(held_out) - data.num_development]
 
 
 def make_sampling(config: DictConfig) -> SamplingParams:

@@ -1,8 +1,8 @@
 """From raw generations to D_SFT and D_Pref: `python -m redi_lab curate data=openr1_math data.path=FILE`.
 
-The results folder gets sft.parquet, pairs.parquet, report.json (where every row and generation went) and manifest.json
-(hashes of what went in and came out, options, versions). The first three are a function of the input's content and the
-options, and are kept under `paths.cache_dir`: the same call again copies them.
+The results folder gets sft.parquet, pairs.parquet, negatives.parquet, report.json (where every row and generation went)
+and manifest.json (hashes of what went in and came out, options, versions). The first four are a function of the input's
+content and the options, and are kept under `paths.cache_dir`: the same call again copies them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import filelock
 from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.data.account import Account
-from redi_lab.data.curated import PAIRS_FILE, SFT_FILE, CuratedWriter, file_hash
+from redi_lab.data.curated import NEGATIVES_FILE, PAIRS_FILE, SFT_FILE, CuratedWriter, file_hash
 from redi_lab.data.filters import Limits, SeenProblems
 from redi_lab.data.parallel import map_ordered
 from redi_lab.data.row_curation import RowResult, RowRules
@@ -37,7 +37,7 @@ from redi_lab.pipeline.run import prepare_output_dir, quieten_libraries, write_s
 REPORT_FILE = "report.json"
 MANIFEST_FILE = "manifest.json"
 
-_OUTPUTS = (SFT_FILE, PAIRS_FILE, REPORT_FILE)
+_OUTPUTS = (SFT_FILE, PAIRS_FILE, NEGATIVES_FILE, REPORT_FILE)
 _HASHES_FILE = "hashes.json"
 _LIBRARIES = ("pyarrow", "numpy", "transformers", "tokenizers", "rapidfuzz", "datasketch", "math-verify")
 _CODE = ("data", "evaluation")
@@ -113,6 +113,7 @@ def make_recipe(config: DictConfig) -> Recipe:
         require_complete=c.require_complete,
         require_answer=c.require_answer,
         demonstrations=c.demonstrations,
+        negatives=c.negatives,
         pair_order=c.pair_order,
         pairs_per_problem=c.pairs_per_problem,
         problem_duplicates=c.problem_duplicates,
@@ -231,7 +232,8 @@ def _code_hash() -> str:
 
 def _manifest(recipe: Recipe, hashes: dict[str, str], report: dict[str, Any]) -> dict[str, Any]:
     table = recipe.source.table()
-    rows = {SFT_FILE: report["written"]["demonstrations"], PAIRS_FILE: report["written"]["pairs"]}
+    written = report["written"]
+    rows = {SFT_FILE: written["demonstrations"], PAIRS_FILE: written["pairs"], NEGATIVES_FILE: written["negatives"]}
     return {
         "key": recipe.key,
         "input": {"source": table.source, "content": table.digest(), "rows": report["rows"]["read"]},

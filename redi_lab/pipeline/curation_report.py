@@ -49,7 +49,8 @@ def print_report(source: str, report: Mapping[str, Any], console: Console | None
         _add(table, f"  used as negative: {reason}", number, judged)
     screen.print(table)
     written = report["written"]
-    screen.print(f"\n{written['demonstrations']:,} demonstrations, {written['pairs']:,} pairs", highlight=False)
+    shown = ", ".join(f"{number:,} {name}" for name, number in written.items())
+    screen.print(f"\n{shown}", highlight=False)
     for name, numbers in report["pairs"].items():
         if numbers is not None:
             shown = ", ".join(f"{key} {value:,.2f}" for key, value in numbers.items())

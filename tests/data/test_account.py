@@ -28,7 +28,7 @@ def test_every_row_and_generation_is_counted_once() -> None:
     assert report["generations"]["read"] == 8
     assert report["generations"]["used"] + sum(report["generations"]["not_used"].values()) == 8
     assert report["verdicts"]["unknown"] == {"verifiers disagree": 1}
-    assert report["written"] == {"demonstrations": 2, "pairs": 1}
+    assert report["written"] == {"demonstrations": 2, "pairs": 1, "negatives": 1}
     assert report["pairs"]["length_ratio"]["p50"] == 1.0
 
 

@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from redi_lab.data.curated import PAIRS_SCHEMA, SFT_SCHEMA, CuratedSource, CuratedWriter, file_hash
+from redi_lab.data.curated import PAIRS_SCHEMA, TRACE_SCHEMA, CuratedSource, CuratedWriter, file_hash
 from redi_lab.data.row_curation import RowCurator, RowRules
 from redi_lab.data.traces import Generation, Problem
 from redi_lab.errors import UserError
@@ -30,7 +30,7 @@ def write(folder: Path, *verdicts: str, rules: RowRules = ALL) -> Path:
 def test_the_schema_is_the_published_one(tmp_path: Path) -> None:
     folder = write(tmp_path / "a", "+-", "++")
     sft, pairs = (pyarrow.parquet.read_table(folder / name) for name in ("sft.parquet", "pairs.parquet"))
-    assert sft.schema.equals(SFT_SCHEMA)
+    assert sft.schema.equals(TRACE_SCHEMA)
     assert pairs.schema.equals(PAIRS_SCHEMA)
     assert sft.schema.names == [
         "id", "problem", "completion", "answer", "source", "source_row", "generation_index", "verdicts",
@@ -57,10 +57,11 @@ def test_a_corpus_of_the_written_rows(tmp_path: Path) -> None:
         ("p0", "0:0", "0:2"),
         ("p3", "3:0", "3:1"),
     ]
+    assert [n.completion for n in corpus.negatives] == ["0:1", "0:2", "3:1"]
     counts = corpus.counts.as_dict()
     assert counts["rows_read"] == 5  # two of p0, two of p1, one of p3
-    assert counts["without_demonstration"] == {"further pair of a problem": 1}
-    assert counts["without_pair"] == {"no pair of this problem is left": 2}
+    assert counts["without_demonstration"] == {"no further demonstration of this problem": 1}
+    assert counts["without_pair"] == {"no further pair of this problem": 2}
 
 
 def test_held_out_problems_leave_with_all_their_rows(tmp_path: Path) -> None:
@@ -96,3 +97,15 @@ def test_what_is_no_curation_is_refused(tmp_path: Path) -> None:
         CuratedSource(str(write(tmp_path / "b", "-")), num_heldout=1).load()
     with pytest.raises(UserError, match="no demonstration is left"):
         CuratedSource(str(write(tmp_path / "b", "-"))).load()
+
+
+def test_wrong_traces_of_problems_without_a_right_one_are_negatives_too(tmp_path: Path) -> None:
+    rules = RowRules(demonstrations="all", negatives="all")
+    corpus = CuratedSource(str(write(tmp_path / "a", "+--", "++", "--", "+-", rules=rules))).load()
+    assert [n.completion for n in corpus.negatives] == ["0:1", "0:2", "2:0", "2:1", "3:1"]
+    assert [p.rejected for p in corpus.pairs] == ["0:1", "3:1"]
+    counts = corpus.counts.as_dict()
+    assert counts["rows_read"] == 7  # two of p0, p1 and p2, one of p3
+    assert counts["without_demonstration"] == {"no further demonstration of this problem": 3}
+    held = CuratedSource(str(tmp_path / "a"), num_heldout=2, seed=1).load()
+    assert not {item.problem for item in held.held_out} & {negative.problem for negative in held.negatives}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from itertools import chain
 from typing import Any
@@ -11,10 +12,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from redi_lab.data.arithmetic import ArithmeticSource, build_tokenizer
-from redi_lab.data.datamodule import GlobalBatchSampler, TraceDataModule
+from redi_lab.data.datamodule import GlobalBatchSampler, TraceDataModule, UnpairedBatchSampler
 from redi_lab.data.packing import Batch
 from redi_lab.data.tokenization import TraceEncoder
-from redi_lab.data.traces import Demonstration, Pair, SelectionCounts, TraceCorpus
+from redi_lab.data.traces import Demonstration, Negative, Pair, SelectionCounts, TraceCorpus
 from redi_lab.errors import UserError
 
 
@@ -231,3 +232,50 @@ def test_the_sampler_without_shuffling() -> None:
     sampler = GlobalBatchSampler(7, 3, seed=0, shuffle=False)
     assert list(sampler) == [[0, 1, 2], [3, 4, 5], [6]]
     assert len(sampler) == 3
+
+
+def test_unpaired_batches_hold_both_sides_in_the_proportion_of_the_data() -> None:
+    sampler = UnpairedBatchSampler(10, 23, batch_size=4, seed=0)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == 6
+    assert sorted(chain.from_iterable(batches)) == list(range(33))
+    assert {sum(i < 10 for i in batch) for batch in batches} == {1, 2}
+    assert {sum(i >= 10 for i in batch) for batch in batches} == {3, 4}
+    assert list(UnpairedBatchSampler(10, 23, 4, 0)) == batches
+    assert list(UnpairedBatchSampler(10, 23, 4, 1)) != batches
+    sampler.set_epoch(1)
+    assert list(sampler) != batches
+
+
+def test_unpaired_sides_must_fill_every_batch() -> None:
+    with pytest.raises(UserError, match=r"2 chosen and 23 rejected .* 6 batches, .* raise it to 12 or more"):
+        UnpairedBatchSampler(2, 23, batch_size=4, seed=0)
+    assert len(UnpairedBatchSampler(2, 23, batch_size=12, seed=0)) == 2
+    with pytest.raises(UserError, match=r"2 chosen and 0 rejected completions: unpaired training .* need both"):
+        UnpairedBatchSampler(2, 0, batch_size=4, seed=0)
+
+
+def test_unpaired_takes_all_demonstrations_and_each_negative_once(corpus: TraceCorpus, encoder: TraceEncoder) -> None:
+    again = corpus.pairs[0]
+    twice = dataclasses.replace(corpus, pairs=(*corpus.pairs, again))
+    data = make(twice, encoder, task="unpaired", batch_size=32)
+    sides = [sequence.is_chosen for (sequence,) in data.train_examples]
+    assert sides.count(True) == len(corpus.demonstrations)
+    assert sides.count(False) == len(corpus.pairs)
+    for batch in train_batches(data):
+        assert batch.num_rejected == int((~batch.is_chosen).sum()) > 0
+        assert batch.num_examples == len(batch.is_chosen)
+    one_side = dataclasses.replace(corpus, pairs=())
+    with pytest.raises(UserError, match="0 rejected completions"):
+        make(one_side, encoder, task="unpaired")
+
+
+def test_sides_are_part_of_the_digest(corpus: TraceCorpus, encoder: TraceEncoder) -> None:
+    text = corpus.pairs[0]
+    right = Demonstration("a", text.problem, text.chosen)
+    wrong = Negative("a", text.problem, text.chosen)
+    other = Demonstration("b", "1+1=", "2"), Negative("b", "1+1=", "3")
+    one = dataclasses.replace(corpus, demonstrations=(right, other[0]), unpaired_negatives=(other[1],))
+    two = dataclasses.replace(corpus, demonstrations=(other[0],), unpaired_negatives=(wrong, other[1]))
+    digests = {make(c, encoder, task="unpaired").digest() for c in (one, two)}
+    assert len(digests) == 2

@@ -179,3 +179,26 @@ def test_the_papers_rules_are_those_of_the_training_source() -> None:
             assert [(p["chosen"], p["rejected"]) for p in result.pairs] == [
                 (p.chosen, p.rejected) for p in expected.pairs
             ]
+
+
+def test_all_negatives_need_no_right_generation() -> None:
+    rules = RowRules(negatives="all")
+    result = curated("--", rules)
+    assert result.row_reason is None
+    assert result.no_pair_reason == "no correct generation"
+    assert [n["generation_index"] for n in result.negatives] == [0, 1]
+    assert result.demonstrations == result.pairs == ()
+    assert curated("?", rules).row_reason == "no correct generation"  # unknown is no negative
+    assert curated("?", RowRules(negatives="all", unknown="negative")).unknown_negatives == {"verifiers disagree": 1}
+
+
+def test_a_negative_is_never_the_text_of_a_right_generation() -> None:
+    result = curated("+--", RowRules(negatives="all"), texts=["same", "same", "other"])
+    assert [n["completion"] for n in result.negatives] == ["other"]
+    assert result.generations == {"used": 2, "wrong, but not chosen": 1}
+
+
+def test_by_default_the_negatives_are_those_of_the_pairs() -> None:
+    result = curated("+--", RowRules(pairs_per_problem=None))
+    assert [n["generation_index"] for n in result.negatives] == [1, 2]
+    assert curated("--").row_reason == "no correct generation"

@@ -15,7 +15,7 @@ import torch
 from redi_lab.callbacks.update_norm import UpdateNorm
 from tests.modules.tiny_runs import attach_reference, fit, make_backbone, make_data, make_module
 
-BATCH_SIZES = {"sft": 7, "redi": 3, "dpo": 3, "simpo": 3}
+BATCH_SIZES = {"sft": 7, "redi": 3, "unpaired_redi": 9, "dpo": 3, "simpo": 3}
 """36 demonstrations or 13 pairs to train on: the last batch of each epoch has one example, so one rank has none."""
 
 

@@ -24,6 +24,7 @@ from redi_lab.modules.dpo import DPOModule
 from redi_lab.modules.redi import REDIModule
 from redi_lab.modules.sft import SFTModule
 from redi_lab.modules.simpo import SimPOModule
+from redi_lab.modules.unpaired_redi import UnpairedREDIModule
 
 HARMLESS_WARNINGS = (
     r"ignore:.*does not have many workers",  # packing a batch takes a millisecond
@@ -36,6 +37,7 @@ HARMLESS_WARNINGS = (
 OBJECTIVES: dict[str, tuple[type[CausalLMModule], dict[str, float]]] = {
     "sft": (SFTModule, {}),
     "redi": (REDIModule, {"alpha": 0.8}),
+    "unpaired_redi": (UnpairedREDIModule, {"alpha": 0.8}),
     "dpo": (DPOModule, {"beta": 0.1}),
     "simpo": (SimPOModule, {"beta": 2.0, "gamma": 1.0}),
 }
@@ -69,7 +71,7 @@ def make_data(objective: str, *, batch_size: int = 6, budget: int = HUGE, num_va
         TraceDataModule,
         corpus(),
         TraceEncoder(tokenizer()),
-        task="demonstrations" if objective == "sft" else "pairs",
+        task=OBJECTIVES[objective][0].task,
         batch_size=batch_size,
         split_examples=OBJECTIVES[objective][0].is_linear,
         seed=3,
@@ -195,6 +197,9 @@ class NaiveTwin:
         if objective == "sft":  # Eq. 1, per token
             total = sum(-self.logp(s) for (s,) in batch)
             return torch.as_tensor(total / sum(s.completion_length for (s,) in batch))
+        if objective == "unpaired_redi":  # Eq. 5, each expectation over its own traces
+            chosen, rejected = ([self.mean_logp(s) for (s,) in batch if s.is_chosen is side] for side in (True, False))
+            return -torch.stack(chosen).mean() + 0.8 * torch.stack(rejected).mean()
         return torch.stack([self._pair_loss(objective, won, lost, reference) for won, lost in batch]).mean()
 
     def _pair_loss(

@@ -181,10 +181,10 @@ OWN = [
 def test_our_own_verdict_where_the_corpus_has_none(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "own.jsonl", [*OWN, {**OWN[0], "problem": "And no answer?", "answer": None}])
     without = curate(tmp_path, "strict", "data=jsonl", f"data.path={source}", "curation=strict")
-    assert read_json(without / "report.json")["written"] == {"demonstrations": 0, "pairs": 0}
+    assert read_json(without / "report.json")["written"] == {"demonstrations": 0, "pairs": 0, "negatives": 0}
     folder = curate(tmp_path, "grader", "data=jsonl", f"data.path={source}", "curation=grader")
     report = read_json(folder / "report.json")
-    assert report["written"] == {"demonstrations": 3, "pairs": 3}
+    assert report["written"] == {"demonstrations": 3, "pairs": 3, "negatives": 3}
     unknown = report["verdicts"]["unknown"]
     assert unknown["no answer to grade against"] == 3
     assert sum(unknown.values()) == 6  # and the three that state no answer

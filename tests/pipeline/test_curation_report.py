@@ -36,7 +36,7 @@ def test_every_count_is_shown_with_its_share() -> None:
         "not used: row dropped: source cn_k12 2 25.0 %",
         "unknown: verifiers disagree 1 16.7 %",
         "used as negative: verifiers disagree 1 16.7 %",
-        "2 demonstrations, 1 pairs",
+        "2 demonstrations, 1 pairs, 1 negatives",
     ):
         assert line in lines, line
 
@@ -44,4 +44,4 @@ def test_every_count_is_shown_with_its_share() -> None:
 def test_nothing_used_is_shown_too() -> None:
     lines = shown(Dropped("x", "no problem"))
     assert "used 0 0.0 %" in lines
-    assert "0 demonstrations, 0 pairs" in lines
+    assert "0 demonstrations, 0 pairs, 0 negatives" in lines

@@ -13,7 +13,7 @@ import pytest
 from pyarrow.parquet import write_table
 from rich.console import Console
 
-from redi_lab.data.curated import PAIRS_SCHEMA, SFT_SCHEMA
+from redi_lab.data.curated import PAIRS_SCHEMA, TRACE_SCHEMA
 from redi_lab.data.tokenization import TraceEncoder, train_tokenizer
 from redi_lab.errors import UserError
 from redi_lab.pipeline.preview import preview, run_preview
@@ -44,7 +44,7 @@ def pair(**changes: Any) -> dict[str, Any]:
 
 
 def demonstration(**changes: Any) -> dict[str, Any]:
-    row = {key: value for key, value in pair().items() if key in SFT_SCHEMA.names}
+    row = {key: value for key, value in pair().items() if key in TRACE_SCHEMA.names}
     return row | {"completion": "It is 2.", "generation_index": 1, "verdicts": "{}"} | changes
 
 
@@ -53,7 +53,7 @@ def write_folder(
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_table(pa.Table.from_pylist(list(pairs), schema=PAIRS_SCHEMA), folder / "pairs.parquet", row_group_size=2)
-    write_table(pa.Table.from_pylist(list(sft), schema=SFT_SCHEMA), folder / "sft.parquet")
+    write_table(pa.Table.from_pylist(list(sft), schema=TRACE_SCHEMA), folder / "sft.parquet")
     if report is not None:
         (folder / "report.json").write_text(json.dumps(report))
     return folder
