@@ -316,3 +316,11 @@ def test_training_from_a_curation(tmp_path: Path, shared_data: Callable[[str], P
     selection = run(overrides, tmp_path / "run")["data"]["selection"]
     assert selection["rows_read"] == written["demonstrations"] == selection["demonstrations"] + 8
     assert written["pairs"] - 8 <= selection["pairs"] <= written["pairs"]
+
+    everything = ["curation.demonstrations=all", "curation.negatives=all"]
+    folder = curate(tmp_path, "all", "data=jsonl", f"data.path={path}", "curation=strict", *everything)
+    report = read_json(folder / "report.json")
+    assert report["written"]["negatives"] == report["verdicts"]["wrong"] > written["negatives"]
+    overrides[1:3] = [f"data.path={folder}", "data.source.num_heldout=0", "eval=none", "loss=unpaired_redi"]
+    batches = run(overrides, tmp_path / "unpaired")["data"]["batches"]
+    assert batches["train"] == report["written"]["demonstrations"] + report["written"]["negatives"]
