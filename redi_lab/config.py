@@ -38,6 +38,7 @@ from redi_lab.schema import (
     ModelConfig,
     PathsConfig,
     SchedulerConfig,
+    SequentialConfig,
     SweepConfig,
     known_metrics,
 )
@@ -62,8 +63,8 @@ _GROUPS: dict[str, type[Any]] = {
 }
 _PASSED_ON = ("optimizer", "trainer", "callbacks", "engine")  # arguments of other libraries' or our classes
 _TOP = {
-    "train": ("name", "seed", "init_from", "init_overrides", "loss"),
-    "evaluate": ("name", "seed", "checkpoint"),
+    "train": ("name", "seed", "resume", "init_from", "init_overrides", "loss"),
+    "evaluate": ("name", "seed", "checkpoint", "sequential"),
     "curate": ("name", "seed", "curation"),
     "sweep": ("name", "seed", "sweep"),
 }
@@ -113,19 +114,26 @@ def check(config: DictConfig, name: str, *, check_paths: bool = True) -> None:
     for group, schema in _GROUPS.items():
         if group in config:
             config[group] = _conform(group, config[group], schema)
+    if config.get("eval") is not None:
+        _check_benchmarks(config, name)
+    _check_verb(config, name)
+    _check_ranges(config)
+    if check_paths:
+        _check_paths(config)
+
+
+def _check_verb(config: DictConfig, name: str) -> None:
     if name == "train":
         config.loss = _conform("loss", config.loss, LOSSES.get(str(config.loss.get("_target_")), LossConfig))
         _check_training(config)
-    if config.get("eval") is not None:
-        _check_benchmarks(config, name)
     if name == "curate":
         config.curation = _conform("curation", config.curation, CurationConfig)
         _check_curation(config)
     if name == "sweep":
         config.sweep = _conform("sweep", config.sweep, SweepConfig)
-    _check_ranges(config)
-    if check_paths:
-        _check_paths(config)
+    if name == "evaluate":
+        config.sequential = _conform("sequential", config.sequential, SequentialConfig)
+        _check_sequential(config)
 
 
 def experiment_names(config_dir: Path = CONFIG_DIR) -> list[str]:
@@ -140,6 +148,16 @@ def benchmarks(config: DictConfig) -> dict[str, DictConfig]:
     if config.eval.benchmark != "suite":
         return {"eval": config.eval}
     return {f"eval.members.{name}": member for name, member in config.eval.members.items()}
+
+
+def metric_names(config: DictConfig) -> list[str]:
+    """The metrics that a training run logs."""
+    return known_metrics(
+        config.loss._target_,
+        has_validation=config.data.num_validation > 0,
+        log_entropy=config.loss.log_entropy,
+        callbacks=[name for name in CALLBACK_METRICS if _is_observed(config, name)],
+    )
 
 
 def is_url(path: str) -> bool:
@@ -194,23 +212,40 @@ def _check_training(config: DictConfig) -> None:
         raise UserError("model.path=null needs model.config.model_type and sizes; or give model.path=FOLDER")
     if "reference" in config.loss:
         _check_reference(config)
-    accuracy = config.callbacks.get("accuracy") or {}
-    if accuracy.get("every_n_steps") is not None and config.data.num_development == 0:
+    interval = (config.callbacks.get("accuracy") or {}).get("every_n_steps")
+    if interval is not None and config.data.num_development == 0:
         raise UserError(
-            f"callbacks.accuracy.every_n_steps={accuracy.every_n_steps}: there are no problems to measure accuracy on;"
+            f"callbacks.accuracy.every_n_steps={interval}: there are no problems to measure accuracy on;"
             " set data.num_development"
         )
-    monitor = (config.callbacks.get("checkpoints") or {}).get("monitor")
-    names = known_metrics(
-        config.loss._target_,
-        has_validation=config.data.num_validation > 0,
-        log_entropy=config.loss.log_entropy,
-        callbacks=[name for name in CALLBACK_METRICS if _is_observed(config, name)],
-    )
-    if monitor is not None and monitor not in names:
+    collapse = config.callbacks.get("collapse") or {}
+    if collapse.get("alpha_factor", 1) != 1 and "alpha" not in config.loss:
+        raise UserError(
+            f"callbacks.collapse.alpha_factor={collapse.alpha_factor}: this objective has no alpha; leave it at 1"
+        )
+    _check_monitor(config)
+
+
+def _check_monitor(config: DictConfig) -> None:
+    checkpoints = config.callbacks.get("checkpoints") or {}
+    monitor = checkpoints.get("monitor")
+    # Gradients are those of the weights before the step, which no folder holds.
+    names = [name for name in metric_names(config) if name not in CALLBACK_METRICS["gradient_conflict"]]
+    if monitor is None:
+        return
+    if monitor not in names:
         hint = "" if config.data.num_validation else " (val/ metrics need data.num_validation above 0)"
         raise UserError(
             f"callbacks.checkpoints.monitor={monitor}: no such metric{hint}; choose {_list(names, monitor)}"
+        )
+    observer = next((callback for callback, logged in CALLBACK_METRICS.items() if monitor in logged), None)
+    if observer is None:
+        return
+    interval = config.callbacks[observer].get("every_n_steps")
+    if interval is None or checkpoints.get("every_n_steps") != interval:
+        raise UserError(
+            f"callbacks.checkpoints.monitor={monitor}: the best folder must hold the weights that were measured; give"
+            f" callbacks.checkpoints.every_n_steps and callbacks.{observer}.every_n_steps the same number"
         )
 
 
@@ -234,6 +269,17 @@ def _check_benchmarks(config: DictConfig, verb: str) -> None:
             raise UserError(
                 f"eval.members.{name}.benchmark={members[name].benchmark}: must be one of {', '.join(allowed)}"
             )
+
+
+def _check_sequential(config: DictConfig) -> None:
+    settings = config.sequential
+    if settings.width is not None and settings.better_than is not None:
+        raise UserError(f"sequential.width={settings.width}: ask one question, width or better_than")
+    if settings.delta and settings.better_than is None:
+        raise UserError(f"sequential.delta={settings.delta}: better than what? add sequential.better_than=FOLDER")
+    is_asked = settings.width is not None or settings.better_than is not None
+    if is_asked and config.eval.benchmark == "suite":
+        raise UserError(f"sequential: asks of one benchmark, and eval={config.eval.name} is a suite; choose one of it")
 
 
 def _is_observed(config: DictConfig, callback: str) -> bool:
@@ -281,22 +327,29 @@ def _one_of(*choices: str | None) -> tuple[Callable[[Any], bool], str]:
 _RULES: tuple[_Rule, ...] = (
     (
         ("data.batch_size", "data.micro_batch_tokens", "data.max_new_tokens", "eval.num_samples", "eval.max_new_tokens",
-         "eval.grader.num_workers", "eval.limit", "eval.chunk_completions", "data.max_prompt_tokens", "data.max_completion_tokens",
-         "data.max_sequence_tokens", "callbacks.checkpoints.every_n_steps", "callbacks.accuracy.every_n_steps",
+         "eval.grader.num_workers", "eval.limit", "eval.chunk_completions", "data.max_prompt_tokens",
+         "data.max_completion_tokens", "data.max_sequence_tokens", "callbacks.checkpoints.every_n_steps",
+         "callbacks.accuracy.every_n_steps",
+         "callbacks.state.every_n_steps", "callbacks.state.keep_last", "callbacks.numerics.max_skips",
          "callbacks.accuracy.num_samples", "callbacks.accuracy.max_batch_tokens", "callbacks.probes.every_n_steps",
-         "callbacks.probes.num_examples", "callbacks.gradient_conflict.every_n_steps", "curation.pairs_per_problem",
+         "callbacks.probes.num_examples", "callbacks.gradient_conflict.every_n_steps",
+         "callbacks.collapse.window_steps", "callbacks.collapse.confirmations",
+         "callbacks.collapse.snapshot_every_n_steps", "curation.pairs_per_problem",
+         "engine.max_batch_tokens", "engine.data_parallel_size", "engine.tensor_parallel_size",
          "curation.ngram", "curation.grading.num_workers", "sweep.num_trials", "sweep.num_workers"),
         lambda value: isinstance(value, int) and value >= 1,
         "a whole number of at least 1",
     ),
     (
-        ("data.num_validation", "data.num_development", "data.num_workers", "eval.seed", "data.source.num_heldout", "curation.num_workers",
-         "sweep.max_retries"),
+        ("data.num_validation", "data.num_development", "data.num_workers", "eval.seed", "data.source.num_heldout",
+         "curation.num_workers",
+         "sweep.max_retries", "callbacks.collapse.max_rollbacks"),
         lambda value: isinstance(value, int) and value >= 0,
         "a whole number of at least 0",
     ),
     (
-        ("loss.beta", "optimizer.lr", "optimizer.max_grad_norm", "logger.flush_seconds", "eval.grader.timeout_seconds",
+        ("loss.beta", "optimizer.lr", "optimizer.max_grad_norm", "logger.flush_seconds",
+         "callbacks.state.every_minutes", "eval.grader.timeout_seconds",
          "curation.grading.timeout_seconds", "sweep.lease_seconds"),
         lambda value: _is_number(value) and 0 < value < math.inf,
         "a number above 0",
@@ -306,6 +359,20 @@ _RULES: tuple[_Rule, ...] = (
         lambda value: _is_number(value) and 0 <= value < math.inf,
         "a number of at least 0",
     ),
+    (
+        ("callbacks.collapse.token_nats", "callbacks.collapse.chosen_nats", "callbacks.collapse.deviations"),
+        lambda value: _is_number(value) and 0 < value < math.inf,
+        "a number above 0",
+    ),
+    (
+        ("callbacks.collapse.drifting_share", "callbacks.collapse.lr_factor", "callbacks.collapse.alpha_factor"),
+        lambda value: _is_number(value) and 0 < value <= 1,
+        "in (0, 1]",
+    ),
+    (("callbacks.numerics.action",), *_one_of("stop", "skip")),
+    (("callbacks.numerics.explosion",), lambda value: _is_number(value) and value > 1, "a number above 1"),
+    (("callbacks.collapse.action",), *_one_of("warn", "stop", "prune", "rollback")),
+    (("resume",), lambda value: value in ("auto", "never"), "auto, never or RUN_DIR (and then without Hydra's flags)"),
     (("loss.alpha", "scheduler.warmup_ratio"), lambda value: _is_number(value) and 0 <= value <= 1, "in [0, 1]"),
     (("eval.top_p", "curation.near_threshold"), lambda value: _is_number(value) and 0 < value <= 1, "in (0, 1]"),
     (
@@ -315,6 +382,7 @@ _RULES: tuple[_Rule, ...] = (
     ),
     (("trainer.devices",), lambda value: value in (1, "1"), "1: training on several devices is not wired up yet"),
     (("trainer.precision",), *_one_of("32-true", "bf16-mixed")),  # others scale or round away steps of 1e-6
+    (("loss.head_gradient",), *_one_of("accumulate", "recompute")),
     (("model.dtype",), *_one_of("float32", "bfloat16", "float16")),
     (("model.attention",), *_one_of("packed_sdpa", "flash_attention_2")),
     (("data.student_tokenizer",), *_one_of("arithmetic", "bpe")),
@@ -327,6 +395,9 @@ _RULES: tuple[_Rule, ...] = (
     (("callbacks.checkpoints.mode", "sweep.mode"), *_one_of("min", "max")),
     (("sweep.sampler",), *_one_of("tpe", "grid", "random", "gp")),
     (("sweep.pruner",), *_one_of("none", "collapse", "median", "hyperband")),
+    (("sequential.width",), lambda value: _is_number(value) and 0 < value <= 0.5, "above 0 and at most 0.5"),
+    (("sequential.confidence",), lambda value: _is_number(value) and 0 < value < 1, "above 0 and below 1"),
+    (("sequential.delta",), lambda value: _is_number(value) and -1 < value < 1, "above -1 and below 1"),
     (("curation.unknown",), *_one_of("unused", "negative")),
     (("curation.grader",), *_one_of("never", "missing", "always")),
     (("curation.demonstrations",), *_one_of("first", "all")),
@@ -358,6 +429,9 @@ def _check_paths(config: DictConfig) -> None:
     development = OmegaConf.select(config, "data.development_path")
     if development is not None and not Path(development).is_file():
         raise UserError(f"data.development_path={development}: no such file; give a JSONL file of {{problem, answer}}")
+    rival = OmegaConf.select(config, "sequential.better_than")
+    if rival is not None and not (Path(rival) / "config.json").is_file():
+        raise UserError(f"sequential.better_than={rival}: no Hugging Face folder there (config.json is missing)")
     for key, what in (("model.path", "Hugging Face folder"), ("data.path", "file or folder")):
         path = OmegaConf.select(config, key)
         if path is not None and not Path(path).exists() and not is_hub_id(path):

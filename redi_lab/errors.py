@@ -1,7 +1,7 @@
-"""The one exception for mistakes that a user can mend.
+"""The exceptions that the command line tells in one line: mistakes that a user can mend, and interruptions.
 
-The command line prints a `UserError` as a single line and exits with status 2; every other exception is a defect of
-the lab and keeps its traceback.
+A `UserError` ends a command with status 2, a `RunInterruptedError` with `EXIT_RESUMABLE`; every other exception is a
+defect of the lab and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -12,3 +12,12 @@ from typing import final
 @final
 class UserError(ValueError):
     """Bad input or configuration. The message names the file, row, key or value, and what to do about it."""
+
+
+EXIT_RESUMABLE = 75
+"""EX_TEMPFAIL of sysexits.h: the command was interrupted, and the same command goes on where it stopped."""
+
+
+@final
+class RunInterruptedError(BaseException):
+    """A signal ended the run; like `KeyboardInterrupt` it is no `Exception`, so nobody handles it by chance."""

@@ -100,6 +100,8 @@ class DPOConfig(LossConfig):
     """Scale of the log-prob ratios, above 0."""
     reference: str | None = "init"
     """init (the policy before training) or a Hugging Face folder."""
+    head_gradient: str = "accumulate"
+    """accumulate (one pass over the vocabulary) or recompute (two, and less memory for long pairs)."""
 
 
 @dataclass
@@ -110,6 +112,8 @@ class SimPOConfig(LossConfig):
     """Scale of the rewards, above 0."""
     gamma: float = 1.0
     """Margin, at least 0."""
+    head_gradient: str = "accumulate"
+    """As for DPO."""
 
 
 LOSSES: dict[str, type[LossConfig]] = {
@@ -196,6 +200,20 @@ class EvalConfig(BenchmarkConfig):
 
 
 @dataclass
+class SequentialConfig:
+    """When `evaluate` may stop before it has drawn `eval.num_samples` of each problem."""
+
+    width: float | None = None
+    """When the score is known to ± this; null: not asked."""
+    better_than: str | None = None
+    """When it is clear whether the checkpoint beats this Hugging Face folder; null: not asked."""
+    delta: float = 0.0
+    """How much better, in pass@1."""
+    confidence: float = 0.95
+    """That the interval holds the truth at all looks."""
+
+
+@dataclass
 class CurationConfig:
     """How `curate` judges, filters and pairs generations."""
 
@@ -239,7 +257,7 @@ class SweepConfig:
 
     overrides: list[str] = field(default_factory=list)
     """Of the training run that all trials share."""
-    space: dict[str, Any] = field(default_factory=dict)
+    space: dict[str, Any] | None = None
     """Override path to a list of choices or a range."""
     num_trials: int | None = 20
     """Budget; null with sampler=grid, which tries every point."""
@@ -332,10 +350,12 @@ CALLBACK_METRICS = {
         for name in ("pass_at_1", "pass_at_1_ci_low", "pass_at_1_ci_high", "truncation_rate", "mean_tokens")
     ),
     "probes": (
-        *(f"probe/{name}" for name in ("chosen_mean_logps", "min_token_logp", "entropy", "eos_probability")),
-        *(f"probe/{name}" for name in ("fallen_share", "rejected_mean_logps", "displacement")),
+        *(f"probe/{name}" for name in ("chosen_mean_logps", "rejected_mean_logps", "min_token_logp")),
+        *(f"probe/{name}" for name in ("median_min_token_logp", "entropy", "eos_probability", "fallen_share")),
+        "probe/displacement",
     ),
     "gradient_conflict": ("train/grad_norm_chosen", "train/grad_norm_rejected", "train/grad_cosine"),
+    "collapse": ("collapse/state", "collapse/statistic"),
 }
 """What callbacks log besides, by their name in the callbacks group."""
 _NEED_REJECTED = ("probe/rejected_mean_logps", "probe/displacement", *CALLBACK_METRICS["gradient_conflict"])

@@ -2,9 +2,8 @@
 
 transformers' own packed path builds a dense T × T mask for SDPA, and leaks across sequences when an attention mask is
 passed or the cache is left on. Here each sequence attends to itself alone: either one SDPA call over an (n × longest)
-grid, where causality alone keeps padding out of every real token's sight, or one call per sequence where lengths
-differ so much that the grid would be mostly padding. Flash attention takes the same `cu_seq_lens_q` arguments and
-needs neither.
+grid, where causality alone keeps padding out of every real token's sight, or one call per sequence, whichever is the
+cheaper. Flash attention takes the same `cu_seq_lens_q` arguments and needs neither.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from redi_lab.data.packing import MicroBatch
 from redi_lab.errors import UserError
 
 PACKED_SDPA = "packed_sdpa"
-GRID_WASTE = 2.0  # the grid is used while it has at most this many cells per token
+CELLS_OF_A_CALL = {"cpu": 10_000, "other": 1_000_000}
+"""What one more call costs, in cells of the score matrix that could be computed meanwhile."""
 
 
 def packed_arguments(batch: MicroBatch) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def packed_sdpa(
             f"model.path: {PACKED_SDPA} attention has neither score soft-capping nor attention sinks;"
             " choose another model"
         )
-    longest, tokens = max(segment_lengths), query.shape[2]
+    longest = max(segment_lengths)
     if sliding_window is not None and longest > sliding_window:
         raise UserError(
             f"a sequence of {longest} tokens exceeds the sliding window of {sliding_window}, which {PACKED_SDPA}"
@@ -96,7 +96,9 @@ def packed_sdpa(
         "dropout_p": dropout,
         "enable_gqa": query.shape[1] != key.shape[1],
     }
-    if len(segment_lengths) * longest > GRID_WASTE * tokens:
+    if query.dtype != value.dtype:  # under autocast, rotary embeddings leave queries and keys in fp32
+        query, key = query.to(value.dtype), key.to(value.dtype)
+    if _is_grid_dearer(segment_lengths, query.device.type):
         parts = zip(*(torch.split(x, list(segment_lengths), dim=2) for x in (query, key, value)), strict=True)
         output = torch.cat([scaled_dot_product_attention(q, k, v, **options) for q, k, v in parts], dim=2)
         return output.transpose(1, 2), None
@@ -104,6 +106,12 @@ def packed_sdpa(
     q, k, v = (_to_grid(x, dense_slots, len(segment_lengths), longest) for x in (query, key, value))
     output = scaled_dot_product_attention(q, k, v, **options)  # (n, heads, longest, d)
     return output.transpose(1, 2).flatten(0, 1).index_select(0, dense_slots).unsqueeze(0), None
+
+
+def _is_grid_dearer(lengths: tuple[int, ...], device_type: str) -> bool:
+    """Whether the padding of a grid costs more than a call for each sequence."""
+    call = CELLS_OF_A_CALL.get(device_type, CELLS_OF_A_CALL["other"])
+    return len(lengths) * max(lengths) ** 2 + call > sum(length**2 + call for length in lengths)
 
 
 def _to_grid(x: Tensor, slots: Tensor, rows: int, columns: int) -> Tensor:

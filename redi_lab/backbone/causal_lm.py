@@ -8,7 +8,8 @@ of being trained on wrong numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -44,6 +45,12 @@ class CausalLM(nn.Module):
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @property
+    def max_positions(self) -> int | None:
+        """Longest sequence that the model was made for; None where it sets no limit."""
+        limit: int | None = getattr(self._plain.config.get_text_config(), "max_position_embeddings", None)
+        return limit
+
+    @property
     def head_weight(self) -> Tensor:
         """(V, H), tied to the embeddings in many models."""
         weight: Tensor = self._plain.get_output_embeddings().weight
@@ -61,12 +68,26 @@ class CausalLM(nn.Module):
         }
 
     def hidden_states(self, batch: MicroBatch) -> Tensor:
-        """(T, H) of the last layer; each sequence of the row sees itself alone."""
+        """(T, H) of the last layer, in autocast's dtype where that is on; each sequence of the row sees itself alone."""
         output = self._plain.base_model(
             input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **packed_arguments(batch)
         )
-        hidden: Tensor = output.last_hidden_state
-        return hidden.squeeze(0)
+        hidden: Tensor = output.last_hidden_state.squeeze(0)
+        # Autocast keeps the residual stream in fp32, and the head's products, which cost the most, would follow it.
+        device = hidden.device.type
+        return hidden.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else hidden
+
+    @contextmanager
+    def for_generation(self) -> Iterator[Any]:
+        """The transformers model with plain attention; its attention and generation settings return afterwards."""
+        model = self._plain
+        attention, settings = model.config._attn_implementation, model.generation_config
+        model.set_attn_implementation("sdpa")
+        try:
+            yield model
+        finally:
+            model.set_attn_implementation(attention)
+            model.generation_config = settings
 
     def save(self, folder: Path, end_of_turn_id: int) -> None:
         """Write a Hugging Face folder: safetensors, tokenizer, generation config. Adapters are merged into the copy."""
@@ -104,7 +125,7 @@ class CausalLM(nn.Module):
             _require(is_close and not self._leaks(probes), self)
             ids = torch.tensor([probes[-1].input_ids], device=self.head_weight.device)
             own = self._own_logits(ids)
-            ours = self._external_logits(alone[-1])
+            ours = self.logits(alone[-1])
         finally:
             self.train(was_training)
         if not torch.allclose(own.float(), ours.float(), rtol=1e-2, atol=1e-2):
@@ -143,16 +164,12 @@ class CausalLM(nn.Module):
         return list(torch.split(hidden, list(micro.segment_lengths)))
 
     def _own_logits(self, ids: Tensor) -> Tensor:
-        model = self._plain
-        ours = model.config._attn_implementation
-        model.set_attn_implementation("sdpa")
-        try:
+        with self.for_generation() as model:
             logits: Tensor = model(input_ids=ids, use_cache=False).logits.squeeze(0)
-        finally:
-            model.set_attn_implementation(ours)
         return logits
 
-    def _external_logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(N, V) of hidden states (N, H); for a few tokens at a time, training never builds them."""
         options = self.head_options
         logits = nn.functional.linear(hidden, self.head_weight, options["bias"]) * options["scale"]
         cap = options["softcap"]
@@ -211,7 +228,7 @@ def load_backbone(
         tokenizer = tokenizer or load_tokenizer(path, revision)
         loaded = from_hub(AutoConfig, path, revision)
         _override(loaded, config_overrides or {})
-        model = from_hub(
+        model, found = from_hub(
             AutoModelForCausalLM,
             path,
             revision,
@@ -219,7 +236,10 @@ def load_backbone(
             dtype=torch_dtype,
             attn_implementation=attention,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # told below, by name
+            output_loading_info=True,
         )
+        _check_weights(found, path)
         _check_vocabulary(model, tokenizer, path)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -280,10 +300,27 @@ def _override(config: Any, overrides: Mapping[str, Any]) -> None:
             raise UserError(f"model.config_overrides.{key}: {type(config).__name__} has no such field")
 
 
+def _check_weights(found: Mapping[str, Any], path: str) -> None:
+    """Refuse weights that transformers would replace by random ones with a mere warning."""
+    for name, stored, wanted in sorted(found["mismatched_keys"]):
+        raise UserError(
+            f"model.path={path}: {name} has shape {tuple(stored)}, config.json says {tuple(wanted)}; the folder's files"
+            " do not belong together"
+        )
+    missing = sorted(found["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise UserError(f"model.path={path}: the weights of {missing[0]}{more} are missing; give a complete checkpoint")
+
+
 def _check_vocabulary(model: Any, tokenizer: Any, path: str) -> None:
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise UserError(f"model.path={path}: the tokenizer has {len(tokenizer)} tokens, the model's embedding {rows}")
+    for part, layer in (("embedding", model.get_input_embeddings()), ("LM head", model.get_output_embeddings())):
+        rows = layer.weight.shape[0]
+        if len(tokenizer) > rows:
+            raise UserError(
+                f"model.path={path}: the tokenizer has {len(tokenizer)} tokens, the model's {part} {rows}; give the"
+                " tokenizer that the model was trained with"
+            )
 
 
 def _with_lora(model: Any, lora: Mapping[str, Any]) -> Any:

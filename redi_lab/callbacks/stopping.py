@@ -15,7 +15,7 @@ class Stop:
     """Why training ended before its last step.
 
     Attributes:
-        by: what ended it: "collapse" or "pruner".
+        by: what ended it: "collapse", "pruner" or "numerics".
         step: the optimizer step after which it did.
         reason: in words.
     """

@@ -29,9 +29,9 @@ class UpdateNorm(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the step's norm."""
-        if self._norm is not None:
-            pl_module.log("train/update_norm", self._norm, batch_size=1)
+        """Log the step's norm, which is 0 where the step was left out."""
+        pl_module.log("train/update_norm", 0.0 if self._norm is None else self._norm, batch_size=1)
+        self._norm = None
 
     @torch.no_grad()
     def _remember(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:

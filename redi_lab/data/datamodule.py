@@ -7,9 +7,11 @@ takes its share of every global batch and learns what the whole of it holds, so 
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import final
 
 import pytorch_lightning as pl
@@ -104,6 +106,33 @@ class UnpairedBatchSampler(Sampler[list[int]]):
 
 
 @final
+class ResumedSampler(Sampler[list[int]]):
+    """The batches of another sampler, in one epoch only those behind the first ones; nothing is loaded to skip them.
+
+    Args:
+        sampler: the whole epochs.
+        epoch: the one to resume in.
+        batch: how many of its batches are done.
+    """
+
+    def __init__(self, sampler: GlobalBatchSampler | UnpairedBatchSampler, epoch: int, batch: int) -> None:
+        self.sampler = sampler
+        self.epoch = epoch
+        self.batch = batch
+        sampler.set_epoch(epoch)  # loader workers ask for batches before Lightning says which epoch it is
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's order; Lightning calls this."""
+        self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.sampler)  # of a whole epoch: when to validate and when it ends is counted by that
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return islice(iter(self.sampler), self.batch if self.sampler.epoch == self.epoch else 0, None)
+
+
+@final
 class BatchDataset(Dataset[Batch]):
     """Packs the examples whose indices it is asked for."""
 
@@ -174,6 +203,7 @@ class TraceDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.seed = seed
         self.num_workers = num_workers
+        self._start = (0, 0)
         self.dropped: Counter[str] = Counter()
         limits: dict[str, Limit] = {
             "prompt": (max_prompt_tokens, lambda sequence: sequence.prompt_length),
@@ -209,6 +239,10 @@ class TraceDataModule(pl.LightningDataModule):
             "train_completion_tokens": sum(s.completion_length for e in self.train_examples for s in e),
         }
 
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Let training begin behind `batch` batches of an epoch: a resumed run has seen them."""
+        self._start = (epoch, batch)
+
     def setup(self, stage: str | None = None) -> None:
         """Learn which share of each batch is this rank's."""
         if self.trainer is not None:
@@ -217,7 +251,8 @@ class TraceDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Global batches of training examples."""
-        return self._loader(self.train_set, self._sampler(self.train_examples, shuffle=True))
+        sampler = self._sampler(self.train_examples, shuffle=True)
+        return self._loader(self.train_set, ResumedSampler(sampler, *self._start) if any(self._start) else sampler)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Global batches of validation examples, in order; none where none are kept."""
@@ -225,7 +260,7 @@ class TraceDataModule(pl.LightningDataModule):
             return []
         return self._loader(self.val_set, self._sampler(self.val_examples, shuffle=False))
 
-    def _sampler(self, examples: Sequence[Example], *, shuffle: bool) -> Sampler[list[int]]:
+    def _sampler(self, examples: Sequence[Example], *, shuffle: bool) -> GlobalBatchSampler | UnpairedBatchSampler:
         if self.task != "unpaired":
             return GlobalBatchSampler(len(examples), self.batch_size, self.seed, shuffle=shuffle)
         num_chosen = sum(sequence.is_chosen for (sequence,) in examples)
@@ -233,7 +268,13 @@ class TraceDataModule(pl.LightningDataModule):
 
     def _loader(self, dataset: BatchDataset, sampler: Sampler[list[int]]) -> DataLoader[Batch]:
         # The sampler yields whole batches and the dataset packs them: batch_size=None keeps torch from batching again.
-        return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=self.num_workers)
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            worker_init_fn=_leave_signals_to_the_trainer,
+        )
 
     def _is_within(self, example: Example, limits: Mapping[str, Limit]) -> bool:
         """Whether no sequence exceeds a limit; counts the example under the first one that it does exceed."""
@@ -242,6 +283,12 @@ class TraceDataModule(pl.LightningDataModule):
                 self.dropped[f"{what} over {limit} tokens"] += 1
                 return False
         return True
+
+
+def _leave_signals_to_the_trainer(_: int) -> None:
+    """A signal to the whole group must not end the workers while the trainer finishes its step and saves."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _encode(

@@ -1,6 +1,6 @@
-"""Evaluation problems with their accepted answers, read from JSONL files or the Hugging Face hub.
+"""Evaluation problems with their accepted answers, read from JSON files, the Hugging Face hub or a URL.
 
-benchmark = load_jsonl_benchmark(Path("math500.jsonl"), limit=50)
+benchmark = load_file_benchmark(Path("math500.jsonl"), limit=50)
 benchmark.digest  # changes with any problem, answer or order: results are keyed by it
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -63,8 +63,19 @@ class Benchmark:
         return cls(name, collected, hashlib.sha256(content.encode()).hexdigest())
 
 
-def load_jsonl_benchmark(path: Path, name: str | None = None, limit: int | None = None) -> Benchmark:
-    """Read a benchmark from JSON lines.
+@final
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Under which keys a row holds its problem and its answer, or a list of accepted answers."""
+
+    problem: str = "problem"
+    answer: str = "answer"
+
+
+def load_file_benchmark(
+    path: Path, name: str | None = None, limit: int | None = None, columns: Columns = Columns()
+) -> Benchmark:
+    """Read a benchmark from JSON lines, or from a `.json` file with a list of rows.
 
     Each row has `problem` (text), `answer` or `answers` (accepted answers as text or numbers) and optionally `id`;
     a row without one is named by its row number. Other keys are ignored. Blank lines are allowed.
@@ -73,41 +84,39 @@ def load_jsonl_benchmark(path: Path, name: str | None = None, limit: int | None 
         path: The file, UTF-8.
         name: Name of the benchmark; the file's stem by default.
         limit: Read only the first rows, at least 1.
+        columns: Names for `problem` and `answer` in a file that keeps those of its source.
 
     Raises:
         UserError: The file cannot be read, or a row is bad: the message names file, row and key.
     """
     _check_limit(limit)
     try:
-        # Not splitlines: it also breaks at U+2028, which JSON allows inside a string.
-        lines = path.read_text(encoding="utf-8").split("\n")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"benchmark file {path} cannot be read: {error}; set eval.path to a JSONL file") from error
-    numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-    problems = [
-        _problem(_row(line, f"{path}:{number}"), number, f"{path}:{number}") for number, line in islice(numbered, limit)
-    ]
+    rows = _listed_rows(text, path) if path.suffix == ".json" else _lines(text, path)
+    problems = [_problem(row, number, place, columns) for number, place, row in islice(rows, limit)]
     return Benchmark.of(name or path.stem, problems)
 
 
 def load_hub_benchmark(
-    repo_id: str,
+    path: str,
     split: str,
-    problem_key: str,
-    answer_key: str,
+    columns: Columns = Columns(),
+    name: str | None = None,
     revision: str | None = None,
     config: str | None = None,
     limit: int | None = None,
 ) -> Benchmark:
-    """Load a benchmark from the Hugging Face hub (or its local cache) through `datasets`.
+    """Load a benchmark through `datasets`: from the Hugging Face hub, from a URL, or from the local cache of either.
 
     Args:
-        repo_id: Dataset repository, "owner/name"; its last part names the benchmark.
-        split: Split name.
-        problem_key: Column of the problem's text.
-        answer_key: Column of the answer, or of a list of accepted answers.
-        revision: Commit, tag or branch; the newest by default.
-        config: Configuration of the dataset, where it has several.
+        path: Dataset repository, "owner/name", or the URL of a JSON file of rows.
+        split: Split of a dataset repository.
+        columns: Which columns hold problem and answer.
+        name: Name of the benchmark; the last part of the path without suffix by default.
+        revision: Commit, tag or branch of a dataset repository; the newest by default.
+        config: Configuration of a dataset repository, where it has several.
         limit: Keep only the first rows, at least 1.
 
     Raises:
@@ -116,22 +125,25 @@ def load_hub_benchmark(
     import datasets  # seconds to import, and not needed for local files
 
     _check_limit(limit)
-    source = f"{repo_id} (split {split})"
+    is_url = "://" in path
+    source = path if is_url else f"{path} (split {split})"
     try:
-        table = datasets.load_dataset(repo_id, config, split=split, revision=revision)
+        if is_url:
+            table = datasets.load_dataset("json", data_files=path, split="train")
+        else:
+            table = datasets.load_dataset(path, config, split=split, revision=revision)
     except Exception as error:  # the hub client raises many unrelated types: offline, gated, missing, malformed
         raise UserError(
-            f"benchmark {source} cannot be loaded from the hub: {type(error).__name__}: {error}; "
+            f"benchmark {source} cannot be loaded: {type(error).__name__}: {error}; "
             "without network access give a local file: eval.path=FILE.jsonl"
         ) from error
-    missing = [key for key in (problem_key, answer_key) if key not in table.column_names]
+    missing = [key for key in (columns.problem, columns.answer) if key not in table.column_names]
     if missing:
         raise UserError(f"benchmark {source} has no column {missing}; its columns are {table.column_names}")
-    problems = []
-    for number, row in enumerate(islice(table, limit), start=1):
-        renamed = {"problem": row[problem_key], "answer": row[answer_key], "id": row.get("id")}
-        problems.append(_problem(renamed, number, f"{source}:{number}"))
-    return Benchmark.of(repo_id.rsplit("/", 1)[-1], problems)
+    problems = [
+        _problem(row, number, f"{source}:{number}", columns) for number, row in enumerate(islice(table, limit), start=1)
+    ]
+    return Benchmark.of(name or path.rsplit("/", 1)[-1].removesuffix(".json"), problems)
 
 
 def _check_limit(limit: int | None) -> None:
@@ -139,31 +151,54 @@ def _check_limit(limit: int | None) -> None:
         raise UserError(f"eval.limit must be at least 1, got {limit}; leave it out for the whole benchmark")
 
 
-def _row(line: str, place: str) -> Mapping[str, Any]:
+_Rows = Iterator[tuple[int, str, Mapping[str, Any]]]  # row number, place for messages, row
+
+
+def _lines(text: str, path: Path) -> _Rows:
+    # Not splitlines: it also breaks at U+2028, which JSON allows inside a string.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            place = f"{path}:{number}"
+            yield number, place, _checked_row(_parsed(line, place), place)
+
+
+def _listed_rows(text: str, path: Path) -> _Rows:
+    rows = _parsed(text, str(path))
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: must hold a list of rows, got {type(rows).__name__}; JSON lines are named .jsonl")
+    for number, row in enumerate(rows, start=1):
+        yield number, f"{path}: row {number}", _checked_row(row, f"{path}: row {number}")
+
+
+def _parsed(text: str, place: str) -> object:
     try:
-        row = json.loads(line)
+        return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{place}: not valid JSON: {error}") from error
+
+
+def _checked_row(row: object, place: str) -> Mapping[str, Any]:
     if not isinstance(row, dict):
         raise UserError(f"{place}: a row must be a JSON object, got {type(row).__name__}")
     return row
 
 
-def _problem(row: Mapping[str, Any], number: int, place: str) -> EvalProblem:
-    problem = row.get("problem")
+def _problem(row: Mapping[str, Any], number: int, place: str, columns: Columns) -> EvalProblem:
+    key = "problem" if "problem" in row else columns.problem
+    problem = row.get(key)
     if not isinstance(problem, str) or not problem.strip():
-        raise UserError(f"{place}:problem: must be a non-empty text, got {problem!r:.80}")
+        raise UserError(f"{place}:{key}: must be a non-empty text, got {problem!r:.80}")
     identifier = row.get("id")
     if identifier is None:
         identifier = number
     if isinstance(identifier, bool) or not isinstance(identifier, str | int) or identifier == "":
         raise UserError(f"{place}:id: must be a text or a whole number, got {identifier!r:.80}")
-    return EvalProblem(str(identifier), problem, _answers(row, place))
+    return EvalProblem(str(identifier), problem, _answers(row, place, columns))
 
 
-def _answers(row: Mapping[str, Any], place: str) -> tuple[str, ...]:
-    """The accepted answers: of `answers` where present, else of `answer` (one, or a list)."""
-    key = "answers" if row.get("answers") is not None else "answer"
+def _answers(row: Mapping[str, Any], place: str, columns: Columns) -> tuple[str, ...]:
+    """The accepted answers: of `answers` where present, else of `answer` (one, or a list), else of the column named."""
+    key = next((key for key in ("answers", "answer") if row.get(key) is not None), columns.answer)
     value = row.get(key)
     listed = value if isinstance(value, list | tuple) else [value]
     accepted = tuple(str(item) for item in listed if _is_answer(item))

@@ -1,23 +1,24 @@
-"""Evaluate one checkpoint on one benchmark: look the result up, else generate, grade, score and store.
+"""Evaluate one checkpoint on one benchmark: look the result up, else draw what samples lack, grade, score and store.
 
 with Grader() as grader:
-    result = evaluate(engine, folder, benchmark, encode, sampling, grader, {"prompt": template}, results_folder)
+    evaluation = Evaluation(engine, folder, benchmark, encode, sampling, grader, {"prompt": template}, results_folder)
+    result = evaluation.result()
+    further = evaluation.rows(first_sample=4, num_samples=4)  # other samples of all problems
 result.metrics["pass_at_1"]
+redi_lab.evaluation.scoring.verdict_matrix(further, 4)  # shape (problems, 4)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
-import numpy as np
-
-from redi_lab.evaluation.benchmarks import Benchmark
-from redi_lab.evaluation.engines import Completion, Engine, Progress, SamplingParams
-from redi_lab.evaluation.grading import Grader, Verdict
-from redi_lab.evaluation.metrics import Estimate, pass_at_1, pass_at_k
+from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
+from redi_lab.evaluation.engines import Engine, Progress, SamplingParams
+from redi_lab.evaluation.grading import Grade, Grader
 from redi_lab.evaluation.results import (
     EvaluationResult,
     ResultRow,
@@ -27,22 +28,16 @@ from redi_lab.evaluation.results import (
     load_result,
     save_result,
 )
+from redi_lab.evaluation.samples import Sample, SampleStore, draw_samples
+from redi_lab.evaluation.scoring import score
 
 
-def evaluate(
-    engine: Engine,
-    checkpoint: Path,
-    benchmark: Benchmark,
-    encode: Callable[[str], list[int]],
-    sampling: SamplingParams,
-    grader: Grader,
-    protocol_extras: Mapping[str, Any],
-    folder: Path,
-    on_progress: Progress | None = None,
-) -> EvaluationResult:
-    """Return the stored result of this very evaluation, or make and store it.
+@final
+@dataclass(frozen=True)
+class Evaluation:
+    """One checkpoint on one benchmark under one protocol. Samples and results are kept in `folder` and found again.
 
-    Args:
+    Attributes:
         engine: What generates.
         checkpoint: Hugging Face folder.
         benchmark: Problems and accepted answers.
@@ -51,92 +46,126 @@ def evaluate(
         sampling: How completions are drawn.
         grader: What grades them.
         protocol_extras: Further JSON values of the protocol, such as the prompt template in words.
-        folder: Where results are kept.
-        on_progress: Called with (completions done, completions wanted) while generating.
-
-    Raises:
-        UserError: See the engine and `checkpoint_hash`.
-        ValueError: `protocol_extras` names a key of the protocol itself.
-        RuntimeError: The engine returned other completions than were asked for.
+        folder: Where results are kept, and below it, in `samples`, what is drawn.
+        chunk_completions: About how many completions are drawn between two saves.
     """
-    prompts = [encode(problem.problem) for problem in benchmark.problems]
-    protocol = _protocol(engine, sampling, grader, prompts, protocol_extras)
-    weights = checkpoint_hash(checkpoint)
-    key = evaluation_key(weights, protocol, benchmark.digest)
-    stored = load_result(folder, key)
-    if stored is not None:
-        return stored
-    completions = engine.generate(checkpoint, prompts, sampling, on_progress)
-    rows = _grade_rows(completions, benchmark, sampling.num_samples, grader)
-    metrics = score(rows, sampling.num_samples)
-    result = EvaluationResult(key, protocol, benchmark.name, benchmark.digest, weights, metrics, rows)
-    save_result(folder, result)
-    return result
 
+    engine: Engine
+    checkpoint: Path
+    benchmark: Benchmark
+    encode: Callable[[str], list[int]]
+    sampling: SamplingParams
+    grader: Grader
+    protocol_extras: Mapping[str, Any]
+    folder: Path
+    chunk_completions: int = 4096
 
-def score(rows: Sequence[ResultRow], num_samples: int) -> dict[str, float]:
-    """Metrics of graded completions, each a finite number.
+    def result(self, on_progress: Progress | None = None) -> EvaluationResult:
+        """Return the stored result of this very evaluation, or make and store it.
 
-    `pass_at_1` comes with `_sem` (from two samples on), `_ci_low` and `_ci_high`, `pass_at_k` for k = num_samples
-    likewise without SEM; rates are shares of completions: truncated, and with a verdict of unknown.
+        Args:
+            on_progress: Called with (completions there, completions wanted) while generating.
 
-    Args:
-        rows: Completions by problem, then sample, `num_samples` of each.
-        num_samples: Samples of each problem.
-    """
-    verdicts = np.array([row.verdict == Verdict.RIGHT for row in rows], dtype=np.bool_).reshape(-1, num_samples)
-    metrics = _flatten("pass_at_1", pass_at_1(verdicts))
-    if num_samples > 1:
-        metrics |= _flatten(f"pass_at_{num_samples}", pass_at_k(verdicts, num_samples))
-    metrics["truncation_rate"] = float(np.mean([row.finish_reason == "length" for row in rows]))
-    metrics["unknown_rate"] = float(np.mean([row.verdict == Verdict.UNKNOWN for row in rows]))
-    metrics["mean_tokens"] = float(np.mean([row.num_tokens for row in rows]))
-    metrics["num_problems"], metrics["num_samples"] = float(len(verdicts)), float(num_samples)
-    return metrics
-
-
-def _flatten(name: str, estimate: Estimate) -> dict[str, float]:
-    numbers = {name: estimate.value, f"{name}_ci_low": estimate.ci_low, f"{name}_ci_high": estimate.ci_high}
-    return numbers if estimate.sem is None else numbers | {f"{name}_sem": estimate.sem}
-
-
-def _protocol(
-    engine: Engine,
-    sampling: SamplingParams,
-    grader: Grader,
-    prompts: Sequence[Sequence[int]],
-    extras: Mapping[str, Any],
-) -> dict[str, Any]:
-    own = {
-        "sampling": asdict(sampling),
-        "engine": {"name": engine.name, "versions": dict(engine.versions), "settings": dict(engine.settings)},
-        "grader": dict(grader.settings),
-        "prompts_sha256": content_digest([list(prompt) for prompt in prompts]),
-    }
-    clash = sorted(own.keys() & extras.keys())
-    if clash:
-        raise ValueError(f"protocol_extras must not name {clash}: evaluate() records them itself")
-    return own | dict(extras)
-
-
-def _grade_rows(
-    completions: Sequence[Completion], benchmark: Benchmark, num_samples: int, grader: Grader
-) -> tuple[ResultRow, ...]:
-    wanted = [(problem, sample) for problem in range(len(benchmark.problems)) for sample in range(num_samples)]
-    if [(completion.problem_index, completion.sample_index) for completion in completions] != wanted:
-        raise RuntimeError(f"the engine must return {len(wanted)} completions by problem, then sample; it did not")
-    problems = [benchmark.problems[completion.problem_index] for completion in completions]
-    pairs = [(completion.text, problem.answers) for completion, problem in zip(completions, problems, strict=True)]
-    return tuple(
-        ResultRow(
-            id=problem.id,
-            sample=completion.sample_index,
-            text=completion.text,
-            finish_reason=completion.finish_reason,
-            verdict=grade.verdict.value,
-            reason=grade.reason,
-            answer=grade.answer,
-            num_tokens=len(completion.token_ids),
+        Raises:
+            UserError: See the engine, `checkpoint_hash` and `SampleStore`.
+            ValueError: `protocol_extras` names a key of the protocol itself.
+            RuntimeError: The engine returned other completions than were asked for.
+        """
+        protocol = self.protocol
+        key = evaluation_key(self.checkpoint_hash, protocol, self.benchmark.digest)
+        stored = load_result(self.folder, key)
+        if stored is not None:  # its metrics may be those of an earlier version; its rows say the same for ever
+            return replace(stored, metrics=score(stored.rows, self.sampling.num_samples))
+        rows = self.rows(self.sampling.first_sample, self.sampling.num_samples, on_progress)
+        metrics = score(rows, self.sampling.num_samples)
+        benchmark = self.benchmark
+        result = EvaluationResult(
+            key, protocol, benchmark.name, benchmark.digest, self.checkpoint_hash, metrics, tuple(rows)
         )
-        for completion, problem, grade in zip(completions, problems, grader.grade_all(pairs), strict=True)
+        save_result(self.folder, result)
+        return result
+
+    def rows(self, first_sample: int, num_samples: int, on_progress: Progress | None = None) -> list[ResultRow]:
+        """Graded samples of all problems, whatever `sampling` says of their number; drawn only where they lack.
+
+        Args:
+            first_sample: Index of the first sample of each problem.
+            num_samples: How many samples of each problem.
+            on_progress: Called with (completions there, completions wanted) while generating.
+
+        Returns:
+            By problem, then sample.
+
+        Raises:
+            UserError: As `result`.
+            RuntimeError: As `result`.
+        """
+        sampling = replace(self.sampling, first_sample=first_sample, num_samples=num_samples)
+        drawn = draw_samples(
+            self.engine, self.checkpoint, self._prompts, sampling, self._store(), self.chunk_completions, on_progress
+        )
+        pairs = [
+            (sample.text, problem.answers)
+            for problem, samples in zip(self.benchmark.problems, drawn, strict=True)
+            for sample in samples
+        ]
+        grades = iter(self.grader.grade_all(pairs))
+        return [
+            _row(problem, index, sample, next(grades))
+            for problem, samples in zip(self.benchmark.problems, drawn, strict=True)
+            for index, sample in enumerate(samples, start=first_sample)
+        ]
+
+    @cached_property
+    def checkpoint_hash(self) -> str:
+        """See `redi_lab.evaluation.results.checkpoint_hash`."""
+        return checkpoint_hash(self.checkpoint)
+
+    @cached_property
+    def protocol(self) -> dict[str, Any]:
+        """All that decides the result besides checkpoint and benchmark."""
+        own = {
+            "sampling": {"num_samples": self.sampling.num_samples, **self._drawing["sampling"]},
+            "engine": self._drawing["engine"],
+            "grader": dict(self.grader.settings),
+            "prompts_sha256": self._drawing["prompts_sha256"],
+        }
+        clash = sorted(own.keys() & self.protocol_extras.keys())
+        if clash:
+            raise ValueError(f"protocol_extras must not name {clash}: Evaluation records them itself")
+        return own | dict(self.protocol_extras)
+
+    @cached_property
+    def _prompts(self) -> list[list[int]]:
+        return [self.encode(problem.problem) for problem in self.benchmark.problems]
+
+    @cached_property
+    def _drawing(self) -> dict[str, Any]:
+        """What decides a sample besides the checkpoint and its indices."""
+        sampling, engine = self.sampling, self.engine
+        return {
+            "sampling": {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "max_new_tokens": sampling.max_new_tokens,
+                "seed": sampling.seed,
+            },
+            "engine": {"name": engine.name, "versions": dict(engine.versions), "settings": dict(engine.settings)},
+            "prompts_sha256": content_digest(self._prompts),
+        }
+
+    def _store(self) -> SampleStore:
+        return SampleStore(self.folder / "samples", {"checkpoint_hash": self.checkpoint_hash, **self._drawing})
+
+
+def _row(problem: EvalProblem, index: int, sample: Sample, grade: Grade) -> ResultRow:
+    return ResultRow(
+        id=problem.id,
+        sample=index,
+        text=sample.text,
+        finish_reason=sample.finish_reason,
+        verdict=grade.verdict.value,
+        reason=grade.reason,
+        answer=grade.answer,
+        num_tokens=sample.num_tokens,
     )

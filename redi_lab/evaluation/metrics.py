@@ -1,25 +1,31 @@
-"""Scores with their uncertainty, from a matrix of verdicts: numpy arrays in, small records out.
+"""Scores with their uncertainty: numpy arrays in, small records out.
 
 `correct` has shape (problems, samples): whether sample j of problem i was graded right. Unknown verdicts count as not
 right; their share is reported beside the score. The unit of uncertainty is the problem: samples of one problem share
-its difficulty, so treating them as independent would make every interval too narrow.
+its difficulty, so treating them as independent would make every interval too narrow. docs/statistics.md says how often
+the intervals cover.
 
-    pass_at_1(correct)     # accuracy, the paper's SEM, a 95 % confidence interval over problems
-    pass_at_k(correct, 4)  # chance that at least one of 4 samples is right
+    pass_at_1(correct)               # accuracy, the paper's SEM, a 95 % confidence interval over problems
+    pass_at_k(correct, 4)            # chance that at least one of 4 samples is right
+    majority(correct, classes)       # chance that the most frequent answer is right
+    average([math500, aime24])       # mean over benchmarks
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 Verdicts = NDArray[np.bool_]
 CONFIDENCE = 0.95
+NO_VOTE = -1
+"""Class of a completion without an answer."""
 
 
 @final
@@ -62,7 +68,7 @@ def pass_at_1(correct: Verdicts) -> Estimate:
     num_problems, num_samples = correct.shape
     accuracies = correct.mean(axis=0)
     sem = float(accuracies.std(ddof=1) / math.sqrt(num_samples)) if num_samples > 1 else None
-    low, high = _interval(correct.mean(axis=1), num_samples)
+    low, high = _interval(correct.mean(axis=1))
     return Estimate(float(correct.mean()), low, high, sem, num_problems, num_samples)
 
 
@@ -79,15 +85,74 @@ def pass_at_k(correct: Verdicts, k: int) -> Estimate:
         ValueError: k is out of range, or the matrix is empty.
     """
     correct = _checked(correct)
-    num_problems, num_samples = correct.shape
+    num_samples = correct.shape[1]
     if not 1 <= k <= num_samples:
         raise ValueError(f"pass_at_k: k must lie between 1 and the {num_samples} samples, got {k}")
     total = math.comb(num_samples, k)
     # Python integers: the binomials of 64 samples overflow floats' exact range.
     by_count = np.array([1 - math.comb(num_samples - c, k) / total for c in range(num_samples + 1)])
-    values = by_count[correct.sum(axis=1)]
-    low, high = _interval(values, num_samples)
-    return Estimate(float(values.mean()), low, high, None, num_problems, num_samples)
+    return _estimate(by_count[correct.sum(axis=1)], num_samples)
+
+
+def majority(correct: Verdicts, classes: NDArray[np.int64]) -> Estimate:
+    """maj@k: the chance that the most frequent answer among all samples of a problem is right.
+
+    Completions without an answer do not vote; a problem without any vote counts as not solved. A tie is broken by a
+    fair draw, so it counts as the share of the tied answers that are right.
+
+    Args:
+        correct: Verdicts, shape (problems, samples).
+        classes: Label of each completion's answer, same shape: equal where answers of one problem are equivalent,
+            `NO_VOTE` where there is none. See `redi_lab.evaluation.answer_classes`.
+
+    Raises:
+        ValueError: The shapes differ, the matrix is empty, or a class holds right and wrong answers.
+    """
+    correct = _checked(correct)
+    if classes.shape != correct.shape:
+        raise ValueError(f"majority: verdicts and classes differ in shape: {correct.shape} and {classes.shape}")
+    values = [_share_of_right_modes(*problem) for problem in zip(correct, classes, strict=True)]
+    return _estimate(np.array(values), correct.shape[1])
+
+
+def _share_of_right_modes(correct: Verdicts, classes: NDArray[np.int64]) -> float:
+    has_vote = classes != NO_VOTE
+    labels, counts = np.unique(classes[has_vote], return_counts=True)
+    if not len(labels):
+        return 0.0
+    right_labels = np.unique(classes[has_vote & correct])
+    if np.isin(classes[has_vote & ~correct], right_labels).any():
+        raise ValueError("majority: a class of answers holds right and wrong ones")
+    return float(np.isin(labels[counts == counts.max()], right_labels).mean())
+
+
+def average(estimates: Sequence[Estimate]) -> Estimate:
+    """Mean of scores on several benchmarks, each counted once, as in the paper's tables.
+
+    The benchmarks are fixed, not a sample of benchmarks: only problems and samples vary, independently of one another.
+    The interval recovers each benchmark's variance from its own, possibly lopsided, interval: with h_b the distance
+    from the score of benchmark b to its limit, the distance of the mean of B is √Σh_b² / B on either side.
+    Source: Zou and Donner 2008, "Construction of confidence limits about effect measures" (MOVER).
+
+    Args:
+        estimates: One or more.
+
+    Returns:
+        The mean; `num_problems` is their sum, `num_samples` the smallest.
+
+    Raises:
+        ValueError: There is no estimate.
+    """
+    if not estimates:
+        raise ValueError("average: there is no estimate to average")
+    count = len(estimates)
+    value = sum(e.value for e in estimates) / count
+    below = math.hypot(*(e.value - e.ci_low for e in estimates)) / count
+    above = math.hypot(*(e.ci_high - e.value for e in estimates)) / count
+    sems = [e.sem for e in estimates if e.sem is not None]
+    sem = math.hypot(*sems) / count if len(sems) == count else None
+    num_problems, num_samples = sum(e.num_problems for e in estimates), min(e.num_samples for e in estimates)
+    return Estimate(value, value - below, value + above, sem, num_problems, num_samples)
 
 
 def paired_difference(a: Verdicts, b: Verdicts) -> Estimate:
@@ -129,59 +194,35 @@ def _checked(correct: Verdicts) -> Verdicts:
     return matrix
 
 
-def _interval(values: NDArray[np.float64], num_samples: int) -> tuple[float, float]:
-    """Wilson's interval for the mean of per-problem scores in [0, 1], at its effective sample size.
+def _estimate(values: NDArray[np.float64], num_samples: int) -> Estimate:
+    low, high = _interval(values)
+    return Estimate(float(values.mean()), low, high, None, len(values), num_samples)
 
-    The design effect follows from the spread between problems: n_eff = p(1 − p) / (s²/n), the number of independent
-    yes/no answers that would leave the same variance of the mean; it lies between n (each problem always right or
-    always wrong) and n·k (no problem differs from another). At p = 0 or 1 no spread is seen and n_eff = n. The normal
-    quantile is replaced by Student's with n − 1 degrees of freedom, because s² is estimated from n problems.
+
+def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Interval for the population mean of per-problem scores in [0, 1], seen through the problems alone.
+
+    The posterior of the mean under a Dirichlet prior on the distribution of scores, with half a problem at 0 and half
+    a problem at 1, is fitted by the Beta distribution with its mean and variance. Scores of only 0 and 1 have exactly
+    Jeffreys' interval; scores that spread less have that of a larger effective number of problems; and where all
+    problems agree, the two halves keep the interval from closing.
+    Sources: Rubin 1981, "The Bayesian Bootstrap"; Brown, Cai and DasGupta 2001, "Interval Estimation for a Binomial
+    Proportion" (Jeffreys' interval, and its limit set to 0 or 1 when nothing else was seen).
     """
-    count = len(values)
-    mean = float(values.mean())
-    quantile = t_quantile(max(count - 1, 1))
-    variance = float(values.var(ddof=1)) / count if count > 1 else 0.0
-    if mean in (0.0, 1.0) or count == 1:
-        effective = float(count)
-    elif variance * count * num_samples <= mean * (1 - mean):
-        effective = float(count * num_samples)
-    else:
-        effective = mean * (1 - mean) / variance
-    shrink = 1 + quantile**2 / effective
-    centre = (mean + quantile**2 / (2 * effective)) / shrink
-    half_width = quantile * math.sqrt(mean * (1 - mean) / effective + quantile**2 / (4 * effective**2)) / shrink
-    # The estimate itself always lies inside; rounding must not exclude it at 0 and 1.
-    return max(0.0, min(mean, centre - half_width)), min(1.0, max(mean, centre + half_width))
+    mean, weight = float(values.mean()), len(values) + 1
+    centre = (float(values.sum()) + 0.5) / weight
+    spread = float(np.square(values - centre).sum()) + 0.5 * centre**2 + 0.5 * (1 - centre) ** 2
+    effective = centre * (1 - centre) * weight * (weight + 1) / spread - 1
+    tails = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = special.betaincinv(centre * effective, (1 - centre) * effective, tails)
+    return min(mean, float(low)), max(mean, float(high))
 
 
-@lru_cache(maxsize=256)
-def t_quantile(degrees: int) -> float:
-    """Two-sided 95 % quantile of Student's t, by bisection of its exact distribution function.
-
-    Source: Abramowitz & Stegun 26.7.3 and 26.7.4 (finite series for whole degrees of freedom).
+def t_quantile(degrees: int, probability: float = (1 + CONFIDENCE) / 2) -> float:
+    """Quantile of Student's t, by default the one of a two-sided 95 % interval.
 
     Args:
         degrees: Degrees of freedom, at least 1.
+        probability: Of a smaller value.
     """
-    low, high = 1.0, 13.0  # 12.7062 at one degree, 1.95996 in the limit
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _central_probability(middle, degrees) < CONFIDENCE:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
-
-
-def _central_probability(t: float, degrees: int) -> float:
-    """P(|T| ≤ t) for Student's t."""
-    theta = math.atan(t / math.sqrt(degrees))
-    sine, cosine = math.sin(theta), math.cos(theta)
-    odd = degrees % 2
-    term, total = (cosine, 0.0) if odd else (1.0, 0.0)
-    for step in range(odd + 2, degrees + 1, 2):
-        total += term
-        term *= cosine**2 * (step - 1) / step
-    if degrees > 1 and odd == 0:
-        return sine * total
-    return 2 / math.pi * (theta + sine * total)
+    return float(special.stdtrit(degrees, probability))

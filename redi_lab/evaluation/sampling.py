@@ -83,3 +83,27 @@ class SeededSampler(LogitsProcessor):
         step = input_ids.shape[1] - self._prompt_width
         drawn = draw(scores, self._numbers[:, step], self._temperature, self._top_p)
         return torch.full_like(scores, -torch.inf).scatter_(-1, drawn.unsqueeze(-1), 0.0)
+
+
+@final
+class TokenScorer(LogitsProcessor):
+    """Keeps the log-prob of each token that is about to be taken, under the scores before any sampler.
+
+    Args:
+        sampler: Chooses the tokens; None where the most probable one is taken.
+    """
+
+    def __init__(self, sampler: SeededSampler | None) -> None:
+        self._sampler = sampler
+        self._steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return what the sampler makes of the scores, shape (rows, vocabulary)."""
+        chosen = scores if self._sampler is None else self._sampler(input_ids, scores)
+        tokens = chosen.argmax(dim=-1, keepdim=True)
+        self._steps.append(torch.log_softmax(scores.float(), dim=-1).gather(-1, tokens).squeeze(-1))
+        return chosen
+
+    def logps(self) -> Tensor:
+        """Log-probs of the tokens so far, shape (rows, steps)."""
+        return torch.stack(self._steps, dim=-1)

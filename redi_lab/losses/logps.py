@@ -2,11 +2,13 @@
 
 Every objective is made from log π(y_t | x, y_<t). With a vocabulary of 152k and a trace of 19k tokens, the logits alone
 would fill 11 GB in fp32, so [tokens, vocabulary] never exists here: one chunk of tokens is projected, normalised and
-dropped before the next. Two entries:
+dropped before the next. Three entries:
 
 * `weighted_logp_sum` for objectives linear in the token log-probs (SFT, REDI): weights are known beforehand, so the
   gradients are taken inside the forward loop and one pass over the vocabulary does the whole work.
-* `token_logps` for the rest (DPO, SimPO) and for scoring: backward projects each chunk a second time.
+* `grouped_logp_sum` for objectives of one linear form a pair (DPO, SimPO): up to one scalar a pair the weights are
+  known beforehand, and the scalar is once the pair has been read. One pass as well, for one more copy of the head.
+* `token_logps` for scoring, and for any other use of the values: backward projects each chunk a second time.
 
     logps, _ = token_logps(hidden[is_completion], lm_head.weight, targets[is_completion])
     sequences = SequenceLogps(sum_by_sequence(logps, sequence_index, n), lengths)
@@ -17,13 +19,23 @@ Shape suffixes: N completion tokens, H hidden size, V vocabulary, n sequences.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from redi_lab.losses.vocabulary import HeadGradients, HeadOptions, TokenStatistics, compute_dtype, sweep
+from redi_lab.losses.vocabulary import (
+    FactorsOf,
+    Gradients,
+    HeadOptions,
+    Operands,
+    TokenStatistics,
+    compute_dtype,
+    sweep,
+    sweep_groups,
+)
 
 IGNORE_INDEX = -100
 """Label of positions that carry no loss (prompt, padding), as in `torch.nn.functional.cross_entropy`."""
@@ -110,8 +122,9 @@ def weighted_logp_sum(
 
     Equal in value and gradients to `(token_weights * token_logps(...).logps).sum()` and cheaper by one projection:
     the gradient of a chunk's logits is w_t (onehot(y_t) − softmax), all known in the forward, so the logits buffer is
-    turned into it on the spot. Backward only multiplies by the incoming scalar. Between the two, the gradients of
-    `hidden` and of the head are held. Where nothing asks for gradients, none are computed.
+    turned into it on the spot. Backward only multiplies by the incoming scalar and hands the gradients over, once.
+    Between the two, the gradients of `hidden` and of the head are held. Where nothing asks for gradients, none are
+    computed.
 
     Args:
         hidden: As for `token_logps`.
@@ -132,21 +145,52 @@ def weighted_logp_sum(
         ValueError: If shapes, dtypes, options or a target are out of line, or `token_weights` requires grad.
     """
     options = HeadOptions(softcap, scale, chunk_size, with_entropy)
-    _check_inputs(hidden, weight, targets, bias, options)
-    if token_weights.shape != targets.shape or not token_weights.is_floating_point():
-        raise ValueError(
-            f"token_weights must be floating point of shape {tuple(targets.shape)} like targets, "
-            f"got {token_weights.dtype} of shape {tuple(token_weights.shape)}"
-        )
-    if token_weights.requires_grad:
-        raise ValueError("token_weights must be constants, got a tensor that requires grad: use token_logps instead")
-    # Inside an autograd.Function grad mode is always off, so whether gradients are wanted is asked here.
-    wants_gradients = torch.is_grad_enabled()
-    return WeightedLogpSum(
-        *_WeightedLogpSum.apply(  # type: ignore[no-untyped-call]
-            hidden, weight, bias, targets, token_weights, options, wants_gradients
-        )
-    )
+    return _weighted(hidden, weight, bias, targets, token_weights, options, None)
+
+
+def grouped_logp_sum(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    token_weights: Tensor,
+    *,
+    group_lengths: Sequence[int],
+    factors_of: FactorsOf,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    scale: float = 1.0,
+    chunk_size: int = 1024,
+    with_entropy: bool = False,
+) -> WeightedLogpSum:
+    """Σ_t f_t · w_t · log π(y_t | x, y_<t), whose factors f_t are found out on the way, in one pass.
+
+    A loss L(m) of the linear form m = Σ_t w_t log π(y_t | x, y_<t) of each pair has the gradient L'(m) Σ_t w_t ∇ log π.
+    With f = L'(m) that of this sum is the same. The value is not: it is of no use but for its gradient.
+
+    Args:
+        hidden: As for `token_logps`.
+        weight: As for `token_logps`.
+        targets: As for `token_logps`.
+        token_weights: As for `weighted_logp_sum`.
+        group_lengths: Tokens of each group (pair); groups lie one behind the other and make up all N tokens.
+        factors_of: Called with the slice of some whole groups' tokens and their log-probs (c,), tells the factor of
+            each of these tokens (c,), the same within a group. Every token is asked for once.
+        bias: As for `token_logps`.
+        softcap: As for `token_logps`.
+        scale: As for `token_logps`.
+        chunk_size: As for `token_logps`. A group longer than that takes one more (V, H) buffer.
+        with_entropy: As for `token_logps`.
+
+    Returns:
+        As `weighted_logp_sum`.
+
+    Raises:
+        ValueError: As `weighted_logp_sum`, or the groups do not make up the tokens.
+    """
+    options = HeadOptions(softcap, scale, chunk_size, with_entropy)
+    if sum(group_lengths) != len(targets) or min(group_lengths, default=0) < 0:
+        raise ValueError(f"group_lengths must be counts that add up to {len(targets)}, got {list(group_lengths)}")
+    return _weighted(hidden, weight, bias, targets, token_weights, options, _Groups(tuple(group_lengths), factors_of))
 
 
 def sum_by_sequence(token_values: Tensor, sequence_index: Tensor, num_sequences: int) -> Tensor:
@@ -199,6 +243,36 @@ def check_pairs(chosen: SequenceLogps, rejected: SequenceLogps) -> None:
         )
 
 
+class _Groups(NamedTuple):
+    lengths: tuple[int, ...]
+    factors_of: FactorsOf
+
+
+def _weighted(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    token_weights: Tensor,
+    options: HeadOptions,
+    groups: _Groups | None,
+) -> WeightedLogpSum:
+    _check_inputs(hidden, weight, targets, bias, options)
+    if token_weights.shape != targets.shape or not token_weights.is_floating_point():
+        raise ValueError(
+            f"token_weights must be floating point of shape {tuple(targets.shape)} like targets, "
+            f"got {token_weights.dtype} of shape {tuple(token_weights.shape)}"
+        )
+    if token_weights.requires_grad:
+        raise ValueError("token_weights must be constants, got a tensor that requires grad: use token_logps instead")
+    # Inside an autograd.Function grad mode is always off, so whether gradients are wanted is asked here.
+    return WeightedLogpSum(
+        *_WeightedLogpSum.apply(  # type: ignore[no-untyped-call]
+            hidden, weight, bias, targets, token_weights, options, groups, torch.is_grad_enabled()
+        )
+    )
+
+
 class _TokenLogps(torch.autograd.Function):
     """Forward keeps its inputs alone; backward sweeps the vocabulary again."""
 
@@ -206,7 +280,7 @@ class _TokenLogps(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: HeadOptions
     ) -> tuple[Tensor, Tensor | None]:
-        statistics = sweep(hidden, weight, bias, targets, options)
+        statistics = sweep(Operands(hidden, weight, bias, targets, options))
         ctx.save_for_backward(hidden, weight, bias, targets)
         ctx.options = options
         if statistics.entropy is not None:
@@ -217,13 +291,14 @@ class _TokenLogps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_logps: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets = ctx.saved_tensors
-        gradients = HeadGradients(hidden, weight, bias, token_grads=grad_logps, needs=ctx.needs_input_grad[:3])
-        sweep(hidden, weight, bias, targets, ctx.options._replace(with_entropy=False), gradients)
-        return *gradients.in_input_dtypes(), None, None
+        operands = Operands(hidden, weight, bias, targets, ctx.options._replace(with_entropy=False))
+        gradients = Gradients(operands, needs=ctx.needs_input_grad)
+        sweep(operands, gradients, grad_logps)
+        return *_in_dtypes_of((hidden, weight, bias), gradients), None, None
 
 
 class _WeightedLogpSum(torch.autograd.Function):
-    """Forward takes the gradients as well; backward only rescales them."""
+    """Forward takes the gradients as well; backward rescales them in place and lets go of them."""
 
     @staticmethod
     def forward(
@@ -234,29 +309,46 @@ class _WeightedLogpSum(torch.autograd.Function):
         targets: Tensor,
         token_weights: Tensor,
         options: HeadOptions,
+        groups: _Groups | None,
         wants_gradients: bool,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        token_weights = token_weights.to(compute_dtype(hidden))
+        operands = Operands(hidden, weight, bias, targets, options)
+        token_weights = token_weights.to(operands.dtype)
         if wants_gradients and any(ctx.needs_input_grad):
             # Held at unit size until backward: weights near 1e-7 would underflow where the gradients are fp16.
             ctx.size = _largest_magnitude(token_weights)
-            gradients = HeadGradients(
-                hidden, weight, bias, token_grads=token_weights / ctx.size, needs=ctx.needs_input_grad[:3]
-            )
-            statistics = sweep(hidden, weight, bias, targets, options, gradients)
-            ctx.save_for_backward(*gradients.in_input_dtypes())
+            gradients = Gradients(operands, needs=ctx.needs_input_grad)
+            if groups is None:
+                statistics = sweep(operands, gradients, token_weights / ctx.size)
+            else:
+                statistics, factors = sweep_groups(operands, gradients, token_weights / ctx.size, *groups)
+                token_weights = token_weights * factors
+            ctx.gradients = _in_dtypes_of((hidden, weight, bias), gradients)
         else:
-            statistics = sweep(hidden, weight, bias, targets, options)
+            statistics = sweep(operands)
+            if groups is not None:
+                token_weights = token_weights * groups.factors_of(slice(0, len(targets)), statistics.logps)
         ctx.mark_non_differentiable(*(value for value in statistics if value is not None))
         return (token_weights * statistics.logps).sum(), statistics.logps, statistics.entropy
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        # No saved tensors: those outlive this call, and beside the scaled copy the head's would be held twice.
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("the gradients of this sum were handed over by an earlier backward pass")
         factor = grad_total * ctx.size
-        # Not in place: the saved gradients must survive a second backward through a retained graph.
-        scaled = (None if gradient is None else gradient * factor for gradient in ctx.saved_tensors)
-        return *scaled, None, None, None, None
+        return *(None if gradient is None else gradient.mul_(factor) for gradient in gradients), *(None,) * 5
+
+
+def _in_dtypes_of(inputs: Sequence[Tensor | None], gradients: Gradients) -> list[Tensor | None]:
+    """The gradients of hidden, weight and bias, each in the dtype of its input."""
+    found = (gradients.hidden, gradients.weight, gradients.bias)
+    return [
+        None if value is None or gradient is None else gradient.to(value.dtype)
+        for value, gradient in zip(inputs, found, strict=True)
+    ]
 
 
 def _largest_magnitude(values: Tensor) -> Tensor:

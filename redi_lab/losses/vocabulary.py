@@ -1,20 +1,29 @@
-"""One pass over [tokens, vocabulary] in chunks of tokens: the engine of `redi_lab.losses.logps`.
+"""Passes over [tokens, vocabulary] in chunks of tokens: the engine of `redi_lab.losses.logps`.
 
-Projects a chunk, reads log-probabilities and entropy from it and, where asked, turns the same buffer into the gradient
-of its logits. Knows nothing of autograd: scoring, the recomputing backward and the gradient-in-forward sum all call
-`sweep`.
+A chunk is projected, its log-probabilities and entropy are read and, where asked, the same buffer is turned into the
+gradient of its projection. Nothing here knows of autograd: scoring, the recomputing backward and the sums that take
+their gradients in the forward pass all call `sweep` or `sweep_groups`.
+
+A chunk is large, because matrix products want many rows; softmax and what follows take a few of its rows at a time,
+because each of their steps is a way through memory unless the rows stay in the cache.
 
 Shape suffixes: N tokens, c tokens of a chunk, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+_BLOCK_BYTES = {"cpu": 4 * 2**20, "other": 256 * 2**20}  # of the rows that softmax takes at once
+
+_ROWS = 4096  # of the head whose gradients are added at once
+
+FactorsOf = Callable[[slice, Tensor], Tensor]
+"""From whole groups, named by the slice of their c tokens, and their log-probs (c,) to a factor for each token (c,)."""
 
 
 class HeadOptions(NamedTuple):
@@ -36,87 +45,195 @@ class TokenStatistics(NamedTuple):
 
 
 @final
-class HeadGradients:
-    """Gradients of Σ_t token_grads_t · logp_t in hidden, weight and bias, filled chunk by chunk.
+class Operands:
+    """What is projected: hidden states and the head in their dtype, with the one buffer that all chunks share.
 
-    `token_grads` is (N,) in fp32 or fp64; `needs` says which of the three are wanted, the others stay None.
+    Args:
+        hidden: (N, H).
+        weight: (V, H).
+        bias: (V,).
+        targets: (N,).
+        options: of the head.
     """
 
     def __init__(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        *,
-        token_grads: Tensor,
-        needs: tuple[bool, bool, bool],
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: HeadOptions
     ) -> None:
-        self.token_grads = token_grads
-        accumulator = compute_dtype(hidden)
-        self._dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
-        self._hidden = torch.empty_like(hidden) if needs[0] else None
-        self._weight = torch.zeros_like(weight, dtype=accumulator) if needs[1] else None
-        self._bias = torch.zeros_like(bias, dtype=accumulator) if bias is not None and needs[2] else None
+        self.hidden = hidden
+        self.weight = weight.to(hidden.dtype)
+        self.bias = None if bias is None else bias.to(hidden.dtype)
+        self.targets = targets
+        self.options = options
+        self.dtype = compute_dtype(hidden)
+        self.logps = hidden.new_empty(len(hidden), dtype=self.dtype)
+        self.entropy = torch.empty_like(self.logps) if options.with_entropy else None
+        self._buffer = hidden.new_empty(min(len(hidden), options.chunk_size), len(weight))
+        limit = _BLOCK_BYTES.get(hidden.device.type, _BLOCK_BYTES["other"])
+        self._block = max(1, limit // (len(weight) * self.dtype.itemsize))
 
-    def add(self, tokens: slice, grad_projection: Tensor, hidden: Tensor, weight: Tensor) -> None:
-        """Add the chunk `tokens`, given the gradient (c, V) of its projection and the operands of that projection."""
-        if self._bias is not None:
-            self._bias += grad_projection.sum(0)
-        grad_projection = grad_projection.to(hidden.dtype)
-        if self._hidden is not None:
-            torch.mm(grad_projection, weight, out=self._hidden[tokens])
-        if self._weight is None:
-            return
-        if self._weight.dtype == hidden.dtype:
-            self._weight.addmm_(grad_projection.T, hidden)
+    def project(self, tokens: slice, token_grads: Tensor | None = None) -> Tensor:
+        """Project a chunk and keep its log-probs and entropy.
+
+        Args:
+            tokens: at most `chunk_size` of them.
+            token_grads: (c,) gradient g_t of each log-prob.
+
+        Returns:
+            (c, V) gradient of Σ_t g_t · logp_t in the chunk's projection, valid until the next call; without
+            `token_grads` it means nothing.
+        """
+        projection = self._buffer[: tokens.stop - tokens.start]
+        if self.bias is None:
+            torch.mm(self.hidden[tokens], self.weight.T, out=projection)
         else:
-            self._weight += grad_projection.T @ hidden
+            torch.addmm(self.bias, self.hidden[tokens], self.weight.T, out=projection)
+        for rows in _slices(0, len(projection), self._block):
+            block = projection[rows]
+            logits = block.to(self.dtype)  # the block itself, where the dtype is the same
+            here = slice(tokens.start + rows.start, tokens.start + rows.stop)
+            self._read(logits, here, None if token_grads is None else token_grads[rows])
+            if token_grads is not None and logits is not block:
+                block.copy_(logits)
+        return projection
 
-    def in_input_dtypes(self) -> tuple[Tensor | None, ...]:
-        """The gradients of hidden (N, H), weight (V, H) and bias (V,), each in the dtype of its input."""
-        gradients = (self._hidden, self._weight, self._bias)
-        return tuple(g if g is None else g.to(dtype) for g, dtype in zip(gradients, self._dtypes, strict=True))
+    def _read(self, logits: Tensor, tokens: slice, token_grads: Tensor | None) -> None:
+        """Keep log-probs and entropy of a block; overwrite it with the gradient of its projection."""
+        options, targets = self.options, self.targets[tokens]
+        if options.scale != 1.0:
+            logits.mul_(options.scale)
+        if options.softcap is not None:
+            logits.div_(options.softcap).tanh_().mul_(options.softcap)
+        slope = None if token_grads is None else _softcap_slope(logits, options.softcap)
+        self.logps[tokens] = _to_probabilities_(logits, targets)
+        if self.entropy is not None:
+            self.entropy[tokens] = torch.special.entr(logits).sum(-1)
+        if token_grads is not None:
+            _to_projection_gradient_(logits, targets, token_grads * options.scale, slope)
 
 
-def sweep(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    options: HeadOptions,
-    gradients: HeadGradients | None = None,
-) -> TokenStatistics:
-    """Go once over [tokens, vocabulary], chunk by chunk, and fill `gradients` if given."""
-    weight = weight.to(hidden.dtype)
-    bias = None if bias is None else bias.to(hidden.dtype)
-    logps = torch.empty(hidden.shape[0], dtype=compute_dtype(hidden), device=hidden.device)
-    entropy = torch.empty_like(logps) if options.with_entropy else None
-    with torch.autocast(hidden.device.type, enabled=False):
-        for tokens in _chunks(hidden.shape[0], options.chunk_size):
-            logits = _logits(hidden[tokens], weight, bias, options)
-            slope = _softcap_slope(logits, options.softcap) if gradients is not None else None
-            logps[tokens] = _to_probabilities_(logits, targets[tokens])
-            if entropy is not None:
-                entropy[tokens] = torch.special.entr(logits).sum(-1)
+@final
+class Gradients:
+    """Gradients in hidden (N, H), weight (V, H) and bias (V,), filled chunk by chunk; None where not needed.
+
+    Those of the head are added up in fp32, or fp64 where `hidden` is fp64.
+    """
+
+    def __init__(self, operands: Operands, *, needs: Sequence[bool]) -> None:
+        weight, bias = operands.weight, operands.bias
+        self.hidden = torch.empty_like(operands.hidden) if needs[0] else None
+        self.weight = torch.zeros_like(weight, dtype=operands.dtype) if needs[1] else None
+        self.bias = torch.zeros_like(bias, dtype=operands.dtype) if bias is not None and needs[2] else None
+        # The CPU has no product of bf16 with an fp32 result: that of each chunk is rounded once.
+        self._rounded = torch.empty_like(weight) if needs[1] and weight.dtype != operands.dtype else None
+
+    def add(self, operands: Operands, tokens: slice, projection: Tensor, factors: Tensor | None = None) -> None:
+        """Add a chunk.
+
+        Args:
+            operands: of the projection.
+            tokens: which of the N.
+            projection: (c, V) gradient of their projection.
+            factors: (c,) of its rows. They are applied to the H columns beside it, which are fewer.
+        """
+        if self.hidden is not None:
+            rows = self.hidden[tokens]
+            torch.mm(projection, operands.weight, out=rows)
+            if factors is not None:
+                rows.mul_(factors[:, None])
+        hidden = operands.hidden[tokens]
+        ones = projection.new_ones(len(projection)) if factors is None else factors.to(projection.dtype)
+        if self.bias is not None:
+            self.bias += projection.T @ ones
+        if self.weight is None:
+            return
+        if factors is not None:
+            hidden = hidden * ones[:, None]
+        if self._rounded is None:
+            self.weight.addmm_(projection.T, hidden)
+            return
+        torch.mm(projection.T, hidden, out=self._rounded)
+        for total, part in zip(self.weight.split(_ROWS), self._rounded.split(_ROWS), strict=True):
+            total.add_(part)  # in pieces, because the conversion makes a copy
+
+    def add_group(self, tokens: slice, head: Gradients, factor: Tensor) -> None:
+        """Scale the rows of hidden of one group by its factor (), and add its head gradients, scaled by it as well."""
+        if self.hidden is not None:
+            self.hidden[tokens] *= factor
+        for total, part in ((self.weight, head.weight), (self.bias, head.bias)):
+            if total is not None and part is not None:
+                total.add_(part.mul_(factor))
+
+
+def sweep(operands: Operands, gradients: Gradients | None = None, token_grads: Tensor | None = None) -> TokenStatistics:
+    """Go once over [tokens, vocabulary]; with `gradients`, fill them with those of Σ_t token_grads_t · logp_t.
+
+    Args:
+        operands: what is projected.
+        gradients: to be filled.
+        token_grads: (N,) fp32 or fp64, given with `gradients`.
+    """
+    with torch.autocast(operands.hidden.device.type, enabled=False):
+        for tokens in _slices(0, len(operands.hidden), operands.options.chunk_size):
+            projection = operands.project(tokens, None if token_grads is None else token_grads[tokens])
             if gradients is not None:
-                _to_projection_gradient_(logits, targets[tokens], gradients.token_grads[tokens] * options.scale, slope)
-                gradients.add(tokens, logits, hidden[tokens], weight)
-            del logits, slope  # else two chunks are alive while the next one is projected
-    return TokenStatistics(logps, entropy)
+                gradients.add(operands, tokens, projection)
+    return TokenStatistics(operands.logps, operands.entropy)
 
 
-def _chunks(length: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+def sweep_groups(
+    operands: Operands,
+    gradients: Gradients,
+    token_grads: Tensor,
+    group_lengths: Sequence[int],
+    factors_of: FactorsOf,
+) -> tuple[TokenStatistics, Tensor]:
+    """Go once over [tokens, vocabulary] and fill `gradients` with those of Σ_t f_t · token_grads_t · logp_t.
+
+    The factor f_t is shared by the tokens of a group and known once all of them are read. Groups that fit into one
+    chunk wait for theirs in its buffer. A longer one gathers head gradients of its own, to be scaled when it ends.
+
+    Args:
+        operands: what is projected.
+        gradients: to be filled.
+        token_grads: (N,) fp32 or fp64.
+        group_lengths: tokens of each group; groups lie one behind the other and make up all N.
+        factors_of: asked once for each token.
+
+    Returns:
+        What was read, and (N,) the factors.
+    """
+    size = operands.options.chunk_size
+    factors = torch.empty_like(operands.logps)
+    with torch.autocast(operands.hidden.device.type, enabled=False):
+        for tokens in _whole_groups(group_lengths, size):
+            if tokens.stop - tokens.start <= size:
+                projection = operands.project(tokens, token_grads[tokens])
+                factors[tokens] = factors_of(tokens, operands.logps[tokens])
+                gradients.add(operands, tokens, projection, factors[tokens])
+                continue
+            head = Gradients(operands, needs=(False, gradients.weight is not None, gradients.bias is not None))
+            head.hidden = gradients.hidden
+            for chunk in _slices(tokens.start, tokens.stop, size):
+                head.add(operands, chunk, operands.project(chunk, token_grads[chunk]))
+            factors[tokens] = factors_of(tokens, operands.logps[tokens])
+            gradients.add_group(tokens, head, factors[tokens.start])
+    return TokenStatistics(operands.logps, operands.entropy), factors
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, options: HeadOptions) -> Tensor:
-    """Logits (c, V) in fp32 or fp64, in a buffer that the caller may overwrite."""
-    logits = F.linear(hidden, weight, bias).to(compute_dtype(hidden))
-    if options.scale != 1.0:
-        logits.mul_(options.scale)
-    if options.softcap is not None:
-        logits.div_(options.softcap).tanh_().mul_(options.softcap)
-    return logits
+def _slices(start: int, stop: int, size: int) -> Iterator[slice]:
+    return (slice(begin, min(begin + size, stop)) for begin in range(start, stop, size))
+
+
+def _whole_groups(lengths: Sequence[int], size: int) -> Iterator[slice]:
+    """Runs of neighbouring groups of at most `size` tokens together; a longer group alone."""
+    start = stop = 0
+    for length in lengths:
+        if stop > start and stop + length - start > size:
+            yield slice(start, stop)
+            start = stop
+        stop += length
+    if stop > start:
+        yield slice(start, stop)
 
 
 def _softcap_slope(logits: Tensor, softcap: float | None) -> Tensor | None:

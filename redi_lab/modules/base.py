@@ -11,7 +11,8 @@ import abc
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, NamedTuple
+from functools import partial
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -20,10 +21,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.data.packing import Batch, MicroBatch, Task
-from redi_lab.losses.logps import SequenceLogps, sum_by_sequence, token_logps, weighted_logp_sum
+from redi_lab.losses.logps import SequenceLogps, grouped_logp_sum, sum_by_sequence, token_logps, weighted_logp_sum
 
 OptimizerFactory = Callable[[Iterable[Any]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer, int], Any]
+HeadGradient = Literal["accumulate", "recompute"]
+"""How an objective that is not linear gets the head's gradient: see `grouped_logp_sum` and `token_logps`."""
 
 
 class Examples(NamedTuple):
@@ -63,6 +66,8 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
     """Whether batches must carry log π_ref."""
     task: ClassVar[Task]
     """What it trains on, see `TraceDataModule`."""
+    head_gradient: HeadGradient = "recompute"
+    """Of an objective that is not linear. "accumulate" needs one linear form of log-probs a pair."""
 
     def __init__(
         self,
@@ -81,6 +86,8 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         self._make_scheduler = scheduler
         self.gradient_observers: list[Callable[[Batch, Tensor], None]] = []
         """Called in each step with the batch and its (S,) log-probs while `.grad` is whole and not yet clipped."""
+        self.may_step: Callable[[Batch, Tensor, Tensor], bool] | None = None
+        """Asked before each step with the batch, its (S,) log-probs and the () gradient norm before clipping."""
         self._clock = time.perf_counter()
 
     @abc.abstractmethod
@@ -119,10 +126,11 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
             float("inf") if self.max_grad_norm is None else self.max_grad_norm,
         )
         learning_rate = optimizer.param_groups[0]["lr"]
-        optimizer.step()
-        schedule: Any = self.lr_schedulers()
-        if schedule is not None:
-            schedule.step()
+        if self.may_step is None or self.may_step(batch, logps, grad_norm):
+            optimizer.step()
+            schedule: Any = self.lr_schedulers()
+            if schedule is not None:
+                schedule.step()
         self._log("train", batch, logps)
         extra = {"grad_norm": grad_norm, "lr": learning_rate, "tokens_per_second": self._tokens_per_second(batch)}
         self.log_dict({f"train/{name}": value for name, value in extra.items()}, batch_size=1)
@@ -154,8 +162,11 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
 
     def _accumulate_gradients(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Backward through every micro-batch; (S,) log-probs and, where asked for, this rank's part of mean entropy."""
-        weights = self.sequence_weights(batch, torch.zeros_like(batch.lengths)) if self.is_linear else None
         logps = torch.zeros_like(batch.lengths)
+        weights = None
+        if self.is_linear or self.head_gradient == "accumulate":
+            # Where a logistic loss is not saturated: there its slope is lost in rounding.
+            weights = self.sequence_weights(batch, logps if batch.reference_logps is None else batch.reference_logps)
         entropy = logps.new_zeros(())
         for number, micro in enumerate(batch.micro_batches, start=1):
             # Ranks exchange gradients once per step, after the last micro-batch.
@@ -183,13 +194,28 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         """() its share of the loss, (N,) token log-probs, (N,) entropy where asked for."""
         inputs = self._head_inputs(micro)
         options: dict[str, Any] = self.backbone.head_options | {"with_entropy": self.log_entropy}
-        if weights is not None:
+        if weights is not None and self.is_linear:
             total = weighted_logp_sum(*inputs, weights[micro.sequence_index], **options)
             return total.total, total.logps, total.entropy
+        if weights is not None:
+            total = grouped_logp_sum(
+                *inputs,
+                weights[micro.sequence_index],
+                group_lengths=batch.lengths[micro.sequences].view(-1, 2).sum(1).int().tolist(),
+                factors_of=partial(self._slopes, micro, batch, weights),
+                **options,
+            )
+            return total.total, total.logps, total.entropy  # the total stands for the loss in its gradient alone
         statistics = token_logps(*inputs, **options)
         logps = sum_by_sequence(statistics.logps, micro.sequence_index, len(batch.lengths))
         here = _examples(batch, logps, micro.sequences)  # whole ones: objectives that are not linear are packed so
         return self.loss(here, batch), statistics.logps, statistics.entropy
+
+    def _slopes(self, micro: MicroBatch, batch: Batch, weights: Tensor, tokens: slice, logps: Tensor) -> Tensor:
+        """(c,) ∂loss/∂logπ(y|x) over `weights` at the tokens of some whole pairs with log-probs (c,)."""
+        owners = micro.sequence_index[tokens]
+        sequences = sum_by_sequence(logps, owners, len(batch.lengths))
+        return (self.sequence_weights(batch, sequences) / weights)[owners]
 
     def _head_inputs(self, micro: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
         """(N, H) hidden states that predict completion tokens, (V, H) head, (N,) those tokens."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from redi_lab.losses.dpo import dpo_loss, dpo_rewards
 from redi_lab.losses.logps import SequenceLogps
+from redi_lab.modules.base import HeadGradient
 from redi_lab.modules.preference import PreferenceModule
 
 
@@ -17,15 +18,17 @@ class DPOModule(PreferenceModule):
 
     Args:
         beta: scale of the log-prob ratios.
+        head_gradient: "accumulate" (one pass over the vocabulary) or "recompute" (two, and a buffer less).
         **options: see `CausalLMModule`.
     """
 
     is_linear = False
     needs_reference = True
 
-    def __init__(self, *, beta: float, **options: Any) -> None:
+    def __init__(self, *, beta: float, head_gradient: HeadGradient = "accumulate", **options: Any) -> None:
         super().__init__(**options)
         self.beta = beta
+        self.head_gradient = head_gradient
 
     def pair_losses(
         self, chosen: SequenceLogps, rejected: SequenceLogps, reference: tuple[Tensor, Tensor] | None

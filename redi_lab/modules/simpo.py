@@ -8,6 +8,7 @@ from torch import Tensor
 
 from redi_lab.losses.logps import SequenceLogps
 from redi_lab.losses.simpo import simpo_loss
+from redi_lab.modules.base import HeadGradient
 from redi_lab.modules.preference import PreferenceModule
 
 
@@ -18,15 +19,19 @@ class SimPOModule(PreferenceModule):
     Args:
         beta: scale of the rewards.
         gamma: margin that chosen is to have over rejected.
+        head_gradient: "accumulate" (one pass over the vocabulary) or "recompute" (two, and a buffer less).
         **options: see `CausalLMModule`.
     """
 
     is_linear = False
 
-    def __init__(self, *, beta: float, gamma: float, **options: Any) -> None:
+    def __init__(
+        self, *, beta: float, gamma: float, head_gradient: HeadGradient = "accumulate", **options: Any
+    ) -> None:
         super().__init__(**options)
         self.beta = beta
         self.gamma = gamma
+        self.head_gradient = head_gradient
 
     def pair_losses(
         self, chosen: SequenceLogps, rejected: SequenceLogps, reference: tuple[Tensor, Tensor] | None

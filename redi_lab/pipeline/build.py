@@ -109,6 +109,21 @@ def make_backbone(config: DictConfig, tokenizer: Any, path: str | None) -> Causa
     )
 
 
+def check_positions(data: TraceDataModule, backbone: CausalLM) -> None:
+    """Hold every sequence against the positions that the model was made for.
+
+    Raises:
+        UserError: one is longer.
+    """
+    limit = backbone.max_positions
+    longest = max((s for e in (*data.train_examples, *data.val_examples) for s in e), key=lambda s: len(s.input_ids))
+    if limit is not None and len(longest.input_ids) > limit:
+        raise UserError(
+            f"{longest.id} has {len(longest.input_ids)} tokens, the model {limit} positions: drop long examples with"
+            f" data.max_sequence_tokens={limit}, or set model.config_overrides.max_position_embeddings (and rope_theta)"
+        )
+
+
 def objective_class(config: DictConfig) -> type[CausalLMModule]:
     """The Lightning module that the loss group names."""
     found = get_class(config.loss._target_)
@@ -142,7 +157,13 @@ def make_callbacks(
         injected: what callbacks need besides their settings, by name; None leaves one out whose needs the run lacks.
     """
     callbacks = []
-    given = {"checkpoints": {"folder": folder, "end_of_turn_id": end_of_turn_id}, **injected}
+    given = {
+        "checkpoints": {"folder": folder, "end_of_turn_id": end_of_turn_id},
+        "collapse": {"folder": folder.parent},
+        "state": {"folder": folder.parent / "states"},
+        "numerics": {"folder": folder.parent},
+        **injected,
+    }
     for name, settings in config.callbacks.items():
         extra = given.get(str(name), _NOTHING)
         if settings is None or extra is None:

@@ -22,7 +22,7 @@ from urllib.parse import quote
 import yaml
 
 from redi_lab.errors import UserError
-from redi_lab.pipeline.plots import plot_curves
+from redi_lab.pipeline.plots import DIAGNOSTICS, PANELS, Panel, plot_curves
 from redi_lab.tracking.state import METRICS_FILE, STATE_FILE, RunState, load_state
 
 _SUMMARY_FILE = "summary.json"
@@ -260,7 +260,9 @@ def _page(runs: Sequence[RunView], urls: tuple[str | None, str | None]) -> str:
 <h2>What differs in the configuration</h2>
 {_difference_table(runs)}
 <h2>Curves</h2>
-<img alt="Training curves of the runs" src="data:image/png;base64,{_curves(runs)}">
+<img alt="Accuracy, log-probs and update norm of the runs" src="data:image/png;base64,{_curves(runs, PANELS)}">
+<h2>Diagnostics</h2>
+<img alt="Loss, gradients and probes of the runs" src="data:image/png;base64,{_curves(runs, DIAGNOSTICS)}">
 </body>
 </html>
 """
@@ -299,7 +301,7 @@ def _table(runs: Sequence[RunView], rows: Sequence[tuple[str, Sequence[str]]]) -
     return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _curves(runs: Sequence[RunView]) -> str:
+def _curves(runs: Sequence[RunView], panels: Sequence[Panel]) -> str:
     labels: dict[str, Path] = {}
     for run in runs:
         parts = [run.name]
@@ -308,7 +310,7 @@ def _curves(runs: Sequence[RunView]) -> str:
         label = ", ".join(parts)
         labels[label if label not in labels else f"{label} [{run.folder}]"] = run.folder / METRICS_FILE
     with tempfile.TemporaryDirectory() as folder:
-        return base64.b64encode(plot_curves(labels, Path(folder) / "curves.png").read_bytes()).decode("ascii")
+        return base64.b64encode(plot_curves(labels, Path(folder) / "curves.png", panels).read_bytes()).decode("ascii")
 
 
 _STYLE = """

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
 
 from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark
-from redi_lab.evaluation.evaluate import evaluate
-from redi_lab.evaluation.metrics import Estimate, paired_difference
-from redi_lab.evaluation.results import EvaluationResult
-from redi_lab.pipeline.build import make_benchmark, make_engine, make_grader, make_sampling, make_source
+from redi_lab.evaluation.checkpoint import Checkpoint
+from redi_lab.evaluation.engines import Engine, SamplingParams
+from redi_lab.evaluation.evaluate import Evaluation
+from redi_lab.evaluation.grading import Grader
+from redi_lab.evaluation.metrics import Estimate, Verdicts, average, paired_difference
+from redi_lab.evaluation.results import EvaluationResult, content_digest
+from redi_lab.evaluation.scoring import flatten, verdict_matrix
+from redi_lab.pipeline.build import make_benchmarks, make_engine, make_grader, make_sampling, make_source
 from redi_lab.pipeline.run import command_run, make_logger, prepare_output_dir, quieten_libraries, write_summary
+from redi_lab.pipeline.samples_html import write_pages, write_table
+from redi_lab.pipeline.score_plot import plot_scores
+from redi_lab.pipeline.sequential_question import Answer, ask, plot_looks
 
 
 def evaluate_checkpoint(config: DictConfig, checkpoint: Path, benchmark: Benchmark, label: str) -> EvaluationResult:
@@ -30,21 +49,69 @@ def evaluate_checkpoint(config: DictConfig, checkpoint: Path, benchmark: Benchma
         benchmark: the problems.
         label: shown beside the progress bar.
     """
-    encoder = TraceEncoder(load_tokenizer(str(checkpoint)), config.eval.prompt_template, config.eval.thinking_prefix)
-    template = {"prompt_template": config.eval.prompt_template, "thinking_prefix": config.eval.thinking_prefix}
-    with progress_bar() as progress, make_grader(config) as grader:
-        task = progress.add_task(f"Evaluating {label} on {benchmark.name}", total=None)
-        return evaluate(
-            make_engine(config),
-            checkpoint,
-            benchmark,
-            encoder.prompt_ids,
-            make_sampling(config),
-            grader,
-            template,
-            Path(config.paths.cache_dir) / "evaluations",
-            lambda done, total: progress.update(task, completed=done, total=total),
+    return evaluate_benchmarks(config, checkpoint, [benchmark], label)[0]
+
+
+def evaluate_benchmarks(
+    config: DictConfig, checkpoint: Path, benchmarks: Sequence[Benchmark], label: str
+) -> list[EvaluationResult]:
+    """Evaluate on each benchmark, with one engine; see `evaluate_checkpoint`."""
+    results = []
+    with progress_bar() as progress, closing(make_engine(config)) as engine, make_grader(config) as grader:
+        for benchmark in benchmarks:
+            task = progress.add_task(f"Evaluating {label} on {benchmark.name}", total=None)
+            evaluation = make_evaluation(config, checkpoint, benchmark, engine, grader, progress.console)
+            results.append(evaluation.result(partial(_advance, progress, task)))
+    return results
+
+
+def _advance(progress: Progress, task: TaskID, done: int, total: int) -> None:
+    progress.update(task, completed=done, total=total)
+
+
+def make_evaluation(
+    config: DictConfig, checkpoint: Path, benchmark: Benchmark, engine: Engine, grader: Grader, console: Console
+) -> Evaluation:
+    """The evaluation that the groups eval and paths describe; what `eval.fit_context` changes is said on the console.
+
+    Raises:
+        UserError: the tokenizer cannot be loaded, or a prompt leaves no room in the model's context.
+    """
+    settings = config.eval
+    encoder = TraceEncoder(load_tokenizer(str(checkpoint)), settings.prompt_template, settings.thinking_prefix)
+    sampling = make_sampling(config)
+    if settings.fit_context:
+        longest = max(len(encoder.prompt_ids(problem.problem)) for problem in benchmark.problems)
+        sampling = _fitted(sampling, Checkpoint.open(checkpoint).max_positions, longest, benchmark.name, console)
+    return Evaluation(
+        engine,
+        checkpoint,
+        benchmark,
+        encoder.prompt_ids,
+        sampling,
+        grader,
+        {"prompt_template": settings.prompt_template, "thinking_prefix": settings.thinking_prefix},
+        Path(config.paths.cache_dir) / "evaluations",
+        settings.chunk_completions,
+    )
+
+
+def _fitted(
+    sampling: SamplingParams, positions: int | None, longest: int, name: str, console: Console
+) -> SamplingParams:
+    if positions is None or longest + sampling.max_new_tokens <= positions:
+        return sampling
+    room = positions - longest
+    if room < 1:
+        raise UserError(
+            f"{name}: its longest prompt has {longest} tokens, and the model {positions} positions; choose another"
+            " benchmark or a model with a longer context"
         )
+    console.print(
+        f"{name}: at most {room:,} new tokens instead of {sampling.max_new_tokens:,}: the model has {positions:,}"
+        f" positions, and the longest prompt takes {longest:,}"
+    )
+    return replace(sampling, max_new_tokens=room)
 
 
 def nested_metrics(metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -64,9 +131,21 @@ def difference(new: EvaluationResult, old: EvaluationResult) -> Estimate:
     return paired_difference(_verdicts(new), _verdicts(old))
 
 
-def _verdicts(result: EvaluationResult) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    samples = int(result.metrics["num_samples"])
-    return np.array([row.verdict == "right" for row in result.rows], dtype=np.bool_).reshape(-1, samples)
+def _verdicts(result: EvaluationResult) -> Verdicts:
+    return verdict_matrix(result.rows, int(result.metrics["num_samples"]))
+
+
+def average_metrics(results: Sequence[EvaluationResult]) -> dict[str, float]:
+    """pass@1 and pass@k averaged over benchmarks, each counted once, with their intervals; as flat as a result's."""
+    first = results[0].metrics
+    names = dict.fromkeys(["pass_at_1", f"pass_at_{int(first['num_samples'])}"])
+    return {k: v for name in names for k, v in flatten(name, average([_estimate(r, name) for r in results])).items()}
+
+
+def _estimate(result: EvaluationResult, name: str) -> Estimate:
+    m = result.metrics
+    bounds = (m[f"{name}_ci_low"], m[f"{name}_ci_high"])
+    return Estimate(m[name], *bounds, m.get(f"{name}_sem"), int(m["num_problems"]), int(m["num_samples"]))
 
 
 def progress_bar() -> Progress:
@@ -76,6 +155,25 @@ def progress_bar() -> Progress:
     )
 
 
+def log_samples(
+    logger: Any, folder: Path, results: Sequence[EvaluationResult], benchmarks: Sequence[Benchmark]
+) -> Path:
+    """Write the samples of a run as pages and tables, log both, and return the first page.
+
+    Args:
+        logger: of the run.
+        folder: of the run.
+        results: one of each benchmark.
+        benchmarks: what they were judged on.
+    """
+    judged = list(zip(results, benchmarks, strict=True))
+    pages = [page for result, benchmark in judged for page in write_pages(folder, result, benchmark)]
+    for page in pages:
+        logger.log_artifact(page)
+    logger.log_tables([write_table(folder, result, benchmark) for result, benchmark in judged])
+    return pages[0]
+
+
 def run_evaluation(config: DictConfig, overrides: Sequence[str]) -> Path:
     """Judge `config.checkpoint` and write a results folder.
 
@@ -83,32 +181,113 @@ def run_evaluation(config: DictConfig, overrides: Sequence[str]) -> Path:
         UserError: there is nothing to judge on, or the checkpoint cannot be loaded.
     """
     quieten_libraries()
-    benchmark = make_benchmark(config, lambda: make_source(config).load())
-    if benchmark is None:
+    benchmarks = make_benchmarks(config, lambda: make_source(config).load())
+    if not benchmarks:
         raise UserError(
             "eval=none: nothing to evaluate; choose eval=heldout, eval=math500 or eval=jsonl eval.path=FILE"
         )
     output_dir = prepare_output_dir(config)
     checkpoint = Path(config.checkpoint).absolute()
-    result = evaluate_checkpoint(config, checkpoint, benchmark, checkpoint.name)
+    results, answer = _judge(config, checkpoint, benchmarks)
+    metrics = _metrics(config, results) | (answer.metrics() if answer else {})
     with command_run(config, list(overrides)) as parent:
         logger = make_logger(config, output_dir, parent, {"redi_lab.stage": "evaluate"})
-        logger.log_metrics({f"eval/{k}": v for k, v in result.metrics.items()}, step=0)
+        logger.log_metrics({f"eval/{k}": v for k, v in metrics.items()}, step=0)
+        page = log_samples(logger, output_dir, results, benchmarks)
         content = {
             "name": config.name,
             "verb": "evaluate",
-            "metrics": nested_metrics(result.metrics),
-            "evaluation": {"key": result.key, "protocol": dict(result.protocol)},
             "checkpoint": str(checkpoint),
-            "fingerprint": result.key,
             "mlflow_run_id": logger.version,
+            "sequential": answer and answer.as_dict(),
+            **_summary(results),
         }
         logger.log_artifact(write_summary(output_dir, config, content))
+        if len(results) > 1:
+            logger.log_artifact(plot_scores(_scores(results), checkpoint.name, output_dir / "scores.png"))
+        if answer is not None:
+            logger.log_artifact(plot_looks(answer, output_dir / "looks.png"))
         logger.finalize("success")
-    m = result.metrics
-    print(
-        f"{benchmark.name}: pass@1 {m['pass_at_1']:.3f}"
-        f" (95 % CI {m['pass_at_1_ci_low']:.3f}–{m['pass_at_1_ci_high']:.3f},"
-        f" {int(m['num_problems'])} problems × {int(m['num_samples'])} samples)"
-    )
+    _tell(results, output_dir, page)
+    if answer is not None:
+        print(f"{answer.sentence}\nPlot:       {output_dir / 'looks.png'}")
     return output_dir
+
+
+def _judge(
+    config: DictConfig, checkpoint: Path, benchmarks: Sequence[Benchmark]
+) -> tuple[list[EvaluationResult], Answer | None]:
+    """All samples of all benchmarks or, where a question is asked, samples of the one until it is answered."""
+    asked = config.sequential
+    if asked.width is None and asked.better_than is None:
+        return evaluate_benchmarks(config, checkpoint, benchmarks, checkpoint.name), None
+    folders = [checkpoint] if asked.better_than is None else [checkpoint, Path(asked.better_than).absolute()]
+    benchmark = benchmarks[0]
+    with progress_bar() as progress, closing(make_engine(config)) as engine, make_grader(config) as grader:
+        task = progress.add_task(f"Evaluating {checkpoint.name} on {benchmark.name} until it is answered", total=None)
+        evaluations = [
+            make_evaluation(config, folder, benchmark, engine, grader, progress.console) for folder in folders
+        ]
+        answer = ask(asked, evaluations, partial(_advance, progress, task))
+    return [answer.results[0]], answer
+
+
+def _metrics(config: DictConfig, results: Sequence[EvaluationResult]) -> dict[str, float]:
+    """Of the benchmark; of a suite the average, and those of each benchmark under its name."""
+    if config.eval.benchmark != "suite":
+        return dict(results[0].metrics)
+    each = {f"{result.benchmark}/{k}": v for result in results for k, v in result.metrics.items()}
+    return average_metrics(results) | each
+
+
+def _summary(results: Sequence[EvaluationResult]) -> dict[str, Any]:
+    each = [
+        {
+            "metrics": nested_metrics(result.metrics),
+            "evaluation": {"key": result.key, "protocol": dict(result.protocol)},
+            "fingerprint": result.key,
+        }
+        for result in results
+    ]
+    if len(results) == 1:
+        return each[0]
+    return {
+        "metrics": nested_metrics(average_metrics(results)),
+        "benchmarks": {result.benchmark: content for result, content in zip(results, each, strict=True)},
+        "fingerprint": content_digest([result.key for result in results])[:32],
+    }
+
+
+def _scores(results: Sequence[EvaluationResult]) -> dict[str, Estimate]:
+    scores = {result.benchmark: _estimate(result, "pass_at_1") for result in results}
+    return scores | {"average": average(list(scores.values()))}
+
+
+def _tell(results: Sequence[EvaluationResult], output_dir: Path, page: Path) -> None:
+    if len(results) == 1:
+        m = results[0].metrics
+        print(
+            f"{results[0].benchmark}: pass@1 {m['pass_at_1']:.3f}"
+            f" (95 % CI {m['pass_at_1_ci_low']:.3f}–{m['pass_at_1_ci_high']:.3f},"
+            f" {int(m['num_problems'])} problems × {int(m['num_samples'])} samples)"
+        )
+    else:
+        Console().print(_table(results))
+        print(f"Plot:       {output_dir / 'scores.png'}")
+    print(f"Samples:    {page}")
+
+
+def _table(results: Sequence[EvaluationResult]) -> Table:
+    samples = int(results[0].metrics["num_samples"])
+    table = Table(title=f"{samples} samples each", title_justify="left")
+    for heading in ("benchmark", "problems", "pass@1 (95 % CI)", "SEM", f"pass@{samples}", "truncated", "unknown"):
+        table.add_column(heading, justify="left" if heading == "benchmark" else "right")
+    for name, score in _scores(results).items():
+        m = next((r.metrics for r in results if r.benchmark == name), average_metrics(results))
+        rates = [f"{m[rate]:.1%}" if rate in m else "" for rate in ("truncation_rate", "unknown_rate")]
+        cells = [f"{score.num_problems:,}", f"{score.value:.3f} ({score.ci_low:.3f}–{score.ci_high:.3f})"]
+        sem = "–" if score.sem is None else f"{score.sem:.3f}"
+        table.add_row(
+            name, *cells, sem, f"{m[f'pass_at_{samples}']:.3f}", *rates, end_section=name == results[-1].benchmark
+        )
+    return table

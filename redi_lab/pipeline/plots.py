@@ -1,14 +1,19 @@
 """Draws the curves of runs: the paper's four panels (accuracy, chosen and rejected log-probs, update norm) and more.
 
     plot_curves({"REDI α=0.8, lr=1e-3": run_dir / "metrics.jsonl"}, run_dir / "curves.png")
+    plot_curves(runs, run_dir / "diagnostics.png", DIAGNOSTICS)
+
+What `events.jsonl` beside the metrics tells ({"step", "kind", "reason"}: a rollback, a stop) is a line across the
+panels in the run's colour; where a run drifts or has collapsed, by `collapse/state`, a bar runs along the bottom.
 
 matplotlib's object-oriented interface is used throughout: no global state, no display.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -18,7 +23,8 @@ from redi_lab.tracking.journal import Curve, read_curves
 
 # Okabe and Ito's palette: distinct for colour-blind readers, too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-_COLUMNS = 2
+EVENTS = "events.jsonl"
+_QUIET_EVENTS = ("healthy", "drifting")  # the bar along the bottom tells them
 _MIN_SMOOTHED_POINTS = 40
 _SMOOTHING_FRACTION = 0.05
 
@@ -33,26 +39,92 @@ class Panel:
         unit: Label of the vertical axis.
         metrics: Names to look for; every run draws the first one that it has.
         is_noisy: Whether long curves are smoothed; otherwise the points are the curve.
+        dotted: A metric drawn dotted beside it.
+        band: Metrics of an interval around it.
+        final: A metric whose last value is marked with a diamond.
     """
 
     title: str
     unit: str
     metrics: tuple[str, ...]
     is_noisy: bool = True
+    dotted: str = ""
+    band: tuple[str, str] | None = None
+    final: str = ""
 
 
 PANELS = (
-    Panel("Accuracy", "pass@1", ("eval/pass_at_1", "val/pass_at_1"), is_noisy=False),
-    Panel("Chosen LogPS", "nats/token", ("train/mean_logps/chosen", "val/mean_logps/chosen")),
-    Panel("Rejected LogPS", "nats/token", ("train/mean_logps/rejected", "val/mean_logps/rejected")),
+    Panel(
+        "Accuracy (band: 95 % CI, ◇ final evaluation)",
+        "pass@1",
+        ("val/pass_at_1", "eval/pass_at_1"),
+        is_noisy=False,
+        band=("val/pass_at_1_ci_low", "val/pass_at_1_ci_high"),
+        final="eval/pass_at_1",
+    ),
+    Panel(
+        "Chosen LogPS (dotted: probes)",
+        "nats/token",
+        ("train/mean_logps/chosen", "val/mean_logps/chosen"),
+        dotted="probe/chosen_mean_logps",
+    ),
+    Panel(
+        "Rejected LogPS (dotted: probes)",
+        "nats/token",
+        ("train/mean_logps/rejected", "val/mean_logps/rejected"),
+        dotted="probe/rejected_mean_logps",
+    ),
     Panel("Update norm", "‖Δθ‖₂ per step", ("train/update_norm",)),
+)
+"""The paper's four."""
+DIAGNOSTICS = (
     Panel("Loss", "loss", ("train/loss",)),
     Panel("Gradient norm", "‖∇θ‖₂", ("train/grad_norm",)),
+    Panel("Gradient norm of the chosen term", "‖∇θ‖₂", ("train/grad_norm_chosen",), is_noisy=False),
+    Panel("Gradient norm of the rejected term", "‖∇θ‖₂", ("train/grad_norm_rejected",), is_noisy=False),
+    Panel("Cosine of the two terms", "−1: they cancel", ("train/grad_cosine",), is_noisy=False),
+    Panel("Likelihood displacement", "nats/token", ("probe/displacement",), is_noisy=False),
+    Panel("Least likely token of the probes", "nats", ("probe/min_token_logp",), is_noisy=False),
+    Panel("Probe tokens less likely than at the start", "share", ("probe/fallen_share",), is_noisy=False),
+    Panel("Entropy at the probes", "nats", ("probe/entropy", "train/entropy"), is_noisy=False),
+    Panel("End of turn where the probes end", "probability", ("probe/eos_probability",), is_noisy=False),
+    Panel("Generation length", "tokens", ("val/mean_tokens",), is_noisy=False),
+    Panel("Truncated generations", "share", ("val/truncation_rate",), is_noisy=False),
     Panel("Learning rate", "learning rate", ("train/lr",), is_noisy=False),
 )
+"""What explains the paper's four."""
 
 
-def plot_curves(runs: Mapping[str, Path], destination: Path) -> Path:
+@final
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a run: a line of its `events.jsonl`."""
+
+    step: int
+    kind: str
+    reason: str
+
+
+@final
+@dataclass(frozen=True)
+class _Run:
+    curves: Mapping[str, Curve]
+    events: Sequence[Event]
+    colour: str
+
+    def states(self) -> Iterator[tuple[int, int, int]]:
+        """(first step, last step, state) of each stretch that is not healthy."""
+        curve = self.curves.get("collapse/state", Curve())
+        start = 0
+        for index, value in enumerate(curve.values):
+            is_last = index + 1 == len(curve.values)
+            if is_last or curve.values[index + 1] != value:
+                if value > 0:
+                    yield curve.steps[start], curve.steps[index if is_last else index + 1], int(value)
+                start = index + 1
+
+
+def plot_curves(runs: Mapping[str, Path], destination: Path, panels: Sequence[Panel] = PANELS) -> Path:
     """Overlay the curves of runs in one PNG; panels that no run has data for are left out.
 
     Noisy curves of 40 points or more are drawn pale under their centred moving average (a twentieth of their length).
@@ -60,6 +132,7 @@ def plot_curves(runs: Mapping[str, Path], destination: Path) -> Path:
     Args:
         runs: Label to `metrics.jsonl`.
         destination: PNG to write; its folder is created.
+        panels: What to draw.
 
     Returns:
         `destination`.
@@ -67,15 +140,34 @@ def plot_curves(runs: Mapping[str, Path], destination: Path) -> Path:
     Raises:
         UserError: If there is no run, a file is missing or damaged, or no run has any of the plotted metrics.
     """
-    curves = {label: _read(path) for label, path in runs.items()}
-    panels = [panel for panel in PANELS if any(_choose(panel, run) for run in curves.values())]
-    if not panels:
+    read = {
+        label: _Run(_read(path), read_events(path.with_name(EVENTS)), _COLOURS[index % len(_COLOURS)])
+        for index, (label, path) in enumerate(runs.items())
+    }
+    drawn = [panel for panel in panels if any(_choose(panel, run.curves) for run in read.values())]
+    if not drawn:
         files = ", ".join(str(path) for path in runs.values()) or "no run given"
         raise UserError(f"nothing to plot: none of the known metrics, such as train/loss, is in {files}")
-    figure = _figure(panels, curves)
+    figure = _figure(drawn, read)
     destination.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(destination, format="png", dpi=110)
     return destination
+
+
+def read_events(path: Path) -> list[Event]:
+    """The events of a run in their order, none where the file is absent.
+
+    Raises:
+        UserError: If a line is no event.
+    """
+    events = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], start=1):
+        try:
+            row = json.loads(line)
+            events.append(Event(int(row["step"]), str(row["kind"]), str(row["reason"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}:{number}: not an event of step, kind and reason ({error!r})") from error
+    return events
 
 
 def smooth(values: Sequence[float]) -> list[float]:
@@ -107,25 +199,30 @@ def _choose(panel: Panel, run: Mapping[str, Curve]) -> Curve | None:
     return next((curve for curve in found if any(math.isfinite(value) for value in curve.values)), None)
 
 
-def _figure(panels: Sequence[Panel], curves: Mapping[str, Mapping[str, Curve]]) -> Any:
+def _figure(panels: Sequence[Panel], runs: Mapping[str, _Run]) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = math.ceil(len(panels) / _COLUMNS)
-    figure = Figure(figsize=(11.5, 0.9 + 2.9 * rows), layout="constrained", facecolor="white")
+    columns = 2 if len(panels) <= len(PANELS) else 3
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(5.75 * columns, 0.9 + 2.9 * rows), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, _COLUMNS, squeeze=False, sharex=True).ravel()
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     handles: dict[str, Any] = {}
     for panel, ax in zip(panels, axes, strict=False):
         _dress(ax, panel)
-        for index, (label, run) in enumerate(curves.items()):
-            curve = _choose(panel, run)
+        for level, (label, run) in enumerate(runs.items()):
+            curve = _choose(panel, run.curves)
             if curve is not None:
-                handles[label] = _draw(ax, curve, _COLOURS[index % len(_COLOURS)], panel)
+                handles[label] = _draw(ax, curve, run.colour, panel)
+                _draw_around(ax, run, panel)
+            _draw_events(ax, run, level, is_named=panel is panels[0])
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     names = [_literal(label) for label in handles]
     figure.legend(list(handles.values()), names, loc="outside upper center", ncols=min(len(names), 3), frameon=False)
+    if any(any(run.states()) for run in runs.values()):
+        figure.supxlabel("bar along the bottom: drifting (pale), collapsed (full)", fontsize=9, color="#555555")
     return figure
 
 
@@ -146,10 +243,41 @@ def _dress(ax: Any, panel: Panel) -> None:
 
 
 def _draw(ax: Any, curve: Curve, colour: str, panel: Panel) -> Any:
-    # Not a number and infinite values are gaps: a collapse should end a curve, not flatten the panel.
-    values = [value if math.isfinite(value) else math.nan for value in curve.values]
+    values = _with_gaps(curve)
     if len(values) >= _MIN_SMOOTHED_POINTS and panel.is_noisy:
         ax.plot(curve.steps, values, color=colour, alpha=0.25, linewidth=0.9)
         return ax.plot(curve.steps, smooth(values), color=colour, linewidth=1.8)[0]
     marker = "o" if len(values) < _MIN_SMOOTHED_POINTS else None
     return ax.plot(curve.steps, values, color=colour, linewidth=1.8, marker=marker, markersize=4.5)[0]
+
+
+def _draw_around(ax: Any, run: _Run, panel: Panel) -> None:
+    """The dotted companion, the interval and the final value of a panel's curve, where the run has them."""
+    if panel.dotted in run.curves:
+        curve = run.curves[panel.dotted]
+        ax.plot(curve.steps, _with_gaps(curve), color=run.colour, linewidth=1.4, linestyle=":")
+    if panel.band is not None and all(name in run.curves for name in panel.band):
+        low, high = (run.curves[name] for name in panel.band)
+        ax.fill_between(low.steps, low.values, high.values, color=run.colour, alpha=0.1, linewidth=0)
+    if panel.final in run.curves:
+        curve = run.curves[panel.final]
+        mark = {"marker": "D", "markersize": 8, "markerfacecolor": "white", "markeredgewidth": 1.8}
+        ax.plot(curve.steps[-1:], curve.values[-1:], color=run.colour, linestyle="", zorder=4, **mark)
+
+
+def _draw_events(ax: Any, run: _Run, level: int, *, is_named: bool) -> None:
+    """Lines for what happened, and a bar for a state that is not healthy; bars of several runs lie on each other."""
+    across = ax.get_xaxis_transform()  # steps to the right, from 0 to 1 upwards
+    for event in (event for event in run.events if event.kind not in _QUIET_EVENTS):
+        ax.axvline(event.step, color=run.colour, linewidth=1.1, linestyle="--", alpha=0.8)
+        if is_named:
+            options = {"rotation": 90, "ha": "right", "va": "top", "fontsize": 8, "color": run.colour}
+            ax.text(event.step, 0.98, _literal(event.kind), transform=across, **options)
+    for first, last, state in run.states():
+        height, alpha = 0.012 + 0.024 * level, 1.0 if state == 2 else 0.35
+        ax.plot([first, last], [height, height], color=run.colour, alpha=alpha, linewidth=4, transform=across)
+
+
+def _with_gaps(curve: Curve) -> list[float]:
+    # Not a number and infinite values are gaps: a collapse should end a curve, not flatten the panel.
+    return [value if math.isfinite(value) else math.nan for value in curve.values]

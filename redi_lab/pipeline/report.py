@@ -15,7 +15,7 @@ from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.traces import TraceCorpus
 from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.pipeline.evaluate import difference
-from redi_lab.pipeline.plots import plot_curves
+from redi_lab.pipeline.plots import DIAGNOSTICS, plot_curves
 
 if TYPE_CHECKING:
     from redi_lab.pipeline.train import Outcome
@@ -63,6 +63,8 @@ def finish(config: DictConfig, output_dir: Path, outcomes: Sequence[Outcome]) ->
         for line in verdicts(outcomes):
             say(line)
     say(f"\nCurves:     {output_dir / CURVES}")
+    for page in sorted(output_dir.glob("samples_*.html"))[:1]:
+        say(f"Samples:    {page}")
     say(f"Checkpoint: {outcomes[-1].record.checkpoint}")
     say("Compare runs in the browser: redi-lab ui, or as a page: redi-lab compare")
     if config.name.startswith("demo"):
@@ -71,9 +73,10 @@ def finish(config: DictConfig, output_dir: Path, outcomes: Sequence[Outcome]) ->
             say(f"  python -m redi_lab {arguments}")
 
 
-def draw_curves(config: DictConfig, folder: Path) -> Path:
-    """The curves of a stage, beside its metrics."""
-    return plot_curves({f"{config.name} ({describe_loss(config)})": folder / "metrics.jsonl"}, folder / CURVES)
+def draw_curves(config: DictConfig, folder: Path) -> list[Path]:
+    """The paper's four curves of a stage and what explains them, beside its metrics."""
+    run = {f"{config.name} ({describe_loss(config)})": folder / "metrics.jsonl"}
+    return [plot_curves(run, folder / CURVES), plot_curves(run, folder / "diagnostics.png", DIAGNOSTICS)]
 
 
 def score_table(outcomes: Sequence[Outcome]) -> Table:

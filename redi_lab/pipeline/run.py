@@ -64,8 +64,11 @@ def make_logger(config: DictConfig, folder: Path, parent_run_id: str | None, tag
 
 
 @contextmanager
-def command_run(config: DictConfig, overrides: list[str]) -> Iterator[str | None]:
-    """The MLflow run of the whole command, under which its stages are nested; None where there is no store."""
+def command_run(config: DictConfig, overrides: list[str], run_id: str | None = None) -> Iterator[str | None]:
+    """The MLflow run of the whole command, under which its stages are nested; None where there is no store.
+
+    `run_id` is that of an interrupted run to go on with.
+    """
     settings = config.logger
     tags = {"redi_lab.command": " ".join(overrides) or "(default)"}
     with (
@@ -77,9 +80,10 @@ def command_run(config: DictConfig, overrides: list[str]) -> Iterator[str | None
             f"{config.name} (command)",
             tags,
             settings.artifact_location,
+            run_id,
         )
-    ) as run_id:
-        yield run_id
+    ) as nested_under:
+        yield nested_under
 
 
 def write_summary(folder: Path, config: DictConfig, content: Mapping[str, Any]) -> Path:

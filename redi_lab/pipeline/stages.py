@@ -12,9 +12,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
@@ -32,7 +33,7 @@ from redi_lab.pipeline.inheritance import earlier_overrides
 
 _CODE = ("backbone", "data", "losses", "modules")  # what computes the weights
 _NO_EFFECT = {
-    "data": ("source", "path", "num_workers", "max_new_tokens"),  # the source counts by its content
+    "data": ("source", "path", "num_workers", "max_new_tokens", "num_development", "development_path"),  # the source counts by its content
     "loss": ("log_entropy",),
     "trainer": ("log_every_n_steps", "enable_model_summary", "profiler", "val_check_interval", "limit_val_batches",
                 "check_val_every_n_epoch"),
@@ -45,9 +46,15 @@ class Stage:
     """One training run of a chain: how it is configured, where it starts, and what identifies its result."""
 
     config: DictConfig
-    fingerprint: str
+    identity: Mapping[str, Any]
+    """All that decides its result: settings, data, start, code, versions."""
     init: Path | None
     """A folder that it starts from, where that is not the stage before."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the identity."""
+        return content_digest(self.identity)[:32]
 
     @property
     def name(self) -> str:
@@ -78,18 +85,18 @@ def resolve_chain(config: DictConfig, overrides: Sequence[str]) -> list[Stage]:
 def _resolve(config: DictConfig, overrides: Sequence[str], seen: tuple[str, ...]) -> list[Stage]:
     init = config.init_from
     if init is None:
-        return [Stage(config, _fingerprint(config, _model_identity(config)), None)]
+        return [Stage(config, _identity(config, _model_identity(config)), None)]
     if init not in experiment_names():
         folder = Path(init).absolute()
-        return [Stage(config, _fingerprint(config, checkpoint_hash(folder)), folder)]
+        return [Stage(config, _identity(config, checkpoint_hash(folder)), folder)]
     if init in seen:
         raise UserError(f"init_from={init}: experiments start from each other in a circle: {' → '.join([*seen, init])}")
     earlier = earlier_overrides(config, overrides)
     chain = _resolve(load_config("train", earlier), earlier, (*seen, init))
-    return [*chain, Stage(config, _fingerprint(config, chain[-1].fingerprint), None)]
+    return [*chain, Stage(config, _identity(config, chain[-1].fingerprint), None)]
 
 
-def _fingerprint(config: DictConfig, init: str) -> str:
+def _identity(config: DictConfig, init: str) -> dict[str, Any]:
     settings: dict[str, Any] = {"seed": config.seed}
     for group in ("model", "data", "loss", "optimizer", "scheduler", "trainer"):
         node = OmegaConf.to_container(config[group])
@@ -98,14 +105,13 @@ def _fingerprint(config: DictConfig, init: str) -> str:
     reference = settings["loss"].get("reference")
     if reference not in (None, "init"):
         settings["loss"]["reference"] = checkpoint_hash(Path(reference))
-    content = {
+    return {
         "settings": settings,
         "data": make_source(config).digest(),
         "init": init,
         "code": _code_digest(),
         "versions": {package: version(package) for package in ("torch", "transformers")},
     }
-    return content_digest(content)[:32]
 
 
 def _model_identity(config: DictConfig) -> str:
@@ -163,9 +169,12 @@ class StageCache:
 
     @contextmanager
     def place_for(self, fingerprint: str) -> Iterator[Path]:
-        """An empty output folder for the one process that trains this stage; others wait until it is done."""
+        """The output folder of the one process that trains this stage; others wait until it is done.
+
+        It is empty, or holds an interrupted attempt to go on with.
+        """
         with filelock.FileLock(self._folder / f"{fingerprint}.lock"):
             folder = self._folder / fingerprint
-            if folder.exists() and self.find(fingerprint) is None:
-                shutil.rmtree(folder)  # an attempt that did not finish
+            if (folder / "summary.json").exists() and self.find(fingerprint) is None:
+                shutil.rmtree(folder)  # finished, but stopped early or damaged since
             yield folder

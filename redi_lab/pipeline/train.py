@@ -6,10 +6,12 @@ Each stage: traces → tokens → batches → policy under an objective → Hugg
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, final
 
 import pytorch_lightning as pl
@@ -19,15 +21,21 @@ from rich.progress import Progress, TaskID
 
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.reference import reference_logps
-from redi_lab.callbacks.stopping import Stop, first_stop
+from redi_lab.callbacks.collapse import EVENTS
+from redi_lab.callbacks.probes import SHIFTED_TOKENS
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.traces import TraceCorpus
 from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.pipeline import build, report
-from redi_lab.pipeline.evaluate import evaluate_checkpoint, nested_metrics, progress_bar
-from redi_lab.pipeline.run import command_run, make_logger, prepare_output_dir, quieten_libraries, write_summary
+from redi_lab.pipeline.development import Development, load_development, make_observers
+from redi_lab.pipeline.evaluate import evaluate_checkpoint, log_samples, nested_metrics, progress_bar
+from redi_lab.pipeline.resume import Run, running
+from redi_lab.pipeline.run import command_run, make_logger, quieten_libraries, write_summary
 from redi_lab.pipeline.stages import Stage, StageCache, StageRecord, resolve_chain
+from redi_lab.pipeline.trained import find_trained, finish_training
+
+_NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 
 @final
@@ -41,13 +49,21 @@ class Outcome:
     is_reused: bool
 
 
-def run_training(config: DictConfig, overrides: Sequence[str], callbacks: Sequence[pl.Callback] = ()) -> Path:
+def run_training(
+    config: DictConfig,
+    overrides: Sequence[str],
+    callbacks: Sequence[pl.Callback] = (),
+    parent_run_id: str | None = None,
+    tags: Mapping[str, str] = _NO_TAGS,
+) -> Path:
     """Train the chain of stages that ends in `config`, reusing what exists, and write the results folder.
 
     Args:
         config: composed and checked.
         overrides: those that made it, which earlier stages partly take over.
         callbacks: further ones for the last stage, besides those of the callbacks group.
+        parent_run_id: MLflow run to nest the stages under; None opens one for the command.
+        tags: further ones of the last stage's MLflow run.
 
     Returns:
         The results folder, with summary.json.
@@ -57,19 +73,35 @@ def run_training(config: DictConfig, overrides: Sequence[str], callbacks: Sequen
     """
     quieten_libraries()
     chain = resolve_chain(config, overrides)
-    output_dir = prepare_output_dir(config)
-    final = chain[-1]
+    with running(config, overrides, chain) as run:
+        return _train_chain(config, overrides, chain, run, callbacks, parent_run_id, tags)
+
+
+def _train_chain(
+    config: DictConfig,
+    overrides: Sequence[str],
+    chain: Sequence[Stage],
+    run: Run,
+    callbacks: Sequence[pl.Callback],
+    parent_run_id: str | None,
+    tags: Mapping[str, str],
+) -> Path:
+    output_dir, final = run.folder, chain[-1]
     corpora = _Corpora()
     benchmark = build.make_benchmark(config, lambda: corpora.of(final))
     stages = StageCache(Path(config.paths.cache_dir))
     outcomes: list[Outcome] = []
-    with command_run(config, list(overrides)) as parent:
+    nested = (
+        command_run(config, list(overrides), run.parent_run_id) if parent_run_id is None else nullcontext(parent_run_id)
+    )
+    with nested as parent:
+        run.remember_parent(parent)
         for number, stage in enumerate(chain, start=1):
             report.announce(stage.config, number, len(chain))
             start = outcomes[-1].record.checkpoint if outcomes else stage.init
             job = _Job(stage, start, benchmark, config, parent, tuple(outcomes))
             if stage is final:
-                outcomes.append(job.train(output_dir, corpora.of(stage), stages, callbacks))
+                outcomes.append(job.train(output_dir, corpora.of(stage), stages, callbacks, tags))
             else:
                 outcomes.append(_find_or_train(job, corpora, stages))
     report.finish(config, output_dir, outcomes)
@@ -117,7 +149,12 @@ class _Job:
     earlier: tuple[Outcome, ...]
 
     def train(
-        self, folder: Path, corpus: TraceCorpus, stages: StageCache, further_callbacks: Sequence[pl.Callback] = ()
+        self,
+        folder: Path,
+        corpus: TraceCorpus,
+        stages: StageCache,
+        further_callbacks: Sequence[pl.Callback] = (),
+        further_tags: Mapping[str, str] = _NO_TAGS,
     ) -> Outcome:
         """Train, export, judge and record the stage."""
         config, began = self.stage.config, time.time()
@@ -128,27 +165,52 @@ class _Job:
             data = build.make_datamodule(config, corpus, encoder, partial(_advance, progress, task))
             progress.update(task, visible=False)
         report.describe_data(corpus, data)
+        development = load_development(config, corpus, self.benchmark)
         backbone = build.make_backbone(config, encoder.tokenizer, None if self.start is None else str(self.start))
+        build.check_positions(data, backbone)
         module = build.make_module(config, backbone)
-        tags = {"redi_lab.stage": self.stage.name, "redi_lab.fingerprint": self.stage.fingerprint}
+        tags = {"redi_lab.stage": self.stage.name, "redi_lab.fingerprint": self.stage.fingerprint, **further_tags}
         logger = make_logger(config, folder, self.parent_run_id, tags)
         logger.log_dataset(corpus.source, data.digest(), corpus.source, len(data.train_examples))
         checkpoints = folder / "checkpoints"
-        callbacks = [*build.make_callbacks(config, checkpoints, encoder.end_of_turn_id), *further_callbacks]
+        grader = build.make_grader(self.command_config)
+        observers = make_observers(config, self.command_config, development, data, encoder, grader, folder)
+        callbacks = [
+            *build.make_callbacks(config, checkpoints, encoder.end_of_turn_id, observers),
+            *further_callbacks,
+        ]
         trainer = build.make_trainer(config, [*callbacks, RichProgressBar(refresh_rate=10)], logger)
         if module.needs_reference:
             self._attach_reference(data, backbone, trainer)
-        trainer.fit(module, datamodule=data)
         record = StageRecord(self.stage.name, folder, checkpoints / "last")
-        stop = first_stop(callbacks)
+        trained = find_trained(folder, record.checkpoint)
+        if trained is None:
+            with grader:
+                trainer.fit(module, datamodule=data)
+            trained = finish_training(folder, record.checkpoint, trainer, callbacks)
+        stop = trained.stop
+        if stop is not None:
+            report.say(f"[yellow]training ended after step {stop.step} ({stop.by}): {stop.reason}[/yellow]")
         result = None if stop is not None and stop.by == "pruner" else self.judge(record.checkpoint)
-        if result is not None:
-            logger.log_metrics({f"eval/{k}": v for k, v in result.metrics.items()}, step=trainer.global_step)
-        self._summarise(record, corpus, data, result, stop, logger.version, time.time() - began)
+        if result is not None and self.benchmark is not None:
+            logger.log_metrics({f"eval/{k}": v for k, v in result.metrics.items()}, step=trained.global_step)
+            log_samples(logger, folder, [result], [self.benchmark])
+        collapse = trained.collapse
+        ends = {
+            "stopped": None if stop is None else asdict(stop),
+            "collapse": collapse,
+            "skipped_batches": trained.num_skipped,
+        }
+        self._summarise(record, corpus, data, development, result, ends, logger.version, time.time() - began)
         logger.log_artifact(folder / "summary.json")
-        logger.log_artifact(report.draw_curves(config, folder))
+        for name in (SHIFTED_TOKENS, EVENTS):
+            if (folder / name).exists():
+                logger.log_artifact(folder / name)
+        for figure in report.draw_curves(config, folder):
+            logger.log_artifact(figure)
         logger.finalize("success")
-        if stop is None:  # the fingerprint names the result of the whole training
+        # The fingerprint names the result of the whole training, and knows nothing of rollbacks and skipped batches.
+        if stop is None and not trained.num_skipped and not (collapse and collapse["rollbacks"]):
             stages.add(self.stage.fingerprint, record)
         return Outcome(self.stage, record, result, is_reused=False)
 
@@ -181,8 +243,9 @@ class _Job:
         record: StageRecord,
         corpus: TraceCorpus,
         data: TraceDataModule,
+        development: Development,
         result: EvaluationResult | None,
-        stop: Stop | None,
+        ends: Mapping[str, Any],
         run_id: str | None,
         seconds: float,
     ) -> None:
@@ -202,9 +265,9 @@ class _Job:
                 "checkpoints": sorted(str(path) for path in record.checkpoint.parent.iterdir() if path.is_dir()),
                 "fingerprint": self.stage.fingerprint,
                 "data": {"source": corpus.source, "digest": data.digest(), "selection": corpus.counts.as_dict()}
-                | {"batches": data.counts()},
+                | {"batches": data.counts(), "development": development.as_dict()},
                 "stages": [_stage_summary(outcome) for outcome in stages],
-                "stopped": None if stop is None else asdict(stop),
+                **ends,
                 "mlflow_run_id": run_id,
                 "seconds": round(seconds, 3),
             },

@@ -24,6 +24,7 @@ from redi_lab.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 _RESERVED = ("step", "time")
+_CLOCKED = "_per_second"  # what ends in this measures the machine: a repeated step differs in it
 
 
 @final
@@ -58,7 +59,8 @@ class MetricsJournal:
     """Appends metrics to a JSON-lines file; each line has reached the operating system when `append` returns.
 
     A process killed in the middle of a line leaves a torn one. Opening the journal again cuts it off (with a warning):
-    a line is complete or it does not exist.
+    a line is complete or it does not exist. A training that resumes from a state behind the last line repeats some
+    steps: lines that say the same as before are not written twice, and one that says something else is told.
 
     Args:
         path: The file; it and its folders are created if absent, and appended to otherwise.
@@ -68,6 +70,8 @@ class MetricsJournal:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         _cut_torn_tail(path)
+        self._recorded = _by_step(path)
+        self._has_warned = False
         self._file = path.open("a", encoding="utf-8")
         self._lock = threading.Lock()
 
@@ -86,15 +90,38 @@ class MetricsJournal:
                 raise ValueError(
                     f"a metric cannot be named {name!r}: {self.path.name} uses that key; rename the metric"
                 )
+        if self._is_recorded({name: float(value) for name, value in metrics.items()}, int(step)):
+            return
         line = {"step": int(step), "time": round(time.time(), 3)}
         text = json.dumps(line | {name: _to_json(float(value)) for name, value in metrics.items()}, allow_nan=False)
         with self._lock:
             self._file.write(text + "\n")
             self._file.flush()
 
+    def sync(self) -> None:
+        """Bring what was written to the disk itself, where it survives a power cut."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Close the file; appending afterwards is an error."""
         self._file.close()
+
+    def _is_recorded(self, metrics: dict[str, float], step: int) -> bool:
+        before = self._recorded.get(step, {})
+        exact = {name: value for name, value in metrics.items() if not name.endswith(_CLOCKED)}
+        changed = [n for n, value in exact.items() if n in before and repr(before[n]) != repr(value)]  # NaN is NaN
+        if changed and not self._has_warned:
+            self._has_warned = True
+            name = changed[0]
+            _LOG.warning(
+                "%s: step %d was repeated and is not the same: %s was %r, is %r; the later value counts",
+                self.path,
+                step,
+                name,
+                before[name],
+                exact[name],
+            )
+        return bool(exact) and not changed and exact.keys() <= before.keys()
 
 
 def read_records(path: Path, start: int = 0) -> Iterator[Record]:
@@ -150,6 +177,13 @@ def _to_json(value: float) -> float | str:
     if math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"
     return value
+
+
+def _by_step(path: Path) -> dict[int, dict[str, float]]:
+    recorded: dict[int, dict[str, float]] = {}
+    for record in read_records(path) if path.exists() else ():
+        recorded.setdefault(record.step, {}).update(record.metrics)
+    return recorded
 
 
 def _cut_torn_tail(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat, final
 
@@ -52,6 +52,12 @@ class LocalLogger(Logger):
             self._journal = MetricsJournal(self._output_dir / METRICS_FILE)
         self._journal.append(metrics, self._last_step)
 
+    @rank_zero_only  # type: ignore[misc, unused-ignore]
+    def save(self) -> None:
+        """Bring the metrics to the disk itself."""
+        if self._journal is not None:
+            self._journal.sync()
+
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """config.yaml holds them."""
 
@@ -70,6 +76,9 @@ class LocalLogger(Logger):
 
     def log_artifact(self, path: Path | str) -> None:
         """The file is already where it belongs."""
+
+    def log_tables(self, paths: Sequence[Path]) -> None:
+        """The files are already where they belong."""
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
     def finalize(self, status: str) -> None:

@@ -12,9 +12,10 @@ completes the run later (see `redi_lab.tracking.upload`).
 
 from __future__ import annotations
 
+import json
 import logging
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat, final
 
@@ -117,6 +118,12 @@ class ResilientMLflowLogger(Logger):
         self._writing_journal().append(metrics, self._last_step)
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
+    def save(self) -> None:
+        """Bring the metrics to the disk itself."""
+        if self._journal is not None:
+            self._journal.sync()
+
+    @rank_zero_only  # type: ignore[misc, unused-ignore]
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Log parameters; nested mappings become dotted names.
 
@@ -159,6 +166,20 @@ class ResilientMLflowLogger(Logger):
         is_inside = absolute.is_relative_to(self._output_dir)
         relative = absolute.relative_to(self._output_dir) if is_inside else absolute
         self._synchroniser.add("artifact", {"path": str(relative)})
+
+    @rank_zero_only  # type: ignore[misc, unused-ignore]
+    def log_tables(self, paths: Sequence[Path]) -> None:
+        """Log JSON files of {columns, data}, as `mlflow.log_table` does, so that the UI shows them as tables.
+
+        Call it once a run: the tag that names the tables is replaced.
+
+        Args:
+            paths: the files; each is logged under its own name.
+        """
+        for path in paths:
+            self.log_artifact(path)
+        tables = [{"path": path.name, "type": "table"} for path in paths]
+        self._synchroniser.add("tags", {"mlflow.loggedArtifacts": json.dumps(tables)})
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
     def log_dataset(self, name: str, digest: str, source: str, num_rows: int, context: str = "training") -> None:

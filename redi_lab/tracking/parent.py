@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from redi_lab.tracking.store import MlflowStore, StoreError
+from redi_lab.errors import RunInterruptedError
+from redi_lab.tracking.store import MlflowStore, RunMissingError, StoreError
 
 _LOG = logging.getLogger(__name__)
 
@@ -21,10 +22,11 @@ def parent_run(
     name: str,
     tags: Mapping[str, str] | None = None,
     artifact_location: str | None = None,
+    run_id: str | None = None,
 ) -> Iterator[str | None]:
     """Open a run for the time of a block; give its id to the loggers of the stages as `parent_run_id`.
 
-    It ends as FINISHED, KILLED (Ctrl-C) or FAILED (any other exception). A store that fails costs the nesting and one
+    It ends as FINISHED, KILLED (a signal) or FAILED (any other exception). A store that fails costs the nesting and one
     warning, never the command.
 
     Args:
@@ -33,6 +35,7 @@ def parent_run(
         name: Name of the run in the UI.
         tags: Tags of the run.
         artifact_location: See `MlflowStore`.
+        run_id: A run to go on with; another is opened if the store has it no more.
 
     Yields:
         The run id; None if the run could not be created, and on ranks other than zero.
@@ -43,12 +46,12 @@ def parent_run(
     if rank_zero_only.rank not in (0, None):
         yield None
         return
-    store, run_id = _create(tracking_uri, experiment_name, name, tags or {}, artifact_location)
+    store, run_id = _open(tracking_uri, experiment_name, name, tags or {}, artifact_location, run_id)
     status = "FAILED"
     try:
         yield run_id
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RunInterruptedError):
         status = "KILLED"
         raise
     finally:
@@ -56,17 +59,33 @@ def parent_run(
             _end(store, run_id, status)
 
 
-def _create(
-    tracking_uri: str, experiment_name: str, name: str, tags: Mapping[str, str], artifact_location: str | None
+def _open(
+    tracking_uri: str,
+    experiment_name: str,
+    name: str,
+    tags: Mapping[str, str],
+    artifact_location: str | None,
+    run_id: str | None,
 ) -> tuple[MlflowStore | None, str | None]:
     try:
         store = MlflowStore(tracking_uri, experiment_name, artifact_location)
+        if run_id is not None and _is_reopened(store, run_id):
+            return store, run_id
         run_id = store.create_run(name, uuid.uuid4().hex)
         store.set_tags(run_id, tags)
     except StoreError as error:
         _LOG.warning("MLflow store %s fails (%s); stages will not be nested under a run", tracking_uri, error)
         return None, None
     return store, run_id
+
+
+def _is_reopened(store: MlflowStore, run_id: str) -> bool:
+    try:
+        store.check_run(run_id)
+    except RunMissingError:
+        return False
+    store.set_status(run_id, "RUNNING")
+    return True
 
 
 def _end(store: MlflowStore, run_id: str, status: str) -> None:

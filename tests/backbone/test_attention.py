@@ -16,7 +16,7 @@ from redi_lab.data.packing import MicroBatch, make_batch
 from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.errors import UserError
 
-EVEN, UNEVEN = (5, 4, 6), (30, 1, 2, 1)  # 18 cells for 15 tokens, and 120 for 34
+EVEN, UNEVEN = (5, 4, 6), (200, 1, 2, 1)  # a grid of 160,000 cells, where four calls cost 40,000 and as much again
 HEADS, KV_HEADS, WIDTH = 4, 2, 8
 LAYER = torch.nn.Identity()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -23,11 +24,11 @@ from redi_lab.losses.logps import sum_by_sequence, token_logps
 MakeBackbone = Callable[..., CausalLM]
 MakeSequences = Callable[..., list[TokenizedSequence]]
 
-EVEN, UNEVEN = (9, 7, 8, 9), (60, 3, 2, 5)  # one attention call over a grid, and one per sequence
+EVEN, UNEVEN = (9, 7, 8, 9), (200, 3, 2, 5)  # one attention call over a grid, and one per sequence
 ARCHITECTURES = {
     "qwen2": ("qwen2", {"tie_word_embeddings": True}),
     "llama": ("llama", {"attention_bias": True}),
-    "mistral": ("mistral", {"sliding_window": 64}),
+    "mistral": ("mistral", {"sliding_window": 256}),
     "gemma3": ("gemma3_text", {"head_dim": 8, "final_logit_softcapping": 3.0}),
     "cohere": ("cohere", {"logit_scale": 0.25}),
     "granite": ("granite", {"logits_scaling": 4.0, "attention_multiplier": 0.5, "residual_multiplier": 0.7}),
@@ -297,8 +298,32 @@ def test_an_unknown_override_is_refused(folder: Path, make_backbone: MakeBackbon
 def test_a_tokenizer_larger_than_the_vocabulary_is_refused(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["<new>"])
-    with pytest.raises(UserError, match=rf"the tokenizer has {len(tokenizer)} tokens, .* {len(tokenizer) - 1}$"):
+    with pytest.raises(UserError, match=rf"the tokenizer has {len(tokenizer)} tokens, .* {len(tokenizer) - 1}; give"):
         load_backbone(path=str(folder), tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "message"),
+    [
+        ("lm_head.weight", -2, r"lm_head\.weight has shape \(\d+, 32\), config\.json says \(\d+, 32\)"),
+        ("model.embed_tokens.weight", -1, r"model\.embed_tokens\.weight has shape"),
+        ("model.norm.weight", -1, r"model\.norm\.weight has shape \(31,\), config\.json says \(32,\)"),
+        ("lm_head.weight", None, r"the weights of lm_head\.weight are missing; give a complete checkpoint"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(
+    name: str, rows: int | None, message: str, tmp_path: Path, make_backbone: MakeBackbone
+) -> None:
+    """transformers would draw random ones instead and say so in a table."""
+    make_backbone(config={"tie_word_embeddings": False}).save(tmp_path, end_of_turn_id=0)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    whole = weights.pop(name)
+    if rows is not None:
+        weights[name] = whole[:rows].contiguous()
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=message):
+        load_backbone(path=str(tmp_path))
 
 
 def test_pickled_weights_are_refused(folder: Path) -> None:

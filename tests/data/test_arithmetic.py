@@ -202,3 +202,38 @@ def test_every_text_round_trips_also_out_of_a_qwen2_folder(corpus: TraceCorpus, 
 
 def test_the_tokenizer_is_the_same_every_time(tokenizer: Any) -> None:
     assert build_tokenizer().get_vocab() == tokenizer.get_vocab()
+
+
+def test_further_problems_and_pairs_are_new_and_always_the_same() -> None:
+    source = ArithmeticSource(num_problems=300, num_heldout=50, seed=4)
+    corpus = source.load()
+    known = {row.problem for rows in (corpus.held_out, corpus.demonstrations) for row in rows}
+    problems, pairs = source.further(40, 20, known)
+    assert (len(problems), len(pairs)) == (40, 20)
+    texts = [row.problem for rows in (problems, pairs) for row in rows]
+    assert len({*texts}) == 60
+    assert not known & {*texts}
+    assert source.further(40, 20, known) == (problems, pairs)
+    assert source.load() == corpus
+    other, _ = ArithmeticSource(num_problems=300, num_heldout=50, seed=5).further(40, 0, known)
+    assert other != problems
+    for row in problems:
+        start, *operands = [int(number) for number in re.findall(r"\d+", row.problem)]
+        assert row.answers == (str(start + sum(operands)),)
+    for pair in pairs:
+        _, *operands = [int(number) for number in re.findall(r"\d+", pair.problem)]
+        answer = str(int(pair.problem.split()[0]) + sum(operands))
+        assert pair.chosen.endswith(f"\\boxed {{ {answer} }}")
+        assert not pair.rejected.endswith(f"\\boxed {{ {answer} }}")
+
+
+def test_further_problems_leave_out_what_is_known() -> None:
+    source = ArithmeticSource(num_problems=10, num_heldout=0)
+    (first, *_), _ = source.further(1, 0, ())
+    (second, *_), _ = source.further(1, 0, {first.problem})
+    assert second.problem != first.problem
+
+
+def test_a_teacher_that_never_errs_gives_no_further_pairs() -> None:
+    careful = ArithmeticSource(teacher=Teacher(slip_rate=0.0, haste_slip_rate=0.0))
+    assert careful.further(0, 3, ()) == ((), ())

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from redi_lab.data.arithmetic import ArithmeticSource, build_tokenizer
-from redi_lab.data.datamodule import GlobalBatchSampler, TraceDataModule, UnpairedBatchSampler
+from redi_lab.data.datamodule import GlobalBatchSampler, ResumedSampler, TraceDataModule, UnpairedBatchSampler
 from redi_lab.data.packing import Batch
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import Demonstration, Negative, Pair, SelectionCounts, TraceCorpus
@@ -226,6 +226,31 @@ def test_progress_reaches_the_end(corpus: TraceCorpus, encoder: TraceEncoder) ->
     seen: list[tuple[int, int]] = []
     make(corpus, encoder, on_progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (2 * len(corpus.pairs), 2 * len(corpus.pairs))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: GlobalBatchSampler(10, 3, seed=1), lambda: UnpairedBatchSampler(7, 9, 3, seed=1)]
+)
+def test_a_resumed_epoch_has_the_rest_of_its_batches(make: Any) -> None:
+    whole = make()
+    whole.set_epoch(2)
+    rest, later = list(whole)[2:], make()
+    later.set_epoch(3)
+    resumed = ResumedSampler(make(), epoch=2, batch=2)
+    assert list(resumed) == rest  # also before anybody says which epoch it is: loader workers ask early
+    assert len(resumed) == len(whole)
+    resumed.set_epoch(2)
+    assert list(resumed) == rest
+    resumed.set_epoch(3)
+    assert list(resumed) == list(later)
+
+
+def test_training_can_begin_in_the_middle_of_an_epoch(corpus: TraceCorpus, encoder: TraceEncoder) -> None:
+    data = make(corpus, encoder)
+    whole = {epoch: ids_of(train_batches(data, epoch)) for epoch in (1, 2)}
+    data.start_at(1, 1)
+    assert ids_of(train_batches(data, 1)) == whole[1][1:]
+    assert ids_of(train_batches(data, 2)) == whole[2]
 
 
 def test_the_sampler_without_shuffling() -> None:

@@ -7,9 +7,13 @@ from typing import Any
 
 import datasets
 import pytest
+from omegaconf import DictConfig, OmegaConf
 
+from redi_lab.config import CONFIG_DIR
 from redi_lab.errors import UserError
-from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem, load_hub_benchmark, load_jsonl_benchmark
+from redi_lab.evaluation.answers import gold_answer
+from redi_lab.evaluation.benchmarks import Benchmark, Columns, EvalProblem, load_file_benchmark, load_hub_benchmark
+from redi_lab.evaluation.grading import Grader, Verdict, grade
 
 
 def write(folder: Path, *rows: object) -> Path:
@@ -24,7 +28,7 @@ def test_reads_answers_numbers_and_rows_without_id(tmp_path: Path) -> None:
         {"id": "a", "problem": "1+1?", "answer": "2", "answers": ["2", "2.0"]},
         {"problem": "2+2?\u2028", "answer": 4},
     )
-    benchmark = load_jsonl_benchmark(path)
+    benchmark = load_file_benchmark(path)
     assert benchmark.name == "set"
     assert benchmark.problems == (EvalProblem("a", "1+1?", ("2", "2.0")), EvalProblem("2", "2+2?\u2028", ("4",)))
 
@@ -32,7 +36,7 @@ def test_reads_answers_numbers_and_rows_without_id(tmp_path: Path) -> None:
 def test_line_separator_inside_a_string_is_no_new_row(tmp_path: Path) -> None:
     path = tmp_path / "raw.jsonl"
     path.write_text('\n{"problem": "a\u2028b", "answer": "1"}\n\n', encoding="utf-8")
-    assert [problem.problem for problem in load_jsonl_benchmark(path, name="n").problems] == ["a\u2028b"]
+    assert [problem.problem for problem in load_file_benchmark(path, name="n").problems] == ["a\u2028b"]
 
 
 def test_digest_follows_content_order_and_nothing_else() -> None:
@@ -45,9 +49,9 @@ def test_digest_follows_content_order_and_nothing_else() -> None:
 
 def test_limit_keeps_the_first_rows(tmp_path: Path) -> None:
     path = write(tmp_path, *({"problem": f"p{i}", "answer": "1"} for i in range(5)), {"broken": True})
-    assert [problem.id for problem in load_jsonl_benchmark(path, limit=2).problems] == ["1", "2"]
+    assert [problem.id for problem in load_file_benchmark(path, limit=2).problems] == ["1", "2"]
     with pytest.raises(UserError, match=r"eval\.limit must be at least 1, got 0"):
-        load_jsonl_benchmark(path, limit=0)
+        load_file_benchmark(path, limit=0)
 
 
 @pytest.mark.parametrize(
@@ -68,42 +72,122 @@ def test_limit_keeps_the_first_rows(tmp_path: Path) -> None:
 def test_bad_rows_are_named(tmp_path: Path, row: object, message: str) -> None:
     path = write(tmp_path, {"id": "first", "problem": "p", "answer": "1"}, row)
     with pytest.raises(UserError, match=message):
-        load_jsonl_benchmark(path)
+        load_file_benchmark(path)
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"missing\.jsonl cannot be read.*eval\.path"):
-        load_jsonl_benchmark(tmp_path / "missing.jsonl")
+        load_file_benchmark(tmp_path / "missing.jsonl")
     (tmp_path / "cut.jsonl").write_text('{"problem": "p"')
     with pytest.raises(UserError, match=r"cut\.jsonl:1: not valid JSON"):
-        load_jsonl_benchmark(tmp_path / "cut.jsonl")
+        load_file_benchmark(tmp_path / "cut.jsonl")
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(UserError, match="benchmark empty: it holds no problem"):
-        load_jsonl_benchmark(tmp_path / "empty.jsonl")
+        load_file_benchmark(tmp_path / "empty.jsonl")
 
 
-@pytest.mark.parametrize(
-    ("name", "count"), [("aime24", 30), ("amc_83_official", 83), ("math500", 500), ("olympiadbench", 675)]
-)
-def test_reads_the_real_benchmarks(shared_data: Callable[[str], Path], name: str, count: int) -> None:
-    benchmark = load_jsonl_benchmark(shared_data(f"eval/{name}.jsonl"))
-    assert (benchmark.name, len(benchmark.problems)) == (name, count)
+def test_reads_a_list_of_rows_and_the_keys_of_its_source(tmp_path: Path) -> None:
+    path = tmp_path / "minerva.json"
+    path.write_text(
+        json.dumps([{"question": "1+1?", "answer": ["2", "two\n"], "idx": 9}, {"question": "p", "gold": 3.0}])
+    )
+    benchmark = load_file_benchmark(path, columns=Columns("question", "gold"))
+    assert benchmark.problems == (EvalProblem("1", "1+1?", ("2", "two\n")), EvalProblem("2", "p", ("3.0",)))
+    with pytest.raises(UserError, match=r"minerva\.json: row 1:problem: must be a non-empty text"):
+        load_file_benchmark(path)
+    path.write_text("{}")
+    with pytest.raises(UserError, match=r"minerva\.json: must hold a list of rows, got dict"):
+        load_file_benchmark(path)
 
 
-def test_reads_a_hub_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = datasets.Dataset.from_dict({"question": ["p", "q"], "gold": ["1", "2"]})
+REAL = {
+    "eval/aime24": 30,
+    "eval/amc23_40_qwen": 40,
+    "eval/amc_83_official": 83,
+    "eval/math500": 500,
+    "eval/minerva_official_golds": 272,
+    "eval/minerva_solution_golds": 272,
+    "eval/olympiadbench": 675,
+    "gsm8k/gsm8k_test": 1319,
+}
+
+
+@pytest.mark.parametrize(("file", "count"), REAL.items())
+def test_every_gold_of_the_real_benchmarks_is_right_by_itself(
+    shared_data: Callable[[str], Path], file: str, count: int
+) -> None:
+    benchmark = load_file_benchmark(shared_data(f"{file}.jsonl"))
+    assert len(benchmark.problems) == count
+    pairs = [(f"\\boxed{{{answer}}}", answer) for problem in benchmark.problems for answer in problem.answers]
+    with Grader() as grader:
+        grades = grader.grade_all(pairs)
+    assert [pair[1] for pair, grade in zip(pairs, grades, strict=True) if grade.verdict is not Verdict.RIGHT] == []
+
+
+# One row in the format of each source of conf/eval, with the answers that must be accepted.
+SOURCES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "math500": ({"problem": "p", "solution": "s", "answer": "5", "subject": "a", "level": 2, "unique_id": "u"}, ("5",)),
+    "aime24": ({"id": 60, "problem": "p", "solution": "s", "answer": "025", "url": "u", "year": "2024"}, ("025",)),
+    "amc23": ({"id": 0, "question": "p", "answer": "27", "url": "u"}, ("27",)),
+    "amc23_paper": ({"id": 1, "problem": "p", "answer": 142.0, "url": "u"}, ("142.0",)),
+    "minerva": ({"question": "p", "answer": "1.6"}, ("1.6",)),
+    "minerva_paper": (
+        {"problem": "p", "solution": "s", "type": "t", "idx": 1, "answer": ["9.6\n", "1"]},
+        ("9.6\n", "1"),
+    ),
+    "olympiadbench": ({"id": 1606, "question": "p", "solution": ["s"], "final_answer": ["2"], "unit": None}, ("2",)),
+    "olympiadbench_paper": ({"id": 1606, "problem": "p", "context": None, "answer": ["2"], "unit": None}, ("2",)),
+    "gsm8k": ({"question": "p", "answer": "16 - 3 = <<16-3=13>>13\n#### 13"}, ("16 - 3 = <<16-3=13>>13\n#### 13",)),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("where", ["hub", "file"])
+def test_every_shipped_source_is_read_in_its_own_format(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, where: str
+) -> None:
+    row, accepted = SOURCES[name]
+    settings = OmegaConf.load(CONFIG_DIR / "eval" / f"{name}.yaml")
+    assert isinstance(settings, DictConfig)
     asked: list[Any] = []
 
     def load(*arguments: Any, **options: Any) -> datasets.Dataset:
         asked.append((arguments, options))
-        return table
+        return datasets.Dataset.from_list([row])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    benchmark = load_hub_benchmark("owner/name", "test", "question", "gold", revision="abc", config="main")
-    assert asked == [(("owner/name", "main"), {"split": "test", "revision": "abc"})]
-    assert (benchmark.name, [problem.answers for problem in benchmark.problems]) == ("name", [("1",), ("2",)])
+    columns = Columns(settings.problem_key, settings.answer_key)
+    if where == "hub":
+        split, revision, config = (settings.get(key) for key in ("split", "revision", "config"))
+        [problem] = load_hub_benchmark(settings.path, split, columns, name, revision, config).problems
+        is_url = "://" in settings.path
+        expected = (("json",), {"data_files": settings.path, "split": "train"})
+        assert asked == [expected if is_url else ((settings.path, config), {"split": split, "revision": revision})]
+    else:
+        path = tmp_path / "rows.jsonl"
+        path.write_text(json.dumps(row))
+        [problem] = load_file_benchmark(path, name, columns=columns).problems
+    assert (problem.problem, problem.answers) == ("p", accepted)
+    assert grade(f"\\boxed{{{gold_answer(accepted[0])}}}", accepted).verdict is Verdict.RIGHT
+
+
+def test_a_url_is_read_as_a_list_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "minerva.json"
+    path.write_text(json.dumps([{"problem": "p", "answer": ["9.6\n"]}, {"problem": "q", "answer": ["a", "b"]}]))
+    benchmark = load_hub_benchmark(path.as_uri(), "test")
+    assert (benchmark.name, [problem.answers for problem in benchmark.problems]) == (
+        "minerva",
+        [("9.6\n",), ("a", "b")],
+    )
+
+
+def test_a_missing_column_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = datasets.Dataset.from_dict({"question": ["p"], "gold": ["1"]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: table)
+    assert load_hub_benchmark("owner/name", "test", Columns("question", "gold")).name == "name"
     with pytest.raises(UserError, match=r"no column \['answer'\]; its columns are \['question', 'gold'\]"):
-        load_hub_benchmark("owner/name", "test", "question", "answer")
+        load_hub_benchmark("owner/name", "test", Columns("question"))
 
 
 def test_hub_failure_says_how_to_go_on_offline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,4 +196,4 @@ def test_hub_failure_says_how_to_go_on_offline(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(UserError, match=r"owner/name \(split test\).*no route to host.*eval\.path=FILE\.jsonl"):
-        load_hub_benchmark("owner/name", "test", "question", "answer")
+        load_hub_benchmark("owner/name", "test")

@@ -13,6 +13,7 @@ from redi_lab.data.tokenization import train_tokenizer
 TINY_TASK = (
     "data.source.num_problems=48",
     "data.source.num_heldout=6",
+    "data.num_development=4",
     "model.config.hidden_size=24",
     "model.config.num_hidden_layers=1",
     "model.config.intermediate_size=32",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 
 from redi_lab.config import CONFIG_DIR, load_config
 from redi_lab.data.arithmetic import build_tokenizer
+from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.pipeline import build
 from redi_lab.pipeline.curate import make_recipe
 
@@ -27,7 +29,9 @@ NEEDED = {
     ("eval", "jsonl"): [f"eval.path={__file__}"],
 }
 OPTIONS = sorted(
-    (file.parent.name, file.stem) for file in CONFIG_DIR.glob("*/*.yaml") if file.parent.name != "experiment"
+    (file.parent.name, file.stem)
+    for file in CONFIG_DIR.glob("*/*.yaml")
+    if file.parent.name != "experiment" and file.stem != "paper_suite"  # see test_evaluate.py
 )
 NOT_OBJECTS = ("debug", "logger", "paths")
 VERBS = {"curation": "curate"}  # that read the group; the others are read by training
@@ -69,7 +73,14 @@ def _trainer(config: DictConfig, folder: Path) -> None:
 
 
 def _callbacks(config: DictConfig, folder: Path) -> None:
-    assert len(build.make_callbacks(config, folder, 0)) == len(config.callbacks)
+    probe = TokenizedSequence("probe", (1, 2), 1)
+    needs: dict[str, dict[str, Any]] = {
+        "accuracy": {"measure": lambda policy: {}},
+        "probes": {"probes": [probe], "folder": folder, "token_budget": 8},
+    }
+    assert len(build.make_callbacks(config, folder, 0, needs)) == len(config.callbacks)
+    without = build.make_callbacks(config, folder, 0, {**needs, "accuracy": None})
+    assert len(without) == len(config.callbacks) - 1
 
 
 def _engine(config: DictConfig, folder: Path) -> None:
@@ -79,13 +90,21 @@ def _engine(config: DictConfig, folder: Path) -> None:
 def _eval(config: DictConfig, folder: Path) -> None:
     if config.eval.benchmark is None:
         assert build.make_benchmark(config, pytest.fail) is None
-    elif config.eval.benchmark == "heldout":
+    elif config.eval.benchmark in ("heldout", "arithmetic"):
         benchmark = build.make_benchmark(config, build.make_source(config).load)
         assert benchmark is not None
-        assert len(benchmark.problems) == 600
+        assert (benchmark.name, len(benchmark.problems)) == (config.eval.name, 600)
+        heldout = build.make_benchmark(load_config("train", []), build.make_source(config).load)
+        assert heldout is not None
+        assert heldout.digest == benchmark.digest
     assert build.make_sampling(config).num_samples == 4
     with build.make_grader(config) as grader:
         assert not grader.has_workers  # they start with the first answer that needs them
+
+
+def _protocol(config: DictConfig, folder: Path) -> None:
+    assert build.make_sampling(config).num_samples == (16 if config.eval.max_new_tokens == 32768 else 4)
+    assert config.eval.fit_context == (config.eval.thinking_prefix == "<think>\n")
 
 
 def _curation(config: DictConfig, folder: Path) -> None:
@@ -105,6 +124,7 @@ CHECKS: dict[str, Callable[[DictConfig, Path], None]] = {
     "callbacks": _callbacks,
     "engine": _engine,
     "eval": _eval,
+    "protocol": _protocol,
     "curation": _curation,
 }
 

@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib._pylab_helpers import Gcf
+from matplotlib.figure import Figure
 
 from redi_lab.errors import UserError
-from redi_lab.pipeline.plots import PANELS, plot_curves, smooth
+from redi_lab.pipeline.plots import DIAGNOSTICS, EVENTS, PANELS, Event, plot_curves, read_events, smooth
+from redi_lab.schema import CALLBACK_METRICS, LOSSES, known_metrics
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -71,3 +74,73 @@ def test_smoothing_keeps_lines_and_ends_and_skips_nan() -> None:
     assert smooth([1.0, math.nan, 3.0])[1] == 2.0
     assert math.isnan(smooth([math.nan])[0])
     assert smooth([]) == []
+
+
+def test_every_panel_draws_metrics_that_are_logged() -> None:
+    known = {
+        name
+        for loss in LOSSES
+        for name in known_metrics(loss, has_validation=True, log_entropy=True, callbacks=CALLBACK_METRICS)
+    }
+    for panel in (*PANELS, *DIAGNOSTICS):
+        drawn = [*panel.metrics, *([panel.dotted] if panel.dotted else []), *(panel.band or ())]
+        assert {name for name in drawn if not name.startswith("eval/")} <= known, panel.title
+    assert [panel.title.split(" (")[0] for panel in PANELS] == [
+        "Accuracy",
+        "Chosen LogPS",
+        "Rejected LogPS",
+        "Update norm",
+    ]
+
+
+def axes_of(monkeypatch: pytest.MonkeyPatch, runs: dict[str, Path], folder: Path) -> list[Any]:
+    """The visible panels of the figure that is drawn."""
+    found: list[Any] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: found.extend(figure.axes))
+    plot_curves(runs, folder / "figure.png")
+    return [ax for ax in found if ax.get_visible()]
+
+
+def test_what_happened_is_marked_in_every_panel_and_named_in_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = write_metrics(tmp_path / "metrics.jsonl")
+    rows = [("drifting", 10), ("collapsed", 20), ("rollback", 21)]
+    events = [json.dumps({"step": step, "kind": kind, "reason": "why"}) for kind, step in rows]
+    (tmp_path / EVENTS).write_text("\n".join(events) + "\n")
+    assert read_events(tmp_path / EVENTS)[2] == Event(21, "rollback", "why")
+    panels = axes_of(monkeypatch, {"run": metrics}, tmp_path)
+    assert len(panels) == 4
+    for panel in panels:
+        upright = [line.get_xdata()[0] for line in panel.lines if line.get_linestyle() == "--"]
+        assert upright == [20, 21]
+    assert [text.get_text() for text in panels[0].texts] == ["collapsed", "rollback"]
+    assert not panels[1].texts
+
+
+def test_states_that_are_not_healthy_are_bars_along_the_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = write_metrics(tmp_path / "metrics.jsonl")
+    states = [0] * 10 + [1] * 5 + [2] * 5 + [0] * 20 + [2] * 3
+    with metrics.open("a") as file:
+        for step, state in enumerate(states):
+            file.write(json.dumps({"step": step, "time": 2.0, "collapse/state": state}) + "\n")
+    for panel in axes_of(monkeypatch, {"run": metrics}, tmp_path):
+        bars = [(*line.get_xdata(), line.get_alpha()) for line in panel.lines if line.get_linewidth() == 4]
+        assert bars == [(10, 15, 0.35), (15, 20, 1.0), (40, 42, 1.0)]
+
+
+def test_accuracy_has_its_interval_and_the_final_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    interval = {"val/pass_at_1_ci_low": 0.4, "val/pass_at_1_ci_high": 0.6}
+    rows = [{"step": step, "time": 1.0, "val/pass_at_1": 0.5, **interval} for step in (0, 10, 20)]
+    rows.append({"step": 20, "time": 1.0, "eval/pass_at_1": 0.7})
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (panel,) = axes_of(monkeypatch, {"run": metrics}, tmp_path)
+    assert [list(line.get_ydata()) for line in panel.lines] == [[0.5, 0.5, 0.5], [0.7]]
+    assert panel.collections[0].get_datalim(panel.transData).bounds == pytest.approx((0, 0.4, 20, 0.2))
+
+
+def test_a_line_that_is_no_event_is_named(tmp_path: Path) -> None:
+    (tmp_path / EVENTS).write_text('{"step": 1, "kind": "stop", "reason": ""}\n{"kind": "stop"}\n')
+    with pytest.raises(UserError, match=r"events\.jsonl:2: not an event of step, kind and reason"):
+        read_events(tmp_path / EVENTS)

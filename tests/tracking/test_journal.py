@@ -69,6 +69,34 @@ def test_a_resumed_run_overwrites_the_steps_it_repeats(tmp_path: Path) -> None:
     assert (curve.steps, curve.values) == ([0, 1, 2], [5.0, 3.0, 2.0])
 
 
+def test_a_reopened_journal_is_not_written_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = {"loss": 0.1, "entropy": float("nan"), "tokens_per_second": 10.0}
+    for number, speed in enumerate((10.0, 20.0)):  # the machine was faster the second time
+        journal = MetricsJournal(path)
+        for step in range(number, 3):
+            journal.append(first | {"tokens_per_second": speed}, step)
+        journal.append({"accuracy": float(number)}, 2 + number)  # says more of a known step, or something of a new one
+        journal.sync()
+        journal.close()
+    records = [(record.step, sorted(record.metrics)) for record in read_records(path)]
+    assert records == [(step, sorted(first)) for step in range(3)] + [(2, ["accuracy"]), (3, ["accuracy"])]
+    assert not caplog.text
+
+
+def test_a_repeated_step_that_differs_is_told_once_and_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for shift in (0.0, 1e-9):
+        journal = MetricsJournal(path)
+        for step in range(3):
+            journal.append({"loss": 0.5 + shift * step}, step)
+        journal.close()
+    assert read_curves(path)["loss"].values == [0.5, 0.500000001, 0.500000002]
+    assert len(list(read_records(path))) == 5
+    assert caplog.text.count("step 1 was repeated and is not the same: loss was 0.5, is 0.500000001") == 1
+    assert "step 2" not in caplog.text
+
+
 @pytest.mark.parametrize("line", ["[]", "{}", '{"step": 1, "time": 2, "loss": "high"}', "nonsense"])
 def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "metrics.jsonl"

@@ -1,0 +1,82 @@
+"""How the driver and a side keep step: a side trains in its own process and waits before every step to be told to go.
+
+    side  → driver   {"step": k, "loss": ..., "peak_bytes": ...}   a step is done, or (k = 0) all is ready for the first
+    driver → side    go
+
+A step lasts from "go" to the next report, so everything that a training loop does between two steps counts. Imports
+nothing but the standard library: both environments use it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, final
+
+
+@final
+class Pace:
+    """The side's end. Takes over standard output, so that nothing else can write into the conversation."""
+
+    def __init__(self) -> None:
+        self._out = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)
+        self._step = 0
+
+    def report_and_wait(self, loss: float | None, *, is_last: bool = False, **facts: Any) -> None:
+        """Tell how the step before went; return when the next may begin."""
+        report = {"step": self._step, "loss": loss, "peak_bytes": peak_bytes(), **facts}
+        self._step += 1
+        self._out.write(json.dumps(report) + "\n")
+        if not is_last and sys.stdin.readline().strip() != "go":
+            sys.exit(0)
+
+
+@final
+class Side:
+    """The driver's end: a process that trains step by step."""
+
+    def __init__(self, name: str, command: list[str], log: Path, environment: dict[str, str]) -> None:
+        self.name = name
+        self._log = log
+        with log.open("w") as errors:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+            )
+        self.ready = self._read()
+
+    def step(self) -> dict[str, Any]:
+        """Let it make one step; its report, with `seconds`."""
+        assert self._process.stdin is not None
+        began = time.perf_counter()
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        report = self._read()
+        return report | {"seconds": time.perf_counter() - began}
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            tail = self._log.read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"{self.name} ended with code {self._process.wait()}:\n{tail}")
+        report: dict[str, Any] = json.loads(line)
+        return report
+
+
+def peak_bytes() -> int:
+    """Most memory that this process had: of the GPU where it uses one, else resident."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

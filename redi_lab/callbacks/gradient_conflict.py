@@ -1,0 +1,121 @@
+"""Do right and wrong traces pull against each other? Gradient norms of the two terms of a loss, and their cosine.
+
+Every objective here has the gradient Σ_s w_s ∇log π(y_s|x_s), with w_s = ∂loss/∂log π(y_s|x_s): the chosen sequences'
+weights are negative, the rejected ones' positive. One further backward pass over the chosen sequences of a step's batch
+gives their sum; what is left of the step's gradient is the other one. So a measurement costs about half a step and,
+for its duration, the memory of the gradients once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor
+
+from redi_lab.callbacks.measuring import record
+from redi_lab.data.packing import Batch, MicroBatch, make_batch
+from redi_lab.data.tokenization import TokenizedSequence
+from redi_lab.losses.logps import weighted_logp_sum
+
+
+@final
+class GradientConflict(pl.Callback):
+    """Logs `train/grad_norm_chosen`, `train/grad_norm_rejected` and `train/grad_cosine` each n steps.
+
+    Norms and cosine are those of the whole gradients, before clipping. The cosine is −1 where the two terms cancel; it
+    is left out where one of them is zero. Objectives without rejected sequences log nothing. Training is the same to
+    the bit with it and without.
+
+    Args:
+        every_n_steps: optimizer steps between two measurements.
+    """
+
+    def __init__(self, every_n_steps: int = 20) -> None:
+        self._interval = every_n_steps
+        self._module: Any = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Watch the gradients: only within the step are they whole and not yet clipped."""
+        if pl_module.task != "demonstrations":
+            self._module = pl_module
+            pl_module.gradient_observers.append(self._observe)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let go of the module."""
+        if self._module is not None:
+            self._module.gradient_observers.remove(self._observe)
+            self._module = None
+
+    def _observe(self, batch: Batch, logps: Tensor) -> None:
+        module, trainer = self._module, self._module.trainer
+        if trainer.global_step % self._interval != 0:
+            return
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        with isolate_rng(), torch.enable_grad():  # dropout draws again
+            chosen = _chosen_gradients(module, batch, module.sequence_weights(batch, logps), parameters)
+        if trainer.world_size > 1:
+            chosen = [trainer.strategy.reduce(gradient, reduce_op="sum") for gradient in chosen]
+        whole = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        record(
+            trainer,
+            {f"train/{name}": value for name, value in compare_terms(chosen, whole).items()},
+            trainer.global_step,
+        )
+
+
+def compare_terms(chosen: Sequence[Tensor], whole: Sequence[Tensor]) -> dict[str, float]:
+    """Norms of a gradient's two terms and their cosine, left out where one of them is zero.
+
+    Args:
+        chosen: the one term, a tensor for each parameter.
+        whole: the sum of both, likewise.
+    """
+    squares = torch.zeros(3, dtype=torch.float64)
+    for of_chosen, of_both in zip(chosen, whole, strict=True):
+        c = of_chosen.flatten().float()
+        r = of_both.flatten().float() - c
+        squares += torch.stack([c.dot(c), r.dot(r), c.dot(r)]).double().cpu()
+    norm_chosen, norm_rejected = squares[:2].sqrt().tolist()
+    metrics = {"grad_norm_chosen": norm_chosen, "grad_norm_rejected": norm_rejected}
+    if norm_chosen > 0 and norm_rejected > 0:
+        metrics["grad_cosine"] = float(squares[2]) / (norm_chosen * norm_rejected)
+    return metrics
+
+
+def _chosen_gradients(
+    module: Any, batch: Batch, weights: Tensor, parameters: Sequence[torch.nn.Parameter]
+) -> list[Tensor]:
+    """Gradient of Σ_s w_s log π(y_s|x_s) over this rank's chosen sequences, packed anew without the rejected ones."""
+    backbone, device = module.backbone, weights.device
+    total = [torch.zeros_like(parameter) for parameter in parameters]
+    own = [(s, i) for micro in batch.micro_batches for s, i in sequences_of(micro) if bool(batch.is_chosen[i])]
+    if not own:
+        return total
+    budget = max(sum(micro.segment_lengths) for micro in batch.micro_batches)
+    packed = make_batch([(sequence,) for sequence, _ in own], token_budget=budget, split_examples=True)
+    chosen_weights = weights[torch.tensor([index for _, index in own], device=device)]
+    for micro in (micro.to(device) for micro in packed.micro_batches):
+        hidden = backbone.hidden_states(micro).index_select(0, micro.predictors)
+        loss = weighted_logp_sum(
+            hidden, backbone.head_weight, micro.targets, chosen_weights[micro.sequence_index], **backbone.head_options
+        )
+        gradients = torch.autograd.grad(loss.total, parameters, allow_unused=True)
+        for so_far, gradient in zip(total, gradients, strict=True):
+            if gradient is not None:
+                so_far += gradient
+    return total
+
+
+def sequences_of(micro: MicroBatch) -> list[tuple[TokenizedSequence, int]]:
+    """The sequences of a packed row, each with its index in the global batch."""
+    rows = torch.split(micro.input_ids.squeeze(0), list(micro.segment_lengths))
+    owners, counts = torch.unique(micro.sequence_index, return_counts=True)
+    completion = dict(zip(owners.tolist(), counts.tolist(), strict=True))
+    return [
+        (TokenizedSequence("", ids.tolist(), len(ids) - completion[index]), index)
+        for ids, index in zip(rows, micro.sequences.tolist(), strict=True)
+    ]

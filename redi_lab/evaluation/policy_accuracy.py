@@ -1,0 +1,71 @@
+"""Accuracy of a policy that is still in training: generate with the weights in memory, grade, count.
+
+measure = PolicyAccuracy(benchmark, encoder.prompt_ids, [end_of_turn], SamplingParams(0.0, 1.0, 96, 1, 0), grader)
+measure(backbone)["pass_at_1"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import final
+
+import numpy as np
+
+from redi_lab.backbone.causal_lm import CausalLM
+from redi_lab.evaluation.benchmarks import Benchmark
+from redi_lab.evaluation.engines import SamplingParams
+from redi_lab.evaluation.grading import Grader, Verdict
+from redi_lab.evaluation.metrics import pass_at_1
+from redi_lab.evaluation.transformers_engine import TransformersEngine
+
+
+@final
+class PolicyAccuracy:
+    """A function from a policy to numbers; nothing is stored, and nothing of the policy is changed.
+
+    Args:
+        benchmark: problems and accepted answers.
+        encode: from a problem's text to the token ids of its prompt.
+        stops: tokens that end a completion.
+        sampling: how completions are drawn; greedy has no sampling noise between two steps.
+        grader: what grades them.
+        max_batch_tokens: most tokens, prompts and new ones together, that the KV cache of one batch holds.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        encode: Callable[[str], list[int]],
+        stops: Sequence[int],
+        sampling: SamplingParams,
+        grader: Grader,
+        max_batch_tokens: int = 65_536,
+    ) -> None:
+        self.benchmark = benchmark
+        self._prompts = [encode(problem.problem) for problem in benchmark.problems]
+        self._stops = list(stops)
+        self._sampling = sampling
+        self._grader = grader
+        self._max_batch_tokens = max_batch_tokens
+
+    def __call__(self, policy: CausalLM) -> dict[str, float]:
+        """`pass_at_1` with its 95 % interval over problems, `truncation_rate`, and `mean_tokens` of a completion.
+
+        Args:
+            policy: in evaluation mode.
+        """
+        engine = TransformersEngine(self._max_batch_tokens, device=str(policy.head_weight.device))
+        with policy.for_generation() as model:
+            completions = engine.generate_with(model, policy.tokenizer, self._stops, self._prompts, self._sampling)
+        golds = [self.benchmark.problems[completion.problem_index].answers for completion in completions]
+        texts = [completion.text for completion in completions]
+        grades = self._grader.grade_all(list(zip(texts, golds, strict=True)))
+        is_right = np.array([grade.verdict == Verdict.RIGHT for grade in grades], dtype=np.bool_)
+        score = pass_at_1(is_right.reshape(-1, self._sampling.num_samples))
+        return {
+            "pass_at_1": score.value,
+            "pass_at_1_ci_low": score.ci_low,
+            "pass_at_1_ci_high": score.ci_high,
+            "truncation_rate": float(np.mean([completion.finish_reason == "length" for completion in completions])),
+            "mean_tokens": float(np.mean([len(completion.token_ids) for completion in completions])),
+        }

@@ -1,0 +1,73 @@
+"""All metrics of a graded evaluation: from rows, one a completion, to named numbers.
+
+metrics = score(rows, num_samples=16)
+metrics["pass_at_1"], metrics["pass_at_1_ci_low"], metrics["maj_at_16"], metrics["waits_per_1k_tokens"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from redi_lab.evaluation.answer_classes import answer_classes
+from redi_lab.evaluation.grading import Verdict
+from redi_lab.evaluation.metrics import NO_VOTE, Estimate, Verdicts, majority, pass_at_1, pass_at_k
+from redi_lab.evaluation.results import ResultRow
+from redi_lab.evaluation.text_statistics import text_statistics
+
+
+def verdict_matrix(rows: Sequence[ResultRow], num_samples: int) -> Verdicts:
+    """Whether each sample is right, shape (problems, samples). Unknown is not right.
+
+    Args:
+        rows: By problem, then sample, `num_samples` of each problem.
+        num_samples: Samples of each problem.
+    """
+    return np.array([row.verdict == Verdict.RIGHT for row in rows], dtype=np.bool_).reshape(-1, num_samples)
+
+
+def score(rows: Sequence[ResultRow], num_samples: int) -> dict[str, float]:
+    """Metrics of graded completions, each a finite number.
+
+    `pass_at_1` comes with `_sem` (from two samples on), `_ci_low` and `_ci_high`; from two samples on, `pass_at_k` for
+    k = 2, 4, 8, … and the number of samples, and `maj_at_k` for that number, with `_ci_low` and `_ci_high`;
+    `distinct_answers` is the mean number of different answers to a problem. `truncation_rate` and `unknown_rate` are
+    shares of completions. See `redi_lab.evaluation.text_statistics` for the others.
+
+    Args:
+        rows: Completions by problem, then sample, `num_samples` of each.
+        num_samples: Samples of each problem.
+    """
+    correct = verdict_matrix(rows, num_samples)
+    classes = _classes(rows, correct)
+    metrics = flatten("pass_at_1", pass_at_1(correct))
+    for k in _numbers_of_tries(num_samples):
+        metrics |= flatten(f"pass_at_{k}", pass_at_k(correct, k))
+    if num_samples > 1:
+        metrics |= flatten(f"maj_at_{num_samples}", majority(correct, classes))
+        metrics["distinct_answers"] = float(np.mean([len(np.unique(row[row != NO_VOTE])) for row in classes]))
+    metrics["truncation_rate"] = float(np.mean([row.finish_reason == "length" for row in rows]))
+    metrics["unknown_rate"] = float(np.mean([row.verdict == Verdict.UNKNOWN for row in rows]))
+    metrics |= text_statistics([row.text for row in rows], [row.num_tokens for row in rows])
+    metrics["num_problems"], metrics["num_samples"] = float(len(correct)), float(num_samples)
+    return metrics
+
+
+def flatten(name: str, estimate: Estimate) -> dict[str, float]:
+    """An estimate as flat metrics: `name`, `name_ci_low`, `name_ci_high`, and `name_sem` where there is one."""
+    numbers = {name: estimate.value, f"{name}_ci_low": estimate.ci_low, f"{name}_ci_high": estimate.ci_high}
+    return numbers if estimate.sem is None else numbers | {f"{name}_sem": estimate.sem}
+
+
+def _numbers_of_tries(num_samples: int) -> list[int]:
+    powers = [2**exponent for exponent in range(1, num_samples.bit_length())]
+    return sorted({k for k in powers if k <= num_samples} | ({num_samples} - {1}))
+
+
+def _classes(rows: Sequence[ResultRow], correct: Verdicts) -> NDArray[np.int64]:
+    answers = [row.answer for row in rows]
+    count = correct.shape[1]
+    by_problem = [answers[start : start + count] for start in range(0, len(answers), count)]
+    return np.array([answer_classes(*pair) for pair in zip(by_problem, correct.tolist(), strict=True)])

@@ -1,0 +1,121 @@
+"""Where a study is kept: a sqlite file, a PostgreSQL or MySQL database, or a journal file for network file systems.
+
+    with study_lock(url):
+        storage = open_storage(url)
+
+All that decides who runs what (planning, claiming, giving up on a dead worker) happens under `study_lock`. Optuna's own
+claim relies on SELECT … FOR UPDATE, which sqlite does not have, and its tables are created without a lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import optuna
+import sqlalchemy
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from redi_lab.errors import UserError
+
+_FILES = {"sqlite": "sqlite:///", "journal": "journal:///"}
+_DATABASES = {"postgresql": ("psycopg2", "psycopg"), "mysql": ("pymysql", "MySQLdb")}
+_BUSY_SECONDS = 60.0
+
+
+def check_storage(url: str) -> None:
+    """Check a storage URL without connecting.
+
+    Raises:
+        UserError: its kind is unknown, a file's path is relative, or a database driver is missing.
+    """
+    kind, _, driver = url.partition("://")[0].partition("+")
+    if kind in _FILES:
+        path = url.removeprefix(_FILES[kind])
+        if not url.startswith(_FILES[kind]) or not path.startswith("/"):
+            raise UserError(f"sweep.storage={url}: give the file an absolute path: {_FILES[kind]}/absolute/path")
+    elif kind in _DATABASES:
+        drivers = (driver,) if driver else _DATABASES[kind][:1]  # SQLAlchemy's default comes first
+        if importlib.util.find_spec(drivers[0]) is None:
+            remedy = "pip install 'redi-lab[postgres]'" if kind == "postgresql" else "pip install pymysql"
+            raise UserError(f"sweep.storage={redact(url)}: the driver {drivers[0]} is not installed: {remedy}")
+    else:
+        raise UserError(
+            f"sweep.storage={redact(url)}: must begin with sqlite:///, journal:///, postgresql:// or mysql+pymysql://"
+        )
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Open, and on first use create, the storage; hold `study_lock` meanwhile.
+
+    Raises:
+        UserError: the file or the database cannot be reached.
+    """
+    path = _file(url)
+    try:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if path is not None and url.startswith(_FILES["journal"]):
+            return JournalStorage(JournalFileBackend(str(path)))
+        waits = {"connect_args": {"timeout": _BUSY_SECONDS}} if path is not None else {"pool_pre_ping": True}
+        return RDBStorage(url, engine_kwargs=waits)
+    except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise UserError(f"sweep.storage={redact(url)}: cannot be opened ({_first_line(error)})") from error
+
+
+@contextmanager
+def study_lock(url: str) -> Iterator[None]:
+    """The one lock of a study, across processes and, for databases and shared file systems, across machines.
+
+    It dies with its holder: a file lock with the process, a database's advisory lock with the connection.
+
+    Raises:
+        UserError: the database cannot be reached.
+    """
+    path = _file(url)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{path}.claims.lock"):
+            yield
+        return
+    key = int.from_bytes(hashlib.sha256(b"redi_lab sweep").digest()[:7], "big")  # fits a bigint
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+    try:
+        connection = engine.connect()
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise UserError(f"sweep.storage={redact(url)}: cannot be reached ({_first_line(error)})") from error
+    with connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({key})"))
+        elif connection.execute(sqlalchemy.text(f"SELECT GET_LOCK('redi_lab {key}', 3600)")).scalar() != 1:
+            raise UserError(f"sweep.storage={redact(url)}: another process has held the study's lock for an hour")
+        yield  # closing the connection releases the lock
+
+
+def redact(url: str) -> str:
+    """The URL without its password, as it may be shown and logged."""
+    return re.sub(r"(://[^:/@]+):.*@", r"\1:***@", url)
+
+
+def quieten_optuna() -> None:
+    """Leave the screen to the progress bar; Optuna logs every trial and calls stable parts experimental."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+def _file(url: str) -> Path | None:
+    for prefix in _FILES.values():
+        if url.startswith(prefix):
+            return Path(url.removeprefix(prefix))
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,142 @@
+"""Trainings in processes of their own, which tests kill and start again; see test_resume.py.
+
+The processes are forked from a server that has imported everything and computed nothing, so each starts within a
+fraction of a second.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import AdamW
+from transformers import get_scheduler
+
+from redi_lab.callbacks.checkpoints import ExportCheckpoints
+from redi_lab.callbacks.resume import TrainingStates
+from redi_lab.callbacks.update_norm import UpdateNorm
+from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError
+from redi_lab.tracking.local import LocalLogger
+from tests.modules.tiny_runs import attach_reference, make_backbone, make_data, make_module
+
+BATCH_SIZES = {"sft": 8, "redi": 3, "dpo": 3, "simpo": 3}
+"""5 steps an epoch, of which the last is a small one; validation after the third."""
+EPOCHS = 3
+STEPS = 5 * EPOCHS
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload([__name__])
+
+
+@final
+class Noise(pl.Callback):
+    """Moves the weights by random numbers of every kind, and by a state of its own."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self.calls += 1
+        scale = 1e-4 * (random.random() + np.random.rand()) * self.calls
+        with torch.no_grad():
+            for parameter in pl_module.parameters():
+                parameter += scale * torch.randn_like(parameter)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.calls = state_dict["calls"]
+
+
+def train(folder: Path, objective: str, num_workers: int = 0, every_n_steps: int | None = 1, **options: Any) -> None:
+    """Train, resuming what is there, and leave final.safetensors; several micro-batches a step, packed."""
+    torch.set_num_threads(1)
+    pl.seed_everything(5, verbose=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = make_data(objective, batch_size=BATCH_SIZES[objective], num_validation=4, budget=0)
+    data.num_workers = num_workers
+    if objective == "dpo":
+        attach_reference(data, make_backbone(seed=1), folder / "reference")
+    module = make_module(objective, make_backbone(), optimizer=partial(AdamW, lr=1e-3), scheduler=_cosine)
+    states = TrainingStates(folder / "states", every_n_steps=every_n_steps, every_minutes=None)
+    export = ExportCheckpoints(folder / "checkpoints", 0, monitor="val/loss")
+    trainer = pl.Trainer(
+        **{"accelerator": "cpu", "devices": 1} | options,
+        max_epochs=EPOCHS,
+        val_check_interval=3,
+        logger=LocalLogger(folder),
+        callbacks=[states, UpdateNorm(), export, Noise()],
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, datamodule=data)
+    weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    save_file(weights, folder / f".final-{trainer.global_rank}")
+    os.replace(folder / f".final-{trainer.global_rank}", folder / f"final-{trainer.global_rank}.safetensors")
+
+
+def start(folder: Path, objective: str, **options: Any) -> Any:
+    """Start `train` in a process; it exits as the command line does."""
+    process = _SERVER.Process(target=_run, args=(folder, objective, options))
+    process.start()
+    return process
+
+
+def weights(folder: Path, rank: int = 0) -> dict[str, Tensor]:
+    loaded: dict[str, Tensor] = load_file(folder / f"final-{rank}.safetensors")
+    return loaded
+
+
+def log(folder: Path) -> list[Mapping[str, Any]]:
+    """Every line of metrics.jsonl, less what measures the machine."""
+    ignored = ("time", "train/tokens_per_second")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in ignored} for line in lines]
+
+
+def num_lines(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def send_at(process: Any, folder: Path, line: int, delay: float, number: signal.Signals) -> bool:
+    """Send a signal a moment after the n-th line was logged; whether that came before the end."""
+    while process.is_alive() and num_lines(folder) < line:
+        time.sleep(0.001)
+    time.sleep(delay)
+    if not process.is_alive():
+        return False
+    os.kill(process.pid, number)
+    return True
+
+
+def _run(folder: Path, objective: str, options: dict[str, Any]) -> None:
+    import warnings
+
+    warnings.simplefilter("ignore")
+    try:
+        train(folder, objective, **options)
+    except RunInterruptedError:
+        sys.exit(EXIT_RESUMABLE)
+
+
+def _cosine(optimizer: torch.optim.Optimizer, num_steps: int) -> Any:
+    return get_scheduler("cosine", optimizer, num_warmup_steps=2, num_training_steps=num_steps)

@@ -1,0 +1,99 @@
+"""The collapse rule, judged on recorded runs and on curves shaped like the paper's figures.
+
+A change of the rule shows here within seconds. The floors are what the rule reaches on the seeds that tuning never saw
+(`experiments/collapse_detector`), with room for one run more or less.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from redi_lab.callbacks.collapse_rule import CHOSEN_BATCH, CollapseState, Limits
+from tests.callbacks.collapse_curves import Points, RecordedRun, alarm_step, load_runs, replay, score
+
+TUNING_SEEDS = (101, 102, 103)
+STEPS = 1660
+"""Of the paper's second stage."""
+
+
+@pytest.fixture(scope="module")
+def recorded() -> list[RecordedRun]:
+    return load_runs()
+
+
+def test_the_recorded_runs_hold_both_kinds(recorded: list[RecordedRun]) -> None:
+    labels = [run.label for run in recorded]
+    assert len(recorded) >= 60
+    assert labels.count("collapsed") >= 15
+    assert labels.count("healthy") >= 30
+
+
+@pytest.mark.parametrize("every_n_steps", [5, 10])
+def test_every_collapse_is_caught_and_healthy_runs_are_left_alone(
+    every_n_steps: int, recorded: list[RecordedRun]
+) -> None:
+    found = score(recorded, [alarm_step(replay(run, Limits(), every_n_steps)) for run in recorded])
+    assert found.detected >= 0.95 * found.collapsed
+    assert found.false_alarms <= 0.05 * found.healthy
+
+
+def test_most_alarms_come_before_accuracy_is_seen_to_halve(recorded: list[RecordedRun]) -> None:
+    found = score(recorded, [alarm_step(replay(run, Limits(), 5)) for run in recorded])
+    assert sorted(found.leads)[len(found.leads) // 2] >= 0
+
+
+def test_without_probes_fewer_are_caught(recorded: list[RecordedRun]) -> None:
+    alarms = [alarm_step(replay(run, Limits(), curves=(CHOSEN_BATCH,))) for run in recorded]
+    found = score(recorded, alarms)
+    assert found.detected >= 0.5 * found.collapsed
+    assert found.false_alarms <= 0.2 * found.healthy
+
+
+Shape = Callable[[float], float]
+
+
+def _slow(total: float) -> Shape:
+    """A joint decline by `total` nats per token, evenly over the whole training."""
+    return lambda progress: -0.45 - total * progress
+
+
+def _plunge(start: float, total: float, width: float) -> Shape:
+    """The same slow decline by 0.2, and from `start` on a fall by `total` within the share `width` of training."""
+    return lambda progress: -0.45 - 0.2 * progress - total * min(max((progress - start) / width, 0.0), 1.0) ** 2
+
+
+def _batches(shape: Shape, seed: int) -> RecordedRun:
+    """Mean log-probs of batches of 32 chosen traces: the shape, and noise of 0.03 nats per token."""
+    rng = random.Random(seed)
+    steps = range(1, STEPS + 1)
+    values = [shape(step / STEPS) + rng.gauss(0, 0.03) for step in steps]
+    return RecordedRun("paper", seed, Points([0], [0.8]), {CHOSEN_BATCH: Points(steps, values)})
+
+
+WINDOW = round(0.1 * STEPS)
+"""What the detector chooses for a training of this length."""
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("total", [0.0, 0.2, 0.6, 1.2])
+def test_the_slow_decline_of_the_best_run_is_benign(total: float, seed: int) -> None:
+    """REDI with α = 0.8 at 1e-6 (paper, Fig. 6): both log-probs sink slowly and smoothly while accuracy improves."""
+    verdicts = replay(_batches(_slow(total), seed), Limits(window_steps=WINDOW))
+    assert alarm_step(verdicts) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("start", "total", "width"),
+    [(0.5, 2.0, 0.1), (0.5, 4.0, 0.2), (0.3, 1.0, 0.1)],
+    ids=["dpo-beta-0.001", "alpha-1-at-1e-6", "mild"],
+)
+def test_the_papers_collapses_are_caught_while_they_happen(start: float, total: float, width: float, seed: int) -> None:
+    """DPO with β = 0.001 (Fig. 3) and α = 1 at 1e-6 (Fig. 6): peak accuracy, then both log-probs drop sharply."""
+    verdicts = replay(_batches(_plunge(start, total, width), seed), Limits(window_steps=WINDOW))
+    alarm = alarm_step(verdicts, CollapseState.COLLAPSED)
+    assert alarm is not None
+    assert start * STEPS < alarm < (start + width) * STEPS

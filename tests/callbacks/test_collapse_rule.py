@@ -1,0 +1,127 @@
+"""The collapse rule on hand-made curves; test_collapse_curves.py judges it on recorded ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import pytest
+
+from redi_lab.callbacks.collapse_rule import (
+    CHOSEN_BATCH,
+    CHOSEN_PROBE,
+    TOKEN_PROBE,
+    CollapseState,
+    Limits,
+    Memory,
+    Verdict,
+    observe,
+    watched_curves,
+)
+
+LIMITS = Limits(token_nats=4, chosen_nats=0.3, window_steps=50, confirmations=2, drifting_share=0.5)
+
+
+def replay(points: Iterable[tuple[int, Mapping[str, float]]], limits: Limits = LIMITS) -> list[Verdict]:
+    memory, verdicts = Memory(), []
+    for step, values in points:
+        memory = observe(memory, step, values, limits)
+        verdicts.append(memory.verdict)
+    return verdicts
+
+
+def states(name: str, values: Iterable[float], *, every: int = 10) -> list[CollapseState]:
+    return [verdict.state for verdict in replay((every * i, {name: value}) for i, value in enumerate(values))]
+
+
+def test_a_plunge_goes_from_healthy_to_drifting_to_collapsed() -> None:
+    """Limit 0.3, drifting from 0.15: the falls are 0, 0.1, 0.2, 0.4 (first beyond the limit), 0.9 (second)."""
+    healthy, drifting, collapsed = CollapseState.HEALTHY, CollapseState.DRIFTING, CollapseState.COLLAPSED
+    expected = [healthy, healthy, drifting, drifting, collapsed]
+    assert states(CHOSEN_PROBE, [-0.5, -0.6, -0.7, -0.9, -1.4]) == expected
+
+
+def test_the_verdict_says_since_when_how_much_and_why() -> None:
+    verdict = replay([(0, {CHOSEN_PROBE: -0.5}), (10, {CHOSEN_PROBE: -1.1}), (20, {CHOSEN_PROBE: -1.4})])[-1]
+    assert (verdict.state, verdict.step) == (CollapseState.COLLAPSED, 20)
+    assert verdict.statistic == pytest.approx(0.9 / 0.3)
+    assert verdict.reason == (
+        "the mean log-prob of held-back positives fell by 0.9 nats within 20 steps, from -0.50 to -1.40"
+        " (limit 0.3 within 50)"
+    )
+
+
+def test_a_slow_decline_of_any_depth_is_benign() -> None:
+    """0.05 nats in 10 steps are 0.25 in the window of 50, for ever."""
+    assert CollapseState.COLLAPSED not in states(CHOSEN_PROBE, [-0.5 - 0.05 * i for i in range(100)])
+
+
+def test_a_single_measurement_beyond_the_limit_is_no_collapse() -> None:
+    assert states(TOKEN_PROBE, [-0.5, -6, -0.6, -6, -0.6])[-1] is CollapseState.HEALTHY
+
+
+def test_a_drift_can_end_but_a_collapse_is_final() -> None:
+    assert states(CHOSEN_PROBE, [-0.5, -0.7, -0.5])[1:] == [CollapseState.DRIFTING, CollapseState.HEALTHY]
+    assert states(CHOSEN_PROBE, [-0.5, -2, -2, -0.5, -0.5])[-1] is CollapseState.COLLAPSED
+
+
+def test_the_fall_counts_from_the_best_value_of_the_window() -> None:
+    """A policy that first gets surer (−3 to −0.2) and then loses 4.2 nats is beyond the limit of 4."""
+    verdicts = replay((10 * i, {TOKEN_PROBE: value}) for i, value in enumerate([-3.0, -1, -0.2, -4.4, -4.4]))
+    assert verdicts[-1].state is CollapseState.COLLAPSED
+    assert verdicts[-1].statistic == pytest.approx(4.2 / 4)
+
+
+def test_either_curve_is_enough() -> None:
+    for values in ({TOKEN_PROBE: -9.0, CHOSEN_PROBE: -0.5}, {TOKEN_PROBE: -1.0, CHOSEN_PROBE: -0.9}):
+        verdicts = replay([(0, {TOKEN_PROBE: -1.0, CHOSEN_PROBE: -0.5}), (5, values), (10, values)])
+        assert verdicts[-1].state is CollapseState.COLLAPSED
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_what_is_not_finite_is_a_collapse_at_once(value: float) -> None:
+    verdict = replay([(0, {CHOSEN_PROBE: -0.5}), (10, {CHOSEN_PROBE: value})])[-1]
+    assert (verdict.state, verdict.step) == (CollapseState.COLLAPSED, 10)
+    assert CHOSEN_PROBE in verdict.reason
+
+
+def test_noisy_batches_must_fall_by_more_than_their_noise() -> None:
+    """Batches that jump by ±0.5 say nothing by being lower for a few steps; calm ones do."""
+    jumpy = [-1.0 + (0.5 if i % 2 else -0.5) for i in range(60)]
+    calm = [-1.0 + (0.01 if i % 2 else -0.01) for i in range(60)]
+    assert CollapseState.COLLAPSED not in states(CHOSEN_BATCH, [*jumpy, *(v - 0.5 for v in jumpy[:9])], every=1)
+    assert CollapseState.COLLAPSED in states(CHOSEN_BATCH, [*calm, *(v - 0.5 for v in calm[:9])], every=1)
+
+
+def test_a_few_first_batches_are_not_judged() -> None:
+    assert set(states(CHOSEN_BATCH, [-0.1, -3, -5, -7, -9], every=1)) == {CollapseState.HEALTHY}
+
+
+def test_probes_are_watched_where_there_are_any() -> None:
+    assert watched_curves({TOKEN_PROBE, CHOSEN_PROBE, CHOSEN_BATCH}) == (TOKEN_PROBE, CHOSEN_PROBE)
+    assert watched_curves({CHOSEN_BATCH, "train/loss"}) == (CHOSEN_BATCH,)
+
+
+def test_memory_moves_with_a_run_that_is_rolled_back() -> None:
+    """What the snapshot of step 10 remembers must still be within the window when training goes on at step 90."""
+    memory = Memory()
+    for step, value in ((0, -0.5), (10, -0.5)):
+        memory = observe(memory, step, {CHOSEN_PROBE: value}, LIMITS)
+    memory = memory.moved(80)
+    for step in (100, 110):
+        memory = observe(memory, step, {CHOSEN_PROBE: -0.9}, LIMITS)
+    assert memory.verdict.state is CollapseState.COLLAPSED
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"token_nats": 0}, "token_nats must be a positive number, got 0"),
+        ({"window_steps": -5}, "window_steps must be a positive number, got -5"),
+        ({"chosen_nats": math.inf}, "chosen_nats must be a positive number, got inf"),
+        ({"drifting_share": 1.5}, "drifting_share must be at most 1, got 1.5"),
+    ],
+)
+def test_nonsense_is_refused(limits: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Limits(**limits)  # type: ignore[arg-type]

@@ -1,0 +1,131 @@
+"""Killed at any moment and started again, a training ends with the same weights and the same log, to the bit."""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from redi_lab.callbacks.resume import TrainingStates, newest_state, rotate, states_in
+from redi_lab.errors import EXIT_RESUMABLE
+from tests.callbacks.resume_runs import BATCH_SIZES, STEPS, log, num_lines, send_at, start, weights
+from tests.modules.tiny_runs import HARMLESS_WARNINGS
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNINGS]
+Uninterrupted = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    """The folder of a training of an objective that ran through, without loader workers."""
+    folders: dict[str, Path] = {}
+
+    def folder(objective: str) -> Path:
+        if objective not in folders:
+            folders[objective] = tmp_path_factory.mktemp(objective)
+            finish(folders[objective], objective, every_n_steps=None)
+        return folders[objective]
+
+    return folder
+
+
+def finish(folder: Path, objective: str, **options: Any) -> None:
+    process = start(folder, objective, **options)
+    process.join()
+    assert process.exitcode == 0
+
+
+def assert_same(folder: Path, expected: Path) -> None:
+    assert log(folder) == log(expected)
+    found, wanted = weights(folder), weights(expected)
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def kill_and_restart(folder: Path, objective: str, kills: int, rng: random.Random, **options: Any) -> int:
+    """Kill at random moments, further on each time, and let the rest run through; how many kills hit."""
+    hit = 0
+    for number in range(kills):
+        process = start(folder, objective, **options)
+        line = rng.randint(num_lines(folder), max(num_lines(folder), STEPS * (number + 1) // kills))
+        hit += send_at(process, folder, line, rng.uniform(0, 0.03), signal.SIGKILL)
+        process.join()
+    finish(folder, objective, **options)
+    return hit
+
+
+def test_three_random_kills_leave_no_trace(uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+    rng = random.Random(f"{tmp_path}")
+    assert kill_and_restart(tmp_path, "redi", 3, rng, num_workers=0) == 3
+    assert_same(tmp_path, uninterrupted("redi"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("objective", list(BATCH_SIZES))
+def test_many_random_kills(objective: str, num_workers: int, uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+    """Eight cases of four kills."""
+    rng = random.Random(f"{tmp_path}")
+    hit = kill_and_restart(tmp_path, objective, 4, rng, num_workers=num_workers, every_n_steps=rng.choice([1, 3]))
+    assert hit >= 3
+    assert_same(tmp_path, uninterrupted(objective))
+
+
+@pytest.mark.parametrize(("number", "num_workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 0)])
+def test_a_signal_saves_and_says_resume_me(
+    number: signal.Signals, num_workers: int, uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
+    process = start(tmp_path, "redi", num_workers=num_workers, every_n_steps=None)
+    assert send_at(process, tmp_path, 8, 0.0, number)
+    process.join()
+    assert process.exitcode == EXIT_RESUMABLE
+    (state,) = states_in(tmp_path / "states")  # none but the one that the signal asked for
+    finish(tmp_path, "redi", num_workers=num_workers, every_n_steps=None)
+    assert 0 < int(state.name.removeprefix("step-")) < STEPS
+    assert_same(tmp_path, uninterrupted("redi"))
+
+
+def test_a_damaged_state_is_passed_over_for_the_one_before(
+    uninterrupted: Uninterrupted, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = start(tmp_path, "redi")
+    assert send_at(process, tmp_path, 9, 0.0, signal.SIGTERM)
+    process.join()
+    before, newest = states_in(tmp_path / "states")
+    tensors = newest / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-100])
+    with caplog.at_level(logging.WARNING):
+        assert newest_state(tmp_path / "states") == before
+    assert f"{tensors}: its content changed since it was written; going on from the state before it" in caplog.text
+    finish(tmp_path, "redi")
+    assert_same(tmp_path, uninterrupted("redi"))
+
+
+def folders(root: Path, *names: str) -> list[Path]:
+    for name in names:
+        (root / name).mkdir()
+    return states_in(root)
+
+
+def test_rotation_keeps_the_newest_and_the_protected(tmp_path: Path) -> None:
+    first, *_ = folders(tmp_path, "step-00000001", "step-00000002", "step-00000003", "step-00000010")
+    states = TrainingStates(tmp_path)
+    states.protect(first)
+    rotate(tmp_path, keep_last=2)
+    assert [path.name for path in states_in(tmp_path)] == ["step-00000001", "step-00000003", "step-00000010"]
+    states.release(first)
+    rotate(tmp_path, keep_last=1)
+    assert [path.name for path in states_in(tmp_path)] == ["step-00000010"]
+
+
+@pytest.mark.parametrize("option", ["every_n_steps", "every_minutes", "keep_last"])
+def test_nonsense_is_refused(option: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{option} must be positive, got 0"):
+        TrainingStates(tmp_path, **{option: 0})

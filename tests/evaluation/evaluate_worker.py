@@ -1,0 +1,34 @@
+"""Evaluates a checkpoint in chunks of two completions, for tests that kill it: FOLDER CHECKPOINT."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
+from redi_lab.evaluation.engines import SamplingParams
+from redi_lab.evaluation.evaluate import Evaluation
+from redi_lab.evaluation.grading import Grader
+from redi_lab.evaluation.transformers_engine import TransformersEngine
+
+NUM_PROBLEMS, NUM_SAMPLES = 24, 2
+
+
+def make(folder: Path, checkpoint: Path) -> Evaluation:
+    """The evaluation, the same in every process; some of its completions are answers, and some are right."""
+    problems = [EvalProblem(str(number), f"{number % 21} {number % 5}", ("3", "5")) for number in range(NUM_PROBLEMS)]
+    return Evaluation(
+        TransformersEngine(),
+        checkpoint,
+        Benchmark.of("numbers", problems),
+        lambda problem: [int(word) for word in problem.split()],
+        SamplingParams(temperature=1.0, top_p=0.95, max_new_tokens=12, num_samples=NUM_SAMPLES, seed=7),
+        Grader(),
+        {},
+        folder,
+        chunk_completions=2,
+    )
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]), Path(sys.argv[2])).result()

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from redi_lab.errors import UserError
+from redi_lab.evaluation.engines import Completion, SamplingParams
+from redi_lab.evaluation.samples import Sample, SampleStore, draw_samples
+from tests.evaluation import evaluate_worker
+from tests.evaluation.scripted_engine import ScriptedEngine
+
+SAMPLING = SamplingParams(temperature=1.0, top_p=1.0, max_new_tokens=5, num_samples=2, seed=0)
+PROMPTS = [[0], [1], [2], [3], [4]]
+
+
+def engine() -> ScriptedEngine:
+    return ScriptedEngine(lambda prompt, sample: f"p{prompt[0]} s{sample} \ud800\u2028")
+
+
+def draw(
+    engine: ScriptedEngine, folder: Path, sampling: SamplingParams = SAMPLING, chunk: int = 4
+) -> list[list[Sample]]:
+    return draw_samples(engine, Path("checkpoint"), PROMPTS, sampling, SampleStore(folder, {"is": "it"}), chunk)
+
+
+def stored(path: Path) -> Counter[tuple[int, int]]:
+    """How often each (problem, sample) is in a store."""
+    chunks = [json.loads(line) for line in path.read_text().split("\n")[1:-1]]
+    return Counter(
+        (problem, chunk["first_sample"] + offset)
+        for chunk in chunks
+        for problem, drawn in zip(chunk["problems"], chunk["samples"], strict=True)
+        for offset in range(len(drawn))
+    )
+
+
+def path_in(folder: Path) -> Path:
+    return SampleStore(folder, {"is": "it"}).path
+
+
+def test_each_chunk_is_a_line_and_comes_back(tmp_path: Path) -> None:
+    drawn = draw(engine(), tmp_path)
+    assert drawn[3] == [Sample(f"p3 s{sample} \ud800\u2028", "stop", 2) for sample in range(2)]
+    assert path_in(tmp_path).read_bytes().count(b"\n") == 1 + 3  # head, and chunks of two problems
+    asked = engine()
+    assert draw(asked, tmp_path) == drawn
+    assert asked.requests == []
+
+
+def test_further_samples_are_added_to_those_that_are_there(tmp_path: Path) -> None:
+    draw(engine(), tmp_path)
+    asked = engine()
+    five = draw(asked, tmp_path, replace(SAMPLING, num_samples=5), chunk=100)
+    assert asked.requests == [([(0,), (1,), (2,), (3,), (4,)], range(2, 5))]
+    assert [sample.text for sample in five[4]] == [f"p4 s{index} \ud800\u2028" for index in range(5)]
+    assert draw(asked, tmp_path, replace(SAMPLING, first_sample=1, num_samples=1)) == [[five[p][1]] for p in range(5)]
+
+
+def test_a_hole_between_stored_samples_is_filled(tmp_path: Path) -> None:
+    draw(engine(), tmp_path, replace(SAMPLING, first_sample=2, num_samples=1))
+    asked = engine()
+    draw(asked, tmp_path, replace(SAMPLING, num_samples=4), chunk=100)
+    assert [indices for _, indices in asked.requests] == [range(2), range(3, 4)]
+    assert set(stored(path_in(tmp_path)).values()) == {1}
+
+
+@pytest.mark.parametrize("kept", range(0, 400, 23))
+def test_a_torn_line_costs_its_chunk_alone(tmp_path: Path, kept: int) -> None:
+    """Whatever number of bytes a kill left behind: nothing is lost, nothing is there twice."""
+    whole = draw(engine(), tmp_path)
+    path = path_in(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content[: min(kept, len(content) - 1)])
+    assert draw(engine(), tmp_path) == whole
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_line_is_drawn_again_with_a_warning(tmp_path: Path) -> None:
+    whole = draw(engine(), tmp_path)
+    path = path_in(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b'"problems": [2, 3]', b'"problems": [2, \x003]'))
+    asked = engine()
+    with pytest.warns(UserWarning, match=r"jsonl:3 is damaged, its samples will be drawn again"):
+        assert draw(asked, tmp_path) == whole
+    assert asked.requests == [([(2,), (3,)], range(2))]
+
+
+def test_a_store_under_anothers_name_is_refused(tmp_path: Path) -> None:
+    draw(engine(), tmp_path)
+    other = SampleStore(tmp_path, {"is": "another"})
+    path_in(tmp_path).rename(other.path)
+    with pytest.raises(UserError, match="its first line does not belong to its name; remove the file"):
+        draw_samples(engine(), Path("checkpoint"), PROMPTS, SAMPLING, other, 4)
+
+
+def test_progress_counts_what_is_there_already(tmp_path: Path) -> None:
+    draw(engine(), tmp_path, replace(SAMPLING, num_samples=1))
+    seen: list[tuple[int, int]] = []
+    store = SampleStore(tmp_path, {"is": "it"})
+    draw_samples(engine(), Path("c"), PROMPTS, SAMPLING, store, 4, lambda *counts: seen.append(counts))
+    assert seen == [(done, 10) for done in range(5, 11)]
+
+
+def test_missing_completions_are_a_defect(tmp_path: Path) -> None:
+    class Forgetful(ScriptedEngine):
+        def generate(self, *arguments: object, **options: object) -> list[Completion]:
+            return super().generate(*arguments, **options)[:-1]  # type: ignore[arg-type]
+
+    with pytest.raises(RuntimeError, match="must return 4 completions"):
+        draw(Forgetful(lambda prompt, sample: ""), tmp_path)
+    assert not path_in(tmp_path).exists()
+
+
+def test_of_two_at_once_one_draws_and_the_other_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def slow(prompt: tuple[int, ...], sample: int) -> str:
+        begun.set()
+        may_go_on.wait(10)
+        return "text"
+
+    first = threading.Thread(target=draw, args=(ScriptedEngine(slow), tmp_path))
+    first.start()
+    assert begun.wait(10)
+    asked = engine()
+    second = threading.Thread(target=draw, args=(asked, tmp_path))
+    second.start()
+    while not caplog.records:
+        time.sleep(0.01)
+    may_go_on.set()
+    first.join(10)
+    second.join(10)
+    assert asked.requests == []
+    assert "another process draws the same samples" in caplog.text
+    assert set(stored(path_in(tmp_path)).values()) == {1}
+
+
+def _kill_and_compare(checkpoint: Path, folder: Path, kills: int, chance: random.Random) -> None:
+    """Kill the worker `kills` times, each a random while after a new chunk, then finish and compare."""
+    samples = folder / "killed" / "samples"
+    command = [sys.executable, evaluate_worker.__file__, str(folder / "killed"), str(checkpoint)]
+    for kill in range(kills):
+        worker = subprocess.Popen(command, cwd=Path(__file__).parents[2])
+        goal = 1 + (kill + 1) * evaluate_worker.NUM_PROBLEMS // (kills + 2)
+        while worker.poll() is None and sum(p.read_bytes().count(b"\n") for p in samples.glob("*.jsonl")) < goal:
+            time.sleep(0.002)
+        time.sleep(chance.random() * 0.02)
+        worker.kill()
+        worker.wait()
+    assert not list((folder / "killed").glob("*.json"))  # no result yet
+    resumed = evaluate_worker.make(folder / "killed", checkpoint).result()
+    assert resumed == evaluate_worker.make(folder / "whole", checkpoint).result()
+    [store], [whole] = samples.glob("*.jsonl"), (folder / "whole" / "samples").glob("*.jsonl")
+    assert store.read_bytes() == whole.read_bytes()
+    assert len(stored(store)) == evaluate_worker.NUM_PROBLEMS * evaluate_worker.NUM_SAMPLES
+    assert set(stored(store).values()) == {1}
+
+
+def test_killed_and_resumed_is_as_never_killed(checkpoint: Path, tmp_path: Path) -> None:
+    _kill_and_compare(checkpoint, tmp_path, 1, random.Random())
+
+
+@pytest.mark.slow
+def test_killed_ten_times(checkpoint: Path, tmp_path: Path) -> None:
+    _kill_and_compare(checkpoint, tmp_path, 10, random.Random())

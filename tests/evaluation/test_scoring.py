@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from redi_lab.evaluation.results import ResultRow
+from redi_lab.evaluation.scoring import score, verdict_matrix
+
+
+def row(problem: str, sample: int, verdict: str, answer: str | None, text: str = "", tokens: int = 4) -> ResultRow:
+    finish = "length" if answer is None else "stop"
+    return ResultRow(problem, sample, text, finish, verdict, "", answer, tokens)
+
+
+ROWS = [
+    row("a", 0, "right", "3"),
+    row("a", 1, "wrong", "1/2", "Wait"),
+    row("a", 2, "wrong", "0.5"),
+    row("a", 3, "unknown", None, tokens=12),
+    row("b", 0, "right", "4"),
+    row("b", 1, "right", "4.0"),
+    row("b", 2, "wrong", "5"),
+    row("b", 3, "unknown", "odd"),
+]
+
+
+def test_metrics_by_hand() -> None:
+    """a: 1 of 4 right, outvoted 1 to 2; b: 2 of 4, the majority. pass@2: 1 − C(3,2)/6 and 1 − C(2,2)/6."""
+    metrics = score(ROWS, 4)
+    assert metrics["pass_at_1"] == pytest.approx(3 / 8)
+    assert metrics["pass_at_2"] == pytest.approx((1 / 2 + 5 / 6) / 2)
+    assert metrics["pass_at_4"] == 1.0
+    assert metrics["maj_at_4"] == 0.5
+    assert metrics["distinct_answers"] == 2.5
+    assert metrics["truncation_rate"] == 1 / 8
+    assert metrics["unknown_rate"] == 2 / 8
+    assert metrics["mean_tokens"] == 5.0
+    assert metrics["waits_per_completion"] == 1 / 8
+    assert metrics["waits_per_1k_tokens"] == 25.0
+    assert (metrics["num_problems"], metrics["num_samples"]) == (2.0, 4.0)
+    assert metrics["maj_at_4_ci_low"] < 0.5 < metrics["maj_at_4_ci_high"]
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_one_sample_has_neither_sem_nor_pass_at_k_nor_majority() -> None:
+    metrics = score([row("a", 0, "wrong", "1")], num_samples=1)
+    assert metrics["pass_at_1"] == 0.0
+    assert not any(word in name for name in metrics for word in ("sem", "pass_at_2", "maj", "distinct"))
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_pass_at_k_for_powers_of_two_and_all_samples() -> None:
+    names = score([row("a", sample, "right", "1") for sample in range(6)], num_samples=6)
+    assert [k for k in range(8) if f"pass_at_{k}" in names] == [1, 2, 4, 6]
+
+
+def test_verdict_matrix() -> None:
+    assert verdict_matrix(ROWS, 4).tolist() == [[True, False, False, False], [True, True, False, False]]

@@ -1,0 +1,114 @@
+"""`evaluate` on one benchmark and on a suite, from the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from redi_lab.cli import main
+from redi_lab.config import load_config
+from redi_lab.errors import UserError
+from redi_lab.evaluation.engines import SamplingParams
+from redi_lab.pipeline.evaluate import _fitted
+
+SUITE = ("math500", "aime24", "amc23_paper", "minerva_paper", "olympiadbench_paper")
+
+
+@pytest.fixture
+def evaluate(qwen_folder: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """A function that runs `evaluate` on the tiny checkpoint and reads the summary."""
+
+    def run(*overrides: str, folder: Path = tmp_path / "run") -> dict[str, Any]:
+        places = [f"paths.outputs_dir={tmp_path / 'outputs'}", f"paths.output_dir={folder}", "logger=none"]
+        main(["evaluate", f"checkpoint={qwen_folder}", *places, "eval.max_new_tokens=8", *overrides])
+        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+        return summary
+
+    return run
+
+
+@pytest.fixture
+def members(tmp_path: Path) -> list[str]:
+    """Overrides that give every member of the paper's suite a file of two problems."""
+    overrides = []
+    for number, name in enumerate(SUITE):
+        path = tmp_path / f"{name}.jsonl"
+        rows = [{"problem": f"What is {number} + {term}?", "answer": number + term} for term in range(2)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        overrides.append(f"eval.members.{name}.path={path}")
+    return overrides
+
+
+def test_the_papers_suite_has_the_papers_protocol(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    base = [f"checkpoint={tmp_path}", "eval=paper_suite"]
+    settings = load_config("evaluate", base).eval
+    assert tuple(settings.members) == SUITE
+    assert (settings.temperature, settings.top_p, settings.num_samples) == (0.6, 0.95, 16)
+    assert (settings.max_new_tokens, settings.thinking_prefix) == (32768, "<think>\n")
+    assert "final answer is: $\\boxed{ANSWER}$" in settings.prompt_template
+    assert load_config("evaluate", [*base, "protocol=quick"]).eval.num_samples == 4
+    fewer = load_config("evaluate", [*base, "~eval.members.aime24", "+eval@eval.members.gsm8k=gsm8k", "protocol=paper"])
+    assert tuple(fewer.eval.members) == (*(name for name in SUITE if name != "aime24"), "gsm8k")
+    assert fewer.eval.num_samples == 16
+    with pytest.raises(UserError, match=r"unknown key eval\.members\.aime24\.limit: .* has benchmark"):
+        load_config("evaluate", [*base, "+eval.members.aime24.limit=3"])
+    with pytest.raises(UserError, match=r"eval\.members\.aime24\.benchmark=suite: must be one of heldout"):
+        load_config("evaluate", [*base, "eval.members.aime24.benchmark=suite"])
+
+
+def test_a_suite_gives_each_score_the_average_and_its_interval(
+    evaluate: Callable[..., dict[str, Any]],
+    members: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    summary = evaluate("eval=paper_suite", "eval.num_samples=2", "eval.fit_context=false", *members)
+    assert tuple(summary["benchmarks"]) == SUITE
+    each = [content["metrics"]["pass_at_1"]["value"] for content in summary["benchmarks"].values()]
+    average = summary["metrics"]["pass_at_1"]
+    assert average["value"] == pytest.approx(sum(each) / 5)
+    assert average["ci_low"] <= average["value"] < average["ci_high"] < 0.5
+    assert len({content["fingerprint"] for content in summary["benchmarks"].values()}) == 5
+    screen = capsys.readouterr().out
+    assert "average" in screen
+    assert (tmp_path / "run" / "scores.png").stat().st_size > 5000
+    assert len(list((tmp_path / "run").glob("samples_*.html"))) == 5
+    logged = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().split("\n")[0])
+    assert logged["eval/pass_at_1"] == average["value"]
+    assert logged["eval/aime24/num_problems"] == 2
+
+
+def test_a_member_has_the_same_result_alone(
+    evaluate: Callable[..., dict[str, Any]], members: list[str], tmp_path: Path
+) -> None:
+    suite = evaluate("eval=paper_suite", "eval.num_samples=1", "eval.fit_context=false", *members)
+    alone = ["eval=aime24", f"eval.path={tmp_path / 'aime24.jsonl'}", "eval.num_samples=1"]
+    single = evaluate(*alone, "eval.fit_context=false", folder=tmp_path / "alone")
+    assert single["evaluation"]["key"] == suite["benchmarks"]["aime24"]["evaluation"]["key"]
+
+
+def test_a_long_prompt_shortens_the_completions_and_says_so() -> None:
+    sampling = SamplingParams(0.6, 0.95, 32768, 16, 42)
+    with (console := Console(width=200)).capture() as said:
+        assert _fitted(sampling, 32768, 700, "math500", console).max_new_tokens == 32068
+    assert "math500: at most 32,068 new tokens instead of 32,768: the model has 32,768 positions" in said.get()
+    with console.capture() as said:
+        assert _fitted(sampling, None, 700, "math500", console) == sampling
+        assert _fitted(sampling, 40000, 700, "math500", console) == sampling
+    assert said.get() == ""
+    with pytest.raises(UserError, match="math500: its longest prompt has 700 tokens, and the model 600 positions"):
+        _fitted(sampling, 600, 700, "math500", console)
+
+
+def test_fitting_the_context_reaches_the_engine(evaluate: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps({"problem": "3 + 4 " * 60, "answer": 7}))
+    fit = ["eval.fit_context=true", "eval.max_new_tokens=32768", "eval.num_samples=1"]
+    summary = evaluate("eval=jsonl", f"eval.path={path}", *fit)
+    assert summary["evaluation"]["protocol"]["sampling"]["max_new_tokens"] < 512
