@@ -210,6 +210,11 @@ def _check_training(config: DictConfig) -> None:
             raise UserError(_unknown(str(key), "trainer", sorted(TRAINER_ARGUMENTS)))
     if config.model.path is None and not (config.model.config or {}).get("model_type"):
         raise UserError("model.path=null needs model.config.model_type and sizes; or give model.path=FOLDER")
+    if config.model.dtype != "float32" and config.model.lora is None:
+        raise UserError(
+            f"model.dtype={config.model.dtype}: small steps would be rounded away; keep float32 weights and compute in"
+            " bfloat16 with trainer.precision=bf16-mixed (model.lora allows it, adapters stay in float32)"
+        )
     if "reference" in config.loss:
         _check_reference(config)
     interval = (config.callbacks.get("accuracy") or {}).get("every_n_steps")
@@ -327,6 +332,7 @@ def _one_of(*choices: str | None) -> tuple[Callable[[Any], bool], str]:
 _RULES: tuple[_Rule, ...] = (
     (
         ("data.batch_size", "data.micro_batch_tokens", "data.max_new_tokens", "eval.num_samples", "eval.max_new_tokens",
+         "model.head_chunk_tokens",
          "eval.grader.num_workers", "eval.limit", "eval.chunk_completions", "data.max_prompt_tokens",
          "data.max_completion_tokens", "data.max_sequence_tokens", "callbacks.checkpoints.every_n_steps",
          "callbacks.accuracy.every_n_steps",
@@ -384,7 +390,7 @@ _RULES: tuple[_Rule, ...] = (
     (("trainer.precision",), *_one_of("32-true", "bf16-mixed")),  # others scale or round away steps of 1e-6
     (("loss.head_gradient",), *_one_of("accumulate", "recompute")),
     (("model.dtype",), *_one_of("float32", "bfloat16", "float16")),
-    (("model.attention",), *_one_of("packed_sdpa", "flash_attention_2")),
+    (("model.attention",), *_one_of("packed_sdpa", "padded", "flash_attention_2")),
     (("data.student_tokenizer",), *_one_of("arithmetic", "bpe")),
     (("eval.benchmark",), *_one_of(None, "heldout", "arithmetic", "jsonl", "hub", "suite")),
     (("engine.dtype",), *_one_of("auto", "float32", "bfloat16")),

@@ -31,9 +31,11 @@ class ModelConfig:
     dtype: str = "float32"
     """Of the parameters."""
     attention: str = "packed_sdpa"
-    """packed_sdpa or flash_attention_2."""
+    """packed_sdpa, padded or flash_attention_2."""
     gradient_checkpointing: bool = False
     """Trade compute for memory."""
+    head_chunk_tokens: int = 1024
+    """Most tokens whose logits exist at a time."""
     lora: dict[str, Any] | None = None
     """Arguments of peft.LoraConfig."""
 
@@ -342,6 +344,7 @@ TRAINER_ARGUMENTS = frozenset(
 """Arguments of `pytorch_lightning.Trainer` that `trainer` may hold (the lab sets the others itself)."""
 
 _STEP_METRICS = ("loss", "logps/chosen", "mean_logps/chosen")
+_STEP_MEASURES = ("grad_norm", "update_norm", "lr", "tokens_per_second", "padding_share", "row_fill")
 _REJECTED_METRICS = ("logps/rejected", "mean_logps/rejected")
 _REWARD_METRICS = tuple(f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies"))
 CALLBACK_METRICS = {
@@ -376,7 +379,7 @@ def known_metrics(
     if not loss.endswith("SFTModule"):
         shared += _REJECTED_METRICS if loss.endswith("UnpairedREDIModule") else (*_REJECTED_METRICS, *_REWARD_METRICS)
     names = [f"train/{name}" for name in shared] + [f"val/{name}" for name in shared if has_validation]
-    extra = ["grad_norm", "update_norm", "lr", "tokens_per_second"] + (["entropy"] if log_entropy else [])
+    extra = [*_STEP_MEASURES, "entropy"] if log_entropy else list(_STEP_MEASURES)
     observed = [name for callback in callbacks for name in CALLBACK_METRICS[callback]]
     if loss.endswith("SFTModule"):
         observed = [name for name in observed if name not in _NEED_REJECTED]

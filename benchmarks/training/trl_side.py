@@ -33,9 +33,11 @@ class Paced(TrainerCallback):
         self.loss: float | None = None
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Tell of the step before."""
         self._pace.report_and_wait(self.loss)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
+        """Tell of the last one."""
         self._pace.report_and_wait(self.loss, is_last=True)
 
 
@@ -51,6 +53,7 @@ class Given:
         return torch.utils.data.SequentialSampler(self.train_dataset)  # type: ignore[attr-defined]
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """As it is; the loss is remembered."""
         loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
         self.paced.loss = float(loss)
         return loss
@@ -87,6 +90,7 @@ class SimPO(Given, CPOTrainer):
     """TRL's SimPO lives in its experimental CPO trainer."""
 
     def tokenize_row(self, feature: Any, model: Any = None) -> dict[str, list[int]]:
+        """The tokens as they are, under the names that its collator wants."""
         prompt = feature["prompt_ids"]
         row = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
         for side in ("chosen", "rejected"):

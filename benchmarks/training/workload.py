@@ -80,7 +80,9 @@ class Workload:
         """(tokens, completion tokens) of each sequence of a step."""
         chosen = self.pairs[step * self.pairs_per_step : (step + 1) * self.pairs_per_step]
         return [
-            (len(pair["prompt"]) + len(pair[side]), len(pair[side])) for pair in chosen for side in ("chosen", "rejected")
+            (len(pair["prompt"]) + len(pair[side]), len(pair[side]))
+            for pair in chosen
+            for side in ("chosen", "rejected")
         ]
 
     def tokens(self, step: int) -> int:

@@ -114,7 +114,8 @@ def agreement_table(generations: list[Generation], grades: list[Grade]) -> str:
         counts = Counter((g.published, grade.verdict) for g, grade in pairs if name in (g.benchmark, "all"))
         total = sum(counts.values())
         agree = sum(n for (published, verdict), n in counts.items() if published == (verdict is Verdict.RIGHT))
-        split = [" / ".join(str(counts[right, v]) for v in ("right", "unknown", "wrong")) for right in (True, False)]
+        order = (Verdict.RIGHT, Verdict.UNKNOWN, Verdict.WRONG)
+        split = [" / ".join(str(counts[right, v]) for v in order) for right in (True, False)]
         lines.append(f"| {name} | {total:,} | {agree / total:.1%} | {' | '.join(split)} |")
     return "\n".join(lines)
 
@@ -143,7 +144,7 @@ def _missed_there(g: Generation, grade: Grade) -> str:
         ("gold in scientific notation not read", bool(_SCIENTIFIC.match(g.gold))),
         ("gold in Python notation not read", "np." in g.gold or "\\exp{" in g.gold),
         ("Unicode √, π not read", bool(re.search("[√π]", answer))),
-        ("several values, joined by words, ± or boxes", "," in g.gold or "\\pm" in g.gold or bool(_SEVERAL.search(answer))),
+        ("several values, joined by words, ± or boxes", bool(re.search(r",|\\pm", g.gold) or _SEVERAL.search(answer))),
         ("one side has a label: f(x) = …", ("=" in answer) != ("=" in g.gold)),
     )  # fmt: skip
     return next((kind for kind, fits in kinds if fits), "other notation, units or rounding")

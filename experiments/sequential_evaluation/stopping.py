@@ -138,8 +138,9 @@ def _better_by(generator: np.random.Generator, name: str, new: Rates, old: Rates
         differences = _draw_verdicts(generator, new).astype(np.float64) - _draw_verdicts(generator, old)
         above, below = _excluded((differences + 1) / 2, 0.5)
         is_answered = (above | below)[schedule - 1]
-        samples.append(int(schedule[is_answered.argmax()]) if is_answered.any() else MAX_SAMPLES)
-        answers.append(int(above[-1]) - int(below[-1]))
+        count = int(schedule[is_answered.argmax()]) if is_answered.any() else MAX_SAMPLES
+        samples.append(count)
+        answers.append(int(above[count - 1]) - int(below[count - 1]))
         fixed.append(abs(differences.mean()) > 1.96 * noise)
     found = np.array(answers)
     return {

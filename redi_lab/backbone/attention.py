@@ -4,6 +4,8 @@ transformers' own packed path builds a dense T × T mask for SDPA, and leaks acr
 passed or the cache is left on. Here each sequence attends to itself alone: either one SDPA call over an (n × longest)
 grid, where causality alone keeps padding out of every real token's sight, or one call per sequence, whichever is the
 cheaper. Flash attention takes the same `cu_seq_lens_q` arguments and needs neither.
+
+Models that this does not fit are fed padded grids and use transformers' own attention (`to_grid`, `from_grid`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from redi_lab.data.packing import MicroBatch
 from redi_lab.errors import UserError
 
 PACKED_SDPA = "packed_sdpa"
+PADDED = "padded"
+"""No attention of transformers: the model is fed grids instead of rows."""
 CELLS_OF_A_CALL = {"cpu": 10_000, "other": 1_000_000}
 """What one more call costs, in cells of the score matrix that could be computed meanwhile."""
 
@@ -81,13 +85,13 @@ def packed_sdpa(
     if softcap is not None or s_aux is not None:
         raise UserError(
             f"model.path: {PACKED_SDPA} attention has neither score soft-capping nor attention sinks;"
-            " choose another model"
+            f" set model.attention={PADDED}"
         )
     longest = max(segment_lengths)
     if sliding_window is not None and longest > sliding_window:
         raise UserError(
             f"a sequence of {longest} tokens exceeds the sliding window of {sliding_window}, which {PACKED_SDPA}"
-            " attention lacks: lower data.max_sequence_tokens or choose another model"
+            f" attention lacks: lower data.max_sequence_tokens or set model.attention={PADDED}"
         )
 
     options: dict[str, Any] = {
@@ -103,9 +107,11 @@ def packed_sdpa(
         output = torch.cat([scaled_dot_product_attention(q, k, v, **options) for q, k, v in parts], dim=2)
         return output.transpose(1, 2), None
 
-    q, k, v = (_to_grid(x, dense_slots, len(segment_lengths), longest) for x in (query, key, value))
+    q, k, v = (
+        to_grid(x.squeeze(0).transpose(0, 1), dense_slots, segment_lengths).transpose(1, 2) for x in (query, key, value)
+    )
     output = scaled_dot_product_attention(q, k, v, **options)  # (n, heads, longest, d)
-    return output.transpose(1, 2).flatten(0, 1).index_select(0, dense_slots).unsqueeze(0), None
+    return from_grid(output.transpose(1, 2), dense_slots).unsqueeze(0), None
 
 
 def _is_grid_dearer(lengths: tuple[int, ...], device_type: str) -> bool:
@@ -114,11 +120,15 @@ def _is_grid_dearer(lengths: tuple[int, ...], device_type: str) -> bool:
     return len(lengths) * max(lengths) ** 2 + call > sum(length**2 + call for length in lengths)
 
 
-def _to_grid(x: Tensor, slots: Tensor, rows: int, columns: int) -> Tensor:
-    """(1, heads, T, d) → (rows, heads, columns, d), zeros where no token lies."""
-    tokens = x.squeeze(0).transpose(0, 1)  # (T, heads, d)
-    grid = tokens.new_zeros(rows * columns, *tokens.shape[1:]).index_copy(0, slots, tokens)
-    return grid.view(rows, columns, *tokens.shape[1:]).transpose(1, 2)
+def to_grid(row: Tensor, slots: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """(T, ...) of n sequences → (n, longest, ...), zeros where no token lies; `slots` (T,) says where each does."""
+    grid = row.new_zeros(len(lengths) * max(lengths), *row.shape[1:]).index_copy(0, slots, row)
+    return grid.view(len(lengths), max(lengths), *row.shape[1:])
+
+
+def from_grid(grid: Tensor, slots: Tensor) -> Tensor:
+    """(n, longest, ...) → (T, ...), the inverse of `to_grid`."""
+    return grid.flatten(0, 1).index_select(0, slots)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import is_flash_attn_2_available
 
-from redi_lab.backbone.attention import PACKED_SDPA, packed_arguments
+from redi_lab.backbone.attention import PACKED_SDPA, PADDED, from_grid, packed_arguments, to_grid
 from redi_lab.backbone.hub import from_hub, load_tokenizer
 from redi_lab.data.packing import MicroBatch, make_batch
 from redi_lab.data.tokenization import TokenizedSequence
@@ -32,12 +32,16 @@ class CausalLM(nn.Module):
     Args:
         model: a transformers causal LM, or a peft model around one.
         tokenizer: its tokenizer.
+        is_padded: feed it padded grids with its own attention, instead of packed rows.
+        head_chunk_tokens: most tokens whose logits exist at a time.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, is_padded: bool = False, head_chunk_tokens: int = 1024) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
+        self.is_padded = is_padded
+        self.head_chunk_tokens = head_chunk_tokens
 
     @property
     def _plain(self) -> Any:
@@ -51,6 +55,12 @@ class CausalLM(nn.Module):
         return limit
 
     @property
+    def unsupported_window(self) -> int | None:
+        """Longest sequence that packed rows get right; None where nothing limits it."""
+        window: int | None = getattr(self._plain.config.get_text_config(), "sliding_window", None)
+        return None if self.is_padded or self._plain.config._attn_implementation != PACKED_SDPA else window
+
+    @property
     def head_weight(self) -> Tensor:
         """(V, H), tied to the embeddings in many models."""
         weight: Tensor = self._plain.get_output_embeddings().weight
@@ -58,31 +68,43 @@ class CausalLM(nn.Module):
 
     @property
     def head_options(self) -> dict[str, Any]:
-        """What turns hidden states into logits besides the weight: bias, soft-capping and scale."""
+        """What turns hidden states into logits besides the weight, and how many at a time."""
         config = self._plain.config
         scale = getattr(config, "logit_scale", None) or 1.0
         return {
             "bias": getattr(self._plain.get_output_embeddings(), "bias", None),
             "softcap": getattr(config, "final_logit_softcapping", None),
             "scale": scale / (getattr(config, "logits_scaling", None) or 1.0),
+            "chunk_size": self.head_chunk_tokens,
         }
 
     def hidden_states(self, batch: MicroBatch) -> Tensor:
-        """(T, H) of the last layer, in autocast's dtype where that is on; each sequence of the row sees itself alone."""
+        """(T, H) of the last layer, in the dtype of autocast where it is on; each sequence sees itself alone."""
+        hidden = self._padded_states(batch) if self.is_padded else self._packed_states(batch)
+        # Autocast keeps the residual stream in fp32, and the head's products, which cost the most, would follow it.
+        device = hidden.device.type
+        return hidden.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else hidden
+
+    def _packed_states(self, batch: MicroBatch) -> Tensor:
         output = self._plain.base_model(
             input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **packed_arguments(batch)
         )
         hidden: Tensor = output.last_hidden_state.squeeze(0)
-        # Autocast keeps the residual stream in fp32, and the head's products, which cost the most, would follow it.
-        device = hidden.device.type
-        return hidden.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else hidden
+        return hidden
+
+    def _padded_states(self, batch: MicroBatch) -> Tensor:
+        """Padding lies behind each sequence, so causality alone would hide it; the mask is for layers that ask."""
+        ids, slots = batch.input_ids.squeeze(0), batch.dense_slots
+        grid, mask = (to_grid(row, slots, batch.segment_lengths) for row in (ids, torch.ones_like(ids)))
+        output = self._plain.base_model(input_ids=grid, attention_mask=mask, use_cache=False)
+        return from_grid(output.last_hidden_state, slots)
 
     @contextmanager
     def for_generation(self) -> Iterator[Any]:
         """The transformers model with plain attention; its attention and generation settings return afterwards."""
         model = self._plain
         attention, settings = model.config._attn_implementation, model.generation_config
-        model.set_attn_implementation("sdpa")
+        model.set_attn_implementation(_own_attention(model.config))
         try:
             yield model
         finally:
@@ -155,6 +177,8 @@ class CausalLM(nn.Module):
         # Uneven weights: the plain sum of a layer-normalised state is constant, so is the sum of squares.
         score = (last * torch.linspace(0.5, 2.0, last.shape[1], device=last.device).square()).sum()
         (gradient,) = torch.autograd.grad(score, captured[0])
+        if self.is_padded:
+            return bool(gradient[:-1].any())
         return bool(gradient[:, : -last.shape[0]].any())
 
     def _probe(self, batch: Any) -> list[Tensor]:
@@ -181,7 +205,7 @@ def _require(packs_exactly: bool, backbone: CausalLM) -> None:
     if not packs_exactly:
         raise UserError(
             f"model.path: {type(backbone._plain).__name__} cannot be packed exactly: a sequence's hidden states change"
-            " with its neighbours in the row; choose a model whose layers mix tokens by attention alone"
+            f" with its neighbours in the row; set model.attention={PADDED}"
         )
 
 
@@ -195,6 +219,7 @@ def load_backbone(
     dtype: str = "float32",
     attention: str = PACKED_SDPA,
     gradient_checkpointing: bool = False,
+    head_chunk_tokens: int = 1024,
     lora: Mapping[str, Any] | None = None,
 ) -> CausalLM:
     """Load a model from a hub id or a local folder, or make one from a config.
@@ -206,8 +231,9 @@ def load_backbone(
         config: `model_type` and the architecture's fields, for a new model. Its vocabulary is the tokenizer's.
         config_overrides: fields to change in the loaded configuration, such as max_position_embeddings or rope_theta.
         dtype: of the parameters; float32 keeps master weights, `trainer.precision` sets the compute type.
-        attention: "packed_sdpa" or "flash_attention_2".
+        attention: "packed_sdpa", "padded" (grids, and transformers' own attention) or "flash_attention_2".
         gradient_checkpointing: trade compute for memory.
+        head_chunk_tokens: most tokens whose logits exist at a time.
         lora: arguments of `peft.LoraConfig`; None trains all parameters.
 
     Raises:
@@ -221,7 +247,9 @@ def load_backbone(
         new = _new_config(config, tokenizer)
         _override(new, config_overrides or {})
         try:
-            model = AutoModelForCausalLM.from_config(new, dtype=torch_dtype, attn_implementation=attention)
+            model = AutoModelForCausalLM.from_config(
+                new, dtype=torch_dtype, attn_implementation=_implementation(attention, new)
+            )
         except ValueError as error:
             raise UserError(f"model.config: {_first_line(error)}; choose another model_type") from error
     else:
@@ -234,7 +262,7 @@ def load_backbone(
             revision,
             config=loaded,
             dtype=torch_dtype,
-            attn_implementation=attention,
+            attn_implementation=_implementation(attention, loaded),
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # told below, by name
             output_loading_info=True,
@@ -243,9 +271,25 @@ def load_backbone(
         _check_vocabulary(model, tokenizer, path)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    backbone = CausalLM(_with_lora(model, lora) if lora else model, tokenizer)
+    backbone = CausalLM(
+        _with_lora(model, lora) if lora else model,
+        tokenizer,
+        is_padded=attention == PADDED,
+        head_chunk_tokens=head_chunk_tokens,
+    )
     backbone.check_exactness()
     return backbone
+
+
+def _implementation(attention: str, config: Any) -> str:
+    """The name of an attention in transformers' registry."""
+    return _own_attention(config) if attention == PADDED else attention
+
+
+def _own_attention(config: Any) -> str:
+    """The fastest one of transformers that computes what the model means."""
+    # SDPA has no soft-capping of scores, and transformers does not say so.
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else "sdpa"
 
 
 def _check_attention(attention: str, dtype: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -138,8 +139,10 @@ class CollapseDetector(StoppingCallback):
         self._judge(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Judge the final state; there is nothing left to act on."""
+        """Judge the final state; there is nothing left to act on, and no use for the snapshot."""
         self._judge(trainer, pl_module, may_act=False)
+        if trainer.is_global_zero:
+            shutil.rmtree(self.folder / SNAPSHOT, ignore_errors=True)
 
     def _judge(self, trainer: pl.Trainer, module: pl.LightningModule, may_act: bool = True) -> None:
         values = trainer.strategy.broadcast(self._news(trainer))
@@ -162,9 +165,11 @@ class CollapseDetector(StoppingCallback):
     def _news(self, trainer: pl.Trainer) -> dict[str, float]:
         """Watched metrics that were measured anew: what was logged before stays in `callback_metrics`."""
         logged = trainer.callback_metrics
-        values = {name: float(logged[name]) for name in watched_curves(logged) if name in logged}
+        # A resumed run goes on with the probes, although they are not measured again at once.
+        names = watched_curves({*logged, *self._memory.points})
+        values = {name: float(logged[name]) for name in names if name in logged}
         news = {name: value for name, value in values.items() if value != self._seen.get(name)}
-        self._seen = values
+        self._seen |= news
         return news
 
     def _act(self, trainer: pl.Trainer, module: pl.LightningModule, verdict: Verdict) -> None:

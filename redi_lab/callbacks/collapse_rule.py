@@ -14,8 +14,8 @@ the rule asks how much was lost *lately*, in nats: what a curve has fallen below
 - `probe/chosen_mean_logps`, the mean over all tokens. It sees what spreads over all tokens at once.
 
 Runs without probes are judged by `train/mean_logps/chosen`. Every batch is another one there, so its fall must also
-exceed the batches' own noise, and it is noticed later. Gradient and update norms are not used: before a collapse they
-look as they do at any high learning rate (`experiments/collapse_detector`).
+exceed the batches' own noise, and it is noticed later. Gradient norms say nothing, and update norms little more than
+the learning rate (`experiments/collapse_detector`).
 """
 
 from __future__ import annotations

@@ -136,10 +136,13 @@ class ResumedSampler(Sampler[list[int]]):
 class BatchDataset(Dataset[Batch]):
     """Packs the examples whose indices it is asked for."""
 
-    def __init__(self, examples: Sequence[Example], token_budget: int, *, split_examples: bool) -> None:
+    def __init__(
+        self, examples: Sequence[Example], token_budget: int, *, split_examples: bool, is_padded: bool = False
+    ) -> None:
         self.examples = examples
         self.token_budget = token_budget
         self.split_examples = split_examples
+        self.is_padded = is_padded
         self.reference_logps: Sequence[Sequence[float]] | None = None
         self.rank, self.world_size = 0, 1
 
@@ -150,6 +153,7 @@ class BatchDataset(Dataset[Batch]):
             [self.examples[i] for i in share],
             token_budget=self.token_budget,
             split_examples=self.split_examples,
+            is_padded=self.is_padded,
             reference_logps=None if reference is None else [value for i in share for value in reference[i]],
             num_examples=len(indices),
             num_completion_tokens=sum(s.completion_length for i in indices for s in self.examples[i]),
@@ -168,6 +172,7 @@ class TraceDataModule(pl.LightningDataModule):
         batch_size: examples of one optimizer step, over all ranks; where unpaired, those of the larger side.
         micro_batch_tokens: most tokens of one forward pass on one device.
         split_examples: whether chosen and rejected may lie in different forward passes.
+        is_padded: whether the model is fed padded grids, whose cells then count as tokens of a forward pass.
         seed: of the order and of the choice of validation problems.
         num_validation: problems kept out of training for the validation loss. The choice depends on seed and ids, so
             both stages keep out the same ones.
@@ -190,6 +195,7 @@ class TraceDataModule(pl.LightningDataModule):
         batch_size: int,
         micro_batch_tokens: int,
         split_examples: bool,
+        is_padded: bool = False,
         seed: int,
         num_validation: int = 0,
         max_prompt_tokens: int | None = None,
@@ -220,11 +226,13 @@ class TraceDataModule(pl.LightningDataModule):
                 f" ({dict(corpus.counts.dropped) | dict(self.dropped)} dropped,"
                 f" {len(self.val_examples)} kept for validation); pairs need a right and a wrong trace of one problem"
             )
-        _check_budget(examples, micro_batch_tokens, split_examples)
+        _check_budget(examples, micro_batch_tokens, split_examples=split_examples, is_padded=is_padded)
         if task == "unpaired":
             self._sampler(self.train_examples, shuffle=True)  # refuses sides of very unequal size before training
-        self.train_set = BatchDataset(self.train_examples, micro_batch_tokens, split_examples=split_examples)
-        self.val_set = BatchDataset(self.val_examples, micro_batch_tokens, split_examples=split_examples)
+        self.train_set, self.val_set = (
+            BatchDataset(split, micro_batch_tokens, split_examples=split_examples, is_padded=is_padded)
+            for split in (self.train_examples, self.val_examples)
+        )
 
     def digest(self) -> str:
         """SHA-256 of the training tokens, in order: what a model trained on this has seen."""
@@ -321,10 +329,12 @@ def _validation_ids(corpus: TraceCorpus, number: int, seed: int) -> set[str]:
     return set(by_hash[:number])
 
 
-def _check_budget(examples: Sequence[Example], budget: int, split_examples: bool) -> None:
+def _check_budget(examples: Sequence[Example], budget: int, *, split_examples: bool, is_padded: bool) -> None:
     def tokens(example: Example) -> int:
         lengths = [len(s.input_ids) for s in example]
-        return max(lengths) if split_examples else sum(lengths)
+        if split_examples:
+            return max(lengths)
+        return len(lengths) * max(lengths) if is_padded else sum(lengths)
 
     longest = max(examples, key=tokens)
     if tokens(longest) > budget:

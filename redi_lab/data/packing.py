@@ -1,5 +1,8 @@
 """Batches without padding: sequences are laid end to end under a token budget, each attending only to itself.
 
+Models that cannot be packed exactly are fed (n × longest) grids with padding instead. Their micro-batches are described
+in the same way, but filled so that the grid, not the row, stays within the budget.
+
 A `Batch` is one *global* batch of the paper (128 sequences, 32 pairs): one optimizer step. It is cut into
 micro-batches by tokens, not by sequences, and it carries what the objectives normalise by, so the loss cannot depend
 on the cut.
@@ -60,7 +63,19 @@ class Batch:
     num_rejected: int  # rejected sequences in the global batch, over all ranks
     num_completion_tokens: int  # Σ|y| over the global batch, over all ranks
     num_tokens: int  # prompt and completion tokens of this rank's share
+    num_positions: int  # of its forward passes: the tokens, and padding where they are laid out in grids
+    capacity: int  # positions that its forward passes could have had under the token budget
     ids: list[str]  # of the sequences
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the positions that are padding, in [0, 1)."""
+        return 1.0 - self.num_tokens / self.num_positions if self.num_positions else 0.0
+
+    @property
+    def row_fill(self) -> float:
+        """Share of the room under the token budget that real tokens fill, in [0, 1]; the last row is rarely full."""
+        return self.num_tokens / self.capacity if self.capacity else 0.0
 
 
 def pack_into_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -85,11 +100,33 @@ def pack_into_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return [sorted(row) for row in rows]
 
 
+def pack_into_grids(lengths: Sequence[int], width: int, budget: int) -> list[list[int]]:
+    """Bins of indices, of similar lengths, whose (width · n × longest) grids have at most `budget` cells.
+
+    Args:
+        lengths: of the longest sequence of each item.
+        width: sequences of each item.
+        budget: most cells.
+
+    Raises:
+        ValueError: an item alone needs more.
+    """
+    grids: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if width * lengths[index] > budget:
+            raise ValueError(f"item {index} needs {width * lengths[index]} cells, the budget is {budget}")
+        if not grids or width * (len(grids[-1]) + 1) * lengths[grids[-1][0]] > budget:
+            grids.append([])
+        grids[-1].append(index)
+    return grids
+
+
 def make_batch(
     examples: Sequence[Sequence[TokenizedSequence]],
     *,
     token_budget: int,
     split_examples: bool,
+    is_padded: bool = False,
     reference_logps: Sequence[float] | None = None,
     num_examples: int | None = None,
     num_completion_tokens: int | None = None,
@@ -99,9 +136,10 @@ def make_batch(
 
     Args:
         examples: the examples of this rank.
-        token_budget: most tokens in one micro-batch.
+        token_budget: most tokens in one micro-batch; where padded, most cells of its grid.
         split_examples: whether chosen and rejected may lie in different micro-batches. Losses that are linear in token
             log-probabilities allow it.
+        is_padded: whether the model is fed grids rather than rows.
         reference_logps: log π_ref of every sequence, in order.
         num_examples: examples of the whole global batch; default: those given.
         num_completion_tokens: completion tokens of the whole global batch; default: those given.
@@ -110,15 +148,17 @@ def make_batch(
     sequences = [sequence for example in examples for sequence in example]
     width = len(examples[0]) if examples else 1
     unit = 1 if split_examples else width
-    unit_lengths = [
-        sum(len(s.input_ids) for s in sequences[start : start + unit]) for start in range(0, len(sequences), unit)
-    ]
-    rows = pack_into_rows(unit_lengths, token_budget)
+    units = [[len(s.input_ids) for s in sequences[at : at + unit]] for at in range(0, len(sequences), unit)]
+    if is_padded:
+        rows = pack_into_grids([max(lengths) for lengths in units], unit, token_budget)
+    else:
+        rows = pack_into_rows([sum(lengths) for lengths in units], token_budget)
     lengths = [sequence.completion_length for sequence in sequences]
+    micro_batches = [
+        _micro_batch(sequences, [u * unit + offset for u in row for offset in range(unit)]) for row in rows
+    ]
     return Batch(
-        micro_batches=[
-            _micro_batch(sequences, [u * unit + offset for u in row for offset in range(unit)]) for row in rows
-        ],
+        micro_batches=micro_batches,
         lengths=torch.tensor(lengths, dtype=torch.float32),
         is_chosen=torch.tensor([sequence.is_chosen for sequence in sequences], dtype=torch.bool),
         reference_logps=None if reference_logps is None else torch.tensor(reference_logps, dtype=torch.float32),
@@ -126,6 +166,11 @@ def make_batch(
         num_rejected=sum(not s.is_chosen for s in sequences) if num_rejected is None else num_rejected,
         num_completion_tokens=sum(lengths) if num_completion_tokens is None else num_completion_tokens,
         num_tokens=sum(len(sequence.input_ids) for sequence in sequences),
+        num_positions=sum(
+            len(micro.segment_lengths) * max(micro.segment_lengths) if is_padded else sum(micro.segment_lengths)
+            for micro in micro_batches
+        ),
+        capacity=len(micro_batches) * token_budget,
         ids=[sequence.id for sequence in sequences],
     )
 

@@ -152,7 +152,7 @@ class Gradients:
             self.weight.addmm_(projection.T, hidden)
             return
         torch.mm(projection.T, hidden, out=self._rounded)
-        for total, part in zip(self.weight.split(_ROWS), self._rounded.split(_ROWS), strict=True):
+        for total, part in zip(torch.split(self.weight, _ROWS), torch.split(self._rounded, _ROWS), strict=True):
             total.add_(part)  # in pieces, because the conversion makes a copy
 
     def add_group(self, tokens: slice, head: Gradients, factor: Tensor) -> None:

@@ -133,6 +133,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
                 schedule.step()
         self._log("train", batch, logps)
         extra = {"grad_norm": grad_norm, "lr": learning_rate, "tokens_per_second": self._tokens_per_second(batch)}
+        extra |= {"padding_share": batch.padding_share, "row_fill": batch.row_fill}
         self.log_dict({f"train/{name}": value for name, value in extra.items()}, batch_size=1)
         if entropy is not None:
             self.log("train/entropy", entropy, batch_size=1, sync_dist=self.trainer.world_size > 1, reduce_fx="sum")

@@ -18,6 +18,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers import get_scheduler
 
+from redi_lab.backbone.attention import PADDED
 from redi_lab.backbone.causal_lm import CausalLM, load_backbone
 from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.data.arithmetic import ArithmeticSource, build_tokenizer
@@ -81,6 +82,7 @@ def make_datamodule(
         batch_size=data.batch_size,
         micro_batch_tokens=data.micro_batch_tokens,
         split_examples=objective.is_linear,
+        is_padded=config.model.attention == PADDED,
         seed=config.seed,
         num_validation=data.num_validation,
         max_prompt_tokens=data.max_prompt_tokens,
@@ -105,6 +107,7 @@ def make_backbone(config: DictConfig, tokenizer: Any, path: str | None) -> Causa
         dtype=model.dtype,
         attention=model.attention,
         gradient_checkpointing=model.gradient_checkpointing,
+        head_chunk_tokens=model.head_chunk_tokens,
         lora=plain["lora"],
     )
 
@@ -113,10 +116,16 @@ def check_positions(data: TraceDataModule, backbone: CausalLM) -> None:
     """Hold every sequence against the positions that the model was made for.
 
     Raises:
-        UserError: one is longer.
+        UserError: one is longer, or longer than a sliding window that packed rows lack.
     """
-    limit = backbone.max_positions
+    limit, window = backbone.max_positions, backbone.unsupported_window
     longest = max((s for e in (*data.train_examples, *data.val_examples) for s in e), key=lambda s: len(s.input_ids))
+    if window is not None and len(longest.input_ids) > window:
+        raise UserError(
+            f"{longest.id} has {len(longest.input_ids)} tokens, more than the model's sliding window of {window}, which"
+            f" packed rows lack: set model.attention={PADDED}, or drop long examples with"
+            f" data.max_sequence_tokens={window}"
+        )
     if limit is not None and len(longest.input_ids) > limit:
         raise UserError(
             f"{longest.id} has {len(longest.input_ids)} tokens, the model {limit} positions: drop long examples with"

@@ -93,8 +93,8 @@ def test_dropout_reaches_the_kernel() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"softcap": 30.0}, "neither score soft-capping nor attention sinks; choose another model"),
-        ({"s_aux": torch.zeros(HEADS)}, "neither score soft-capping nor attention sinks; choose another model"),
+        ({"softcap": 30.0}, r"neither score soft-capping nor attention sinks; set model\.attention=padded"),
+        ({"s_aux": torch.zeros(HEADS)}, r"neither score soft-capping nor attention sinks; set model\.attention=padded"),
         ({"sliding_window": 5}, r"a sequence of 6 tokens exceeds the sliding window of 5.*data\.max_sequence_tokens"),
     ],
 )

@@ -98,6 +98,66 @@ def test_packed_is_unpacked(
         assert (mine[key] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6 * scale, key
 
 
+PADDED = {
+    "qwen2": ("qwen2", {}),
+    "llama": ("llama", {}),
+    "gemma2": ("gemma2", {"head_dim": 8, "attn_logit_softcapping": 1.0, "final_logit_softcapping": 3.0}),
+    "mistral": ("mistral", {"sliding_window": 6}),  # shorter than the sequences
+    "lfm2": ("lfm2", {"layer_types": ["conv", "full_attention"], "num_key_value_heads": 2}),
+}
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_padded_is_unpadded(name: str, make_backbone: MakeBackbone, make_sequences: MakeSequences) -> None:
+    """Also for models that packed rows do not fit."""
+    model_type, config = PADDED[name]
+    backbone = make_backbone(model_type, config=config, attention="padded").eval()
+    sequences = make_sequences((30, 3, 12, 5))
+    ours, theirs = packed_logps(backbone, sequences), plain_logps(backbone.model, sequences)
+    tokens = torch.tensor([s.completion_length for s in sequences])
+    torch.testing.assert_close(ours / tokens, theirs / tokens, rtol=0, atol=1e-5)
+    mine, expected = gradients(backbone.model, ours.sum()), gradients(backbone.model, theirs.sum())
+    scale = max(gradient.norm() for gradient in expected.values())
+    for key, gradient in expected.items():
+        assert (mine[key] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6 * scale, key
+    if name not in ("qwen2", "llama"):
+        with pytest.raises(UserError, match=r"set model\.attention=padded"):
+            make_backbone(model_type, config=config)
+
+
+def test_attention_that_generates_is_that_which_trains(make_backbone: MakeBackbone) -> None:
+    """SDPA has no soft-capping of scores, and transformers uses it for Gemma 2 without a word."""
+    capped = make_backbone("gemma2", config={"head_dim": 8, "attn_logit_softcapping": 1.0}, attention="padded")
+    with capped.for_generation() as model:
+        assert model.config._attn_implementation == "eager"
+    with make_backbone().for_generation() as model:
+        assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "config", "attention", "window"),
+    [
+        ("mistral", {"sliding_window": 30}, "packed_sdpa", 30),
+        ("mistral", {"sliding_window": 30}, "padded", None),
+        ("qwen2", {"sliding_window": 30, "use_sliding_window": False}, "packed_sdpa", None),
+    ],
+)
+def test_sliding_windows_are_told_before_training(
+    model_type: str, config: dict[str, Any], attention: str, window: int | None, make_backbone: MakeBackbone
+) -> None:
+    assert make_backbone(model_type, config=config, attention=attention).unsupported_window == window
+
+
+def test_hidden_states_have_the_dtype_that_autocast_computes_in(
+    make_backbone: MakeBackbone, make_sequences: MakeSequences
+) -> None:
+    """Else the head's products would run in fp32, which costs four times as much."""
+    backbone, micro = make_backbone(), pack(make_sequences(EVEN))
+    assert backbone.hidden_states(micro).dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert backbone.hidden_states(micro).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("lengths", [EVEN, UNEVEN], ids=["grid", "split"])
 @pytest.mark.parametrize("name", ["qwen2", "llama", "mistral", "gemma3"])
 @torch.no_grad()
@@ -168,7 +228,7 @@ def test_layers_that_mix_tokens_outside_attention_are_refused(
     model_type: str, config: dict[str, Any], dtype: str, make_backbone: MakeBackbone
 ) -> None:
     with pytest.raises(
-        UserError, match=r"^model\.path: \w+ForCausalLM cannot be packed exactly: .* by attention alone"
+        UserError, match=r"^model\.path: \w+ForCausalLM cannot be packed exactly: .* set model\.attention=padded"
     ):
         make_backbone(model_type, config=config, dtype=dtype)
 

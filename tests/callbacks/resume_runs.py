@@ -1,7 +1,7 @@
 """Trainings in processes of their own, which tests kill and start again; see test_resume.py.
 
 The processes are forked from a server that has imported everything and computed nothing, so each starts within a
-fraction of a second.
+fraction of a second. Two ranks are started as a user does, by a command: python -m tests.callbacks.resume_runs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ from redi_lab.callbacks.resume import TrainingStates
 from redi_lab.callbacks.update_norm import UpdateNorm
 from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError
 from redi_lab.tracking.local import LocalLogger
+from tests.conftest import REPOSITORY
 from tests.modules.tiny_runs import attach_reference, make_backbone, make_data, make_module
 
 BATCH_SIZES = {"sft": 8, "redi": 3, "dpo": 3, "simpo": 3}
@@ -100,6 +102,20 @@ def start(folder: Path, objective: str, **options: Any) -> Any:
     return process
 
 
+def start_two_ranks(folder: Path, objective: str) -> subprocess.Popen[bytes]:
+    """Start `train` on two gloo ranks, in a process group of its own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "SLURM"))}
+    command = [sys.executable, "-W", "ignore", "-m", "tests.callbacks.resume_runs", str(folder), objective]
+    return subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 def weights(folder: Path, rank: int = 0) -> dict[str, Tensor]:
     loaded: dict[str, Tensor] = load_file(folder / f"final-{rank}.safetensors")
     return loaded
@@ -117,14 +133,17 @@ def num_lines(folder: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def send_at(process: Any, folder: Path, line: int, delay: float, number: signal.Signals) -> bool:
+def send_at(
+    process: Any, folder: Path, line: int, delay: float, number: signal.Signals, *, to_group: bool = False
+) -> bool:
     """Send a signal a moment after the n-th line was logged; whether that came before the end."""
-    while process.is_alive() and num_lines(folder) < line:
+    is_running = process.is_alive if hasattr(process, "is_alive") else lambda: process.poll() is None
+    while is_running() and num_lines(folder) < line:
         time.sleep(0.001)
     time.sleep(delay)
-    if not process.is_alive():
+    if not is_running():
         return False
-    os.kill(process.pid, number)
+    (os.killpg if to_group else os.kill)(process.pid, number)
     return True
 
 
@@ -138,5 +157,16 @@ def _run(folder: Path, objective: str, options: dict[str, Any]) -> None:
         sys.exit(EXIT_RESUMABLE)
 
 
+def _two_ranks(folder: Path, objective: str) -> None:
+    try:
+        train(folder, objective, devices=2, strategy="ddp")
+    except RunInterruptedError:
+        sys.exit(EXIT_RESUMABLE)
+
+
 def _cosine(optimizer: torch.optim.Optimizer, num_steps: int) -> Any:
     return get_scheduler("cosine", optimizer, num_warmup_steps=2, num_training_steps=num_steps)
+
+
+if __name__ == "__main__":
+    _two_ranks(Path(sys.argv[1]), sys.argv[2])

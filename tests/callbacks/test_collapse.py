@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from redi_lab.callbacks.collapse import EVENTS, CollapseDetector, collapse_summary
+from redi_lab.callbacks.collapse import EVENTS, SNAPSHOT, CollapseDetector, collapse_summary
 from redi_lab.callbacks.collapse_rule import CHOSEN_PROBE, CollapseState
 from redi_lab.callbacks.probes import Probes
 from redi_lab.callbacks.tensor_tree import flatten_tree, unflatten_tree
@@ -110,6 +110,7 @@ def test_rollbacks_are_counted_and_end(tmp_path: Path) -> None:
     assert detector.stop is not None
     assert detector.stop.by == "collapse"
     assert detector.stop.reason.startswith("2 rollbacks did not help: ")
+    assert not (tmp_path / SNAPSHOT).exists()
 
 
 def test_a_run_that_collapses_recovers_with_a_rollback(tmp_path: Path) -> None:
@@ -155,6 +156,16 @@ def test_a_resumed_detector_goes_on_where_it_was(tmp_path: Path) -> None:
     assert second.state_dict() == first.state_dict()
     assert second.summary() == first.summary()
     assert second.summary()["rollbacks"] == 1
+
+
+def test_a_resumed_detector_waits_for_the_next_probes(tmp_path: Path) -> None:
+    """Batches are logged at every step, probes are not; judging by both would compare what cannot be compared."""
+    first = make_detector(tmp_path, "warn")
+    run_scripted(tmp_path, (-0.5, -0.51), detector=first)
+    second = make_detector(tmp_path, "warn")
+    second.load_state_dict(first.state_dict())
+    run_scripted(tmp_path, (), detector=second)
+    assert second.state_dict() == first.state_dict()
 
 
 def test_events_behind_a_resumed_state_are_forgotten(tmp_path: Path) -> None:

@@ -14,7 +14,16 @@ import torch
 
 from redi_lab.callbacks.resume import TrainingStates, newest_state, rotate, states_in
 from redi_lab.errors import EXIT_RESUMABLE
-from tests.callbacks.resume_runs import BATCH_SIZES, STEPS, log, num_lines, send_at, start, weights
+from tests.callbacks.resume_runs import (
+    BATCH_SIZES,
+    STEPS,
+    log,
+    num_lines,
+    send_at,
+    start,
+    start_two_ranks,
+    weights,
+)
 from tests.modules.tiny_runs import HARMLESS_WARNINGS
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNINGS]
@@ -76,6 +85,23 @@ def test_many_random_kills(objective: str, num_workers: int, uninterrupted: Unin
     hit = kill_and_restart(tmp_path, objective, 4, rng, num_workers=num_workers, every_n_steps=rng.choice([1, 3]))
     assert hit >= 3
     assert_same(tmp_path, uninterrupted(objective))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["redi", "dpo"])
+def test_two_ranks_go_on_together(objective: str, tmp_path: Path) -> None:
+    rng = random.Random(f"{tmp_path}")
+    through, folder = tmp_path / "through", tmp_path / "killed"
+    assert start_two_ranks(through, objective).wait() == 0
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process = start_two_ranks(folder, objective)
+        line = num_lines(folder) + rng.randint(1, STEPS // 3)
+        assert send_at(process, folder, line, rng.uniform(0, 0.03), number, to_group=number == signal.SIGKILL)
+        assert process.wait() == (-number if number == signal.SIGKILL else EXIT_RESUMABLE)
+    assert start_two_ranks(folder, objective).wait() == 0
+    assert_same(folder, through)
+    for name, tensor in weights(folder, rank=0).items():
+        assert torch.equal(weights(folder, rank=1)[name], tensor)
 
 
 @pytest.mark.parametrize(("number", "num_workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 0)])

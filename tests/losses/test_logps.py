@@ -85,8 +85,25 @@ def weighted_in_forward(problem: Problem, **options: Any) -> Tensor:
     return weighted_logp_sum(problem.hidden, problem.weight, problem.targets, problem.token_weights, **options).total
 
 
+def weighted_in_groups(problem: Problem, **options: Any) -> Tensor:
+    """Three groups of very different lengths, whose factors are all 1."""
+    tokens = len(problem.targets)
+    lengths = (tokens // 8, tokens - tokens // 4, tokens - tokens // 8 - (tokens - tokens // 4))
+    return grouped_logp_sum(
+        problem.hidden,
+        problem.weight,
+        problem.targets,
+        problem.token_weights,
+        group_lengths=lengths,
+        factors_of=lambda tokens, logps: torch.ones_like(logps),
+        **options,
+    ).total
+
+
 WeightedSum = Callable[..., Tensor]
-both_kernels = pytest.mark.parametrize("weighted_sum", [weighted_through_tokens, weighted_in_forward])
+every_kernel = pytest.mark.parametrize(
+    "weighted_sum", [weighted_through_tokens, weighted_in_forward, weighted_in_groups]
+)
 head_options = pytest.mark.parametrize(
     "options",
     [{}, {"softcap": 1.5}, {"scale": 0.25}, {"softcap": 0.7, "scale": 3.0}],
@@ -102,6 +119,7 @@ class TensorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.numels: list[int] = []
+        self.made: list[tuple[Any, int]] = []
         self.products: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -109,6 +127,7 @@ class TensorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for made in result if isinstance(result, tuple | list) else [result]:
             if isinstance(made, Tensor):
                 self.numels.append(made.numel())
+                self.made.append((func.overloadpacket, made.numel()))
                 if func.overloadpacket in self.PRODUCTS:
                     self.products.append(made.numel())
         return result
@@ -179,7 +198,7 @@ def test_weighted_sum_reports_detached_token_logps() -> None:
 # Gradients
 
 
-@both_kernels
+@every_kernel
 @head_options
 def test_gradients_match_differences(weighted_sum: WeightedSum, options: dict[str, Any]) -> None:
     problem = make_problem(5, 3, 4)
@@ -209,7 +228,7 @@ def test_gradcheck_of_every_token_logp() -> None:
     assert torch.autograd.gradcheck(logps, (problem.hidden, problem.weight, problem.bias))
 
 
-@both_kernels
+@every_kernel
 @pytest.mark.parametrize("incoming", [1.0, -3.7])
 @pytest.mark.parametrize("chunk_size", [1, 4, 13, 1024])
 @head_options
@@ -226,7 +245,7 @@ def test_gradients_match_autograd_for_any_chunk_size(
         torch.testing.assert_close(gradient, twin, rtol=1e-10, atol=1e-12)
 
 
-@both_kernels
+@every_kernel
 def test_tied_embeddings_receive_both_gradients(weighted_sum: WeightedSum) -> None:
     problem = make_problem()
     prompt = torch.arange(len(problem.targets)) % len(problem.weight)
@@ -239,7 +258,7 @@ def test_tied_embeddings_receive_both_gradients(weighted_sum: WeightedSum) -> No
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, problem.weight)[0])
 
 
-@both_kernels
+@every_kernel
 @pytest.mark.parametrize(("trained", "products"), [("hidden", [13 * 5]), ("weight", [11 * 5]), ("bias", [])])
 def test_only_what_requires_grad_gets_one_and_costs_one(
     weighted_sum: WeightedSum, trained: str, products: list[int]
@@ -261,18 +280,95 @@ def test_a_retained_graph_gives_the_same_gradient_twice() -> None:
     torch.testing.assert_close(first, second, rtol=0.0, atol=0.0)
 
 
-def test_gradients_taken_in_the_forward_pass_are_handed_over_once() -> None:
+@pytest.mark.parametrize("weighted_sum", [weighted_in_forward, weighted_in_groups])
+def test_gradients_taken_in_the_forward_pass_are_handed_over_once(weighted_sum: WeightedSum) -> None:
     problem = make_problem()
-    loss = weighted_in_forward(problem)
+    loss = weighted_sum(problem)
     torch.autograd.grad(loss, problem.hidden, retain_graph=True)
     with pytest.raises(RuntimeError, match="handed over by an earlier backward pass"):
         torch.autograd.grad(loss, problem.hidden)
 
 
+# Factors that are known only when a group has been read
+
+GROUPS = (3, 6, 0, 4)
+
+
+def logistic_losses(token_logps: Tensor, token_weights: Tensor) -> Tensor:
+    """(n,) −log σ(m + ½) of each group's linear form m, as in DPO and SimPO."""
+    forms = [(w * v).sum() for w, v in zip(token_weights.split(GROUPS), token_logps.split(GROUPS), strict=True)]
+    return -F.logsigmoid(torch.stack(forms) + 0.5)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, 5, 9, 13, 1024])
+@head_options
+def test_grouped_gradient_is_that_of_the_loss(chunk_size: int, options: dict[str, Any]) -> None:
+    """Chunks shorter than every group, than some, and longer than all; a group may be empty."""
+    problem = make_problem()
+    inputs = (problem.hidden, problem.weight, problem.bias)
+    asked: list[int] = []
+
+    def factors_of(tokens: slice, logps: Tensor) -> Tensor:
+        asked.extend(range(tokens.start, tokens.stop))
+        everywhere = torch.zeros(13, dtype=logps.dtype)
+        everywhere[tokens] = logps.detach()
+        forms = [(w * v).sum() for w, v in zip(problem.token_weights.split(GROUPS), everywhere.split(GROUPS), strict=True)]
+        slopes = [-torch.sigmoid(-(form + 0.5)) for form in forms]
+        return torch.cat([slope.expand(n) for slope, n in zip(slopes, GROUPS, strict=True)])[tokens]
+
+    summed = grouped_logp_sum(
+        problem.hidden,
+        problem.weight,
+        problem.targets,
+        problem.token_weights,
+        group_lengths=GROUPS,
+        factors_of=factors_of,
+        bias=problem.bias,
+        chunk_size=chunk_size,
+        **options,
+    )
+    naive = naive_logps(*inputs[:2], problem.targets, bias=problem.bias, **options)
+    torch.testing.assert_close(summed.logps, naive.detach())
+    assert asked == list(range(13))
+    expected = torch.autograd.grad(logistic_losses(naive, problem.token_weights).sum(), inputs)
+    for gradient, twin in zip(torch.autograd.grad(summed.total, inputs), expected, strict=True):
+        torch.testing.assert_close(gradient, twin, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("chunk_size", "head_buffers"), [(13, 1), (7, 1), (5, 2)])
+def test_only_a_group_longer_than_a_chunk_takes_one_more_head(chunk_size: int, head_buffers: int) -> None:
+    problem = make_problem(hidden=50, vocabulary=70)
+    with TensorWatch() as watch:
+        grouped_logp_sum(
+            problem.hidden,
+            problem.weight,
+            problem.targets,
+            problem.token_weights,
+            group_lengths=GROUPS,
+            factors_of=lambda tokens, logps: torch.ones_like(logps),
+            chunk_size=chunk_size,
+        )
+    assert watch.made.count((torch.ops.aten.zeros_like, 50 * 70)) == head_buffers
+
+
+@pytest.mark.parametrize("lengths", [(13, 1), (12,), (14, -1)])
+def test_groups_that_do_not_make_up_the_tokens_are_refused(lengths: tuple[int, ...]) -> None:
+    problem = make_problem()
+    with pytest.raises(ValueError, match="group_lengths must be counts that add up to 13, got"):
+        grouped_logp_sum(
+            problem.hidden,
+            problem.weight,
+            problem.targets,
+            problem.token_weights,
+            group_lengths=lengths,
+            factors_of=lambda tokens, logps: logps,
+        )
+
+
 # Precision
 
 
-@both_kernels
+@every_kernel
 @pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16])
 def test_bf16_activations(weighted_sum: WeightedSum, weight_dtype: torch.dtype) -> None:
     """Products in bf16, all else in fp32: bf16 has 8 bits of mantissa, so gradients agree to about 1 %."""
@@ -289,7 +385,7 @@ def test_bf16_activations(weighted_sum: WeightedSum, weight_dtype: torch.dtype) 
         assert (gradient - twin).norm() < 0.02 * twin.norm()
 
 
-@both_kernels
+@every_kernel
 def test_autocast_does_not_lower_fp32_activations(weighted_sum: WeightedSum) -> None:
     problem = make_problem(dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -300,7 +396,7 @@ def test_autocast_does_not_lower_fp32_activations(weighted_sum: WeightedSum) -> 
     torch.testing.assert_close(gradient, torch.autograd.grad(plain, problem.hidden)[0], rtol=0.0, atol=0.0)
 
 
-@both_kernels
+@every_kernel
 def test_bf16_head_gradient_is_added_up_in_fp32(weighted_sum: WeightedSum) -> None:
     """2,048 equal chunks of gradient ½: the sum is 1,024, but a running bf16 sum would stop at ½ · 2⁸ = 128."""
     tokens = 2048
@@ -329,7 +425,7 @@ def test_tiny_weights_survive_fp16_activations() -> None:
         assert (gradient - twin).norm() < 0.01 * twin.norm()
 
 
-@both_kernels
+@every_kernel
 @pytest.mark.parametrize("magnitude", [1e4, 1e30])
 def test_extreme_logits_stay_finite(weighted_sum: WeightedSum, magnitude: float) -> None:
     problem = make_problem(dtype=torch.float32)
@@ -343,7 +439,7 @@ def test_extreme_logits_stay_finite(weighted_sum: WeightedSum, magnitude: float)
 # No tokens, no gradients, little memory
 
 
-@both_kernels
+@every_kernel
 def test_no_tokens_give_zero_gradients(weighted_sum: WeightedSum) -> None:
     problem = make_problem(0)
     inputs = (problem.hidden, problem.weight, problem.bias)
@@ -362,7 +458,7 @@ def test_all_weights_zero_give_zero_gradients() -> None:
     assert not gradient.any()
 
 
-@both_kernels
+@every_kernel
 @pytest.mark.parametrize("softcap", [None, 5.0])
 def test_memory_is_bounded_by_the_chunk(weighted_sum: WeightedSum, softcap: float | None) -> None:
     tokens, hidden, vocabulary, chunk_size = 400, 4, 101, 16
@@ -428,7 +524,7 @@ def test_mean_logps_divide_by_length() -> None:
 # Bad input
 
 
-@both_kernels
+@every_kernel
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [

@@ -55,7 +55,7 @@ def test_step_does_not_depend_on_the_micro_batches(objective: str, tmp_path: Pat
     whole, cut = run(objective, tmp_path, budget=HUGE), run(objective, tmp_path, budget=0)
     assert relative_error(cut.tap.gradients[0], whole.tap.gradients[0]) < 1e-5
     assert relative_error(cut.tap.parameters[0], whole.tap.parameters[0]) < 1e-6
-    ignored = {"train/tokens_per_second"}
+    ignored = {"train/tokens_per_second", "train/row_fill"}
     for name in whole.train[0].keys() - ignored:
         assert cut.train[0][name] == pytest.approx(whole.train[0][name], rel=1e-5), name
 

@@ -14,6 +14,7 @@ import pytest
 from redi_lab.callbacks.update_norm import UpdateNorm
 from redi_lab.cli import main
 from redi_lab.errors import EXIT_RESUMABLE, UserError
+from redi_lab.pipeline.evaluate import evaluate_checkpoint
 from redi_lab.pipeline.resume import RECORD, differences, recorded_overrides
 
 Tiny = Callable[..., list[str]]
@@ -149,19 +150,17 @@ def test_a_run_is_named_from_anywhere(
 def test_a_run_that_is_trained_is_only_judged(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt: Callable[[int], None]
 ) -> None:
-    from redi_lab.pipeline import train
-
-    judge = train.evaluate_checkpoint
+    judged_by = "redi_lab.pipeline.train.evaluate_checkpoint"
     command = ["+experiment=demo_sft", *tiny(*BARE)]
 
     def killed(*_: Any) -> None:
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(train, "evaluate_checkpoint", killed)
+    monkeypatch.setattr(judged_by, killed)
     interrupted(command)
     folder = the_run(tmp_path / "outputs")
     trained = (folder / "metrics.jsonl").read_text()
-    monkeypatch.setattr(train, "evaluate_checkpoint", judge)
+    monkeypatch.setattr(judged_by, evaluate_checkpoint)
     interrupt(1)  # would end any training step
     main(command)
     assert "pass_at_1" in summary_of(folder)["metrics"]

@@ -140,11 +140,14 @@ def test_a_damaged_record_counts_as_none(tmp_path: Path, checkpoint: Path, damag
     assert cache.find("f") is None
 
 
-def test_an_unfinished_attempt_is_cleared(tmp_path: Path) -> None:
+def test_an_interrupted_attempt_is_gone_on_with_and_a_damaged_result_cleared(tmp_path: Path) -> None:
     cache = StageCache(tmp_path / "cache")
     with cache.place_for("f") as folder:
         folder.mkdir()
-        (folder / "metrics.jsonl").write_text("half\n")
+        (folder / "states").mkdir()
+    with cache.place_for("f") as folder:
+        assert (folder / "states").exists()
+        (folder / "summary.json").write_text("{}")
     with cache.place_for("f") as folder:
         assert not folder.exists()
 
