@@ -23,7 +23,8 @@ USAGE = """\
 Usage: python -m redi_lab [VERB] [KEY=VALUE ...]        (or: redi-lab ...)
 
   (no verb)   train: the embedded demo, or +experiment=NAME; stages that it starts from are trained once and reused
-  evaluate    judge any Hugging Face folder: evaluate checkpoint=FOLDER [eval=...]; stop as soon as a question is
+  evaluate    judge any Hugging Face folder: evaluate checkpoint=FOLDER [eval=aime24|...|paper_suite]
+              [protocol=quick|paper], see docs/benchmarks.md; stop as soon as a question is
               answered: sequential.width=0.02 or sequential.better_than=FOLDER; compare results on the same problems:
               evaluate compare OLD_RESULTS NEW_RESULTS [NEW_RESULTS ...]
   curate      from raw generations to demonstrations and pairs: curate data=openr1_math|openr1_220k|jsonl data.path=FILE

@@ -91,6 +91,9 @@ def test_a_mistake_is_told_in_one_line(override: str) -> None:
         ),
         (["callbacks.checkpoints.monitor=train/grad_cosine"], "no such metric"),
         (["data=openr1_math"], "data.batch_size is required and has no default"),
+        (["model.dtype=bfloat16"], "model.dtype=bfloat16: small steps would be rounded away; keep float32 weights"),
+        (["loss=simpo", "loss.head_gradient=none"], "loss.head_gradient=none: must be one of accumulate, recompute"),
+        (["model.head_chunk_tokens=0"], "model.head_chunk_tokens=0: must be a whole number of at least 1"),
     ],
 )
 def test_choices_that_do_not_fit_together_are_refused(overrides: list[str], message: str) -> None:
@@ -112,6 +115,31 @@ def test_the_default_is_the_demo() -> None:
     assert {k: v for k, v in default.items() if k != "paths"} == {k: v for k, v in demo.items() if k != "paths"}
     assert default.loss.alpha == 0.8
     assert default.optimizer.lr == 2e-4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sequential.width=0.1", "sequential.better_than=."], "sequential.width=0.1: ask one question, width or"),
+        (["sequential.delta=0.1"], "sequential.delta=0.1: better than what? add sequential.better_than=FOLDER"),
+        (["sequential.width=0.1", "eval=paper_suite"], "eval=paper_suite is a suite; choose one of it"),
+        (["sequential.width=0"], "sequential.width=0.0: must be above 0 and at most 0.5"),
+        (["sequential.better_than=.", "sequential.delta=1"], "sequential.delta=1.0: must be above -1 and below 1"),
+        (["sequential.confidence=1"], "sequential.confidence=1.0: must be above 0 and below 1"),
+        (["sequential.wdith=1"], "unknown key sequential.wdith: sequential has width, better_than, delta, confidence"),
+    ],
+)
+def test_sequential_questions_that_make_no_sense_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config("evaluate", ["checkpoint=.", *overrides], check_paths=False)
+    assert message in str(caught.value)
+
+
+def test_a_rival_must_be_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    overrides = [f"checkpoint={tmp_path}", "sequential.better_than=/nowhere"]
+    with pytest.raises(UserError, match="sequential.better_than=/nowhere: no Hugging Face folder there"):
+        load_config("evaluate", overrides)
 
 
 @pytest.mark.parametrize("name", experiment_names())

@@ -1,10 +1,11 @@
 """How the driver and a side keep step: a side trains in its own process and waits before every step to be told to go.
 
-    side  → driver   {"step": k, "loss": ..., "peak_bytes": ...}   a step is done, or (k = 0) all is ready for the first
+    side  → driver   {"step": k, "seconds": ..., "loss": ..., "peak_bytes": ...}   done; k = 0: ready for the first one
     driver → side    go
 
-A step lasts from "go" to the next report, so everything that a training loop does between two steps counts. Imports
-nothing but the standard library: both environments use it.
+A step lasts from "go" to the next report, so everything that a training loop does between two steps counts. On a CPU a
+side has one thread and its seconds are those of processor time, which is what the step takes on an idle core: other
+work on the machine then hardly shows. Imports nothing but the standard library: both environments use it.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ class Pace:
         self._out = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)
         self._step = 0
+        self._began = 0.0
 
-    def report_and_wait(self, loss: float | None, *, is_last: bool = False, **facts: Any) -> None:
+    def report_and_wait(self, loss: float | None, *, is_last: bool = False) -> None:
         """Tell how the step before went; return when the next may begin."""
-        report = {"step": self._step, "loss": loss, "peak_bytes": peak_bytes(), **facts}
+        report = {"step": self._step, "seconds": _now() - self._began, "loss": loss, "peak_bytes": peak_bytes()}
         self._step += 1
         self._out.write(json.dumps(report) + "\n")
         if not is_last and sys.stdin.readline().strip() != "go":
             sys.exit(0)
+        self._began = _now()
 
 
 @final
@@ -51,13 +54,11 @@ class Side:
         self.ready = self._read()
 
     def step(self) -> dict[str, Any]:
-        """Let it make one step; its report, with `seconds`."""
+        """Let it make one step; its report."""
         assert self._process.stdin is not None
-        began = time.perf_counter()
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
-        report = self._read()
-        return report | {"seconds": time.perf_counter() - began}
+        return self._read()
 
     def close(self) -> None:
         """End it."""
@@ -72,6 +73,15 @@ class Side:
             raise RuntimeError(f"{self.name} ended with code {self._process.wait()}:\n{tail}")
         report: dict[str, Any] = json.loads(line)
         return report
+
+
+def _now() -> float:
+    """Seconds of this process on a CPU; of the clock on a GPU, once it has done all that it was given."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
 
 
 def peak_bytes() -> int:

@@ -104,7 +104,7 @@ def main(file: Path) -> None:
         backbone.to(trainer.strategy.root_device)
         with tempfile.TemporaryDirectory() as cache, trainer.precision_plugin.forward_context():
             data.reference_logps = reference_logps(backbone, data, cache_dir=Path(cache))
-    loader: DataLoader[Batch] = DataLoader(data, batch_size=None, sampler=steps)  # type: ignore[arg-type]
+    loader: DataLoader[Batch] = DataLoader(data, batch_size=None, sampler=steps)
     trainer.fit(module, loader)
 
 

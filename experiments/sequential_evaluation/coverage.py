@@ -43,7 +43,7 @@ def main() -> None:
         ],
         "average": _average(generator),
     }
-    (HERE / "coverage.json").write_text(json.dumps(results, indent=1) + "\n")
+    (HERE / "coverage.json").write_text(json.dumps(results) + "\n")
     _draw(results, HERE / "coverage.png")
     for name in ("pass_at_1", "pass_at_k", "difference"):
         for method in ("ours", "other"):
@@ -136,7 +136,8 @@ def _draw(results: dict[str, Any], destination: Path) -> None:
         axis.scatter(truths, [row["ours"] for row in rows], sizes, color="#0072B2", alpha=0.7, label="ours")
         axis.set_title(title, loc="left", fontweight="bold", fontsize=11)
         axis.set_xlabel("true value" if key == "truth" else "true pass@1")
-        axis.legend(frameon=False, fontsize=8, loc="lower center")
+        axis.set_ylim(0.5, 1.01)
+        axis.legend(frameon=False, fontsize=8, loc="lower center", title="large: 30 problems; × at 0.6: or below")
         axis.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("share of 95 % intervals that hold the truth")
     figure.savefig(destination, dpi=110)

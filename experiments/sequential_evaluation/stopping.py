@@ -25,6 +25,7 @@ from redi_lab.evaluation.sequential import confidence_sequence, looks, rules_out
 HERE = Path(__file__).parent
 MAX_SAMPLES = 16
 WIDTHS = (0.05, 0.03, 0.02, 0.01)
+AIME_LONG, AIME_SHORT = "AIME24 (15), Sky-T1 on long traces", "AIME24 (15), Sky-T1 on short traces"
 DIFFERENCES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
 SIMULATED = ((0.5, 1000.0, 500), (0.5, 1.0, 500), (0.8, 1.0, 500), (0.9, 2.0, 100), (0.28, 1.0, 30), (0.05, 0.5, 30))
 
@@ -45,12 +46,12 @@ def main() -> None:
     runs = {f"simulated, mean {m:g}, spread {s:g}, {n} problems": _beta(generator, m, s, n) for m, s, n in SIMULATED}
     runs |= {f"student {name}, 600 problems": rates for name, rates in students.items()}
     base = _beta(generator, 0.5, 1.0, 500)
-    pairs = [(f"simulated, 500 problems, {d:+g}", base + (1 - base) * d / (1 - base.mean()), base) for d in DIFFERENCES]
-    pairs += [("students, 600 problems, REDI − SFT", students["REDI"], students["SFT"])]
+    pairs = [("simulated, 500 problems", base + (1 - base) * d / (1 - base.mean()), base) for d in DIFFERENCES]
+    pairs += [("students, REDI − SFT", students["REDI"], students["SFT"])]
     if arguments.traces is not None:
         published = _published(arguments.traces)
-        runs |= {name: rates for name, (rates, _) in published.items()}
-        pairs += [(name, new, old) for name, (new, old) in published.items() if old is not None]
+        runs |= published
+        pairs.append(("AIME24 (15), long − short traces", published[AIME_LONG], published[AIME_SHORT]))
     results = {
         "errors": [_errors(generator, name, rates, 2 * repetitions) for name, rates in runs.items()],
         "known_to": [_known_to(generator, name, rates, repetitions // 20) for name, rates in runs.items()],
@@ -70,14 +71,14 @@ def _students() -> dict[str, Rates]:
     return {name: values.reshape(shape).mean(axis=1) for name, values in bits.items()}
 
 
-def _published(folder: Path) -> dict[str, tuple[Rates, Rates | None]]:
-    """Shares of right verdicts per problem; AIME24 by two trainings of one model, over their checkpoints."""
+def _published(folder: Path) -> dict[str, Rates]:
+    """Shares of right verdicts per problem; those on AIME24 over the checkpoints of two trainings of one model."""
     aime = folder / "sky_aime24.jsonl"
-    long, short = (_rates(aime, part) for part in ("32B-ckpts/", "short-ckpts/"))
     return {
-        "MATH-500 (250), nine models pooled": (_rates(folder / "sky_math500.jsonl"), None),
-        "MATH (50), Qwen2.5-Math": (_rates(folder / "qwen_math_cot_100.jsonl"), None),
-        "AIME24 (15), Sky-T1 long − short traces": (long, short),
+        "MATH-500 (250), nine models pooled": _rates(folder / "sky_math500.jsonl"),
+        "MATH (50), Qwen2.5-Math": _rates(folder / "qwen_math_cot_100.jsonl"),
+        AIME_LONG: _rates(aime, "32B-ckpts/"),
+        AIME_SHORT: _rates(aime, "short-ckpts/"),
     }
 
 
@@ -195,17 +196,20 @@ def _draw_rounds(generator: np.random.Generator, sft: Rates, redi: Rates, destin
 
 def _draw_savings(rows: list[dict[str, Any]], destination: Path) -> None:
     figure, axis = _figure((7.5, 4.2))
-    for is_answered, colour, label in ((True, "#0072B2", "answered"), (False, "#999999", "mostly open after 16")):
-        chosen = [r for r in rows if (r["answered"] > 0.5) is is_answered]
-        axis.scatter([abs(r["truth"]) for r in chosen], [r["mean_samples"] for r in chosen], 40, colour, label=label)
-    for r in rows:
-        axis.annotate(r["name"], (abs(r["truth"]), r["mean_samples"]), (4, 5), textcoords="offset points", fontsize=7)
-    axis.axhline(MAX_SAMPLES, color="#D55E00", linewidth=0.8, linestyle="--")
+    simulated = [r for r in rows if r["name"].startswith("simulated")]
+    axis.plot(*_points(simulated), "o-", color="#0072B2", label="simulated, 500 problems")
+    for colour, r in zip(("#D55E00", "#009E73"), [r for r in rows if r not in simulated], strict=False):
+        axis.plot(*_points([r]), "D", color=colour, markersize=8, label=r["name"])
+    axis.axhline(MAX_SAMPLES, color="#777777", linewidth=0.8, linestyle="--", label="fixed")
     axis.set_xlabel("true difference of pass@1")
-    axis.set_ylabel("samples of each problem, mean")
-    axis.set_ylim(0, MAX_SAMPLES + 2)
+    axis.set_ylabel("samples of each problem until it is answered")
+    axis.set_ylim(0, MAX_SAMPLES + 1)
     axis.legend(frameon=False, loc="center right")
     figure.savefig(destination, dpi=110)
+
+
+def _points(rows: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    return [r["truth"] for r in rows], [r["mean_samples"] for r in rows]
 
 
 def _figure(size: tuple[float, float]) -> tuple[Figure, Any]:

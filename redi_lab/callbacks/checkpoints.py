@@ -11,6 +11,7 @@ from typing import Any, Literal, final
 import pytorch_lightning as pl
 
 from redi_lab.backbone.causal_lm import CausalLM
+from redi_lab.callbacks.disk import sync, writing
 
 
 @final
@@ -42,6 +43,14 @@ class ExportCheckpoints(pl.Callback):
         self.monitor = monitor
         self.mode = mode
         self.best: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far, which a resumed run must surpass."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the best value so far."""
+        self.best = state_dict["best"]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -76,11 +85,15 @@ class ExportCheckpoints(pl.Callback):
             return
         backbone = module.backbone
         assert isinstance(backbone, CausalLM)
-        partial = self.folder / f".{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        backbone.save(partial, self.end_of_turn_id)
-        if note is not None:
-            (partial / "best.json").write_text(json.dumps(note) + "\n", encoding="utf-8")
-        target = self.folder / name
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        target, partial = self.folder / name, self.folder / f".{name}.partial"
+        size = sum(parameter.nbytes for parameter in backbone.parameters())
+        with writing(self.folder, size, f"the checkpoint {target}", partial):
+            shutil.rmtree(partial, ignore_errors=True)
+            backbone.save(partial, self.end_of_turn_id)
+            if note is not None:
+                (partial / "best.json").write_text(json.dumps(note) + "\n", encoding="utf-8")
+            for path in (*partial.iterdir(), partial):
+                sync(path)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            sync(self.folder)

@@ -1,8 +1,9 @@
-"""Writing checkpoints where the disk may be full: nothing torn is left, and the message says how much is needed."""
+"""Writing checkpoints so that they survive: whole or not at all, also where the disk is full or the power fails."""
 
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,15 @@ def writing(folder: Path, num_bytes: int, what: str, partial: Path) -> Iterator[
             f" {in_words(shutil.disk_usage(folder).free)} are free; make room and run the same command again,"
             " which goes on from the last state that was saved"
         ) from error
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -33,9 +33,20 @@ class PruningCallback(StoppingCallback):
         self._report = report
         self._seen: torch.Tensor | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run has told already."""
+        return {"measurements": {str(step): value for step, value in self.measurements.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what was told; whoever listens now may be another."""
+        self.measurements = {int(step): value for step, value in state_dict["measurements"].items()}
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report what training starts from, if that is measured."""
+        """Report what was measured before an interruption, and what training starts from, if that is measured."""
         self.planned_steps = int(trainer.estimated_stepping_batches)
+        if trainer.is_global_zero:
+            for step, value in self.measurements.items():
+                self._report(value, step)
         self._look(trainer)
 
     def on_train_batch_end(

@@ -28,7 +28,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from redi_lab.callbacks.disk import writing
+from redi_lab.callbacks.disk import sync, writing
 from redi_lab.callbacks.tensor_tree import flatten_tree, unflatten_tree
 
 MANIFEST = "manifest.json"
@@ -92,16 +92,16 @@ def save_state(trainer: pl.Trainer, module: pl.LightningModule, folder: Path) ->
         _write_json(partial / f"rng-{trainer.global_rank}.json", flatten_tree(_random_state(), inline=True)[0])
         if trainer.is_global_zero:
             save_file(tensors, partial / _TENSORS)
-            _sync(partial / _TENSORS)
+            sync(partial / _TENSORS)
             _write_json(partial / _STATE, content)
         trainer.strategy.barrier("state_files")
         if trainer.is_global_zero:
             hashes = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
             _write_json(partial / MANIFEST, {"format": FORMAT, "files": hashes})
-            _sync(partial)
+            sync(partial)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
-            _sync(folder.parent)
+            sync(folder.parent)
     trainer.strategy.barrier("state_saved")
 
 
@@ -235,12 +235,3 @@ def _read_json(path: Path) -> Any:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk itself."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from redi_lab.evaluation.answer_classes import answer_classes
 from redi_lab.evaluation.grading import Verdict
 from redi_lab.evaluation.metrics import NO_VOTE, Estimate, Verdicts, majority, pass_at_1, pass_at_k
-from redi_lab.evaluation.results import ResultRow
+from redi_lab.evaluation.results import EvaluationResult, ResultRow
 from redi_lab.evaluation.text_statistics import text_statistics
 
 
@@ -26,6 +26,11 @@ def verdict_matrix(rows: Sequence[ResultRow], num_samples: int) -> Verdicts:
         num_samples: Samples of each problem.
     """
     return np.array([row.verdict == Verdict.RIGHT for row in rows], dtype=np.bool_).reshape(-1, num_samples)
+
+
+def verdicts_of(result: EvaluationResult) -> Verdicts:
+    """The verdict matrix of a stored result."""
+    return verdict_matrix(result.rows, int(result.metrics["num_samples"]))
 
 
 def score(rows: Sequence[ResultRow], num_samples: int) -> dict[str, float]:

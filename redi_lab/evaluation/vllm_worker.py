@@ -87,8 +87,8 @@ def _cpu_defaults(options: dict[str, Any]) -> dict[str, Any]:
     """What vLLM needs to be told on a CPU.
 
     Seeded sampling fails there once a prompt is cut into chunks: the random state of a chunk's surplus token cannot be
-    taken back. Without chunks, a whole prompt has to fit a step. By itself vLLM would take nearly all memory, and compile
-    the model at each start. Small models need many sequences a step: 1,024 were 1.7 times as fast as 128.
+    taken back. Without chunks, a whole prompt has to fit a step. By itself vLLM would also take nearly all memory, and
+    compile the model at each start. Small models need many sequences a step: 1,024 were 1.7 times as fast as 128.
     """
     defaults: dict[str, Any] = {
         "enforce_eager": True,

@@ -217,6 +217,7 @@ def sweep_groups(
                 head.add(operands, chunk, operands.project(chunk, token_grads[chunk]))
             factors[tokens] = factors_of(tokens, operands.logps[tokens])
             gradients.add_group(tokens, head, factors[tokens.start])
+            del head  # else two are alive when the next long group begins
     return TokenStatistics(operands.logps, operands.entropy), factors
 
 

@@ -30,9 +30,9 @@ from redi_lab.evaluation.checkpoint import Checkpoint
 from redi_lab.evaluation.engines import Engine, SamplingParams
 from redi_lab.evaluation.evaluate import Evaluation
 from redi_lab.evaluation.grading import Grader
-from redi_lab.evaluation.metrics import Estimate, Verdicts, average, paired_difference
+from redi_lab.evaluation.metrics import Estimate, average
 from redi_lab.evaluation.results import EvaluationResult, content_digest
-from redi_lab.evaluation.scoring import flatten, verdict_matrix
+from redi_lab.evaluation.scoring import flatten
 from redi_lab.pipeline.build import make_benchmarks, make_engine, make_grader, make_sampling, make_source
 from redi_lab.pipeline.run import command_run, make_logger, prepare_output_dir, quieten_libraries, write_summary
 from redi_lab.pipeline.samples_html import write_pages, write_table
@@ -124,15 +124,6 @@ def nested_metrics(metrics: Mapping[str, float]) -> dict[str, Any]:
         )
         nested.setdefault(base, {})[part] = value
     return nested
-
-
-def difference(new: EvaluationResult, old: EvaluationResult) -> Estimate:
-    """Paired difference of pass@1 on the same problems, new − old, with its 95 % interval."""
-    return paired_difference(_verdicts(new), _verdicts(old))
-
-
-def _verdicts(result: EvaluationResult) -> Verdicts:
-    return verdict_matrix(result.rows, int(result.metrics["num_samples"]))
 
 
 def average_metrics(results: Sequence[EvaluationResult]) -> dict[str, float]:

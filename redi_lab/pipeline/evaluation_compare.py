@@ -24,10 +24,10 @@ from redi_lab.evaluation.comparison import (
 )
 from redi_lab.evaluation.metrics import Estimate, average
 from redi_lab.evaluation.results import EvaluationResult, load_result
-from redi_lab.evaluation.scoring import verdict_matrix
-from redi_lab.pipeline.run import SUMMARY, prepare_output_dir, write_summary
+from redi_lab.evaluation.scoring import verdicts_of
 
 _USAGE = "evaluate compare OLD_FOLDER NEW_FOLDER [NEW_FOLDER ...]: results folders of evaluations or training runs"
+_SUMMARY = "summary.json"
 _COLOURS = {Finding.BETTER: "#009E73", Finding.WORSE: "#D55E00", Finding.UNDECIDED: "#777777"}
 
 
@@ -82,6 +82,8 @@ def run_evaluation_compare(arguments: Sequence[str]) -> Path:
     config = load_config("evaluate", ["checkpoint=.", "name=evaluate_compare", *settings], check_paths=False)
     judged = _told_apart([read_judged(folder) for folder in folders])
     rows = compare_all(judged[0], judged[1:])
+    from redi_lab.pipeline.run import prepare_output_dir, write_summary  # heavy: after all that can be refused
+
     output_dir = prepare_output_dir(config)
     averages = _averages(rows)
     picture = plot_comparisons(rows, averages, output_dir / "comparison.png")
@@ -110,11 +112,11 @@ def read_judged(folder: Path) -> Judged:
     Raises:
         UserError: the folder has no summary, was not judged, or its evaluation is gone.
     """
-    path = folder / SUMMARY
+    path = folder / _SUMMARY
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no results folder with a readable {SUMMARY} ({error})") from error
+        raise UserError(f"{folder}: no results folder with a readable {_SUMMARY} ({error})") from error
     parts = summary.get("benchmarks") or {"": summary}
     keys = [part["evaluation"]["key"] for part in parts.values() if part.get("evaluation")]
     if not keys:
@@ -141,7 +143,11 @@ def compare_all(old: Judged, news: Sequence[Judged]) -> list[Row]:
     Raises:
         UserError: the benchmarks, or their problems, differ.
     """
-    made = [(new.name, benchmark, _compare(new, old, benchmark)) for new in news for benchmark in _shared(old, new)]
+    made = [
+        (new.name, benchmark, compare(*(verdicts_of(judged.results[benchmark]) for judged in (new, old))))
+        for new in news
+        for benchmark in _shared(old, new)
+    ]
     p_values = [comparison.p_value for _, _, comparison in made]
     adjusted = zip(made, holm(p_values), benjamini_hochberg(p_values), strict=True)
     return [Row(new, old.name, benchmark, c, by_holm, by_bh) for (new, benchmark, c), by_holm, by_bh in adjusted]
@@ -157,14 +163,6 @@ def _shared(old: Judged, new: Judged) -> list[str]:
                 " the same (another seed of the data group makes other problems)"
             )
     return list(old.results)
-
-
-def _compare(new: Judged, old: Judged, benchmark: str) -> Comparison:
-    matrices = [
-        verdict_matrix(judged.results[benchmark].rows, int(judged.results[benchmark].metrics["num_samples"]))
-        for judged in (new, old)
-    ]
-    return compare(*matrices)
 
 
 def _averages(rows: Sequence[Row]) -> dict[str, Estimate]:
@@ -198,8 +196,10 @@ def plot_comparisons(rows: Sequence[Row], averages: Mapping[str, Estimate], dest
     """
     from matplotlib.figure import Figure
 
-    lines = [(f"{row.new} − {row.old} ({row.benchmark})", row.comparison.difference, row.finding) for row in rows]
-    lines += [(f"average: {name}", estimate, Finding.UNDECIDED) for name, estimate in averages.items()]
+    several = len({row.benchmark for row in rows}) > 1
+    names = [f"{row.new}, {row.benchmark}" if several else row.new for row in rows]
+    lines = [(name, row.comparison.difference, row.finding) for name, row in zip(names, rows, strict=True)]
+    lines += [(f"average of {name}", estimate, Finding.UNDECIDED) for name, estimate in averages.items()]
     figure = Figure(figsize=(9, 1.2 + 0.5 * len(lines)), layout="constrained")
     axes = figure.add_subplot()
     for place, (_, d, finding) in enumerate(lines):
@@ -211,9 +211,8 @@ def plot_comparisons(rows: Sequence[Row], averages: Mapping[str, Estimate], dest
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(lines)), [label for label, _, _ in lines])
     axes.set_ylim(len(lines) - 0.5, -0.5)
-    axes.set_xlabel(
-        "difference of pass@1, 95 % CI over problems; pale: too small to be found in four out of five cases"
-    )
+    axes.set_xlabel("difference of pass@1, 95 % CI over problems\npale: true differences that are mostly not found")
+    axes.set_title(f"against {rows[0].old}", loc="left")
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(destination, dpi=150)
     return destination

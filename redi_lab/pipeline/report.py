@@ -13,8 +13,9 @@ from rich.table import Table
 
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.traces import TraceCorpus
+from redi_lab.evaluation.comparison import compare, explain
 from redi_lab.evaluation.results import EvaluationResult
-from redi_lab.pipeline.evaluate import difference
+from redi_lab.evaluation.scoring import verdicts_of
 from redi_lab.pipeline.plots import DIAGNOSTICS, plot_curves
 
 if TYPE_CHECKING:
@@ -113,12 +114,8 @@ def verdicts(outcomes: Sequence[Outcome]) -> list[str]:
     for before, after in pairwise(judged):
         assert before.result is not None
         assert after.result is not None
-        d = difference(after.result, before.result)
-        word = "better than" if d.ci_low > 0 else "worse than" if d.ci_high < 0 else "not told apart from"
-        lines.append(
-            f"{after.stage.name} is {word} {before.stage.name}: {d.value:+.3f} pass@1"
-            f" (95 % CI {d.ci_low:+.3f} to {d.ci_high:+.3f}, paired over the same {d.num_problems} problems)"
-        )
+        comparison = compare(verdicts_of(after.result), verdicts_of(before.result))
+        lines.append(explain(comparison, after.stage.name, before.stage.name))
     last = judged[-1].result
     assert last is not None
     if last.metrics["pass_at_1"] < 0.02:

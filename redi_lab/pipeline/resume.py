@@ -22,7 +22,7 @@ from typing import Any, Protocol, final
 import filelock
 from omegaconf import DictConfig, OmegaConf
 
-from redi_lab.callbacks.disk import in_words, is_disk_full
+from redi_lab.callbacks.disk import in_words, is_disk_full, sync
 from redi_lab.errors import RunInterruptedError, UserError
 
 RECORD = "run.json"
@@ -74,7 +74,7 @@ class Run:
     def save(self) -> None:
         """Replace `run.json`, whole or not at all."""
         content = {key: value for key, value in asdict(self).items() if key != "folder"}
-        _replace(self.folder / RECORD, content)
+        write_json(self.folder / RECORD, content)
 
 
 def read_run(folder: Path) -> Run:
@@ -131,12 +131,13 @@ def running(config: DictConfig, overrides: Sequence[str], chain: Sequence[Identi
     note = _note_of(config)
     is_named = any(override.startswith("paths.output_dir=") for override in overrides)
     found = None if is_named or config.resume != AUTO else _interrupted(note, chain)
-    folder = (found or Path(config.paths.output_dir)).absolute()
+    named = Path(config.paths.output_dir).absolute()
+    folder = named if is_named else found or _unused(named)
     config.paths.output_dir = str(folder)
     with _locked(folder):
         run = _open(config, overrides, chain, folder)
         if not is_named:
-            _replace(note, {"folder": str(folder)})
+            write_json(note, {"folder": str(folder)})
         with _told(folder):
             yield run
         note.unlink(missing_ok=True)
@@ -206,6 +207,12 @@ def _interrupted(note: Path, chain: Sequence[IdentifiedStage]) -> Path | None:
     return folder
 
 
+def _unused(folder: Path) -> Path:
+    """The folder, or one with a number where another run began in the same second."""
+    candidates = (folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 1000)))
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
 def _lock(folder: Path) -> filelock.FileLock:
     return filelock.FileLock(folder / ".run.lock", timeout=0, thread_local=False)
 
@@ -224,11 +231,15 @@ def _locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"paths.output_dir={folder}: cannot be made ({error.strerror}); name another folder") from error
+    lock = _lock(folder)
     try:
-        with _lock(folder):
-            yield
+        lock.acquire()
     except filelock.Timeout:
         raise UserError(f"{folder} is being written by another run; choose another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -247,21 +258,24 @@ def _told(folder: Path) -> Iterator[None]:
         raise RunInterruptedError(
             f"{cause}; to go on, give the same command again, or: redi-lab resume={folder}"
         ) from error
-    except OSError as error:
+    except Exception as error:
         if not is_disk_full(error):
             raise
-        free = in_words(os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize)
+        disk = os.statvfs(folder)
         raise UserError(
-            f"{error.filename or folder}: the disk is full (or a quota reached), {free} are free; make room, then give"
-            f" the same command again, or: redi-lab resume={folder}"
+            f"{getattr(error, 'filename', None) or folder}: the disk is full (or a quota reached),"
+            f" {in_words(disk.f_bavail * disk.f_frsize)} are free; make room, then give the same command again, or:"
+            f" redi-lab resume={folder}"
         ) from error
     finally:
         if is_main:
             signal.signal(signal.SIGTERM, before)
 
 
-def _replace(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace a file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    sync(partial)
     os.replace(partial, path)

@@ -175,12 +175,13 @@ def _open_parent_run(config: DictConfig, sweep: Sweep, study: optuna.Study) -> s
 def _report(config: DictConfig, sweep: Sweep, study: optuna.Study, confirmation: Confirmation | None) -> None:
     """Write page, plots, experiment and summary, and put them into MLflow where the study's run is this folder's."""
     from redi_lab.pipeline.run import make_logger, write_summary
-    from redi_lab.pipeline.sweep_report import summarise, write_report
+    from redi_lab.pipeline.sweep_report import conclusions, summarise, write_report
     from redi_lab.tracking.state import STATE_FILE
 
     public = _publishable(config)
     with filelock.FileLock(sweep.folder / ".report.lock"):
         files = write_report(sweep, study, confirmation)
+        print(*conclusions(sweep, study, confirmation), f"Page:       {files[-1]}", sep="\n")
         content = summarise(sweep, study, confirmation)
         files.append(write_summary(sweep.folder, public, content))
         if not (sweep.folder / STATE_FILE).exists() and study.user_attrs.get("mlflow_run_id") is not None:

@@ -16,14 +16,12 @@ from typing import Any, final
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from redi_lab.pipeline.sweep_storage import study_lock
 
 _LOG = logging.getLogger(__name__)
 _BEATS_PER_LEASE = 4
-KEPT_BY_RETRIES = ("runs", "role")
-"""User attributes that a retried trial takes over: what was finished, and what it is for."""
 
 
 @final
@@ -55,21 +53,14 @@ class Claims:
             for _ in range(num_trials - len(counted)):
                 self._study.enqueue_trial({})
 
-    def plan_points(
-        self, points: Sequence[Mapping[str, Any]], attributes: Sequence[Mapping[str, Any]] | None = None
-    ) -> None:
-        """Let the points wait that are neither tried nor waiting yet.
-
-        Args:
-            points: parameter name to value.
-            attributes: user attributes of each; they tell points of equal parameters apart.
-        """
-        extras = attributes or [{}] * len(points)
+    def plan_points(self, points: Sequence[Mapping[str, Any]]) -> None:
+        """Let the points (parameter name to value) wait that are neither tried nor waiting yet."""
         with study_lock(self._url):
             trials = [t for t in self._study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
-            for point, extra in zip(points, extras, strict=True):
-                if not any(_is_for(trial, point, extra) for trial in trials):
-                    self._study.enqueue_trial(dict(point), user_attrs=dict(extra))
+            known = [fixed_parameters(trial) for trial in trials]
+            for point in points:
+                if dict(point) not in known:
+                    self._study.enqueue_trial(dict(point))
 
     def claim(self) -> FrozenTrial | None:
         """The next trial, now running and this worker's own; None if none waits."""
@@ -133,15 +124,15 @@ class Claims:
         self._storage.set_trial_user_attr(trial._trial_id, "interrupted", reason)
         self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         if attempt <= self._max_retries:
-            kept = {key: trial.user_attrs[key] for key in KEPT_BY_RETRIES if key in trial.user_attrs}
-            again = {"attempt": attempt + 1, "retry_of": trial.number}
-            self._study.enqueue_trial(fixed_parameters(trial), user_attrs={**kept, **again})
+            again = {"attempt": attempt + 1, "retry_of": origin(trial), "runs": trial.user_attrs.get("runs", [])}
+            self._study.enqueue_trial(fixed_parameters(trial), user_attrs=again)
+
+
+def origin(trial: FrozenTrial | Trial) -> int:
+    """Number of the first attempt at what this trial tries."""
+    return int(trial.user_attrs.get("retry_of", trial.number))
 
 
 def fixed_parameters(trial: FrozenTrial) -> dict[str, Any]:
     """What a trial was told to try, and what it has chosen so far."""
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-
-
-def _is_for(trial: FrozenTrial, point: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:
-    return fixed_parameters(trial) == dict(point) and all(trial.user_attrs.get(k) == v for k, v in attributes.items())

@@ -35,9 +35,10 @@ def experiment_text(name: str, overrides: Sequence[str], comment: str) -> str:
     wanted, choices = _compose(overrides)
     groups = {group: choice for group, choice in choices.items() if usual.get(group, choice) != choice}
     start, _ = _compose([f"{group}={choice}" for group, choice in groups.items()])
-    content: dict[str, Any] = {"defaults": [{f"override /{group}": choice} for group, choice in groups.items()]}
-    content |= {"name": name, **_difference(wanted, start)}
-    body = yaml.safe_dump({key: value for key, value in content.items() if value}, sort_keys=False, allow_unicode=True)
+    content: dict[str, Any] = {"name": name, **_difference(wanted, start)}
+    if groups:
+        content = {"defaults": [{f"override /{group}": choice} for group, choice in groups.items()], **content}
+    body = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     return f"# @package _global_\n# {comment}\n{body}"
 
 

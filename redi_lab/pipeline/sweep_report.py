@@ -86,6 +86,14 @@ def parameter_importances(study: optuna.Study) -> dict[str, float]:
 _OUTCOMES = ("finished", "collapsed", "pruned", "failed")
 
 
+def conclusions(sweep: Sweep, study: optuna.Study, confirmation: Confirmation | None) -> list[str]:
+    """What came out, in sentences for the screen."""
+    trials, winner = view_trials(study, sweep.space), best_trial(study)
+    lines = [_headline(sweep, trials, winner), _budget_line(budget(trials))]
+    lines += [] if confirmation is None else [f"{confirmation.verdict()}."]
+    return lines if winner is None else [*lines, f"Train it:   {best_command(sweep)}"]
+
+
 def best_name(sweep: Sweep) -> str:
     """Of the experiment that the winner becomes."""
     return f"{sweep.name}_best"

@@ -41,6 +41,7 @@ def train(spec: RunSpec, report: Report) -> RunResult:
     low, high = _interval(spec)
     return RunResult(
         value=callback.measurements[max(callback.measurements)] if callback.measurements else None,
+        worst=(min if spec.mode == "max" else max)(callback.measurements.values(), default=None),
         ci_low=low,
         ci_high=high,
         steps=callback.last_step,

@@ -1,10 +1,10 @@
 """The study of a sweep: which samplers and pruners there are, how a trial runs, and what the sampler is told of it.
 
-A collapsed trial is told as COMPLETE with the value that was measured, and as violating the constraint `collapse` by
-the share of the training that it missed. So TPE ranks it behind every trial that finished or was pruned, an earlier
-collapse behind a later one, and the Gaussian process learns where collapse is likely. The other ways teach nothing or
-the wrong thing: FAIL (also what NaN becomes) is ignored by every sampler, PRUNED is ignored by the Gaussian process,
-and the last value alone looks good when the alarm comes before the crash.
+A collapsed trial is told as COMPLETE with the worst value that it measured, and as violating the constraint `collapse`
+by the share of the training that it missed. So TPE ranks it behind every trial that finished or was pruned, an earlier
+collapse behind a later one, and the Gaussian process learns both that it is bad and where collapse is likely. The other
+ways teach nothing or the wrong thing: FAIL (also what NaN becomes) is ignored by every sampler, PRUNED by the Gaussian
+process, and the last value looks good when the alarm comes before the crash.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from redi_lab.errors import UserError
-from redi_lab.pipeline.sweep_claims import Claims
+from redi_lab.pipeline.sweep_claims import Claims, origin
 from redi_lab.pipeline.sweep_space import Space, as_overrides, parse_space, suggest
 from redi_lab.pipeline.sweep_storage import open_storage, quieten_optuna, redact, study_lock
 from redi_lab.schema import SweepConfig
@@ -76,6 +76,7 @@ class RunSpec:
         overrides: Of the training run, seed included.
         folder: For its results; it does not exist yet.
         metric: What is reported.
+        mode: Whether it should be high (max) or low (min).
         parent_run_id: MLflow run to nest it under.
         tags: Of its MLflow run.
     """
@@ -83,6 +84,7 @@ class RunSpec:
     overrides: tuple[str, ...]
     folder: Path
     metric: str
+    mode: str
     parent_run_id: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
@@ -94,6 +96,7 @@ class RunResult:
 
     Attributes:
         value: The last measurement of the metric; None if there was none.
+        worst: The measurement furthest from what is wanted; None if there was none.
         steps: Optimizer steps taken.
         planned_steps: Optimizer steps that the training would have had.
         ci_low: Lower end of the value's 95 % interval, where it has one.
@@ -106,6 +109,7 @@ class RunResult:
     """
 
     value: float | None
+    worst: float | None
     steps: int
     planned_steps: int
     ci_low: float | None = None
@@ -232,15 +236,17 @@ def _run(trial: Trial, sweep: Sweep, space: Space, run: RunTraining) -> list[Run
     trial.set_user_attr("values", values)
     trial.set_user_attr("command", shlex.join(["python", "-m", "redi_lab", *overrides]))
     results = [RunResult(**stored) for stored in trial.user_attrs.get("runs", [])]
-    # Without seeds the space or the overrides say which.
+    # The folder is that of the first attempt, where an interrupted run can go on. Without seeds the space says which.
+    folder = sweep.folder / "trials" / f"{origin(trial):04d}"
     for number, seed in enumerate(sweep.settings.seeds or [None]):
         if number < len(results):
             continue
         own = [] if seed is None else [f"seed={seed}"]
         spec = RunSpec(
             (*overrides, *sweep.local_overrides, *own),
-            sweep.folder / "trials" / f"{trial.number:04d}" / (own[0] if own else "run"),
+            folder / (own[0] if own else "run"),
             sweep.settings.metric,
+            sweep.settings.mode,
             sweep.parent_run_id,
             {
                 "redi_lab.study": sweep.name,
@@ -281,7 +287,7 @@ def _tell(study: optuna.Study, trial: Trial, results: Sequence[RunResult], setti
     if missing:
         raise UserError(f"sweep.metric={settings.metric} was never measured; is what measures it switched on?")
     trial.set_constraint(CONSTRAINT, max(violation(result) for result in results))
-    study.tell(trial, mean_value(results, settings.mode), skip_if_finished=True)
+    study.tell(trial, told_value(results, settings.mode), skip_if_finished=True)
 
 
 def violation(result: RunResult) -> float:
@@ -292,11 +298,11 @@ def violation(result: RunResult) -> float:
     return 1 - result.collapse_step / (planned + 1)
 
 
-def mean_value(results: Sequence[RunResult], mode: str) -> float:
-    """Mean over seeds; a collapse before the first measurement counts as infinitely bad."""
-    worst = -math.inf if mode == "max" else math.inf
-    values = [worst if r.value is None or math.isnan(r.value) else r.value for r in results]
-    return sum(values) / len(values)
+def told_value(results: Sequence[RunResult], mode: str) -> float:
+    """Mean over seeds; of a collapsed run its worst measurement, or, without any, the worst that there is."""
+    nothing = -math.inf if mode == "max" else math.inf
+    values = [r.value if r.collapse_step is None else r.worst for r in results]
+    return sum(nothing if v is None or math.isnan(v) else v for v in values) / len(values)
 
 
 def _check_definition(study: optuna.Study, sweep: Sweep) -> None:

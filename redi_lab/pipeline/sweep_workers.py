@@ -21,7 +21,7 @@ import optuna
 from optuna.trial import TrialState
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from redi_lab.errors import UserError
+from redi_lab.errors import RunInterruptedError, UserError
 from redi_lab.pipeline.sweep_results import best_trial, is_feasible
 from redi_lab.pipeline.sweep_study import RunTraining, Sweep, work
 
@@ -127,11 +127,11 @@ def _work(sweep: Sweep, starts: Sequence[str], run: RunTraining | None, complain
 
             run = train
             for start in starts:
-                train_start([*sweep.overrides, start], sweep.folder / "start" / f"{start}.log")
+                train_start([*sweep.overrides, *sweep.local_overrides, start], sweep.folder / "start" / f"{start}.log")
         work(sweep, run)
     except UserError as error:
         complaints.put(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RunInterruptedError):
         pass  # the trial was given back; the command itself says that it was interrupted
 
 

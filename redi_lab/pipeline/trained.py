@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from redi_lab.callbacks.resume import TrainingStates, rotate
 from redi_lab.callbacks.stopping import Stop, first_stop
 from redi_lab.errors import RunInterruptedError
 from redi_lab.evaluation.results import checkpoint_hash
+from redi_lab.pipeline.resume import write_json
 
 _FILE = "trained.json"
 STATES = "states"
@@ -69,9 +69,7 @@ def finish_training(folder: Path, checkpoint: Path, trainer: pl.Trainer, callbac
         num_skipped(callbacks),
         checkpoint_hash(checkpoint),
     )
-    partial = folder / f".{_FILE}.partial"
-    partial.write_text(json.dumps(asdict(trained)) + "\n", encoding="utf-8")
-    os.replace(partial, folder / _FILE)
+    write_json(folder / _FILE, asdict(trained))
     rotate(folder / STATES, keep_last=0)
     with suppress(OSError):  # there are none, or protected ones
         (folder / STATES).rmdir()

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -148,9 +149,8 @@ def send_at(
 
 
 def _run(folder: Path, objective: str, options: dict[str, Any]) -> None:
-    import warnings
-
     warnings.simplefilter("ignore")
+    multiprocessing.set_start_method("fork", force=True)  # of loader workers, as it is for a command
     try:
         train(folder, objective, **options)
     except RunInterruptedError:

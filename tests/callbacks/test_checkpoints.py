@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, final
 
 import pytest
@@ -14,6 +15,7 @@ from torch.optim import SGD
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from redi_lab.callbacks.checkpoints import ExportCheckpoints
+from redi_lab.errors import UserError
 from tests.modules.tiny_runs import HARMLESS_WARNINGS, Run, fit, flat, make_backbone, make_data, make_module, tokenizer
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNINGS]
@@ -130,3 +132,20 @@ def test_what_a_broken_export_left_is_replaced(tmp_path: Path) -> None:
     run(tmp_path, max_steps=1)
     assert folders(tmp_path) == ["last"]
     assert not (tmp_path / "last" / "rubbish").exists()
+
+
+def test_a_full_disk_leaves_the_folder_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, max_steps=1)
+    before = weights(tmp_path / "last")
+    monkeypatch.setattr("redi_lab.callbacks.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match=r"the disk is full .* the checkpoint .*last needs 1\.\d+ MB, 1 kB are free"):
+        run(tmp_path, max_steps=2)
+    assert folders(tmp_path) == ["last"]
+    assert torch.equal(weights(tmp_path / "last"), before)
+
+
+def test_the_best_value_survives_a_resume(tmp_path: Path) -> None:
+    export, resumed = ExportCheckpoints(tmp_path, END_OF_TURN), ExportCheckpoints(tmp_path, END_OF_TURN)
+    export.best = 0.5
+    resumed.load_state_dict(export.state_dict())
+    assert resumed.best == 0.5

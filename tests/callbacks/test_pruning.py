@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from typing import final
 
@@ -71,3 +72,14 @@ def test_after_the_last_step_there_is_nothing_to_end() -> None:
     callback = PruningCallback("val/pass_at_1", lambda value, step: step == 6)
     run(callback, measuring(every=4))
     assert callback.stop is None
+
+
+def test_a_resumed_run_tells_again_what_was_told_before() -> None:
+    first = PruningCallback("val/pass_at_1", Listener())
+    run(first, measuring(every=4), max_steps=4)
+    listener = Listener()
+    second = PruningCallback("val/pass_at_1", listener)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    run(second, measuring(every=4))
+    assert [step for _, step in listener.heard] == [0, 4, 6]
+    assert second.measurements.keys() == {0, 4, 6}

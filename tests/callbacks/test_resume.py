@@ -52,6 +52,8 @@ def finish(folder: Path, objective: str, **options: Any) -> None:
 
 def assert_same(folder: Path, expected: Path) -> None:
     assert log(folder) == log(expected)
+    best = Path("checkpoints", "best", "best.json")
+    assert (folder / best).read_text() == (expected / best).read_text()
     found, wanted = weights(folder), weights(expected)
     assert found.keys() == wanted.keys()
     for name, tensor in wanted.items():

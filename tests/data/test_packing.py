@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redi_lab.data.packing import MicroBatch, make_batch, pack_into_rows
+from redi_lab.data.packing import MicroBatch, make_batch, pack_into_grids, pack_into_rows
 from redi_lab.data.tokenization import TokenizedSequence
 
 A = TokenizedSequence("a", (10, 11, 12, 13), 2)
@@ -42,6 +42,42 @@ def test_packing_by_hand() -> None:
 def test_an_item_over_the_budget_is_refused() -> None:
     with pytest.raises(ValueError, match="item 1 has 11 tokens, the budget is 10"):
         pack_into_rows([3, 11], 10)
+
+
+def test_grids_by_hand() -> None:
+    """Longest first into 20 cells: 9 and 8 make 2 × 9; 5, 4 and 3 make 3 × 5, and one more still fits."""
+    assert pack_into_grids([4, 9, 3, 8, 5], 1, 20) == [[1, 3], [4, 0, 2]]
+    assert pack_into_grids([4, 9, 3, 8, 5, 2], 1, 20) == [[1, 3], [4, 0, 2, 5]]
+    assert pack_into_grids([4, 9, 5], 2, 20) == [[1], [2, 0]]  # pairs: 2 × 9, then 4 × 5
+    assert pack_into_grids([], 1, 20) == []
+    with pytest.raises(ValueError, match="item 1 needs 22 cells, the budget is 20"):
+        pack_into_grids([4, 11], 2, 20)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(lengths=st.lists(st.integers(1, 50), max_size=60), spare=st.integers(0, 60), width=st.sampled_from([1, 2]))
+def test_grids_keep_every_item_once_and_none_over_budget(lengths: list[int], spare: int, width: int) -> None:
+    budget = width * max(lengths, default=1) + spare
+    grids = pack_into_grids(lengths, width, budget)
+    assert sorted(index for grid in grids for index in grid) == list(range(len(lengths)))
+    assert all(width * len(grid) * max(lengths[i] for i in grid) <= budget for grid in grids)
+
+
+def test_padding_and_fill_of_a_batch() -> None:
+    """Lengths 4, 3, 2, 5: a row of 14 of 20; padded, grids 2 × 5 (of 5 and 4) and 2 × 3 (of 3 and 2)."""
+    examples = [(A,), (B,), (C,), (D,)]
+    packed = make_batch(examples, token_budget=20, split_examples=True)
+    assert (packed.padding_share, packed.row_fill) == (0.0, 14 / 20)
+    padded = make_batch(examples, token_budget=10, split_examples=True, is_padded=True)
+    assert sorted(micro.segment_lengths for micro in padded.micro_batches) == [(3, 2), (5, 4)]
+    assert (padded.padding_share, padded.row_fill) == (1 - 14 / 16, 14 / 20)
+    nothing = make_batch([], token_budget=10, split_examples=True)
+    assert (nothing.padding_share, nothing.row_fill) == (0.0, 0.0)
+
+
+def test_pairs_of_a_padded_batch_stay_together() -> None:
+    batch = make_batch([(A, B), (C, D)], token_budget=10, split_examples=False, is_padded=True)
+    assert sorted(micro.sequences.tolist() for micro in batch.micro_batches) == [[0, 1], [2, 3]]
 
 
 def test_a_batch_by_hand() -> None:

@@ -291,12 +291,12 @@ def test_gradients_taken_in_the_forward_pass_are_handed_over_once(weighted_sum: 
 
 # Factors that are known only when a group has been read
 
-GROUPS = (3, 6, 0, 4)
+GROUPS = [3, 6, 0, 4]
 
 
 def logistic_losses(token_logps: Tensor, token_weights: Tensor) -> Tensor:
     """(n,) −log σ(m + ½) of each group's linear form m, as in DPO and SimPO."""
-    forms = [(w * v).sum() for w, v in zip(token_weights.split(GROUPS), token_logps.split(GROUPS), strict=True)]
+    forms = [part.sum() for part in torch.split(token_weights * token_logps, GROUPS)]
     return -F.logsigmoid(torch.stack(forms) + 0.5)
 
 
@@ -310,11 +310,12 @@ def test_grouped_gradient_is_that_of_the_loss(chunk_size: int, options: dict[str
 
     def factors_of(tokens: slice, logps: Tensor) -> Tensor:
         asked.extend(range(tokens.start, tokens.stop))
-        everywhere = torch.zeros(13, dtype=logps.dtype)
-        everywhere[tokens] = logps.detach()
-        forms = [(w * v).sum() for w, v in zip(problem.token_weights.split(GROUPS), everywhere.split(GROUPS), strict=True)]
-        slopes = [-torch.sigmoid(-(form + 0.5)) for form in forms]
-        return torch.cat([slope.expand(n) for slope, n in zip(slopes, GROUPS, strict=True)])[tokens]
+        everywhere = torch.zeros(13, dtype=logps.dtype)  # other groups have no say
+        everywhere[tokens] = logps
+        everywhere.requires_grad_()
+        with torch.enable_grad():
+            (slopes,) = torch.autograd.grad(logistic_losses(everywhere, problem.token_weights).sum(), everywhere)
+        return (slopes / problem.token_weights)[tokens]
 
     summed = grouped_logp_sum(
         problem.hidden,

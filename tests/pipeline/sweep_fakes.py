@@ -46,14 +46,21 @@ def train(spec: RunSpec, report: Report) -> RunResult:
         now = accuracy(alpha, lr, step)
         if now is None:
             return RunResult(
-                value, step, STEPS, stopped_by="collapse", collapse_step=step, reason="both fell", details=details
+                value, 0.6, step, STEPS, stopped_by="collapse", collapse_step=step, reason="both fell", details=details
             )
         value = now
         if report(value, step):
-            return RunResult(value, step, STEPS, stopped_by="pruner", reason="behind", details=details)
+            return RunResult(value, 0.6, step, STEPS, stopped_by="pruner", reason="behind", details=details)
     right = [round(4 * value)] * 20
     return RunResult(
-        value, STEPS, STEPS, value - 0.1, value + 0.1, seconds=1.0, details=details | {"right": right, "num_samples": 4}
+        value,
+        0.6,
+        STEPS,
+        STEPS,
+        value - 0.1,
+        value + 0.1,
+        seconds=1.0,
+        details=details | {"right": right, "num_samples": 4},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from omegaconf import DictConfig
 from redi_lab.config import CONFIG_DIR, load_config
 from redi_lab.data.arithmetic import build_tokenizer
 from redi_lab.data.tokenization import TokenizedSequence
+from redi_lab.errors import UserError
 from redi_lab.pipeline import build
 from redi_lab.pipeline.curate import make_recipe
 
@@ -148,3 +150,12 @@ def test_the_warm_up_lasts_the_first_tenth_and_the_decay_ends_at_zero() -> None:
     assert rates[:3] == pytest.approx([0.0, 0.1, 0.2])
     assert max(rates) == rates[10] == 1.0
     assert schedule.get_last_lr()[0] == 0.0
+
+
+def test_sequences_over_the_position_limit_are_refused_by_name() -> None:
+    sequence = TokenizedSequence("long-one", tuple(range(9)), 4)
+    data: Any = SimpleNamespace(train_examples=[(TokenizedSequence("short", (1, 2), 1),)], val_examples=[(sequence,)])
+    for limit in (None, 9):
+        build.check_positions(data, SimpleNamespace(max_positions=limit))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"long-one has 9 tokens, the model 8 positions: .*max_sequence_tokens=8"):
+        build.check_positions(data, SimpleNamespace(max_positions=8))  # type: ignore[arg-type]

@@ -90,7 +90,8 @@ def test_the_same_command_goes_on(
     found = summary_of(folder)
     assert not (folder / "states").exists()
 
-    main([*command, f"paths.outputs_dir={tmp_path / 'through'}", f"paths.output_dir={tmp_path / 'whole'}"])
+    through = [*tiny("data.batch_size=4"), f"paths.outputs_dir={tmp_path / 'through'}"]
+    main([*through, f"paths.output_dir={tmp_path / 'whole'}"])
     expected = summary_of(tmp_path / "whole")
     assert weights(found) == weights(expected)
     assert found["metrics"] == expected["metrics"]

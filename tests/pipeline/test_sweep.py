@@ -21,7 +21,7 @@ from tests.conftest import REPOSITORY
 from tests.pipeline import sweep_fakes as fakes
 from tests.pipeline.conftest import TINY_TASK
 
-SMALL = ["name=s", "sweep.overrides=[+experiment=demo]", "sweep.space={loss.alpha:[0.2,0.8]}", "sweep.num_trials=2"]
+SMALL = ["name=s", "+experiment=demo", "sweep.space={loss.alpha:[0.2,0.8]}", "sweep.num_trials=2"]
 
 
 def test_overrides_go_to_the_sweep_to_its_runs_or_to_both(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_overrides_go_to_the_sweep_to_its_runs_or_to_both(tmp_path: Path) -> Non
         ([*SMALL, "sweep.num_trial=3"], "unknown key sweep.num_trial: sweep has"),
         ([*SMALL, "loss.alhpa=1"], "unknown key loss.alhpa"),
         ([*SMALL, "sweep.sampler=grid", "sweep.num_trials=9"], "sweep.num_trials=9: the grid has 2 points"),
-        ([*SMALL, "sweep.num_trials=null"], "only sweep.sampler=grid knows by itself"),
+        ([*SMALL, "sweep.num_trials=null"], "sweep.num_trials=null: only sweep.sampler=grid knows by itself"),
         ([*SMALL, "sweep.metric=val/loss"], "sweep.metric=val/loss: these runs do not measure it; choose one of val/"),
         ([*SMALL, "data.num_development=0"], "sweep.metric=val/pass_at_1: these runs do not measure it"),
         ([*SMALL, "sweep.confirm_seeds=[42]"], "sweep.confirm_seeds: 42 is one of sweep.seeds"),
@@ -101,7 +101,7 @@ def test_the_stage_before_is_trained_first_unless_the_space_changes_it(tmp_path:
 
 
 def test_a_password_reaches_no_record() -> None:
-    config = load_config("sweep", [*SMALL, "sweep.storage=postgresql://me:secret@host/db"])
+    config = load_config("sweep", ["name=s", "sweep.storage=postgresql://me:secret@host/db"])
     assert "secret" not in str(_publishable(config))
     assert "secret" in config.sweep.storage
 

@@ -16,7 +16,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from redi_lab.errors import UserError
+from redi_lab.errors import RunInterruptedError, UserError
 from redi_lab.pipeline.sweep_claims import Claims, fixed_parameters
 from redi_lab.pipeline.sweep_results import best_trial, budget, view_trials
 from redi_lab.pipeline.sweep_space import grid, parse_space
@@ -118,19 +118,24 @@ def test_each_run_knows_its_seed_folder_parent_and_trial(tmp_path: Path) -> None
     } == {("parent", "val/pass_at_1", "0", "fake")}
 
 
-def test_a_trial_is_the_mean_over_its_seeds_and_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cause", [KeyboardInterrupt(), RunInterruptedError("SIGTERM")])
+def test_a_trial_is_the_mean_over_its_seeds_and_goes_on_where_it_was_interrupted(
+    cause: BaseException, tmp_path: Path
+) -> None:
     begun: list[str] = []
+    folders: list[Path] = []
 
     def interrupted(spec: RunSpec, report: Report) -> RunResult:
         seed = fakes.settings_of(spec)["seed"]
         begun.append(seed)
+        folders.append(spec.folder)
         if begun == ["1", "2"]:
-            raise KeyboardInterrupt
-        return RunResult(float(seed) / 10, 5, 5)
+            raise cause
+        return RunResult(float(seed) / 10, 0.0, 5, 5)
 
     sweep = fakes.make_sweep(tmp_path, num_trials=1, seeds=[1, 2, 3])
     study, _ = planned(sweep)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(cause)):
         work(sweep, interrupted)
     assert states(study) == {"FAIL": 1, "WAITING": 1}
     work(sweep, interrupted)
@@ -138,6 +143,7 @@ def test_a_trial_is_the_mean_over_its_seeds_and_goes_on_where_it_was_interrupted
     assert study.best_value == pytest.approx(0.2)
     assert study.best_trial.params == study.trials[0].params
     assert study.best_trial.user_attrs["retry_of"] == 0
+    assert len({folder for folder in folders if "seed=2" in folder.name}) == 1  # where the interrupted run can go on
     view = view_trials(study, sweep.space)
     assert [trial.number for trial in view] == [1]  # the interrupted attempt is no trial of its own
     half = 4.302652729911275 * 0.1 / math.sqrt(3)  # Student's t with two degrees of freedom
@@ -147,13 +153,13 @@ def test_a_trial_is_the_mean_over_its_seeds_and_goes_on_where_it_was_interrupted
 COLLAPSED = {"loss.alpha": [1.0], "optimizer.lr": [1.2e-3]}  # strength 4: after step 10
 
 
-def test_a_collapse_is_told_with_its_value_its_step_and_a_violated_constraint(tmp_path: Path) -> None:
+def test_a_collapse_is_told_with_its_worst_value_its_step_and_a_violated_constraint(tmp_path: Path) -> None:
     sweep = fakes.make_sweep(tmp_path, num_trials=1, space=COLLAPSED)
     study, _ = planned(sweep)
     work(sweep, fakes.train)
     trial = study.trials[0]
     assert trial.state == TrialState.COMPLETE
-    assert trial.value == fakes.accuracy(1.0, 1.2e-3, 10)
+    assert trial.value == 0.6  # where it started; the last value would be better than any healthy one
     assert trial.constraints == {"collapse": pytest.approx(1 - 20 / 101)}
     assert (trial.user_attrs["collapse_step"], trial.user_attrs["collapse_reason"]) == (20, "both fell")
     assert trial.intermediate_values.keys() == {0, 10}
@@ -165,7 +171,7 @@ def test_a_collapse_is_told_with_its_value_its_step_and_a_violated_constraint(tm
 
 def test_an_earlier_collapse_is_worse_and_health_is_no_violation() -> None:
     def result(step: int | None) -> RunResult:
-        return RunResult(0.9, 100, 100, collapse_step=step)
+        return RunResult(0.9, 0.1, 100, 100, collapse_step=step)
 
     assert violation(result(10)) > violation(result(90)) > violation(result(100)) > 0 > violation(result(None))
 
@@ -173,19 +179,20 @@ def test_an_earlier_collapse_is_worse_and_health_is_no_violation() -> None:
 def test_one_collapsed_seed_makes_a_trial_infeasible(tmp_path: Path) -> None:
     def one_of_two(spec: RunSpec, report: Report) -> RunResult:
         collapses = fakes.settings_of(spec)["seed"] == "2"
-        return RunResult(0.9, 5, 5, collapse_step=3 if collapses else None, reason="fell" if collapses else None)
+        return RunResult(0.9, 0.1, 5, 5, collapse_step=3 if collapses else None, reason="fell" if collapses else None)
 
     sweep = fakes.make_sweep(tmp_path, num_trials=1, seeds=[1, 2])
     study, _ = planned(sweep)
     work(sweep, one_of_two)
     assert study.trials[0].user_attrs["collapse_step"] == 3
+    assert study.trials[0].value == pytest.approx(0.5)
     assert best_trial(study) is None
 
 
 def test_a_collapse_before_the_first_measurement_is_infinitely_bad(tmp_path: Path) -> None:
     sweep = fakes.make_sweep(tmp_path, num_trials=1)
     study, _ = planned(sweep)
-    work(sweep, lambda spec, report: RunResult(None, 1, 5, collapse_step=1, reason="fell"))
+    work(sweep, lambda spec, report: RunResult(None, None, 1, 5, collapse_step=1, reason="fell"))
     assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, -math.inf)
 
 
@@ -224,7 +231,7 @@ def test_a_failing_trial_costs_itself_and_a_row_of_them_the_study(tmp_path: Path
 def test_a_metric_that_is_never_measured_is_a_failure(tmp_path: Path) -> None:
     sweep = fakes.make_sweep(tmp_path, num_trials=1)
     study, _ = planned(sweep)
-    work(sweep, lambda spec, report: RunResult(None, 5, 5))
+    work(sweep, lambda spec, report: RunResult(None, None, 5, 5))
     assert "was never measured" in study.trials[0].user_attrs["error"]
 
 
