@@ -224,10 +224,9 @@ def _check_training(config: DictConfig) -> None:
             " set data.num_development"
         )
     collapse = config.callbacks.get("collapse") or {}
-    if collapse.get("alpha_factor", 1) != 1 and "alpha" not in config.loss:
-        raise UserError(
-            f"callbacks.collapse.alpha_factor={collapse.alpha_factor}: this objective has no alpha; leave it at 1"
-        )
+    alpha_factor = collapse.get("alpha_factor", 1)
+    if alpha_factor != 1 and "alpha" not in config.loss:
+        raise UserError(f"callbacks.collapse.alpha_factor={alpha_factor}: this objective has no alpha; leave it at 1")
     _check_monitor(config)
 
 

@@ -138,7 +138,7 @@ def test_sequential_questions_that_make_no_sense_are_refused(overrides: list[str
 def test_a_rival_must_be_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "config.json").touch()
     overrides = [f"checkpoint={tmp_path}", "sequential.better_than=/nowhere"]
-    with pytest.raises(UserError, match="sequential.better_than=/nowhere: no Hugging Face folder there"):
+    with pytest.raises(UserError, match=r"sequential\.better_than=/nowhere: no Hugging Face folder there"):
         load_config("evaluate", overrides)
 
 

@@ -245,9 +245,7 @@ def make_benchmarks(config: DictConfig, load_corpus: Callable[[], TraceCorpus]) 
     if config.eval.benchmark != "suite":
         single = make_benchmark(config, load_corpus)
         return () if single is None else (single,)
-    return tuple(
-        _benchmark(config, settings, str(name), load_corpus) for name, settings in config.eval.members.items()
-    )
+    return tuple(_benchmark(config, settings, str(name), load_corpus) for name, settings in config.eval.members.items())
 
 
 def _benchmark(

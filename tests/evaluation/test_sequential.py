@@ -39,10 +39,9 @@ def test_the_interval_ends_where_values_stop_being_ruled_out() -> None:
     correct, _ = benchmark(np.random.default_rng(6), 0.6, 1.0, 50, 4)
     outcomes = correct.astype(float)
     low, high = confidence_sequence(outcomes, max_samples=16, confidence=0.95)
-    settings = {"max_samples": 16, "confidence": 0.95}
     for shift, is_ruled_out in ((-2e-4, True), (2e-4, False)):
-        assert rules_out(outcomes, low + shift, **settings)[-1] == is_ruled_out
-        assert rules_out(1 - outcomes, 1 - high + shift, **settings)[-1] == is_ruled_out
+        assert rules_out(outcomes, low + shift, max_samples=16, confidence=0.95)[-1] == is_ruled_out
+        assert rules_out(1 - outcomes, 1 - high + shift, max_samples=16, confidence=0.95)[-1] == is_ruled_out
 
 
 def test_no_gambler_is_ever_in_debt() -> None:
@@ -100,7 +99,8 @@ def test_error_over_all_looks_stays_below_its_bound(mean: float, spread: float, 
     is_missed = []
     for _ in range(300):
         correct, truth = benchmark(generator, mean, spread, num_problems, 16)
-        sides = ((correct.astype(float), truth), (1.0 - correct, 1 - truth))
+        outcomes = correct.astype(np.float64)
+        sides = ((outcomes, truth), (1 - outcomes, 1 - truth))
         is_missed.append(any(rules_out(x, m, max_samples=16, confidence=0.9)[-1] for x, m in sides))
     assert np.mean(is_missed) <= 0.14
 
