@@ -47,7 +47,10 @@ class PruningCallback(StoppingCallback):
         if trainer.is_global_zero:
             for step, value in self.measurements.items():
                 self._report(value, step)
-        self._look(trainer)
+        if self.measurements:
+            self._seen = trainer.callback_metrics.get(self.metric)  # told under the step that it was measured at
+        else:
+            self._look(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -66,9 +69,11 @@ class PruningCallback(StoppingCallback):
 
     def _look(self, trainer: pl.Trainer, may_stop: bool = True) -> None:
         value, step = trainer.callback_metrics.get(self.metric), trainer.global_step
-        if value is None or value is self._seen or step in self.measurements:
+        if value is None or value is self._seen:
             return
         self._seen = value
+        if step in self.measurements:
+            return
         self.measurements[step] = float(value)
         # One rank reports, all obey.
         should_end = self._report(float(value), step) if trainer.is_global_zero else False

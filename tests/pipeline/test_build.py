@@ -156,6 +156,6 @@ def test_sequences_over_the_position_limit_are_refused_by_name() -> None:
     sequence = TokenizedSequence("long-one", tuple(range(9)), 4)
     data: Any = SimpleNamespace(train_examples=[(TokenizedSequence("short", (1, 2), 1),)], val_examples=[(sequence,)])
     for limit in (None, 9):
-        build.check_positions(data, SimpleNamespace(max_positions=limit))  # type: ignore[arg-type]
+        build.check_positions(data, SimpleNamespace(max_positions=limit, unsupported_window=None))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"long-one has 9 tokens, the model 8 positions: .*max_sequence_tokens=8"):
-        build.check_positions(data, SimpleNamespace(max_positions=8))  # type: ignore[arg-type]
+        build.check_positions(data, SimpleNamespace(max_positions=8, unsupported_window=None))  # type: ignore[arg-type]
