@@ -24,6 +24,7 @@ from redi_lab.backbone.reference import reference_logps
 from redi_lab.callbacks.collapse import EVENTS
 from redi_lab.callbacks.probes import SHIFTED_TOKENS
 from redi_lab.data.datamodule import TraceDataModule
+from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import TraceCorpus
 from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.evaluation.results import EvaluationResult
@@ -31,9 +32,9 @@ from redi_lab.pipeline import build, report
 from redi_lab.pipeline.development import Development, load_development, make_observers
 from redi_lab.pipeline.evaluate import evaluate_checkpoint, log_samples, nested_metrics, progress_bar
 from redi_lab.pipeline.resume import Run, running
-from redi_lab.pipeline.run import command_run, make_logger, quieten_libraries, write_summary
+from redi_lab.pipeline.run import SUMMARY, command_run, make_logger, quieten_libraries, write_summary
 from redi_lab.pipeline.stages import Stage, StageCache, StageRecord, resolve_chain
-from redi_lab.pipeline.trained import find_trained, finish_training
+from redi_lab.pipeline.trained import Trained, find_trained, finish_training
 
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
@@ -160,10 +161,7 @@ class _Job:
         config, began = self.stage.config, time.time()
         pl.seed_everything(config.seed, workers=True, verbose=False)
         encoder = build.make_encoder(config, build.make_tokenizer(config, corpus, self.start))
-        with progress_bar() as progress:
-            task = progress.add_task("Tokenising", total=None)
-            data = build.make_datamodule(config, corpus, encoder, partial(_advance, progress, task))
-            progress.update(task, visible=False)
+        data = self._tokenise(corpus, encoder)
         report.describe_data(corpus, data)
         development = load_development(config, corpus, self.benchmark)
         backbone = build.make_backbone(config, encoder.tokenizer, None if self.start is None else str(self.start))
@@ -172,45 +170,26 @@ class _Job:
         tags = {"redi_lab.stage": self.stage.name, "redi_lab.fingerprint": self.stage.fingerprint, **further_tags}
         logger = make_logger(config, folder, self.parent_run_id, tags)
         logger.log_dataset(corpus.source, data.digest(), corpus.source, len(data.train_examples))
-        checkpoints = folder / "checkpoints"
+        record = StageRecord(self.stage.name, folder, folder / "checkpoints" / "last")
         grader = build.make_grader(self.command_config)
         observers = make_observers(config, self.command_config, development, data, encoder, grader, folder)
         callbacks = [
-            *build.make_callbacks(config, checkpoints, encoder.end_of_turn_id, observers),
+            *build.make_callbacks(config, record.checkpoint.parent, encoder.end_of_turn_id, observers),
             *further_callbacks,
         ]
         trainer = build.make_trainer(config, [*callbacks, RichProgressBar(refresh_rate=10)], logger)
         if module.needs_reference:
             self._attach_reference(data, backbone, trainer)
-        record = StageRecord(self.stage.name, folder, checkpoints / "last")
         trained = find_trained(folder, record.checkpoint)
         if trained is None:
             with grader:
                 trainer.fit(module, datamodule=data)
             trained = finish_training(folder, record.checkpoint, trainer, callbacks)
-        stop = trained.stop
-        if stop is not None:
-            report.say(f"[yellow]training ended after step {stop.step} ({stop.by}): {stop.reason}[/yellow]")
-        result = None if stop is not None and stop.by == "pruner" else self.judge(record.checkpoint)
-        if result is not None and self.benchmark is not None:
-            logger.log_metrics({f"eval/{k}": v for k, v in result.metrics.items()}, step=trained.global_step)
-            log_samples(logger, folder, [result], [self.benchmark])
-        collapse = trained.collapse
-        ends = {
-            "stopped": None if stop is None else asdict(stop),
-            "collapse": collapse,
-            "skipped_batches": trained.num_skipped,
-        }
-        self._summarise(record, corpus, data, development, result, ends, logger.version, time.time() - began)
-        logger.log_artifact(folder / "summary.json")
-        for name in (SHIFTED_TOKENS, EVENTS):
-            if (folder / name).exists():
-                logger.log_artifact(folder / name)
-        for figure in report.draw_curves(config, folder):
-            logger.log_artifact(figure)
+        result = self._judge_trained(record, trained, logger)
+        self._summarise(record, corpus, data, development, result, trained, logger.version, time.time() - began)
+        _log_files(config, folder, logger)
         logger.finalize("success")
-        # The fingerprint names the result of the whole training, and knows nothing of rollbacks and skipped batches.
-        if stop is None and not trained.num_skipped and not (collapse and collapse["rollbacks"]):
+        if trained.is_reusable:
             stages.add(self.stage.fingerprint, record)
         return Outcome(self.stage, record, result, is_reused=False)
 
@@ -219,6 +198,24 @@ class _Job:
         if self.benchmark is None:
             return None
         return evaluate_checkpoint(self.command_config, checkpoint, self.benchmark, self.stage.name)
+
+    def _judge_trained(self, record: StageRecord, trained: Trained, logger: Any) -> EvaluationResult | None:
+        """Score what came of the training, and log it; a trial that a sweep has given up is not worth a score."""
+        stop = trained.stop
+        if stop is not None:
+            report.say(f"[yellow]training ended after step {stop.step} ({stop.by}): {stop.reason}[/yellow]")
+        result = None if stop is not None and stop.by == "pruner" else self.judge(record.checkpoint)
+        if result is not None and self.benchmark is not None:
+            logger.log_metrics({f"eval/{k}": v for k, v in result.metrics.items()}, step=trained.global_step)
+            log_samples(logger, record.output_dir, [result], [self.benchmark])
+        return result
+
+    def _tokenise(self, corpus: TraceCorpus, encoder: TraceEncoder) -> TraceDataModule:
+        with progress_bar() as progress:
+            task = progress.add_task("Tokenising", total=None)
+            data = build.make_datamodule(self.stage.config, corpus, encoder, partial(_advance, progress, task))
+            progress.update(task, visible=False)
+        return data
 
     def _attach_reference(self, data: TraceDataModule, policy: CausalLM, trainer: pl.Trainer) -> None:
         """Score the data with the frozen reference, in the policy's precision and on its device."""
@@ -245,7 +242,7 @@ class _Job:
         data: TraceDataModule,
         development: Development,
         result: EvaluationResult | None,
-        ends: Mapping[str, Any],
+        trained: Trained,
         run_id: str | None,
         seconds: float,
     ) -> None:
@@ -267,11 +264,22 @@ class _Job:
                 "data": {"source": corpus.source, "digest": data.digest(), "selection": corpus.counts.as_dict()}
                 | {"batches": data.counts(), "development": development.as_dict()},
                 "stages": [_stage_summary(outcome) for outcome in stages],
-                **ends,
+                "stopped": None if trained.stop is None else asdict(trained.stop),
+                "collapse": trained.collapse,
+                "skipped_batches": trained.num_skipped,
                 "mlflow_run_id": run_id,
                 "seconds": round(seconds, 3),
             },
         )
+
+
+def _log_files(config: DictConfig, folder: Path, logger: Any) -> None:
+    """Put summary, records of callbacks and curves into the run."""
+    for name in (SUMMARY, SHIFTED_TOKENS, EVENTS):
+        if (folder / name).exists():
+            logger.log_artifact(folder / name)
+    for figure in report.draw_curves(config, folder):
+        logger.log_artifact(figure)
 
 
 def _advance(progress: Progress, task: TaskID, done: int, total: int | None) -> None:

@@ -43,6 +43,11 @@ class Trained:
     num_skipped: int
     checkpoint_hash: str
 
+    @property
+    def is_reusable(self) -> bool:
+        """Whether it is the whole training that the fingerprint names, which knows of no stops, skips and rollbacks."""
+        return self.stop is None and not self.num_skipped and not (self.collapse and self.collapse["rollbacks"])
+
 
 def find_trained(folder: Path, checkpoint: Path) -> Trained | None:
     """How the training of a stage's folder ended; None if it did not, or its checkpoint is not what it was."""
