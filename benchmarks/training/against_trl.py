@@ -1,63 +1,97 @@
 """Training speed and memory of redi_lab and TRL, in alternation: the same model, traces, optimizer and precision.
 
-    python -m benchmarks.training.against_trl                        # everything; hours on one core
+    make bench                                                       # everything; an hour on one core
     python -m benchmarks.training.against_trl --cases B/redi/bf16    # one line of the table
-    python -m benchmarks.training.against_trl --profile h200         # the paper's shapes, on a GPU
+    python -m benchmarks.training.against_trl --profile gpu          # the paper's shapes, on a GPU
+    python -m benchmarks.training.against_trl --profile tiny --trl ""  # all of it in a minute, measuring nothing
 
 Two processes, one for each side and each in its own environment, make one step in turn, so whatever else the machine
-does hits both. TRL's environment is made on first use. Results go to benchmarks/results/.
+does hits both. Results go to benchmarks/results/.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 import transformers
 
 from benchmarks.training.figures import write_results
 from benchmarks.training.pace import Side
-from benchmarks.training.workload import SHAPES, Shape, Workload, draw_pairs, make_model
+from benchmarks.training.workload import SHAPES, Workload, draw_pairs, make_model
 
 ROOT = Path(__file__).resolve().parents[2]
 TRL = "1.16.0"
 WARM_UP = 2  # steps that are not counted
-CASES = {
-    "cpu": [
-        *(f"A/{objective}/bf16" for objective in ("sft", "redi", "dpo")),
-        *(
-            f"B/{objective}/{precision}"
-            for precision in ("bf16", "fp32")
-            for objective in ("sft", "redi", "dpo", "simpo")
+OWN_REPEATS = 5  # of each step where objectives of redi_lab are compared
+
+
+@final
+@dataclass(frozen=True)
+class Profile:
+    """What is measured on a kind of machine."""
+
+    cases: tuple[str, ...]
+    scaling: str
+    lengths: tuple[int, ...]
+    batches: tuple[int, ...]
+    longest_of_trl: int
+    most_pairs_of_trl: int
+    row_tokens: int
+    """Room of a micro-batch, which is enough for the longest sequence; twice that where pairs must not be parted."""
+    gradient_checkpointing: bool
+
+
+PROFILES = {
+    "cpu": Profile(
+        cases=(
+            *(f"A/{objective}/bf16" for objective in ("sft", "redi", "dpo")),
+            *(
+                f"B/{objective}/{precision}"
+                for precision in ("bf16", "fp32")
+                for objective in ("sft", "redi", "dpo", "simpo")
+            ),
         ),
-    ],
-    "h200": [f"paper/{objective}/bf16" for objective in ("sft", "redi", "dpo")],
+        scaling="B",
+        lengths=(512, 1024, 2048, 4096, 8192),
+        batches=(1, 2, 4, 8),
+        longest_of_trl=4096,
+        most_pairs_of_trl=4,
+        row_tokens=2048,
+        gradient_checkpointing=False,
+    ),
+    "gpu": Profile(
+        cases=tuple(f"paper/{objective}/bf16" for objective in ("sft", "redi", "dpo")),
+        scaling="paper",
+        lengths=(2048, 4096, 8192, 19_800),
+        batches=(1, 2, 4, 8),
+        longest_of_trl=8192,
+        most_pairs_of_trl=2,
+        row_tokens=19_800,
+        gradient_checkpointing=True,
+    ),
+    "tiny": Profile(
+        cases=tuple(f"tiny/{objective}/bf16" for objective in ("sft", "redi", "dpo", "simpo")),
+        scaling="tiny",
+        lengths=(20, 40),
+        batches=(1, 2),
+        longest_of_trl=40,
+        most_pairs_of_trl=1,
+        row_tokens=80,
+        gradient_checkpointing=True,
+    ),
 }
-LENGTHS = (512, 1024, 2048, 4096, 8192)
-BATCHES = (1, 2, 4, 8)
-
-
-def environment_of_trl(folder: Path) -> str:
-    """The Python of an environment with TRL, made where there is none; torch first, so that nothing replaces it."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        version = torch.__version__.split("+")[0]
-        for packages in ([f"torch=={version}"], [f"trl=={TRL}", f"transformers=={transformers.__version__}"]):
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-    return str(python)
 
 
 @contextmanager
@@ -138,76 +172,97 @@ def gemm_peak(precision: str) -> float:
     return 2.0 * size**3 / min(seconds() for _ in range(10))
 
 
-def make_work(shape: Shape, objective: str, precision: str, models: Path, **options: Any) -> Workload:
-    """A workload of a shape on its random model."""
-    longest = max(max(len(p["prompt"]) + len(p[s]) for s in ("chosen", "rejected")) for p in options["pairs"])
-    model = make_model(shape, models, longest=max(LENGTHS[-1], shape.longest, longest))
-    return Workload(shape=shape.name, objective=objective, precision=precision, model=str(model), **options)
-
-
-def run_case(case: str, scratch: Path, trl: str | None, steps: int) -> dict[str, Any]:
-    """One line of the table."""
+def make_work(case: str, profile: Profile, models: Path, *, pairs_per_step: int, **drawn: Any) -> Workload:
+    """A workload of SHAPE/OBJECTIVE/PRECISION on a random model; `drawn` goes to `draw_pairs`."""
     name, objective, precision = case.split("/")
     shape = SHAPES[name]
-    on_gpu = torch.cuda.is_available()
-    work = make_work(
-        shape,
-        objective,
-        precision,
-        scratch,
-        pairs=draw_pairs(shape, 2 * (WARM_UP + steps)),
-        pairs_per_step=2,
-        micro_batch_tokens=2 * shape.longest if on_gpu else 4096,
-        gradient_checkpointing=on_gpu,
+    room = max(profile.row_tokens, drawn.get("length") or 0)
+    return Workload(
+        shape=name,
+        objective=objective,
+        precision=precision,
+        pairs=draw_pairs(shape, **drawn),
+        pairs_per_step=pairs_per_step,
+        model=str(make_model(shape, models, longest=max(profile.lengths))),
+        micro_batch_tokens=room if Workload.is_linear(objective) else 2 * room,
+        gradient_checkpointing=profile.gradient_checkpointing,
     )
-    return alternate(work, scratch, trl) | {"gemm_peak": gemm_peak(precision)}
 
 
-def run_scaling(scratch: Path, trl: str | None, longest_of_trl: int) -> dict[str, list[dict[str, Any]]]:
-    """REDI on shape B in bf16: one pair of ever longer traces, and ever more pairs of the usual ones."""
-    shape = SHAPES["B"]
+def run_case(case: str, profile: Profile, scratch: Path, trl: str | None, steps: int) -> dict[str, Any]:
+    """One line of the table."""
+    work = make_work(case, profile, scratch, pairs_per_step=2, number=2 * (WARM_UP + steps))
+    return alternate(work, scratch, trl) | {"gemm_peak": gemm_peak(work.precision)}
+
+
+def compare_own(shape: str, profile: Profile, scratch: Path, steps: int) -> dict[str, Any]:
+    """Seconds of REDI and of SFT on the same tokens in turn, each step several times, of which the least counts.
+
+    They differ by less than other work on the machine makes a single step differ from the next.
+    """
+    sides = {}
+    with ExitStack() as stack:
+        for objective in ("sft", "redi"):
+            work = make_work(f"{shape}/{objective}/bf16", profile, scratch, pairs_per_step=2, number=2 * steps)
+            work = replace(work, pairs=(work.pairs * WARM_UP)[: 2 * WARM_UP] + work.pairs * OWN_REPEATS)
+            folder = scratch / objective
+            folder.mkdir(exist_ok=True)
+            (sides[objective],) = stack.enter_context(start(work, folder, None))
+        seconds: dict[str, list[float]] = {objective: [] for objective in sides}
+        for number in range(WARM_UP + steps * OWN_REPEATS):
+            turn = number % len(sides)
+            for objective in [*sides, *sides][turn : turn + len(sides)]:
+                seconds[objective].append(sides[objective].step()["seconds"])
+    least = {name: [min(found[WARM_UP + k :: steps]) for k in range(steps)] for name, found in seconds.items()}
+    return {"shape": shape, "seconds": least, "redi_over_sft": sum(least["redi"]) / sum(least["sft"])}
+
+
+def run_scaling(profile: Profile, scratch: Path, trl: str | None) -> dict[str, list[dict[str, Any]]]:
+    """REDI in bf16: one pair of ever longer traces, and ever more pairs of the usual ones."""
+    case = f"{profile.scaling}/redi/bf16"
     results: dict[str, list[dict[str, Any]]] = {"length": [], "batch": []}
-    for length in LENGTHS:
-        pairs = draw_pairs(shape, 3, length=length)
-        work = make_work(shape, "redi", "bf16", scratch, pairs=pairs, pairs_per_step=1, micro_batch_tokens=2 * length)
-        results["length"].append(
-            alternate(work, scratch, trl if length <= longest_of_trl else None) | {"length": length}
-        )
-    for pairs_per_step in BATCHES:
-        pairs = draw_pairs(shape, 3 * pairs_per_step)
-        work = make_work(
-            shape, "redi", "bf16", scratch, pairs=pairs, pairs_per_step=pairs_per_step, micro_batch_tokens=8192
-        )
-        results["batch"].append(
-            alternate(work, scratch, trl if pairs_per_step <= 4 else None) | {"pairs_per_step": pairs_per_step}
-        )
+    for length in profile.lengths:
+        work = make_work(case, profile, scratch, pairs_per_step=1, number=3, length=length)
+        peer = trl if length <= profile.longest_of_trl else None
+        results["length"].append(alternate(work, scratch, peer) | {"length": length})
+    for pairs in profile.batches:
+        work = make_work(case, profile, scratch, pairs_per_step=pairs, number=3 * pairs)
+        peer = trl if pairs <= profile.most_pairs_of_trl else None
+        results["batch"].append(alternate(work, scratch, peer) | {"pairs_per_step": pairs})
     return results
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", choices=sorted(CASES), default="cpu")
+    parser.add_argument("--profile", choices=sorted(PROFILES), default="cpu")
     parser.add_argument("--cases", nargs="*", help="SHAPE/OBJECTIVE/PRECISION; default: those of the profile")
     parser.add_argument("--steps", type=int, default=5, help="counted steps of each case")
-    parser.add_argument("--scaling", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--trl-longest", type=int, default=4096, help="longest trace for TRL in the scaling")
-    parser.add_argument("--trl", default=".venv-trl", help="folder of TRL's environment; empty: redi_lab alone")
+    parser.add_argument("--own", action=argparse.BooleanOptionalAction, default=True, help="compare own objectives")
+    parser.add_argument("--scaling", action=argparse.BooleanOptionalAction, default=True, help="measure scaling")
+    parser.add_argument(
+        "--trl", default=".venv-trl", help="TRL's environment (make install-trl); empty: redi_lab alone"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    trl = environment_of_trl(Path(options.trl)) if options.trl else None
-    cases = CASES[options.profile] if options.cases is None else options.cases
+    trl = str(Path(options.trl) / "bin" / "python") if options.trl else None
+    if trl and not Path(trl).exists():
+        parser.error(f"--trl={options.trl}: no environment there; make install-trl makes .venv-trl")
+    profile = PROFILES[options.profile]
     results: dict[str, Any] = {"machine": machine(), "trl": TRL, "cases": {}}
     with tempfile.TemporaryDirectory() as folder:
-        for case in cases:
+        for case in profile.cases if options.cases is None else options.cases:
             print(case, file=sys.stderr)
-            results["cases"][case] = run_case(case, Path(folder), trl, options.steps)
+            results["cases"][case] = run_case(case, profile, Path(folder), trl, options.steps)
             write_results(results, options.out, options.profile)
-        if options.scaling and options.profile == "cpu":
-            results["scaling"] = run_scaling(Path(folder), trl, options.trl_longest)
+        if options.own:
+            results["own"] = compare_own(profile.scaling, profile, Path(folder), options.steps)
+            write_results(results, options.out, options.profile)
+        if options.scaling:
+            results["scaling"] = run_scaling(profile, Path(folder), trl)
     write_results(results, options.out, options.profile)
-    print(json.dumps({case: found.get("ratio") for case, found in results["cases"].items()}, indent=1))
+    print((options.out / f"{options.profile}.md").read_text(encoding="utf-8"))
 
 
 def machine() -> dict[str, Any]:

@@ -13,6 +13,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 GIB = 2.0**30
+PAIRS_OF_THE_PAPER = 53_175  # of its preference data
 NAMES = {"redi_lab": "redi_lab", "trl": "TRL 1.16"}
 COLOURS = {"redi_lab": "C0", "trl": "C1"}
 
@@ -34,9 +35,9 @@ def table(results: dict[str, Any]) -> str:
     for case in results["cases"].values():
         peaks[case["precision"]] = max(peaks.get(case["precision"], 0.0), case["gemm_peak"])
     lines = [
-        "| model / objective / precision | TRL ÷ redi_lab, median (min–max) | tokens/s | MFU | TRL: tokens/s |"
-        " peak GiB | TRL: peak GiB | largest loss difference |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| model / objective / precision | TRL ÷ redi_lab, median (min–max) | tokens/s | GFLOP/s | MFU |"
+        " TRL: tokens/s | peak GiB | TRL: peak GiB | largest loss difference |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, case in results["cases"].items():
         ours, theirs = case["redi_lab"], case.get("trl")
@@ -45,6 +46,7 @@ def table(results: dict[str, Any]) -> str:
             name,
             "",
             f"{ours['tokens_per_second']:.0f}",
+            f"{ours['flops_per_second'] / 1e9:.0f}",
             f"{mfu:.0%}",
             "",
             f"{ours['peak_bytes'] / GIB:.2f}",
@@ -53,24 +55,25 @@ def table(results: dict[str, Any]) -> str:
         ]
         if theirs is not None:
             cells[1] = f"**{case['ratio']:.2f}** ({min(case['ratios']):.2f}–{max(case['ratios']):.2f})"
-            cells[4], cells[6] = f"{theirs['tokens_per_second']:.0f}", f"{theirs['peak_bytes'] / GIB:.2f}"
-            cells[7] = f"{case['largest_loss_difference']:.1e}"
+            cells[5], cells[7] = f"{theirs['tokens_per_second']:.0f}", f"{theirs['peak_bytes'] / GIB:.2f}"
+            cells[8] = f"{case['largest_loss_difference']:.1e}"
         lines.append("| " + " | ".join(cells) + " |")
     facts = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
     measured = ", ".join(f"{precision} {peak / 1e9:.0f} GFLOP/s" for precision, peak in peaks.items())
-    lines += ["", f"{facts}. GEMM peak: {measured}.", *_redi_over_sft(results["cases"])]
+    lines += ["", f"{facts}. GEMM peak: {measured}."]
+    if "own" in results:
+        lines += ["", f"REDI ÷ SFT of redi_lab, same tokens: {results['own']['redi_over_sft']:.3f}."]
+    lines += [
+        f"\n{name}: an epoch of {PAIRS_OF_THE_PAPER} such pairs takes {_hours_of_an_epoch(case):.1f} h."
+        for name, case in results["cases"].items()
+        if case["shape"] == "paper" and case["objective"] != "sft"
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _redi_over_sft(cases: dict[str, Any]) -> list[str]:
-    """REDI's time per token against SFT's on the same tokens, step by step."""
-    lines = []
-    for name, case in cases.items():
-        sft = cases.get(name.replace("/redi/", "/sft/"))
-        if case["objective"] == "redi" and sft is not None:
-            pairs = zip(case["redi_lab"]["seconds"], sft["redi_lab"]["seconds"], strict=True)
-            lines.append(f"REDI ÷ SFT of redi_lab, {name}: {statistics.median(a / b for a, b in pairs):.3f}.")
-    return lines
+def _hours_of_an_epoch(case: dict[str, Any]) -> float:
+    seconds: float = statistics.fmean(case["redi_lab"]["seconds"]) / case["pairs_per_step"]
+    return PAIRS_OF_THE_PAPER * seconds / 3600
 
 
 def draw_ratios(cases: dict[str, Any], file: Path) -> None:
@@ -108,7 +111,7 @@ def draw_scaling(scaling: dict[str, list[dict[str, Any]]], file: Path) -> None:
         for axes in grid[:, column]:
             axes.set_xscale("log", base=2)
             axes.set_xticks([case[key] for case in scaling[kind]], [str(case[key]) for case in scaling[kind]])
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.1 * axes.dataLim.ymax)
         grid[1][column].set_xlabel(label)
     grid[0][0].set_ylabel("real tokens per second")
     grid[1][0].set_ylabel("peak memory, GiB")

@@ -35,6 +35,7 @@ SHAPES = {
     for shape in (
         Shape("A", 151_936, 256, 4, 4, 2, 704, median_length=384, longest=1024),
         Shape("B", 32_000, 512, 8, 8, 2, 1408, median_length=512, longest=2048),
+        Shape("tiny", 499, 32, 2, 4, 2, 48, median_length=40, longest=80),
         Shape("paper", 151_936, 1536, 28, 12, 2, 8960, median_length=4000, longest=19_000),
     )
 }
@@ -70,6 +71,11 @@ class Workload:
     def read(file: Path) -> Workload:
         """What `write` wrote."""
         return Workload(**json.loads(file.read_text(encoding="utf-8")))
+
+    @staticmethod
+    def is_linear(objective: str) -> bool:
+        """Whether the sides of a pair need not meet in one forward pass."""
+        return objective in ("sft", "redi")
 
     @property
     def num_steps(self) -> int:

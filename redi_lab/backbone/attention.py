@@ -1,7 +1,7 @@
 """Exact attention over packed rows, through transformers' attention registry.
 
 transformers' own packed path builds a dense T × T mask for SDPA, and leaks across sequences when an attention mask is
-passed or the cache is left on. Here each sequence attends to itself alone: either one SDPA call over an (n × longest)
+passed or the cache is left on. Here each sequence attends to itself alone: either one call over an (n × longest)
 grid, where causality alone keeps padding out of every real token's sight, or one call per sequence, whichever is the
 cheaper. Flash attention takes the same `cu_seq_lens_q` arguments and needs neither.
 
@@ -10,6 +10,7 @@ Models that this does not fit are fed padded grids and use transformers' own att
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from redi_lab.backbone.attention_blocks import blocked_causal_attention
 from redi_lab.data.packing import MicroBatch
 from redi_lab.errors import UserError
 
@@ -94,24 +96,30 @@ def packed_sdpa(
             f" attention lacks: lower data.max_sequence_tokens or set model.attention={PADDED}"
         )
 
-    options: dict[str, Any] = {
-        "is_causal": True,
-        "scale": scaling,
-        "dropout_p": dropout,
-        "enable_gqa": query.shape[1] != key.shape[1],
-    }
     if query.dtype != value.dtype:  # under autocast, rotary embeddings leave queries and keys in fp32
         query, key = query.to(value.dtype), key.to(value.dtype)
+    attend = partial(_attend, scale=scaling, dropout=dropout)
     if _is_grid_dearer(segment_lengths, query.device.type):
         parts = zip(*(torch.split(x, list(segment_lengths), dim=2) for x in (query, key, value)), strict=True)
-        output = torch.cat([scaled_dot_product_attention(q, k, v, **options) for q, k, v in parts], dim=2)
+        output = torch.cat([attend(q, k, v) for q, k, v in parts], dim=2)
         return output.transpose(1, 2), None
 
     q, k, v = (
         to_grid(x.squeeze(0).transpose(0, 1), dense_slots, segment_lengths).transpose(1, 2) for x in (query, key, value)
     )
-    output = scaled_dot_product_attention(q, k, v, **options)  # (n, heads, longest, d)
+    output = attend(q, k, v)  # (n, heads, longest, d)
     return from_grid(output.transpose(1, 2), dense_slots).unsqueeze(0), None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float | None, dropout: float) -> Tensor:
+    """(n, heads, L, d) causal attention, by the fastest way that computes it."""
+    # Only under autocast: weights that are themselves bfloat16 are compared with the model's own attention, to the bit.
+    if query.dtype == torch.bfloat16 and dropout == 0.0 and torch.is_autocast_enabled("cpu"):
+        return blocked_causal_attention(query, key, value, scale)
+    is_grouped = query.shape[1] != key.shape[1]
+    return scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=scale, dropout_p=dropout, enable_gqa=is_grouped
+    )
 
 
 def _is_grid_dearer(lengths: tuple[int, ...], device_type: str) -> bool:

@@ -20,6 +20,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from redi_lab.backbone.attention import PACKED_SDPA, PADDED, from_grid, packed_arguments, to_grid
 from redi_lab.backbone.hub import from_hub, load_tokenizer
+from redi_lab.backbone.weights import check_loaded, check_vocabulary, in_short
 from redi_lab.data.packing import MicroBatch, make_batch
 from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.errors import UserError
@@ -42,6 +43,9 @@ class CausalLM(nn.Module):
         self.tokenizer = tokenizer
         self.is_padded = is_padded
         self.head_chunk_tokens = head_chunk_tokens
+        for name, module in self._plain.base_model.named_modules():
+            if _projects_its_input(name, module):
+                module.register_forward_pre_hook(_to_autocast_dtype, with_kwargs=True)
 
     @property
     def _plain(self) -> Any:
@@ -201,6 +205,22 @@ class CausalLM(nn.Module):
         return capped
 
 
+def _projects_its_input(name: str, module: nn.Module) -> bool:
+    """Whether a module needs what enters it for matrix products alone; a mixture of experts adds up in its dtype."""
+    kind = name.rpartition(".")[2]
+    parts = (part for part in module.children() if next(part.parameters(), None) is not None)
+    return kind == "self_attn" or (kind == "mlp" and all(isinstance(part, nn.Linear) for part in parts))
+
+
+def _to_autocast_dtype(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Cast what enters a block of projections once; autocast would for each of them, and keep every copy."""
+    states = args[0] if args else kwargs.get("hidden_states")
+    if states is None or not torch.is_autocast_enabled(states.device.type):
+        return None
+    lowered = states.to(torch.get_autocast_dtype(states.device.type))
+    return ((lowered, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": lowered})
+
+
 def _require(packs_exactly: bool, backbone: CausalLM) -> None:
     if not packs_exactly:
         raise UserError(
@@ -250,8 +270,8 @@ def load_backbone(
             model = AutoModelForCausalLM.from_config(
                 new, dtype=torch_dtype, attn_implementation=_implementation(attention, new)
             )
-        except ValueError as error:
-            raise UserError(f"model.config: {_first_line(error)}; choose another model_type") from error
+        except Exception as error:  # sizes that do not fit together fail anywhere in an architecture's code
+            raise UserError(f"model.config: {in_short(error)}; choose other sizes or another model_type") from error
     else:
         tokenizer = tokenizer or load_tokenizer(path, revision)
         loaded = from_hub(AutoConfig, path, revision)
@@ -267,17 +287,25 @@ def load_backbone(
             ignore_mismatched_sizes=True,  # told below, by name
             output_loading_info=True,
         )
-        _check_weights(found, path)
-        _check_vocabulary(model, tokenizer, path)
+        check_loaded(found, f"model.path={path}")
+        check_vocabulary(model, tokenizer, f"model.path={path}")
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     backbone = CausalLM(
-        _with_lora(model, lora) if lora else model,
+        model if lora is None else _with_lora(model, lora),
         tokenizer,
         is_padded=attention == PADDED,
         head_chunk_tokens=head_chunk_tokens,
     )
-    backbone.check_exactness()
+    try:
+        backbone.check_exactness()
+    except UserError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise UserError(
+            f"model: its forward pass fails ({in_short(error)}); do model.config or model.config_overrides hold sizes"
+            " that do not fit together?"
+        ) from error
     return backbone
 
 
@@ -315,9 +343,9 @@ def _new_config(config: Mapping[str, Any], tokenizer: Any) -> Any:
         )
     except UserError:
         raise
-    except (KeyError, ValueError) as error:
-        reason = _first_line(error).partition(" Should contain one of")[0]  # hundreds of names follow
-        raise UserError(f"model.config: {reason}") from error
+    except Exception as error:  # transformers validates fields with exceptions of many kinds
+        reason = in_short(error).partition(" Should contain one of")[0].rstrip(".")  # hundreds of names follow
+        raise UserError(f"model.config: {reason}; choose other sizes or another model_type") from error
 
 
 def _check_fields(default: Any, fields: Mapping[str, Any]) -> None:
@@ -326,10 +354,6 @@ def _check_fields(default: Any, fields: Mapping[str, Any]) -> None:
     for key in fields:
         if key not in elsewhere and not hasattr(default, key):
             raise UserError(f"model.config.{key}: {type(default).__name__} has no such field")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 def _override(config: Any, overrides: Mapping[str, Any]) -> None:
@@ -344,33 +368,13 @@ def _override(config: Any, overrides: Mapping[str, Any]) -> None:
             raise UserError(f"model.config_overrides.{key}: {type(config).__name__} has no such field")
 
 
-def _check_weights(found: Mapping[str, Any], path: str) -> None:
-    """Refuse weights that transformers would replace by random ones with a mere warning."""
-    for name, stored, wanted in sorted(found["mismatched_keys"]):
-        raise UserError(
-            f"model.path={path}: {name} has shape {tuple(stored)}, config.json says {tuple(wanted)}; the folder's files"
-            " do not belong together"
-        )
-    missing = sorted(found["missing_keys"])
-    if missing:
-        more = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise UserError(f"model.path={path}: the weights of {missing[0]}{more} are missing; give a complete checkpoint")
-
-
-def _check_vocabulary(model: Any, tokenizer: Any, path: str) -> None:
-    for part, layer in (("embedding", model.get_input_embeddings()), ("LM head", model.get_output_embeddings())):
-        rows = layer.weight.shape[0]
-        if len(tokenizer) > rows:
-            raise UserError(
-                f"model.path={path}: the tokenizer has {len(tokenizer)} tokens, the model's {part} {rows}; give the"
-                " tokenizer that the model was trained with"
-            )
-
-
 def _with_lora(model: Any, lora: Mapping[str, Any]) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise UserError("model.lora needs the optional package peft: pip install 'redi-lab[peft]'") from error
     model.enable_input_require_grads()  # gradient checkpointing needs a gradient at the embeddings
-    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
+    try:
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"model.lora: {in_short(error)}; give arguments of peft.LoraConfig") from error

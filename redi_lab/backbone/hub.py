@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
+from redi_lab.backbone.weights import in_short
 from redi_lab.errors import UserError
 
 TIMEOUT_S = 5.0
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # without OWNER/ for the oldest models
 
 
-def load_tokenizer(path: str, revision: str | None = None) -> Any:
+def load_tokenizer(path: str, revision: str | None = None, *, key: str = "model.path") -> Any:
     """The tokenizer at a hub id or in a local folder.
 
     Raises:
-        UserError: see `from_hub`.
+        UserError: see `from_hub`; or it is empty.
     """
-    return from_hub(AutoTokenizer, path, revision)
+    tokenizer = from_hub(AutoTokenizer, path, revision, key=key)
+    if is_empty(tokenizer):
+        raise UserError(f"{key}={path}: its tokenizer has no tokens; copy the folder again, with tokenizer.json")
+    return tokenizer
 
 
-def from_hub(auto_class: Any, path: str, revision: str | None, **options: Any) -> Any:
+def is_empty(tokenizer: Any) -> bool:
+    """Whether it has but special tokens, as transformers makes it for a folder without tokenizer files."""
+    return len(tokenizer) <= len(tokenizer.all_special_ids)
+
+
+def from_hub(auto_class: Any, path: str, revision: str | None, *, key: str = "model.path", **options: Any) -> Any:
     """`auto_class.from_pretrained` without remote code.
 
     Args:
         auto_class: AutoConfig, AutoTokenizer or AutoModelForCausalLM of transformers.
         path: a local folder, or a hub id.
         revision: branch, tag or commit of a hub id.
+        key: of the configuration, for the message.
         **options: passed on.
 
     Raises:
@@ -38,18 +50,19 @@ def from_hub(auto_class: Any, path: str, revision: str | None, **options: Any) -
     unreachable = None if Path(path).is_dir() else _why_unreachable(path, revision)
     try:
         return auto_class.from_pretrained(path, local_files_only=unreachable is not None, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # what transformers raises over a damaged folder is of any kind
         what = auto_class.__name__.removeprefix("Auto").removesuffix("ForCausalLM").lower()
-        reason = unreachable or str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
-            f"model.path={path}: cannot load its {what}: {reason}; give a local Hugging Face folder with"
-            " model.path=FOLDER (config.json, *.safetensors, tokenizer files)"
+            f"{key}={path}: cannot load its {what}: {unreachable or in_short(error)}; give a local Hugging Face folder"
+            f" with {key}=FOLDER (config.json, *.safetensors, tokenizer files)"
         ) from error
 
 
 @lru_cache
 def _why_unreachable(path: str, revision: str | None) -> str | None:
     """One short request, since transformers itself retries for half a minute without network; None if it is there."""
+    if not _HUB_ID.fullmatch(path):
+        return "it is no local folder, and no hub id (OWNER/NAME)"
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 

@@ -239,8 +239,8 @@ def _read(file: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
         with ParquetFile(file) as parquet:
             missing = [name for name in schema.names if name not in parquet.schema_arrow.names]
             if missing:
-                raise UserError(f"{file}: without the columns {', '.join(missing)}: not written by `curate`")
+                raise UserError(f"{file}: without the columns {', '.join(missing)}: not of `curate`; curate again")
             for batch in parquet.iter_batches(batch_size=256):
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{file}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{file}: not a readable Parquet file: {str(error).splitlines()[0]}; curate again") from error

@@ -132,7 +132,7 @@ def curate(
     held_out = hold_out(read(), num_heldout, seed, source=source)
     demonstrations, pairs, counts = select(read(), held_out=held_out, distinct_demonstrations=distinct_demonstrations)
     if not demonstrations:
-        raise UserError(f"{source}: no row is left to train on: {counts.as_dict()}")
+        raise UserError(f"{source}: no row is left to train on, which needs a right generation: {counts.as_dict()}")
     return TraceCorpus(source, digest, demonstrations, pairs, held_out, counts)
 
 

@@ -11,6 +11,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import final
 
@@ -18,6 +19,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from redi_lab.data.loader import RestartingLoader
 from redi_lab.data.packing import Batch, Task, make_batch
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder, digest_sequences
 from redi_lab.data.traces import Demonstration, Negative, TraceCorpus
@@ -257,12 +259,12 @@ class TraceDataModule(pl.LightningDataModule):
             for dataset in (self.train_set, self.val_set):
                 dataset.rank, dataset.world_size = self.trainer.global_rank, self.trainer.world_size
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Batch] | RestartingLoader:
         """Global batches of training examples."""
         sampler = self._sampler(self.train_examples, shuffle=True)
         return self._loader(self.train_set, ResumedSampler(sampler, *self._start) if any(self._start) else sampler)
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+    def val_dataloader(self) -> DataLoader[Batch] | RestartingLoader | list[DataLoader[Batch]]:
         """Global batches of validation examples, in order; none where none are kept."""
         if not self.val_examples:
             return []
@@ -274,15 +276,16 @@ class TraceDataModule(pl.LightningDataModule):
         num_chosen = sum(sequence.is_chosen for (sequence,) in examples)
         return UnpairedBatchSampler(num_chosen, len(examples) - num_chosen, self.batch_size, self.seed, shuffle=shuffle)
 
-    def _loader(self, dataset: BatchDataset, sampler: Sampler[list[int]]) -> DataLoader[Batch]:
+    def _loader(self, dataset: BatchDataset, sampler: Sampler[list[int]]) -> DataLoader[Batch] | RestartingLoader:
         # The sampler yields whole batches and the dataset packs them: batch_size=None keeps torch from batching again.
-        return DataLoader(
+        load = partial(
+            DataLoader,
             dataset,
             batch_size=None,
-            sampler=sampler,
             num_workers=self.num_workers,
             worker_init_fn=_leave_signals_to_the_trainer,
         )
+        return RestartingLoader(lambda rest: load(sampler=rest), sampler) if self.num_workers else load(sampler=sampler)
 
     def _is_within(self, example: Example, limits: Mapping[str, Limit]) -> bool:
         """Whether no sequence exceeds a limit; counts the example under the first one that it does exceed."""

@@ -3,22 +3,24 @@
     for where, values in read_jsonl(Path("traces.jsonl")):
         ...  # where == "traces.jsonl:1"
 
-Stricter than `json.loads`: repeated keys, invalid UTF-8 and half surrogate pairs are refused. Blank lines and a byte
-order mark hold no data and are skipped.
+Stricter than `json.loads`: repeated keys, invalid UTF-8, half surrogate pairs, and NaN and infinities, which are no
+JSON, are refused. Blank lines and a byte order mark hold no data and are skipped.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import math
 import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NoReturn, cast
 
 from redi_lab.errors import UserError
 
+_GZIP = b"\x1f\x8b"
 _MAYBE_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -32,11 +34,15 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
     try:
         with cast(BinaryIO, opener(file, "rb")) as stream:
             for number, line in enumerate(stream, start=1):  # bytes: only \n ends a line, U+2028 does not
+                if number == 1 and line.startswith(_GZIP):
+                    raise UserError(f"{file}: is compressed with gzip: name it {file.name}.gz, or decompress it")
                 if line.strip():
                     where = f"{file}:{number}"
                     yield where, _parse_line(line, where, is_first=number == 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{file}: cannot be read: {error}; copy or compress it again") from error
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}; give a file that can") from error
 
 
 def _parse_line(line: bytes, where: str, *, is_first: bool) -> dict[str, object]:
@@ -44,20 +50,53 @@ def _parse_line(line: bytes, where: str, *, is_first: bool) -> dict[str, object]
         text = line.decode("utf-8-sig" if is_first else "utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not valid UTF-8 (byte {error.start + 1} of the line): save it as UTF-8") from error
-    try:
-        values = json.loads(text, object_pairs_hook=_object_without_duplicates)
-        if _MAYBE_SURROGATE.search(text):  # half a pair passes json, but no tokenizer
-            json.dumps(values, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        cut = "" if line.endswith(b"\n") else " (the file may be cut off here)"
-        raise UserError(f"{where}: not valid JSON: {error.msg} at column {error.colno}{cut}") from error
-    except UnicodeEncodeError as error:
-        raise UserError(f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no text") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not usable as JSON: {error}") from error
+    values = parse_json(text, where)
     if not isinstance(values, dict):
         raise UserError(f"{where}: expected a JSON object on each line, got {text.strip()[:40]}")
     return values
+
+
+def parse_json(text: str, where: str) -> object:
+    """A JSON value, read as strictly as a line of `read_jsonl`.
+
+    Args:
+        text: the JSON.
+        where: its place, for errors.
+
+    Raises:
+        UserError: it is no JSON, repeats a key, or holds what is neither a text nor a number.
+    """
+    try:
+        value: object = json.loads(
+            text, object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_number, parse_float=_finite
+        )
+        if _MAYBE_SURROGATE.search(text):  # half a pair passes json, but no tokenizer
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        cut = "" if text.endswith("\n") else " (the file may be cut off here)"
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise UserError(
+            f"{where}: not valid JSON: {error.msg} at {line}column {error.colno}{cut}; correct it"
+        ) from error
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no text; correct it"
+        ) from error
+    except RecursionError as error:
+        raise UserError(f"{where}: not usable as JSON: lists or objects nested too deeply; flatten them") from error
+    except ValueError as error:  # ours, or of Python's limit on digits, whose advice is for programmers
+        reason = str(error).partition("; use sys.")[0]
+        raise UserError(f"{where}: not usable as JSON: {reason}") from error
+    return value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_number(text)
+
+
+def _refuse_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number of JSON; write null")
 
 
 def _object_without_duplicates(items: list[tuple[str, object]]) -> dict[str, object]:
@@ -65,5 +104,5 @@ def _object_without_duplicates(items: list[tuple[str, object]]) -> dict[str, obj
     if len(values) != len(items):
         keys = [key for key, _ in items]
         repeated = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"key {json.dumps(repeated)} is there twice in one object")
+        raise ValueError(f"key {json.dumps(repeated)} is there twice in one object; drop one")
     return values

@@ -92,7 +92,7 @@ class _FileTable(RowTable):
                 is_empty = False
                 yield Row(where, values)
         if is_empty:
-            raise UserError(f"{self.source}: there is no row in it")
+            raise UserError(f"{self.source}: there is no row in it; give rows")
 
 
 @final
@@ -159,7 +159,7 @@ class _StreamTable(RowTable):
         for number, values in enumerate(self._hub_dataset.stream(self._split), start=1):
             yield Row(f"{self.source}: row {number}", dict(values))
         if number == 0:
-            raise UserError(f"{self.source}: there is no row in it")
+            raise UserError(f"{self.source}: there is no row in it; give rows")
 
 
 def open_rows(path: str, *, split: str, revision: str | None, streaming: bool = False) -> RowTable:
@@ -260,7 +260,7 @@ def _open_parquet(file: Path) -> ParquetFile:
     try:
         return ParquetFile(file)
     except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{file}: not a readable Parquet file: {_line(error)}") from error
+        raise UserError(f"{file}: not a readable Parquet file: {_line(error)}; copy or write it again") from error
 
 
 def _read_parquet(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
@@ -274,7 +274,7 @@ def _read_parquet(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
                     number += 1
                     yield f"{file}: row {number}", values
     except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read after row {number}: {_line(error)}") from error
+        raise UserError(f"{file}: cannot be read after row {number}: {_line(error)}; copy or write it again") from error
 
 
 def _load_from_disk(folder: Path, split: str) -> Dataset:
@@ -284,7 +284,7 @@ def _load_from_disk(folder: Path, split: str) -> Dataset:
     try:
         loaded = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
-        raise UserError(f"{folder}: not a readable data set of save_to_disk: {_line(error)}") from error
+        raise UserError(f"{folder}: not a readable data set of save_to_disk: {_line(error)}; save it again") from error
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
             raise UserError(f"{folder}: no split {split!r}; there is {', '.join(loaded)}")
@@ -297,7 +297,7 @@ def _load_from_disk(folder: Path, split: str) -> Dataset:
 
 def _read_dataset(dataset: Dataset, source: str) -> Iterator[Row]:
     if len(dataset) == 0:
-        raise UserError(f"{source}: there is no row in it")
+        raise UserError(f"{source}: there is no row in it; give rows")
     for number, values in enumerate(dataset.with_format(None), start=1):
         yield Row(f"{source}: row {number}", dict(values))
 

@@ -60,6 +60,7 @@ class TraceEncoder:
         self.tokenizer = tokenizer
         self.prompt_template = prompt_template
         self.thinking_prefix = thinking_prefix
+        self._check_prompts()
         self.end_of_turn_id = find_end_of_turn(tokenizer)
 
     def prompt_ids(self, problem: str) -> list[int]:
@@ -90,11 +91,24 @@ class TraceEncoder:
             for row, prompt, completion in zip(rows, prompts, completions, strict=True)
         ]
 
+    def _check_prompts(self) -> None:
+        if not self.tokenizer.chat_template:
+            return
+        prompt = _render(self.tokenizer, [{"role": "user", "content": _SENTINEL}], add_generation_prompt=True)
+        if _SENTINEL not in prompt:
+            raise UserError(f"{_name(self.tokenizer)}: its chat template leaves out the problem; correct it")
+        opening = self.thinking_prefix.strip()
+        if opening and prompt.rstrip().endswith(opening):
+            raise UserError(
+                f"thinking_prefix={self.thinking_prefix!r}: the chat template of {_name(self.tokenizer)} opens the turn"
+                " with it already; set data.thinking_prefix='' and eval.thinking_prefix=''"
+            )
+
     def _prompts(self, problems: Sequence[str]) -> list[list[int]]:
         texts = [self.prompt_template.replace("{problem}", problem) for problem in problems]
         if self.tokenizer.chat_template and texts:  # transformers refuses an empty list of conversations
             turns = [[{"role": "user", "content": text}] for text in texts]
-            texts = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            texts = _render(self.tokenizer, turns, add_generation_prompt=True)
         # A template writes its own beginning-of-text token.
         encoded = self._ids([t + self.thinking_prefix for t in texts], special=not self.tokenizer.chat_template)
         eos = self.tokenizer.eos_token_id  # some tokenizers close every text
@@ -118,6 +132,26 @@ class TraceEncoder:
         return ids
 
 
+def _render(tokenizer: Any, turns: Any, *, add_generation_prompt: bool = False) -> Any:
+    """What the chat template makes of one conversation or of several.
+
+    Raises:
+        UserError: the template fails; it is a program, and may raise anything.
+    """
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{_name(tokenizer)}: its chat template fails ({type(error).__name__}: {reason}); correct it, or train with"
+            " another, model.chat_template=FILE"
+        ) from error
+
+
+def _name(tokenizer: Any) -> str:
+    return f"the tokenizer {getattr(tokenizer, 'name_or_path', '')}".rstrip()
+
+
 def find_end_of_turn(tokenizer: Any) -> int:
     """The token that closes an assistant turn: what the chat template writes after it, else the tokenizer's EOS.
 
@@ -126,14 +160,19 @@ def find_end_of_turn(tokenizer: Any) -> int:
     """
     if tokenizer.chat_template:
         turns = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": _SENTINEL}]
-        rendered = str(tokenizer.apply_chat_template(turns, tokenize=False))
+        rendered = str(_render(tokenizer, turns))
+        if _SENTINEL not in rendered:
+            raise UserError(f"{_name(tokenizer)}: its chat template leaves out what the assistant says; correct it")
         tail = tokenizer(rendered[rendered.rfind(_SENTINEL) + len(_SENTINEL) :], add_special_tokens=False)["input_ids"]
         special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
         for token in tail:
             if token in special:
                 return int(token)
     if tokenizer.eos_token_id is None:
-        raise UserError("the tokenizer has no EOS token and its chat template closes no turn: set tokenizer.eos_token")
+        raise UserError(
+            f"{_name(tokenizer)} has no EOS token and its chat template closes no turn: set eos_token in its"
+            " tokenizer_config.json"
+        )
     return int(tokenizer.eos_token_id)
 
 

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self, final
 
+from redi_lab.data.jsonl import parse_json, read_jsonl
 from redi_lab.errors import UserError
 
 
@@ -51,7 +52,7 @@ class Benchmark:
         """
         collected = tuple(problems)
         if not collected:
-            raise UserError(f"benchmark {name}: it holds no problem")
+            raise UserError(f"benchmark {name}: it holds no problem; give rows of {{problem, answer}}")
         first_rows: dict[str, int] = {}
         for row, problem in enumerate(collected, start=1):
             first = first_rows.setdefault(problem.id, row)
@@ -81,7 +82,7 @@ def load_file_benchmark(
     a row without one is named by its row number. Other keys are ignored. Blank lines are allowed.
 
     Args:
-        path: The file, UTF-8.
+        path: The file, UTF-8; JSON lines may be compressed (.jsonl.gz).
         name: Name of the benchmark; the file's stem by default.
         limit: Read only the first rows, at least 1.
         columns: Names for `problem` and `answer` in a file that keeps those of its source.
@@ -90,11 +91,7 @@ def load_file_benchmark(
         UserError: The file cannot be read, or a row is bad: the message names file, row and key.
     """
     _check_limit(limit)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"benchmark file {path} cannot be read: {error}; set eval.path to a JSONL file") from error
-    rows = _listed_rows(text, path) if path.suffix == ".json" else _lines(text, path)
+    rows = _listed_rows(path) if path.suffix == ".json" else _lines(path)
     problems = [_problem(row, number, place, columns) for number, place, row in islice(rows, limit)]
     return Benchmark.of(name or path.stem, problems)
 
@@ -154,27 +151,21 @@ def _check_limit(limit: int | None) -> None:
 _Rows = Iterator[tuple[int, str, Mapping[str, Any]]]  # row number, place for messages, row
 
 
-def _lines(text: str, path: Path) -> _Rows:
-    # Not splitlines: it also breaks at U+2028, which JSON allows inside a string.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            place = f"{path}:{number}"
-            yield number, place, _checked_row(_parsed(line, place), place)
+def _lines(path: Path) -> _Rows:
+    for place, row in read_jsonl(path):
+        yield int(place.rpartition(":")[2]), place, row
 
 
-def _listed_rows(text: str, path: Path) -> _Rows:
-    rows = _parsed(text, str(path))
+def _listed_rows(path: Path) -> _Rows:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"benchmark file {path} cannot be read: {error}; set eval.path to a JSONL file") from error
+    rows = parse_json(text, str(path))
     if not isinstance(rows, list):
         raise UserError(f"{path}: must hold a list of rows, got {type(rows).__name__}; JSON lines are named .jsonl")
     for number, row in enumerate(rows, start=1):
         yield number, f"{path}: row {number}", _checked_row(row, f"{path}: row {number}")
-
-
-def _parsed(text: str, place: str) -> object:
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{place}: not valid JSON: {error}") from error
 
 
 def _checked_row(row: object, place: str) -> Mapping[str, Any]:

@@ -16,6 +16,8 @@ from typing import Any, final
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
+from redi_lab.backbone.hub import is_empty
+from redi_lab.backbone.weights import in_short
 from redi_lab.errors import UserError
 from redi_lab.evaluation.engines import Completion
 
@@ -46,6 +48,10 @@ class Checkpoint:
             config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
             tokenizer = _load_tokenizer(path)
             generation = GenerationConfig.from_pretrained(path) if (path / "generation_config.json").is_file() else None
+        if is_empty(tokenizer):
+            raise UserError(
+                f"checkpoint {path}: its tokenizer has no tokens; copy the folder again, with tokenizer.json"
+            )
         for source in (generation, config.get_text_config(), tokenizer):  # the first may name several
             found = getattr(source, "eos_token_id", None)
             if found is not None:
@@ -124,8 +130,10 @@ def loading(path: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError) as error:
-        raise UserError(f"checkpoint {path} is no Hugging Face folder that can be loaded: {error}") from error
+    except Exception as error:  # what transformers raises over a damaged folder is of any kind
+        raise UserError(
+            f"checkpoint {path} is no Hugging Face folder that can be loaded: {in_short(error)}; copy or save it again"
+        ) from error
 
 
 def content_stamp(path: Path) -> tuple[object, ...]:

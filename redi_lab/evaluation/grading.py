@@ -34,6 +34,7 @@ WINDOW = 1024  # gradings under way at once, and comparisons remembered
 TASKS_PER_WORKER = 2000  # then a fresh process takes over, so that what sympy caches cannot pile up
 
 Gold = str | Sequence[str]
+_Task = tuple[str, tuple[str, ...]]  # an answer, and the golds that algebra must compare it with
 
 
 class Verdict(StrEnum):
@@ -192,7 +193,7 @@ class Grader:
         self._timeout_seconds = timeout_seconds
         self._memory_mb = memory_mb
         self._pool: ProcessPool | None = None
-        self._recent: OrderedDict[tuple[str, tuple[str, ...]], Any] = OrderedDict()
+        self._recent: OrderedDict[_Task, Any] = OrderedDict()
 
     @property
     def settings(self) -> Mapping[str, str | float]:
@@ -251,16 +252,31 @@ class Grader:
         Yields:
             One grade a pair; time-outs, crashes and exhausted memory are unknown with that reason.
         """
-        waiting: deque[Grade | tuple[str, Any]] = deque()
+        waiting: deque[Grade | tuple[_Task, Any]] = deque()
         for prediction, gold in pairs:
             decided = _grade_directly(prediction, gold)
-            waiting.append(decided if isinstance(decided, Grade) else (decided[0], self._schedule(decided)))
+            waiting.append(decided if isinstance(decided, Grade) else (decided, self._schedule(decided)))
             while waiting and (isinstance(waiting[0], Grade) or len(waiting) > WINDOW):
-                yield _collect(waiting.popleft())
+                yield self._collect(waiting.popleft())
         while waiting:
-            yield _collect(waiting.popleft())
+            yield self._collect(waiting.popleft())
 
-    def _schedule(self, task: tuple[str, tuple[str, ...]]) -> Any:
+    def _collect(self, item: Grade | tuple[_Task, Any]) -> Grade:
+        """The grade itself, or the one that a worker made; what became of a worker that was killed is asked again."""
+        if isinstance(item, Grade):
+            return item
+        task, future = item
+        try:
+            return _result(task, future)
+        except ProcessExpired:  # by the answer, or by a want of memory that was none of its doing
+            if self._recent.get(task) is future:
+                del self._recent[task]
+        try:
+            return _result(task, self._schedule(task))
+        except ProcessExpired:
+            return Grade(Verdict.UNKNOWN, "grader crashed", task[0])
+
+    def _schedule(self, task: _Task) -> Any:
         """The future of a comparison; that of an equal one where it was asked for lately."""
         if task in self._recent:
             self._recent.move_to_end(task)
@@ -283,17 +299,12 @@ class Grader:
         return self._pool
 
 
-def _collect(item: Grade | tuple[str, Any]) -> Grade:
-    """The grade itself, or the one that a worker made, or unknown with what happened to the worker."""
-    if isinstance(item, Grade):
-        return item
-    answer, future = item
+def _result(task: _Task, future: Any) -> Grade:
+    """The grade that a worker made, or unknown with the limit that it met."""
     try:
-        result: Grade = future.result()
+        made: Grade = future.result()
     except FutureTimeoutError:
-        return Grade(Verdict.UNKNOWN, "timeout", answer)
+        return Grade(Verdict.UNKNOWN, "timeout", task[0])
     except MemoryError:
-        return Grade(Verdict.UNKNOWN, "out of memory", answer)
-    except ProcessExpired:
-        return Grade(Verdict.UNKNOWN, "grader crashed", answer)
-    return result
+        return Grade(Verdict.UNKNOWN, "out of memory", task[0])
+    return made

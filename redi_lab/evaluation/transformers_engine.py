@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList
 
+from redi_lab.backbone.weights import check_loaded, check_vocabulary
 from redi_lab.errors import UserError
 from redi_lab.evaluation.checkpoint import Checkpoint, content_stamp, loading
 from redi_lab.evaluation.engines import Completion, Progress, SamplingParams
@@ -148,14 +149,18 @@ class TransformersEngine:
                 return self._loaded[1:]
             self.close()  # before the next model needs the memory
             checkpoint = Checkpoint.open(path)
-            model = AutoModelForCausalLM.from_pretrained(
+            model, found = AutoModelForCausalLM.from_pretrained(
                 path,
                 dtype=self._dtype if self._dtype == "auto" else getattr(torch, self._dtype),
                 attn_implementation="sdpa",
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
+                ignore_mismatched_sizes=True,  # told below, by name
+                output_loading_info=True,
             )
+        check_loaded(found, f"checkpoint {path}")
+        check_vocabulary(model, checkpoint.tokenizer, f"checkpoint {path}")
         self._loaded = (stamp, model.to(self._device).eval(), checkpoint)
         return self._loaded[1:]
 

@@ -40,6 +40,7 @@ class Generator:
         # The scheduler in this process: its order is then the same in every run, and nothing outlives us.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")  # where its processes meet: nobody else is to come
         from vllm import EngineArgs, LLMEngine
         from vllm.platforms import current_platform
         from vllm.usage.usage_lib import UsageContext

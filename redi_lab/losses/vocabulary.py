@@ -12,6 +12,8 @@ Shape suffixes: N tokens, c tokens of a chunk, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, final
 
@@ -60,14 +62,16 @@ class Operands:
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: HeadOptions
     ) -> None:
         self.hidden = hidden
-        self.weight = weight.to(hidden.dtype)
+        self.weight = weight
+        if weight.dtype != hidden.dtype:
+            self.weight = _scratch("weight", weight.shape, hidden).copy_(weight)
         self.bias = None if bias is None else bias.to(hidden.dtype)
         self.targets = targets
         self.options = options
         self.dtype = compute_dtype(hidden)
         self.logps = hidden.new_empty(len(hidden), dtype=self.dtype)
         self.entropy = torch.empty_like(self.logps) if options.with_entropy else None
-        self._buffer = hidden.new_empty(min(len(hidden), options.chunk_size), len(weight))
+        self._buffer = _scratch("projection", (min(len(hidden), options.chunk_size), len(weight)), hidden)
         limit = _BLOCK_BYTES.get(hidden.device.type, _BLOCK_BYTES["other"])
         self._block = max(1, limit // (len(weight) * self.dtype.itemsize))
 
@@ -124,7 +128,8 @@ class Gradients:
         self.weight = torch.zeros_like(weight, dtype=operands.dtype) if needs[1] else None
         self.bias = torch.zeros_like(bias, dtype=operands.dtype) if bias is not None and needs[2] else None
         # The CPU has no product of bf16 with an fp32 result: that of each chunk is rounded once.
-        self._rounded = torch.empty_like(weight) if needs[1] and weight.dtype != operands.dtype else None
+        is_rounded = needs[1] and weight.dtype != operands.dtype
+        self._rounded = _scratch("rounded", weight.shape, weight) if is_rounded else None
 
     def add(self, operands: Operands, tokens: slice, projection: Tensor, factors: Tensor | None = None) -> None:
         """Add a chunk.
@@ -162,6 +167,26 @@ class Gradients:
         for total, part in ((self.weight, head.weight), (self.bias, head.bias)):
             if total is not None and part is not None:
                 total.add_(part.mul_(factor))
+
+
+_kept = threading.local()
+
+
+def _scratch(name: str, shape: Sequence[int], like: Tensor) -> Tensor:
+    """Uninitialised memory of a shape in the dtype of `like`, valid until this thread asks for `name` again.
+
+    On a CPU it is kept. The system would clear such blocks page by page in every step, which takes as long as the
+    products that fill them. On a GPU torch's allocator does the same.
+    """
+    if like.device.type != "cpu":
+        return like.new_empty(shape)
+    size, key = math.prod(shape), f"{name}/{like.dtype}"
+    memory: Tensor | None = getattr(_kept, key, None)
+    if memory is None or memory.numel() < size:
+        setattr(_kept, key, None)  # first, else both would be alive
+        memory = torch.empty(size, dtype=like.dtype)
+        setattr(_kept, key, memory)
+    return memory[:size].view(*shape)
 
 
 def sweep(operands: Operands, gradients: Gradients | None = None, token_grads: Tensor | None = None) -> TokenStatistics:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers import get_scheduler
@@ -34,7 +35,7 @@ from redi_lab.evaluation.policy_accuracy import PolicyAccuracy
 from redi_lab.modules.base import CausalLMModule
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-_USED_BY_PIPELINE = {"accuracy": ("num_samples", "temperature", "max_batch_tokens"), "probes": ("num_examples",)}
+USED_BY_PIPELINE = {"accuracy": ("num_samples", "temperature", "max_batch_tokens"), "probes": ("num_examples",)}
 """Settings of callbacks that decide what is injected into them."""
 
 
@@ -52,7 +53,8 @@ def make_tokenizer(config: DictConfig, corpus: TraceCorpus, init: Path | None) -
     if init is not None:
         tokenizer = load_tokenizer(str(init))
     elif model.path is not None:
-        tokenizer = load_tokenizer(model.tokenizer or model.path, model.revision)
+        key = "model.path" if model.tokenizer is None else "model.tokenizer"
+        tokenizer = load_tokenizer(model.tokenizer or model.path, model.revision, key=key)
     elif model.tokenizer == "arithmetic":
         tokenizer = build_tokenizer()
     elif model.tokenizer == "bpe":
@@ -60,7 +62,7 @@ def make_tokenizer(config: DictConfig, corpus: TraceCorpus, init: Path | None) -
         texts = (text for row in corpus.demonstrations for text in (row.problem, row.completion))
         tokenizer = train_tokenizer(texts, vocab_size=model.vocab_size)
     else:
-        tokenizer = load_tokenizer(model.tokenizer)
+        tokenizer = load_tokenizer(model.tokenizer, key="model.tokenizer")
     set_chat_template(tokenizer, model.chat_template)
     return tokenizer
 
@@ -177,7 +179,7 @@ def make_callbacks(
         extra = given.get(str(name), _NOTHING)
         if settings is None or extra is None:
             continue
-        own = {key: value for key, value in settings.items() if key not in _USED_BY_PIPELINE.get(str(name), ())}
+        own = {key: value for key, value in settings.items() if key not in USED_BY_PIPELINE.get(str(name), ())}
         callbacks.append(_instantiate(own | {"_partial_": True})(**extra))  # given as it is: Hydra would take it apart
     return callbacks
 
@@ -298,7 +300,14 @@ def make_grader(config: DictConfig) -> Grader:
 
 
 def _instantiate(settings: Any, **extra: Any) -> Any:
-    return instantiate(settings, _convert_="all", **extra)
+    try:
+        return instantiate(settings, _convert_="all", **extra)
+    except InstantiationException as error:  # Hydra wraps what a constructor raises
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        if isinstance(error.__cause__, ValueError):
+            raise UserError(f"{settings['_target_']}: {error.__cause__}; change its settings") from error
+        raise
 
 
 def _schedule(name: str, warmup_ratio: float) -> Callable[[torch.optim.Optimizer, int], Any]:

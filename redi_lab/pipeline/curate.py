@@ -27,12 +27,13 @@ from redi_lab.data.parallel import map_ordered
 from redi_lab.data.row_curation import RowResult, RowRules
 from redi_lab.data.traces import Dropped, Problem, ProblemSource
 from redi_lab.errors import UserError
+from redi_lab.pipeline.arguments import check_arguments
 from redi_lab.pipeline.build import make_source
 from redi_lab.pipeline.curation_grading import graded_chunks
 from redi_lab.pipeline.curation_report import print_report
 from redi_lab.pipeline.curation_worker import WorkerPlan
 from redi_lab.pipeline.evaluate import progress_bar
-from redi_lab.pipeline.run import prepare_output_dir, quieten_libraries, write_summary
+from redi_lab.pipeline.run import quieten_libraries, results_folder, write_summary
 
 REPORT_FILE = "report.json"
 MANIFEST_FILE = "manifest.json"
@@ -71,7 +72,11 @@ def run_curation(config: DictConfig) -> Path:
     """
     quieten_libraries()
     recipe = make_recipe(config)
-    folder = prepare_output_dir(config)
+    with results_folder(config) as folder:
+        return _run(config, recipe, folder)
+
+
+def _run(config: DictConfig, recipe: Recipe, folder: Path) -> Path:
     cache = Path(config.paths.cache_dir).absolute() / "curations"
     cache.mkdir(parents=True, exist_ok=True)
     kept = cache / recipe.key
@@ -102,6 +107,7 @@ def make_recipe(config: DictConfig) -> Recipe:
     Raises:
         UserError: the data group holds no generations, or something is not there.
     """
+    check_arguments(config)
     made: Any = make_source(config)
     if not hasattr(made, "problems"):
         target = config.data.source._target_

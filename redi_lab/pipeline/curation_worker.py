@@ -48,7 +48,7 @@ class WorkerPlan:
             return None
         from redi_lab.backbone.hub import load_tokenizer  # imports transformers
 
-        tokenizer = load_tokenizer(self.tokenizer)
+        tokenizer = load_tokenizer(self.tokenizer, key="curation.tokenizer")
         tokenizer.model_max_length = int(1e30)  # long traces are meant, and nothing is truncated: no warning
         return TraceEncoder(tokenizer, self.prompt_template, self.thinking_prefix)
 

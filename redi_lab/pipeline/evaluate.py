@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 from redi_lab.backbone.hub import load_tokenizer
+from redi_lab.backbone.weights import check_folder
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark
@@ -33,8 +34,9 @@ from redi_lab.evaluation.grading import Grader
 from redi_lab.evaluation.metrics import Estimate, average
 from redi_lab.evaluation.results import EvaluationResult, content_digest
 from redi_lab.evaluation.scoring import flatten
+from redi_lab.pipeline.arguments import check_arguments
 from redi_lab.pipeline.build import make_benchmarks, make_engine, make_grader, make_sampling, make_source
-from redi_lab.pipeline.run import command_run, make_logger, prepare_output_dir, quieten_libraries, write_summary
+from redi_lab.pipeline.run import command_run, make_logger, quieten_libraries, results_folder, write_summary
 from redi_lab.pipeline.samples_html import write_pages, write_table
 from redi_lab.pipeline.score_plot import plot_scores
 from redi_lab.pipeline.sequential_question import Answer, ask, plot_looks
@@ -78,7 +80,9 @@ def make_evaluation(
         UserError: the tokenizer cannot be loaded, or a prompt leaves no room in the model's context.
     """
     settings = config.eval
-    encoder = TraceEncoder(load_tokenizer(str(checkpoint)), settings.prompt_template, settings.thinking_prefix)
+    encoder = TraceEncoder(
+        load_tokenizer(str(checkpoint), key="checkpoint"), settings.prompt_template, settings.thinking_prefix
+    )
     sampling = make_sampling(config)
     if settings.fit_context:
         longest = max(len(encoder.prompt_ids(problem.problem)) for problem in benchmark.problems)
@@ -172,14 +176,18 @@ def run_evaluation(config: DictConfig, overrides: Sequence[str]) -> Path:
         UserError: there is nothing to judge on, or the checkpoint cannot be loaded.
     """
     quieten_libraries()
+    check_arguments(config)
     benchmarks = make_benchmarks(config, lambda: make_source(config).load())
     if not benchmarks:
         raise UserError(
             "eval=none: nothing to evaluate; choose eval=heldout, eval=math500 or eval=jsonl eval.path=FILE"
         )
-    output_dir = prepare_output_dir(config)
     checkpoint = Path(config.checkpoint).absolute()
-    results, answer = _judge(config, checkpoint, benchmarks)
+    check_folder(checkpoint, "checkpoint")
+    if config.sequential.better_than is not None:
+        check_folder(Path(config.sequential.better_than), "sequential.better_than")
+    with results_folder(config) as output_dir:
+        results, answer = _judge(config, checkpoint, benchmarks)
     metrics = _metrics(config, results) | (answer.metrics() if answer else {})
     with command_run(config, list(overrides)) as parent:
         logger = make_logger(config, output_dir, parent, {"redi_lab.stage": "evaluate"})

@@ -10,9 +10,9 @@ from urllib.request import Request, urlopen
 
 from omegaconf import DictConfig
 
-from redi_lab.config import benchmarks, experiment_names, is_hub_id, is_url, load_config
+from redi_lab.config import benchmarks, experiment_names, is_hub_id, is_url
 from redi_lab.errors import UserError
-from redi_lab.pipeline.inheritance import earlier_overrides
+from redi_lab.pipeline.inheritance import load_earlier
 
 TIMEOUT_S = 5.0
 _REMEDIES = {"model.path": "FOLDER", "data.path": "FOLDER_OR_FILE"}
@@ -78,7 +78,7 @@ def _wanted(config: DictConfig, overrides: Sequence[str]) -> dict[str, str]:
     if is_training and config.init_from is None:
         wanted["model.path"] = config.model.path
     elif is_training and config.init_from in experiment_names():
-        wanted["model.path"] = load_config("train", earlier_overrides(config, overrides)).model.path
+        wanted["model.path"] = load_earlier(config, overrides).model.path
     return {key: path for key, path in wanted.items() if path is not None and (is_hub_id(path) or is_url(path))}
 
 

@@ -128,10 +128,7 @@ def _load_tokenizer(name: str | None) -> Any | None:
         return None
     from redi_lab.backbone.hub import load_tokenizer  # imports transformers, which takes seconds
 
-    try:
-        tokenizer = load_tokenizer(name)
-    except UserError as error:
-        raise UserError(f"tokenizer={name}: {str(error).partition(': ')[2]}") from error
+    tokenizer = load_tokenizer(name, key="tokenizer")
     tokenizer.model_max_length = int(1e30)  # long traces are meant, and nothing is truncated: no warning
     return tokenizer
 
@@ -183,7 +180,9 @@ def _pick(path: Path, number: int) -> Iterator[dict[str, Any]]:
     with _parquet(path) as file:
         needed = {"problem", "chosen", "rejected"} - set(file.schema_arrow.names)
         if needed:
-            raise UserError(f"{path}: without the columns {', '.join(sorted(needed))}: not written by `curate`")
+            raise UserError(
+                f"{path}: without the columns {', '.join(sorted(needed))}: not written by `curate`; curate again"
+            )
         total = int(file.metadata.num_rows)
         number = min(number, total)
         wanted = [(2 * place + 1) * total // (2 * number) for place in range(number)]
@@ -204,7 +203,7 @@ def _contents(folder: Path) -> Contents:
         wrong = _read_into(folder / PAIRS_FILE, "rejected", contents.wrong, contents.pairs, unit)
         if right and wrong:
             return contents
-    raise UserError(f"{folder}: {SFT_FILE} or {PAIRS_FILE} lacks its texts: not written by `curate`")
+    raise UserError(f"{folder}: {SFT_FILE} or {PAIRS_FILE} lacks its texts: not written by `curate`; curate again")
 
 
 def _read_into(path: Path, text: str, lengths: array[int], sources: Counter[str], unit: str) -> bool:

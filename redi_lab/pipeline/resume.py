@@ -27,7 +27,7 @@ from redi_lab.errors import RunInterruptedError, UserError
 
 RECORD = "run.json"
 AUTO, NEVER = "auto", "never"
-_SUMMARY, _METRICS = "summary.json", "metrics.jsonl"
+_SUMMARY, _METRICS, _LOCK = "summary.json", "metrics.jsonl", ".run.lock"
 
 
 class IdentifiedStage(Protocol):
@@ -85,11 +85,26 @@ def read_run(folder: Path) -> Run:
     """
     path = folder / RECORD
     try:
-        return Run(**json.loads(path.read_text(encoding="utf-8")), folder=folder)
+        run = Run(**json.loads(path.read_text(encoding="utf-8")), folder=folder)
+        _check_record(run)
+        return run
     except FileNotFoundError:
         raise UserError(f"resume={folder}: no {RECORD} there; name the results folder of an interrupted run") from None
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); start the run anew with resume={NEVER}") from error
+
+
+def _check_record(run: Run) -> None:
+    """Check the types of what a file says.
+
+    Raises:
+        TypeError: one is another.
+    """
+    if not isinstance(run.overrides, list) or not isinstance(run.stages, dict) or not isinstance(run.paths, dict):
+        raise TypeError("its overrides, paths or stages are of another kind")
+    texts = [*run.overrides, run.working_dir, *run.paths, *run.paths.values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("its overrides, working_dir or paths hold what is no text")
 
 
 def recorded_overrides(overrides: Sequence[str]) -> list[str]:
@@ -138,8 +153,22 @@ def running(config: DictConfig, overrides: Sequence[str], chain: Sequence[Identi
         run = _open(config, overrides, chain, folder)
         if not is_named:
             write_json(note, {"folder": str(folder)})
-        with _told(folder):
-            yield run
+        try:
+            with _told(folder):
+                yield run
+        except UserError:
+            _withdraw(folder, note)
+            raise
+        note.unlink(missing_ok=True)
+
+
+def _withdraw(folder: Path, note: Path) -> None:
+    """Leave nothing of a run that was refused before it wrote anything."""
+    ours = {RECORD, _LOCK}
+    if {path.name for path in folder.iterdir()} <= ours:
+        for name in ours:
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
         note.unlink(missing_ok=True)
 
 
@@ -214,7 +243,7 @@ def _unused(folder: Path) -> Path:
 
 
 def _lock(folder: Path) -> filelock.FileLock:
-    return filelock.FileLock(folder / ".run.lock", timeout=0, thread_local=False)
+    return filelock.FileLock(folder / _LOCK, timeout=0, thread_local=False)
 
 
 def _is_locked(folder: Path) -> bool:
@@ -250,13 +279,13 @@ def _told(folder: Path) -> Iterator[None]:
         raise RunInterruptedError(signal.Signals(number).name)
 
     is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, interrupt) if is_main else None
+    # SIGINT too: Lightning would answer a KeyboardInterrupt with exit status 1 and without a word.
+    before = {n: signal.signal(n, interrupt) for n in (signal.SIGTERM, signal.SIGINT)} if is_main else {}
     try:
         yield
-    except (RunInterruptedError, KeyboardInterrupt) as error:
-        cause = "SIGINT" if isinstance(error, KeyboardInterrupt) else str(error)
+    except RunInterruptedError as error:
         raise RunInterruptedError(
-            f"{cause}; to go on, give the same command again, or: redi-lab resume={folder}"
+            f"{error}; to go on, give the same command again, or: redi-lab resume={folder}"
         ) from error
     except Exception as error:
         if not is_disk_full(error):
@@ -268,8 +297,8 @@ def _told(folder: Path) -> Iterator[None]:
             f" redi-lab resume={folder}"
         ) from error
     finally:
-        if is_main:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

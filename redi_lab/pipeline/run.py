@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,22 @@ def prepare_output_dir(config: DictConfig) -> Path:
     except OSError as error:
         raise UserError(f"paths.output_dir={folder}: cannot be made ({error.strerror}); name another folder") from error
     return folder
+
+
+@contextmanager
+def results_folder(config: DictConfig) -> Iterator[Path]:
+    """As `prepare_output_dir`; a command that is refused leaves no empty folder.
+
+    Raises:
+        UserError: as `prepare_output_dir`.
+    """
+    folder = prepare_output_dir(config)
+    try:
+        yield folder
+    except UserError:
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
+        raise
 
 
 def make_logger(config: DictConfig, folder: Path, parent_run_id: str | None, tags: Mapping[str, str]) -> Any:

@@ -25,11 +25,13 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import AutoConfig
 
 from redi_lab.backbone.hub import from_hub
-from redi_lab.config import experiment_names, load_config
+from redi_lab.backbone.weights import check_folder
+from redi_lab.config import experiment_names
 from redi_lab.errors import UserError
 from redi_lab.evaluation.results import checkpoint_hash, content_digest
+from redi_lab.pipeline.arguments import check_arguments
 from redi_lab.pipeline.build import make_source
-from redi_lab.pipeline.inheritance import earlier_overrides
+from redi_lab.pipeline.inheritance import earlier_overrides, load_earlier
 
 _CODE = ("backbone", "data", "losses", "modules")  # what computes the weights
 _NO_EFFECT = {
@@ -84,16 +86,17 @@ def resolve_chain(config: DictConfig, overrides: Sequence[str]) -> list[Stage]:
 
 
 def _resolve(config: DictConfig, overrides: Sequence[str], seen: tuple[str, ...]) -> list[Stage]:
+    check_arguments(config)
     init = config.init_from
     if init is None:
         return [Stage(config, _identity(config, _model_identity(config)), None)]
     if init not in experiment_names():
         folder = Path(init).absolute()
+        check_folder(folder, "init_from")
         return [Stage(config, _identity(config, checkpoint_hash(folder)), folder)]
     if init in seen:
         raise UserError(f"init_from={init}: experiments start from each other in a circle: {' → '.join([*seen, init])}")
-    earlier = earlier_overrides(config, overrides)
-    chain = _resolve(load_config("train", earlier), earlier, (*seen, init))
+    chain = _resolve(load_earlier(config, overrides), earlier_overrides(config, overrides), (*seen, init))
     return [*chain, Stage(config, _identity(config, chain[-1].fingerprint), None)]
 
 
@@ -105,6 +108,7 @@ def _identity(config: DictConfig, init: str) -> dict[str, Any]:
         settings[group] = {str(k): v for k, v in node.items() if k not in _NO_EFFECT.get(group, ())}
     reference = settings["loss"].get("reference")
     if reference not in (None, "init"):
+        check_folder(Path(reference), "loss.reference")
         settings["loss"]["reference"] = checkpoint_hash(Path(reference))
     return {
         "settings": settings,
@@ -121,6 +125,7 @@ def _model_identity(config: DictConfig) -> str:
     if path is None:
         return "new"
     if Path(path).is_dir():
+        check_folder(Path(path), "model.path")
         return checkpoint_hash(Path(path))
     found = from_hub(AutoConfig, path, config.model.revision)  # also says at once that the hub cannot be reached
     return f"{path}@{getattr(found, '_commit_hash', None)}"

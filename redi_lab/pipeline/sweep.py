@@ -23,9 +23,10 @@ from redi_lab.pipeline.sweep_claims import Claims
 from redi_lab.pipeline.sweep_confirm import Confirmation, confirm
 from redi_lab.pipeline.sweep_results import best_trial
 from redi_lab.pipeline.sweep_space import Space, as_overrides, check_space, grid, parse_space
-from redi_lab.pipeline.sweep_storage import check_storage, redact, study_lock
+from redi_lab.pipeline.sweep_storage import check_storage, study_lock
 from redi_lab.pipeline.sweep_study import Sweep, open_study
 from redi_lab.pipeline.sweep_workers import run_workers
+from redi_lab.redaction import redact
 from redi_lab.schema import SweepConfig
 
 _OWN = ("sweeps", "sweep", "name", "seed")

@@ -18,8 +18,8 @@ from redi_lab.pipeline.sweep_experiment import experiment_text
 from redi_lab.pipeline.sweep_plots import plot_importances, plot_map, plot_parallel
 from redi_lab.pipeline.sweep_results import Budget, TrialView, best_trial, budget, view_trials
 from redi_lab.pipeline.sweep_space import as_overrides
-from redi_lab.pipeline.sweep_storage import redact
 from redi_lab.pipeline.sweep_study import Sweep
+from redi_lab.redaction import redact
 
 PAGE = "index.html"
 _FEW_FOR_IMPORTANCE = 4

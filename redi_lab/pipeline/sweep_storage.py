@@ -10,11 +10,9 @@ claim relies on SELECT … FOR UPDATE, which sqlite does not have, and its table
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
@@ -24,9 +22,10 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
 from redi_lab.errors import UserError
+from redi_lab.redaction import redact
 
 _FILES = {"sqlite": "sqlite:///", "journal": "journal:///"}
-_DATABASES = {"postgresql": ("psycopg2", "psycopg"), "mysql": ("pymysql", "MySQLdb")}
+_DATABASES = {"postgresql": ("psycopg2", "psycopg"), "mysql": ("pymysql", "mysqldb")}
 _BUSY_SECONDS = 60.0
 
 
@@ -36,16 +35,13 @@ def check_storage(url: str) -> None:
     Raises:
         UserError: its kind is unknown, a file's path is relative, or a database driver is missing.
     """
-    kind, _, driver = url.partition("://")[0].partition("+")
+    kind = _kind_and_driver(url)[0]
     if kind in _FILES:
         path = url.removeprefix(_FILES[kind])
         if not url.startswith(_FILES[kind]) or not path.startswith("/"):
             raise UserError(f"sweep.storage={url}: give the file an absolute path: {_FILES[kind]}/absolute/path")
     elif kind in _DATABASES:
-        drivers = (driver,) if driver else _DATABASES[kind][:1]  # SQLAlchemy's default comes first
-        if importlib.util.find_spec(drivers[0]) is None:
-            remedy = "pip install 'redi-lab[postgres]'" if kind == "postgresql" else "pip install pymysql"
-            raise UserError(f"sweep.storage={redact(url)}: the driver {drivers[0]} is not installed: {remedy}")
+        _with_driver(url)
     else:
         raise UserError(
             f"sweep.storage={redact(url)}: must begin with sqlite:///, journal:///, postgresql:// or mysql+pymysql://"
@@ -65,7 +61,7 @@ def open_storage(url: str) -> BaseStorage:
         if path is not None and url.startswith(_FILES["journal"]):
             return JournalStorage(JournalFileBackend(str(path)))
         waits = {"connect_args": {"timeout": _BUSY_SECONDS}} if path is not None else {"pool_pre_ping": True}
-        return RDBStorage(url, engine_kwargs=waits)
+        return RDBStorage(_with_driver(url), engine_kwargs=waits)
     except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
         raise UserError(f"sweep.storage={redact(url)}: cannot be opened ({_first_line(error)})") from error
 
@@ -86,7 +82,7 @@ def study_lock(url: str) -> Iterator[None]:
             yield
         return
     key = int.from_bytes(hashlib.sha256(b"redi_lab sweep").digest()[:7], "big")  # fits a bigint
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+    engine = sqlalchemy.create_engine(_with_driver(url), poolclass=sqlalchemy.pool.NullPool)
     try:
         connection = engine.connect()
     except sqlalchemy.exc.SQLAlchemyError as error:
@@ -99,15 +95,30 @@ def study_lock(url: str) -> Iterator[None]:
         yield  # closing the connection releases the lock
 
 
-def redact(url: str) -> str:
-    """The URL without its password, as it may be shown and logged."""
-    return re.sub(r"(://[^:/@]+):.*@", r"\1:***@", url)
-
-
 def quieten_optuna() -> None:
     """Leave the screen to the progress bar; Optuna logs every trial and calls stable parts experimental."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+def _with_driver(url: str) -> str:
+    """Name an installed driver where a database's URL names none: SQLAlchemy's default depends on its version."""
+    kind, driver = _kind_and_driver(url)
+    if kind not in _DATABASES:
+        return url
+    candidates = (driver,) if driver else _DATABASES[kind]
+    for name in candidates:
+        named = f"{kind}+{name}://{url.partition('://')[2]}"
+        with suppress(ImportError, sqlalchemy.exc.ArgumentError):
+            sqlalchemy.make_url(named).get_dialect().import_dbapi()
+            return named
+    remedy = "pip install 'redi-lab[postgres]'" if kind == "postgresql" else "pip install pymysql"
+    raise UserError(f"sweep.storage={redact(url)}: the driver {candidates[0]} is not installed: {remedy}")
+
+
+def _kind_and_driver(url: str) -> tuple[str, str]:
+    kind, _, driver = url.partition("://")[0].partition("+")
+    return kind, driver
 
 
 def _file(url: str) -> Path | None:

@@ -27,7 +27,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from redi_lab.errors import UserError
 from redi_lab.pipeline.sweep_claims import Claims, origin
 from redi_lab.pipeline.sweep_space import Space, as_overrides, parse_space, suggest
-from redi_lab.pipeline.sweep_storage import open_storage, quieten_optuna, redact, study_lock
+from redi_lab.pipeline.sweep_storage import open_storage, quieten_optuna, study_lock
+from redi_lab.redaction import redact
 from redi_lab.schema import SweepConfig
 
 CONSTRAINT = "collapse"

@@ -27,7 +27,7 @@ from redi_lab.errors import UserError
 from redi_lab.tracking.environment import environment_tags, environment_text
 from redi_lab.tracking.journal import MetricsJournal
 from redi_lab.tracking.state import METRICS_FILE, STATE_FILE, RunState, load_state
-from redi_lab.tracking.store import PARENT_TAG, StoreError, sqlite_path
+from redi_lab.tracking.store import PARENT_TAG, sqlite_path
 from redi_lab.tracking.synchroniser import BackgroundSync, Synchroniser, upload_command
 
 _LOG = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class ResilientMLflowLogger(Logger):
         self._state = RunState(tracking_uri, experiment_name, run_name, artifact_location, parent_run_id)
         self._lock = writer_lock(self._output_dir)
         self._synchroniser = Synchroniser(self._output_dir, self._state)
-        self._background = BackgroundSync(self._synchroniser, flush_seconds)
+        self._background = BackgroundSync(self._synchroniser, flush_seconds, self._lock.release)
         self._open_run(dict(tags or {}))
 
     @property
@@ -220,7 +220,6 @@ class ResilientMLflowLogger(Logger):
         if not self._synchroniser.is_complete:
             uri = self._synchroniser.state.tracking_uri
             _LOG.warning("this run is not complete in %s; complete it with: %s", uri, upload_command(self._output_dir))
-        self._lock.release()
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
     def _open_run(self, tags: dict[str, str]) -> None:
@@ -234,15 +233,11 @@ class ResilientMLflowLogger(Logger):
             raise
         if tags:
             self._synchroniser.add("tags", tags)
-        try:
-            self._synchroniser.connect()
-        except StoreError as error:
-            self._background.report(error)
 
     def _acquire_folder(self) -> None:
         self._output_dir.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire()
+            self._lock.acquire()  # the upload thread releases it as it ends: until then it writes mlflow.json
         except filelock.Timeout:
             raise UserError(f"{self._output_dir} is being written by another run; choose another folder") from None
 

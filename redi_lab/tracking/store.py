@@ -98,17 +98,19 @@ def _guarded(action: str) -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:
-        text = " ".join(str(error).split())[:300]
+        text = " ".join(str(error).partition("[SQL:")[0].split())[:300]
         kind = RunMissingError if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST" else StoreError
         raise kind(f"cannot {action}: {type(error).__name__}: {text}") from error
 
 
-def _import_client() -> Any:
+def import_client() -> Any:
+    """Import mlflow's client, which takes a second or two, with the environment as it should be."""
     set_environment()
     from mlflow.tracking import MlflowClient
 
-    for name in ("alembic", "mlflow.store.db.utils"):  # dozens of migration lines on the first use of a database
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # dozens of migration lines on the first use of a database
+    # Its errors come back as a StoreError, of one line rather than sixty.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return MlflowClient
 
 
@@ -134,7 +136,7 @@ class MlflowStore:
         with _guarded("open the store"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MLflow's use of SQLAlchemy is deprecated there; no user can mend it
             with self._creation_lock():
-                self._client = _import_client()(tracking_uri=tracking_uri)
+                self._client = import_client()(tracking_uri=tracking_uri)
                 self.experiment_id = self._find_or_create_experiment(experiment_name, artifact_location)
         self._identity = self._database_identity()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shlex
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
 
@@ -18,6 +19,8 @@ from redi_lab.tracking.store import MAX_METRICS_PER_CALL, MlflowStore, RunMissin
 
 _LOG = logging.getLogger(__name__)
 _MAX_BACKOFF = 32
+PATIENCE_SECONDS = 20.0
+"""The longest that a command waits for a store, at the beginning and at the end of a run."""
 
 
 @final
@@ -185,35 +188,41 @@ class Synchroniser:
 class BackgroundSync:
     """Runs a synchroniser every few seconds in a thread; failures are reported once and retried ever more rarely.
 
+    Nobody waits for the store longer than `PATIENCE_SECONDS`.
+
     Args:
         synchroniser: What to run.
         flush_seconds: Seconds between uploads while all is well.
+        on_end: Called by each thread as it ends, which may be later than `stop` returns.
     """
 
-    def __init__(self, synchroniser: Synchroniser, flush_seconds: float) -> None:
+    def __init__(self, synchroniser: Synchroniser, flush_seconds: float, on_end: Callable[[], None]) -> None:
         self._synchroniser = synchroniser
         self._flush_seconds = flush_seconds
+        self._on_end = on_end
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._has_warned = False
         self._backoff = 1
 
     def start(self) -> None:
-        """Start the thread unless it runs."""
+        """Start the thread unless it runs, and wait until the run exists."""
         if self._thread is None:
-            self._stopping.clear()
-            self._thread = threading.Thread(target=self._run, name="redi-lab-mlflow", daemon=True)
+            # Events of its own: a thread that was left behind in a slow call must not hear of its successor.
+            self._stopping, connected = threading.Event(), threading.Event()
+            arguments = (self._stopping, connected)
+            self._thread = threading.Thread(target=self._run, args=arguments, name="redi-lab-mlflow", daemon=True)
             self._thread.start()
+            connected.wait(PATIENCE_SECONDS)
 
     def stop(self) -> None:
-        """Upload what is left (one attempt) and end the thread."""
+        """Upload what is left (one attempt) and end the thread, or leave it behind in a slow call."""
         if self._thread is not None:
             self._stopping.set()
-            self._thread.join()
+            self._thread.join(PATIENCE_SECONDS)
             self._thread = None
 
-    def report(self, error: Exception) -> None:
-        """Warn of a store that fails, the first time only."""
+    def _report(self, error: Exception) -> None:
         if not self._has_warned:
             self._has_warned = True
             state, folder = self._synchroniser.state, self._synchroniser.output_dir
@@ -224,18 +233,21 @@ class BackgroundSync:
                 folder / METRICS_FILE,
             )
 
-    def _run(self) -> None:
-        while not self._stopping.wait(self._flush_seconds * self._backoff):
-            self._attempt()
-        self._attempt()
+    def _run(self, stopping: threading.Event, connected: threading.Event) -> None:
+        self._attempt(self._synchroniser.connect)
+        connected.set()
+        while not stopping.wait(self._flush_seconds * self._backoff):
+            self._attempt(self._synchroniser.sync)
+        self._attempt(self._synchroniser.sync)
+        self._on_end()
 
-    def _attempt(self) -> None:
+    def _attempt(self, action: Callable[[], Any]) -> None:
         try:
-            self._synchroniser.sync()
+            action()
             self._backoff = 1
         except Exception as error:  # nothing that happens to a copy of the record may end the training
             self._backoff = min(2 * self._backoff, _MAX_BACKOFF)
-            self.report(error)
+            self._report(error)
 
 
 def upload_command(output_dir: Path) -> str:

@@ -12,6 +12,7 @@ from transformers import AttentionInterface
 
 from redi_lab.backbone import attention
 from redi_lab.backbone.attention import PACKED_SDPA, packed_arguments, packed_sdpa
+from redi_lab.backbone.attention_blocks import blocked_causal_attention
 from redi_lab.data.packing import MicroBatch, make_batch
 from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.errors import UserError
@@ -73,6 +74,51 @@ def test_equals_the_textbook(
     theirs = torch.autograd.grad((expected * signal).sum(), heads)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("autocast", "options", "is_blocked"),
+    [(True, {}, True), (False, {}, False), (True, {"dropout": 0.5}, False)],
+    ids=["mixed", "bf16 weights", "dropout"],
+)
+@pytest.mark.parametrize("lengths", [EVEN, UNEVEN], ids=["grid", "split"])
+def test_mixed_precision_on_a_cpu_goes_by_blocks(
+    lengths: tuple[int, ...],
+    autocast: bool,
+    options: dict[str, Any],
+    is_blocked: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted: list[int] = []
+
+    def count(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        counted.append(1)
+        return blocked_causal_attention(query, key, value, scale)
+
+    monkeypatch.setattr(attention, "blocked_causal_attention", count)
+    query, key, value = (x.detach().bfloat16() for x in random_heads(sum(lengths)))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        output, _ = packed_sdpa(LAYER, query, key, value, None, **options, **packed_arguments(row_of(lengths)))
+    assert bool(counted) == is_blocked
+    if not options:
+        expected = textbook(query.double(), key.double(), value.double(), lengths, WIDTH**-0.5)
+        torch.testing.assert_close(output.double(), expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lengths", [EVEN, UNEVEN, (700, 300)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_equals_the_textbook_on_a_gpu(lengths: tuple[int, ...], dtype: torch.dtype) -> None:
+    exact = random_heads(sum(lengths))
+    query, key, value = heads = [x.detach().to("cuda", dtype).requires_grad_() for x in exact]
+    row = row_of(lengths).to(torch.device("cuda"))
+    output, _ = packed_sdpa(LAYER, query, key, value, None, **packed_arguments(row))
+    expected = textbook(*exact, lengths, WIDTH**-0.5)
+    signal = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ours = [output, *torch.autograd.grad((output * signal.to(output)).sum(), heads)]
+    theirs = [expected, *torch.autograd.grad((expected * signal).sum(), exact)]
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.double().cpu() - b).norm() < (0.02 if dtype == torch.bfloat16 else 1e-4) * b.norm()
 
 
 def test_what_transformers_and_flash_attention_are_told() -> None:

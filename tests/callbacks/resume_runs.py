@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, final
 
@@ -32,16 +33,16 @@ from redi_lab.callbacks.checkpoints import ExportCheckpoints
 from redi_lab.callbacks.resume import TrainingStates
 from redi_lab.callbacks.update_norm import UpdateNorm
 from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError
+from redi_lab.pipeline.resume import _told
 from redi_lab.tracking.local import LocalLogger
 from tests.conftest import REPOSITORY
-from tests.modules.tiny_runs import attach_reference, make_backbone, make_data, make_module
+from tests.modules.tiny_runs import HUGE, attach_reference, make_backbone, make_data, make_module
 
-BATCH_SIZES = {"sft": 8, "redi": 3, "dpo": 3, "simpo": 3}
+BATCH_SIZES = {"sft": 8, "redi": 3, "unpaired_redi": 8, "dpo": 3, "simpo": 3}
 """5 steps an epoch, of which the last is a small one; validation after the third."""
 EPOCHS = 3
 STEPS = 5 * EPOCHS
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload([__name__])
 
 
 @final
@@ -65,12 +66,18 @@ class Noise(pl.Callback):
         self.calls = state_dict["calls"]
 
 
-def train(folder: Path, objective: str, num_workers: int = 0, every_n_steps: int | None = 1, **options: Any) -> None:
-    """Train, resuming what is there, and leave final.safetensors; several micro-batches a step, packed."""
+def train(
+    folder: Path,
+    objective: str,
+    num_workers: int = 0,
+    every_n_steps: int | None = 1,
+    accumulates: bool = True,
+    **options: Any,
+) -> None:
+    """Train, resuming what is there, and leave final-RANK.safetensors; packed, in one micro-batch a step or several."""
     torch.set_num_threads(1)
     pl.seed_everything(5, verbose=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    data = make_data(objective, batch_size=BATCH_SIZES[objective], num_validation=4, budget=0)
+    data = make_data(objective, batch_size=BATCH_SIZES[objective], num_validation=4, budget=0 if accumulates else HUGE)
     data.num_workers = num_workers
     if objective == "dpo":
         attach_reference(data, make_backbone(seed=1), folder / "reference")
@@ -97,10 +104,16 @@ def train(folder: Path, objective: str, num_workers: int = 0, every_n_steps: int
 
 
 def start(folder: Path, objective: str, **options: Any) -> Any:
-    """Start `train` in a process; it exits as the command line does."""
+    """Start `train` in a process; it exits as the command line does. Call `stop_server` when all is done."""
+    _SERVER.set_forkserver_preload([__name__])
     process = _SERVER.Process(target=_run, args=(folder, objective, options))
     process.start()
     return process
+
+
+def stop_server() -> None:
+    """End the fork server: all users of one share it, and grading workers have no room for what we let it import."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 def start_two_ranks(folder: Path, objective: str) -> subprocess.Popen[bytes]:
@@ -151,15 +164,10 @@ def send_at(
 def _run(folder: Path, objective: str, options: dict[str, Any]) -> None:
     warnings.simplefilter("ignore")
     multiprocessing.set_start_method("fork", force=True)  # of loader workers, as it is for a command
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        train(folder, objective, **options)
-    except RunInterruptedError:
-        sys.exit(EXIT_RESUMABLE)
-
-
-def _two_ranks(folder: Path, objective: str) -> None:
-    try:
-        train(folder, objective, devices=2, strategy="ddp")
+        with _told(folder):
+            train(folder, objective, **options)
     except RunInterruptedError:
         sys.exit(EXIT_RESUMABLE)
 
@@ -169,4 +177,4 @@ def _cosine(optimizer: torch.optim.Optimizer, num_steps: int) -> Any:
 
 
 if __name__ == "__main__":
-    _two_ranks(Path(sys.argv[1]), sys.argv[2])
+    _run(Path(sys.argv[1]), sys.argv[2], {"devices": 2, "strategy": "ddp"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tests.callbacks.resume_runs import (
     send_at,
     start,
     start_two_ranks,
+    stop_server,
     weights,
 )
 from tests.modules.tiny_runs import HARMLESS_WARNINGS
@@ -31,7 +32,7 @@ Uninterrupted = Callable[[str], Path]
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Uninterrupted]:
     """The folder of a training of an objective that ran through, without loader workers."""
     folders: dict[str, Path] = {}
 
@@ -41,7 +42,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
             finish(folders[objective], objective, every_n_steps=None)
         return folders[objective]
 
-    return folder
+    yield folder
+    stop_server()
 
 
 def finish(folder: Path, objective: str, **options: Any) -> None:

@@ -97,7 +97,7 @@ def test_the_eos_of_the_tokenizer_closes_where_the_template_closes_nothing() -> 
 
 
 def test_no_way_to_close_a_turn_is_refused() -> None:
-    with pytest.raises(UserError, match=r"no EOS token .* set tokenizer\.eos_token"):
+    with pytest.raises(UserError, match=r"no EOS token .* set eos_token in its tokenizer_config"):
         TraceEncoder(byte_tokenizer(eos=False))
     assert encode(TraceEncoder(byte_tokenizer(CHATML, eos=False)), "1+1?", "2")[1] == "2<|im_end|>"
 

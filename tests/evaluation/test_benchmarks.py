@@ -66,7 +66,7 @@ def test_limit_keeps_the_first_rows(tmp_path: Path) -> None:
         ({"problem": "p", "answers": ["1", ""]}, r"set\.jsonl:2:answers"),
         ({"problem": "p", "answer": "1", "id": [1]}, r"set\.jsonl:2:id: must be a text or a whole number"),
         ({"problem": "p", "answer": "1", "id": "first"}, r"rows 1 and 2 share the id 'first'"),
-        ([1], r"set\.jsonl:2: a row must be a JSON object, got list"),
+        ([1], r"set\.jsonl:2: expected a JSON object on each line, got \[1\]"),
     ],
 )
 def test_bad_rows_are_named(tmp_path: Path, row: object, message: str) -> None:
@@ -76,7 +76,7 @@ def test_bad_rows_are_named(tmp_path: Path, row: object, message: str) -> None:
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"missing\.jsonl cannot be read.*eval\.path"):
+    with pytest.raises(UserError, match=r"missing\.jsonl: cannot be read: No such file or directory; give"):
         load_file_benchmark(tmp_path / "missing.jsonl")
     (tmp_path / "cut.jsonl").write_text('{"problem": "p"')
     with pytest.raises(UserError, match=r"cut\.jsonl:1: not valid JSON"):

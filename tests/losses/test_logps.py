@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from redi_lab.losses import vocabulary
 from redi_lab.losses.logps import (
     IGNORE_INDEX,
     SequenceLogps,
@@ -386,6 +388,27 @@ def test_bf16_activations(weighted_sum: WeightedSum, weight_dtype: torch.dtype) 
         assert (gradient - twin).norm() < 0.02 * twin.norm()
 
 
+@pytest.mark.gpu
+@every_kernel
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.02)])
+@head_options
+def test_a_gpu_agrees_with_fp64(
+    weighted_sum: WeightedSum, dtype: torch.dtype, tolerance: float, options: dict[str, Any]
+) -> None:
+    """At a size where chunks, and blocks of their rows, are several."""
+    problem = make_problem(300, 64, 5000, dtype=dtype, weight_dtype=torch.float32)
+    problem = problem._replace(hidden=(problem.hidden / 8).detach().requires_grad_())  # logits of about 1
+    on_gpu = Problem(*(x.detach().cuda().requires_grad_(x.requires_grad) for x in problem))
+    loss = weighted_sum(on_gpu, bias=on_gpu.bias, chunk_size=128, **options)
+    gradients = torch.autograd.grad(loss, (on_gpu.hidden, on_gpu.weight, on_gpu.bias))
+    inputs = (problem.hidden, problem.weight, problem.bias)
+    hidden, weight, bias = (x.double() for x in inputs)
+    naive = naive_logps(hidden, weight, problem.targets, bias=bias, **options)
+    expected = torch.autograd.grad((problem.token_weights * naive).sum(), inputs)
+    for gradient, twin in zip(gradients, expected, strict=True):
+        assert (gradient.cpu() - twin).norm() < tolerance * twin.norm()
+
+
 @every_kernel
 def test_autocast_does_not_lower_fp32_activations(weighted_sum: WeightedSum) -> None:
     problem = make_problem(dtype=torch.float32)
@@ -480,6 +503,24 @@ def test_weighted_sum_sees_the_vocabulary_once() -> None:
     assert forward.products.count(logits_of_a_chunk) == 5
     assert max(backward.numels) == problem.weight.numel()
     assert not backward.products
+
+
+@every_kernel
+def test_memory_of_a_chunk_is_kept_and_holds_nothing_back(
+    weighted_sum: WeightedSum, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second call makes no tensor as large as a chunk, and the rests of a larger one do not show in it."""
+    monkeypatch.setattr(vocabulary, "_kept", threading.local())
+    small = make_problem(24, 5, 90, dtype=torch.bfloat16, weight_dtype=torch.float32)
+    expected = torch.autograd.grad(weighted_sum(small, chunk_size=7), (small.hidden, small.weight))
+    large = make_problem(24, 6, 101, dtype=torch.bfloat16, weight_dtype=torch.float32)
+    torch.autograd.grad(weighted_sum(large, chunk_size=8), (large.hidden, large.weight))
+    with TensorWatch() as watch:
+        gradients = torch.autograd.grad(weighted_sum(small, chunk_size=7), (small.hidden, small.weight))
+    makers = (torch.ops.aten.empty, torch.ops.aten.new_empty, torch.ops.aten.empty_like)
+    assert not [size for maker, size in watch.made if maker in makers and size >= 7 * 90]
+    for gradient, twin in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, twin, rtol=0.0, atol=0.0)
 
 
 @pytest.mark.parametrize("reason", ["no_grad", "frozen"])

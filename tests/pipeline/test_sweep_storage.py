@@ -9,7 +9,8 @@ import optuna
 import pytest
 
 from redi_lab.errors import UserError
-from redi_lab.pipeline.sweep_storage import check_storage, open_storage, redact, study_lock
+from redi_lab.pipeline.sweep_storage import check_storage, open_storage, study_lock
+from redi_lab.redaction import redact
 
 
 @pytest.mark.parametrize(

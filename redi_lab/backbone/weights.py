@@ -1,0 +1,114 @@
+"""What is asked of a model folder before and after it is loaded: whole files, and weights that all came from them.
+
+Weights are read from safetensors alone, which hold numbers; a pickle would run code. transformers fills weights that it
+does not find with random ones and a mere warning, so what it reports is checked here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from redi_lab.errors import UserError
+
+_INDEX = "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def check_folder(folder: Path, key: str) -> None:
+    """Check the files of a Hugging Face folder without loading the model.
+
+    Args:
+        folder: with config.json and *.safetensors.
+        key: of the configuration, for the message.
+
+    Raises:
+        UserError: a file is missing or damaged, or the weights are a pickle or an adapter's.
+    """
+    place = f"{key}={folder}"
+    config = _json_object(folder / "config.json", place)
+    if not isinstance(config.get("model_type"), str):
+        raise UserError(f"{place}: config.json names no model_type; give the folder of a transformers model")
+    found = {path.name for path in folder.glob("*.safetensors")} - {"adapter_model.safetensors"}
+    if not found:
+        raise UserError(f"{place}: it lacks *.safetensors; {_instead(folder)}")
+    if (folder / _INDEX).is_file():
+        shards = _json_object(folder / _INDEX, place).get("weight_map")
+        if not isinstance(shards, dict):
+            raise UserError(f"{place}: {_INDEX} has no weight_map; copy the folder again")
+        lost = sorted(set(shards.values()) - found)
+        if lost:
+            raise UserError(f"{place}: {_INDEX} names {lost[0]}, which is not there; copy the folder again")
+    for name in sorted(found):
+        try:
+            with safe_open(folder / name, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{place}: {name} is no whole safetensors file ({in_short(error)}); copy the folder again"
+            ) from error
+
+
+def _instead(folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        return "it holds an adapter: merge that into its base model (peft's merge_and_unload) and save both"
+    if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
+        return "it holds a pickle, which could run code and is never loaded: save it anew as safetensors"
+    return "give a complete Hugging Face folder"
+
+
+def _json_object(path: Path, place: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{place}: {path.name} cannot be read ({in_short(error)}); copy the folder again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{place}: {path.name} holds no JSON object; copy the folder again")
+    return content
+
+
+def check_loaded(found: Mapping[str, Any], place: str) -> None:
+    """Refuse weights that transformers replaced by random ones.
+
+    Args:
+        found: the loading info of `from_pretrained(..., ignore_mismatched_sizes=True, output_loading_info=True)`.
+        place: what was loaded, for the message.
+
+    Raises:
+        UserError: a tensor is missing, or has another shape than config.json says.
+    """
+    for name, stored, wanted in sorted(found["mismatched_keys"]):
+        raise UserError(
+            f"{place}: {name} has shape {tuple(stored)}, config.json says {tuple(wanted)}; the folder's files"
+            " do not belong together"
+        )
+    missing = sorted(found["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise UserError(f"{place}: the weights of {missing[0]}{more} are missing; give a complete checkpoint")
+
+
+def check_vocabulary(model: Any, tokenizer: Any, place: str) -> None:
+    """Check that every token of the tokenizer has a row in the model.
+
+    Raises:
+        UserError: the tokenizer has more tokens.
+    """
+    for part, layer in (("embedding", model.get_input_embeddings()), ("LM head", model.get_output_embeddings())):
+        rows = layer.weight.shape[0]
+        if len(tokenizer) > rows:
+            raise UserError(
+                f"{place}: the tokenizer has {len(tokenizer)} tokens, the model's {part} {rows}; give the"
+                " tokenizer that the model was trained with"
+            )
+
+
+def in_short(error: Exception) -> str:
+    """What an exception says, in one line that a person may read; libraries append pages of names and advice."""
+    first, *more = (str(error).strip() or type(error).__name__).splitlines()
+    text = f"{first} {more[0].strip()}" if first.endswith(":") and more else first
+    return text if len(text) <= 200 else f"{text[:200].rpartition(' ')[0]} …"

@@ -1,0 +1,251 @@
+"""Checks of a configuration that no schema expresses: names that become folders, values of other libraries, secrets.
+
+`redi_lab.config` calls them. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from redi_lab.errors import UserError
+from redi_lab.redaction import redact, secret_in
+
+_NAME = re.compile(r"\w[\w.+-]*")
+_OPTION = re.compile(r"\s*[A-Za-z_*][\w.*-]*(/[\w-][\w.-]*)*\s*")
+_STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "file", "databricks")
+_MAY_HOLD_PASSWORD = ("sweep.storage",)  # a database's only place for it; redacted wherever it is shown or kept
+
+
+def check_choices(overrides: Sequence[str], config_dir: Path) -> None:
+    """Hold the options that overrides choose against the files of their groups.
+
+    Hydra itself would read `loss=../x`, a file outside the configuration, and its complaints name no key.
+
+    Raises:
+        UserError: an option is no name, or an experiment is named twice.
+    """
+    for override in overrides:
+        key, equals, value = override.lstrip("+").partition("=")
+        if not key.strip() or not (equals or override.startswith("~")):
+            raise UserError(f"{override}: cannot be read as KEY=VALUE; write a key, = and a value")
+        group = key.partition("@")[0]
+        if re.match(r"hydra(\.(?!searchpath)|/|$)", group):
+            raise UserError(
+                f"{override}: Hydra's settings work beside its flags alone; paths.output_dir=DIR may be meant"
+            )
+        is_group = equals and group and "." not in group and (config_dir / group).is_dir()
+        if is_group and not _is_option(value):
+            found = sorted(path.stem for path in (config_dir / group).glob("*.yaml"))
+            raise UserError(f"{group}={value}: no such option; choose {', '.join(found)}")
+    if len(experiments := [o for o in overrides if o.startswith("+experiment=")]) > 1:
+        raise UserError(f"{' '.join(experiments)}: one run has one experiment; give +experiment=NAME once")
+
+
+def _is_option(value: str) -> bool:
+    """Whether a group can have this value: options by name, or a mapping that sets keys of the chosen one."""
+    if value.startswith("{"):
+        return True
+    parts = re.split(r"[\[\]'\",()]+", value)  # Hydra's lists, quotes and functions
+    return value not in ("", "null") and ".." not in value and all(_OPTION.fullmatch(part) for part in parts if part)
+
+
+def resolve(config: DictConfig) -> None:
+    """Resolve all interpolations in place.
+
+    Raises:
+        UserError: one cannot be resolved; the message names its key.
+    """
+    try:
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        key, reason = _unresolved(config) or (error.full_key, str(error))
+        raise UserError(
+            f"{key}: {reason.splitlines()[0]}; correct what stands between ${{ and }}, or give a value"
+        ) from error
+
+
+def _unresolved(node: Any, prefix: str = "") -> tuple[str, str] | None:
+    """The first key whose interpolation fails, and why."""
+    keys = range(len(node)) if isinstance(node, ListConfig) else list(node)
+    for key in keys:
+        place = f"{prefix}.{key}" if prefix else str(key)
+        try:
+            value = node[key]
+        except OmegaConfBaseException as error:
+            return place, str(error)
+        found = _unresolved(value, place) if isinstance(value, DictConfig | ListConfig) else None
+        if found:
+            return found
+    return None
+
+
+def check_names(config: DictConfig) -> None:
+    """Refuse names that would lead out of the folder that they are to name.
+
+    Raises:
+        UserError: a run, a study or a benchmark has such a name, or a folder has none.
+    """
+    named = {"name": config.name}
+    if "eval" in config:
+        named |= {"eval.name": config.eval.name} if config.eval.name is not None else {}
+        named |= {f"eval.members.{name}": name for name in config.eval.members}
+    for key, name in named.items():
+        if isinstance(name, bool) or not isinstance(name, str | int) or not _NAME.fullmatch(str(name)):
+            raise UserError(
+                f"{key}={name}: names files, so it must be made of letters, digits and . _ + - and begin with a letter"
+                " or digit"
+            )
+    for key, path in config.paths.items():
+        if not path:
+            raise UserError(f"paths.{key}={path}: give a folder")
+
+
+def check_secrets(config: DictConfig) -> None:
+    """Refuse secrets in a configuration: it is written into every record of a run.
+
+    Raises:
+        UserError: some value holds one; the message names the key and not the secret.
+    """
+    for key, value in _texts(config):
+        secret = None if key in _MAY_HOLD_PASSWORD else secret_in(value)
+        if secret is not None:
+            raise UserError(
+                f"{key}={redact(value)}: holds {secret}, which every record of the run would show; leave it in the"
+                " environment, where the libraries find it (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD,"
+                " PGPASSWORD or ~/.pgpass, HF_TOKEN)"
+            )
+
+
+def _texts(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(node, str):
+        yield prefix, node
+    elif isinstance(node, DictConfig | ListConfig):
+        for key in range(len(node)) if isinstance(node, ListConfig) else list(node):
+            yield from _texts(node[key], f"{prefix}.{key}" if prefix else str(key))
+
+
+def check_store(uri: str | None) -> None:
+    """Check the address of an MLflow store.
+
+    Raises:
+        UserError: no store is addressed like that.
+    """
+    if uri is None or uri == "databricks":
+        return
+    kind = uri.partition("://")[0].partition("+")[0]
+    if "://" not in uri or kind not in _STORES or (kind == "sqlite" and not uri.startswith("sqlite:////")):
+        raise UserError(
+            f"logger.tracking_uri={redact(uri)}: give sqlite:////absolute/path/mlflow.db, http://HOST:PORT of an MLflow"
+            " server, or use logger=none"
+        )
+
+
+_WORDS: dict[Any, str] = {
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+    str: "a text",
+    NoneType: "null",
+    Any: "anything",
+}
+
+
+def in_words(hint: Any) -> str:
+    """What an annotation allows, for an error message."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(in_words(one) for one in arguments)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin in (list, Sequence):
+        return f"a list, each item {in_words(arguments[0])}"
+    return _WORDS.get(hint, "a mapping {KEY: VALUE}")
+
+
+def _is_whole(low: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _is_share(value: Any) -> bool:
+    """A share of the batches (float), or their number (int), as Lightning has it."""
+    return _is_whole(0)(value) or (isinstance(value, float) and 0 <= value <= 1)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_beta(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+
+
+_TRAINER: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (("min_epochs", "min_steps"), _is_whole(0), "a whole number of at least 0"),
+    (("log_every_n_steps", "check_val_every_n_epoch"), _is_whole(1), "a whole number of at least 1"),
+    (("limit_train_batches", "limit_val_batches"), _is_share, "a share from 0.0 to 1.0 or a number of batches"),
+    (
+        ("val_check_interval",),
+        lambda v: _is_share(v) and v > 0,
+        "a share of an epoch in (0.0, 1.0] or a number of steps",
+    ),
+    (("accelerator",), lambda v: v in ("auto", "cpu", "gpu", "cuda", "mps"), "one of auto, cpu, gpu, cuda, mps"),
+    (("deterministic",), lambda v: v in (True, False, "warn"), "true, false or warn"),
+    (("benchmark", "detect_anomaly", "enable_model_summary"), _is_flag, "true or false"),
+    (("profiler",), lambda v: v in ("simple", "advanced", "pytorch"), "one of simple, advanced, pytorch"),
+    (("max_time",), lambda v: bool(re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(v))), "a time DD:HH:MM:SS in quotes"),
+)
+
+
+def check_trainer(trainer: DictConfig) -> None:
+    """Hold arguments of Lightning's Trainer against what it takes; many it would only find out after minutes.
+
+    Raises:
+        UserError: a value is not allowed, or nothing ends the training.
+    """
+    for keys, is_allowed, allowed in _TRAINER:
+        for key in keys:
+            value = trainer.get(key)
+            if value is not None and not is_allowed(value):
+                raise UserError(f"trainer.{key}={value}: must be {allowed}")
+    epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", -1)
+    if steps != -1 and not _is_whole(1)(steps):
+        raise UserError(f"trainer.max_steps={steps}: must be a whole number of at least 1, or -1: max_epochs decides")
+    if not _is_whole(1)(epochs) and (steps == -1 or epochs not in (None, -1)):
+        raise UserError(
+            f"trainer.max_epochs={epochs}: must be a whole number of at least 1 (or -1 beside trainer.max_steps)"
+        )
+
+
+def check_callbacks(callbacks: DictConfig) -> None:
+    """Check that each callback is off or a group of settings.
+
+    Raises:
+        UserError: one is something else.
+    """
+    for key, settings in callbacks.items():
+        if settings is not None and not (isinstance(settings, DictConfig) and "_target_" in settings):
+            raise UserError(
+                f"callbacks.{key!s}={settings}: must be null, which switches it off, or {{_target_: CLASS, ...}}"
+            )
+
+
+def check_optimizer(optimizer: DictConfig) -> None:
+    """Check what an optimizer would take without a word or refuse after minutes.
+
+    Raises:
+        UserError: the learning rate is missing, or a value is not allowed.
+    """
+    if optimizer.get("lr") is None:
+        raise UserError("optimizer.lr is required: add optimizer.lr=VALUE")
+    betas = optimizer.get("betas")
+    if betas is not None and (not isinstance(betas, ListConfig) or len(betas) != 2 or not all(map(_is_beta, betas))):
+        raise UserError(f"optimizer.betas={betas}: must be two numbers in [0, 1), such as [0.9,0.999]")
+    if "fused" in optimizer and optimizer.fused not in (True, False, None):
+        raise UserError(f"optimizer.fused={optimizer.fused}: must be true, false or null")

@@ -1,0 +1,178 @@
+# ruff: noqa: E501 (a case is a line)
+"""Hugging Face folders that are damaged, incomplete, dangerous or not what they say, to be trained and to be judged."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.bad_input.world import SMALL, Case, Command, World, edit_json
+
+Spoil = Callable[[Path], object]
+WEIGHTS = "model.safetensors"
+ROW = {"id": "a", "problem": "1+1?", "answer": "2", "generations": [{"text": "2", "correct": True}]}
+
+
+def train(spoil: Spoil, *arguments: str) -> Command:
+    """Train the spoilt folder on one row."""
+
+    def command(world: World) -> list[str]:
+        folder, rows = world.copy_model(), world.rows("mine.jsonl", ROW)
+        spoil(folder)
+        data = ["data=jsonl", f"data.path={rows}", "data.source.num_heldout=0"]
+        return [*SMALL, "logger=none", *data, "model=hf", f"model.path={folder}", *arguments]
+
+    return command
+
+
+def evaluate(spoil: Spoil, *arguments: str) -> Command:
+    """Judge the spoilt folder on one problem."""
+
+    def command(world: World) -> list[str]:
+        folder, problems = world.copy_model(), world.rows("b.jsonl", {"problem": "1+1?", "answer": "2"})
+        spoil(folder)
+        small = ["eval=jsonl", f"eval.path={problems}", "eval.num_samples=1", "eval.max_new_tokens=4", "logger=none"]
+        return ["evaluate", f"checkpoint={folder}", *small, *arguments]
+
+    return command
+
+
+def truncated(folder: Path) -> None:
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
+
+
+def empty(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(b"")
+
+
+def huge_header(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(b"\xff" * 8 + (folder / WEIGHTS).read_bytes()[8:])
+
+
+def pickle_in_disguise(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(pickle.dumps({"model.embed_tokens.weight": [1.0]}))
+
+
+def only_pickle(folder: Path) -> None:
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
+def no_weights(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+
+
+def without(*names: str) -> Spoil:
+    def spoil(folder: Path) -> None:
+        kept = {k: v for k, v in load_file(folder / WEIGHTS).items() if not k.startswith(names)}
+        save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
+
+    return spoil
+
+
+def lost_shards(folder: Path) -> None:
+    names = load_file(folder / WEIGHTS).keys()
+    (folder / WEIGHTS).rename(folder / "model-00001-of-00002.safetensors")
+    shards = {name: f"model-0000{1 + index % 2}-of-00002.safetensors" for index, name in enumerate(names)}
+    index = {"metadata": {"total_size": 1}, "weight_map": shards}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def damaged_index(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": ')
+
+
+def config(**changes: object) -> Spoil:
+    return lambda folder: edit_json(folder / "config.json", **changes)
+
+
+def config_text(text: str | bytes) -> Spoil:
+    return lambda folder: (folder / "config.json").write_bytes(text.encode() if isinstance(text, str) else text)
+
+
+def no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def an_adapter(folder: Path) -> None:
+    no_config(folder)
+    (folder / WEIGHTS).rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "x"}))
+
+
+_BOTH: dict[str, tuple[Spoil, str]] = {
+    "truncated safetensors": (truncated, r".*/model.*: .*safetensors.*; .*"),
+    "empty safetensors": (empty, r".*/model.*: .*safetensors.*; .*"),
+    "a header that cannot be": (huge_header, r".*/model.*: .*safetensors.*; .*"),
+    "a pickle disguised as safetensors": (pickle_in_disguise, r".*/model.*: .*safetensors.*; .*"),
+    "pytorch_model.bin alone": (only_pickle, r".*/model.*: .*lacks \*\.safetensors; .*"),
+    "no weights": (no_weights, r".*/model.*: .*lacks \*\.safetensors; .*"),
+    "a missing tensor": (
+        without("model.norm"),
+        r".*/model.*: the weights of model\.norm\.weight are missing; give a complete.*",
+    ),
+    "tensors of another model": (
+        without("model.layers"),
+        r".*/model.*: the weights of model\.layers\..* and \d+ more are missing; .*",
+    ),
+    "an index that names lost shards": (lost_shards, r".*/model.*: .*model-00002-of-00002\.safetensors.*; .*"),
+    "an index that is no JSON": (
+        damaged_index,
+        r".*/model: model\.safetensors\.index\.json cannot be read .*; copy the folder again",
+    ),
+    "no config.json": (no_config, r".*/model: no Hugging Face folder there \(config\.json is missing\)"),
+    "an adapter alone": (an_adapter, r".*/model: no Hugging Face folder there .*; merge the adapter"),
+    "a config that is no JSON": (config_text("{"), r".*/model.*: .*config\.json.*; .*"),
+    "a config that is a list": (config_text("[]"), r".*/model.*: .*config.*; .*"),
+    "a config that is no text": (config_text(b"\xff\xfe\x00"), r".*/model.*: .*config.*; .*"),
+    "an empty config": (config_text("{}"), r".*/model.*: .*model_type.*; .*"),
+    "an unknown architecture": (config(model_type="nobody"), r".*/model.*: .*nobody.*; .*"),
+    "an architecture of its own code": (
+        config(model_type="mine", auto_map={"AutoConfig": "mine.Config"}),
+        r".*/model.*: .*; .*",
+    ),
+    "a model that writes no text": (config(model_type="vit", architectures=["ViTModel"]), r".*/model.*: .*; .*"),
+    "another width": (config(hidden_size=32, head_dim=8), r".*/model.*: .* has shape .*config\.json says .*"),
+    "a width in words": (config(hidden_size="wide"), r".*/model.*: .*; .*"),
+    "more layers than weights": (
+        config(num_hidden_layers=3, layer_types=["full_attention"] * 3),
+        r".*/model.*: the weights of model\.layers\.1.* missing; .*",
+    ),
+    "layers below none": (config(num_hidden_layers=-1), r".*/model.*: .*; .*"),
+    "a vocabulary below the tokenizer's": (config(vocab_size=10), r".*/model.*: .*has shape .*config\.json says .*"),
+}
+
+
+def nothing(folder: Path) -> None:
+    """The folder is sound."""
+
+
+_TRAIN_ALONE = [
+    Case("a field that the architecture lacks", train(nothing, "+model.config_overrides.foo=1"), r"model\.config_overrides\.foo: Qwen2Config has no such field.*"),
+    Case("a width changed by the configuration", train(nothing, "+model.config_overrides.hidden_size=32"), r".*/model: .* has shape .*config\.json says .*"),
+    Case("LoRA of rank 0", train(nothing, "+model.lora.r=0"), r"model\.lora: .*r.*"),
+    Case("LoRA with an unknown argument", train(nothing, "+model.lora.foo=1"), r"model\.lora: .*foo.*"),
+    Case("LoRA on layers that are not there", train(nothing, "+model.lora.target_modules=[nowhere]"), r"model\.lora: .*nowhere.*"),
+    Case("positions too few for the data", train(config(max_position_embeddings=4)), r".* has \d+ tokens, the model 4 positions: drop long examples"),
+    Case("a reference that is damaged", lambda w: [*train(truncated)(w)[:-2], "loss=dpo", f"model.path={w.model}", f"loss.reference={w.folder / 'model'}", "model=hf"], r".*/model.*: .*; .*"),
+    Case("a start that lacks weights", lambda w: [*train(no_weights)(w)[:-2], f"init_from={w.folder / 'model'}"], r".*/model.*lacks \*\.safetensors; .*"),
+    Case("an architecture that nobody knows", lambda w: [*SMALL, "logger=none", "model.config.model_type=nobody"], r"model\.config: Unrecognized model identifier: nobody; choose other sizes or another model_type"),
+    Case("heads that do not divide the width", lambda w: [*SMALL, "logger=none", "data.source.num_problems=9", "data.source.num_heldout=0", "model.config.num_key_value_heads=2"], r"model: its forward pass fails \(.*heads.*\); do model\.config .* hold sizes that do not fit together\?"),
+    Case("a field that a new model lacks", lambda w: [*SMALL, "logger=none", "data.source.num_problems=9", "data.source.num_heldout=0", "+model.config.foo=1"], r"model\.config\.foo: Qwen2Config has no such field.*"),
+]  # fmt: skip
+_EVALUATE_ALONE = [
+    Case("no room for an answer", evaluate(config(max_position_embeddings=4)), r".*prompt 0 has \d+ tokens .*more than the model's 4 positions; lower"),
+    Case("a rival that is damaged", lambda w: [*evaluate(truncated)(w), f"checkpoint={w.model}", f"sequential.better_than={w.folder / 'model'}"], r"sequential\.better_than=.*/model: model\.safetensors is no whole .*; copy"),
+]  # fmt: skip
+
+KINDS = {
+    "a model to train": [Case(n, train(s), m) for n, (s, m) in _BOTH.items()] + _TRAIN_ALONE,
+    "a checkpoint to judge": [Case(n, evaluate(s), m) for n, (s, m) in _BOTH.items()] + _EVALUATE_ALONE,
+}

@@ -1,0 +1,240 @@
+"""Stores that fail while a run is tracked: training neither waits nor ends, and nothing is lost."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redi_lab.errors import UserError
+from redi_lab.tracking import parent, synchroniser
+from redi_lab.tracking.journal import read_records
+from redi_lab.tracking.logger import ResilientMLflowLogger
+from redi_lab.tracking.parent import parent_run
+from redi_lab.tracking.server import ui_command
+from redi_lab.tracking.state import load_state
+from redi_lab.tracking.store import MlflowStore, import_client
+from redi_lab.tracking.upload import upload
+
+STEPS = 50
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (synchroniser, parent):
+        monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.2)
+
+
+def uri_of(database: Path) -> str:
+    return f"sqlite:///{database}"
+
+
+def train(uri: str, folder: Path, in_the_middle: Callable[[], None] = lambda: None) -> ResilientMLflowLogger:
+    """What a command does with its trackers, and a training that logs."""
+    with parent_run(uri, "redi_lab", "command") as parent_id:
+        logger = ResilientMLflowLogger(uri, "redi_lab", "run", folder, parent_run_id=parent_id, flush_seconds=0.05)
+        logger.log_hyperparams({"seed": 1})
+        for step in range(STEPS):
+            logger.log_metrics({"loss": 1.0 / (step + 1)}, step)
+            if step == STEPS // 2:
+                in_the_middle()
+        logger.finalize("success")
+    assert [record.step for record in read_records(folder / "metrics.jsonl")] == list(range(STEPS))
+    return logger
+
+
+def assert_complete(uri: str, run_id: str | None) -> None:
+    client = import_client()(tracking_uri=uri)
+    points = client.get_metric_history(run_id, "loss")
+    assert sorted((point.step, point.value) for point in points) == [(s, 1.0 / (s + 1)) for s in range(STEPS)]
+    run = client.get_run(run_id)
+    assert (run.info.status, run.data.params) == ("FINISHED", {"seed": "1"})
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def wait_for_uploads() -> None:
+    """Threads that `finalize` left behind in a slow call write on until that ends."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("redi-lab-mlflow"):
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+def test_a_locked_database(database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """sqlite waits 5 s for a lock, and MLflow asks several times: the run is over before the first answer."""
+    with locked(database):
+        train(uri_of(database), tmp_path / "run")
+        assert load_state(tmp_path / "run").uploaded_lines == 0
+    does_not_answer, incomplete = warnings_of(caplog)
+    assert does_not_answer == f"MLflow store {uri_of(database)} does not answer; stages will not be nested under a run"
+    assert incomplete.endswith(f"complete it with: redi-lab upload {tmp_path / 'run'}")
+    wait_for_uploads()  # the lock is gone: what was left behind arrives by itself
+    assert_complete(uri_of(database), upload(tmp_path / "run").run_id)
+
+
+def test_a_database_that_is_deleted_in_the_middle(
+    database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(uri_of(database), tmp_path / "run", database.unlink)
+    missing = f"cannot find the database: FileNotFoundError: [Errno 2] No such file or directory: '{database}'"
+    assert any(missing in text for text in warnings_of(caplog))
+    report = upload(tmp_path / "run", f"sqlite:///{tmp_path}/new.db")
+    assert report.lines == STEPS
+    assert_complete(report.tracking_uri, report.run_id)
+
+
+@contextmanager
+def read_only(database: Path) -> Iterator[None]:
+    """Nobody may write the database and its folder, not even root: the kernel is asked to hold it to the modes, too."""
+    libc, header = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
+    before, without = (ctypes.c_uint32 * 6)(), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, before) == libc.capget(header, without) == 0
+    without[0] &= ~(1 << 1)  # CAP_DAC_OVERRIDE, of the effective set; threads inherit it
+    modes = {path: path.stat().st_mode for path in (database, database.parent)}
+    try:
+        for path in modes:
+            path.chmod(0o555)
+        assert libc.capset(header, without) == 0
+        yield
+    finally:
+        assert libc.capset(header, before) == 0
+        for path, mode in modes.items():
+            path.chmod(mode)
+
+
+def test_a_database_that_cannot_be_written(database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with read_only(database):
+        train(uri_of(database), tmp_path / "run")
+    assert ["Permission denied" in text for text in warnings_of(caplog)] == [True, True, False]
+    assert_complete(uri_of(database), upload(tmp_path / "run").run_id)
+
+
+class Gate:
+    """Lets nobody through before it is opened."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def guard(self, action: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*arguments: Any) -> Any:
+            assert self.event.wait(60)
+            return action(*arguments)
+
+        return guarded
+
+
+@pytest.mark.parametrize("slow", ["create_run", "log_metrics", "log_params", "set_status"])
+def test_a_store_that_answers_late(slow: str, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One kind of call is answered only when everything is over: had anybody waited for it, this would hang."""
+    gate = Gate()
+    monkeypatch.setattr(MlflowStore, slow, gate.guard(getattr(MlflowStore, slow)))
+    logger = train(uri_of(database), tmp_path / "run")
+    assert not logger.is_complete
+    gate.event.set()
+    wait_for_uploads()
+    assert_complete(uri_of(database), logger.version)
+
+
+def test_a_server_that_takes_calls_and_never_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+        logger = train(uri, tmp_path / "run")
+        assert logger.version is None
+        wait_for_uploads()
+    assert f"MLflow store {uri} does not answer; stages will not be nested under a run" in warnings_of(caplog)
+    report = upload(tmp_path / "run", f"sqlite:///{tmp_path}/new.db")
+    assert_complete(report.tracking_uri, report.run_id)
+
+
+@contextmanager
+def served(database: Path, port: int) -> Iterator[Callable[[], None]]:
+    """A real MLflow server, as `redi-lab ui` starts it; the function kills it, workers included."""
+    address = f"http://127.0.0.1:{port}"
+    log = (database.parent / "server.log").open("w")
+    server = subprocess.Popen(
+        ui_command(uri_of(database), port), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+    def kill() -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+    try:
+        deadline = time.monotonic() + 120
+        while not _answers(address):
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield kill
+    finally:
+        kill()
+        log.close()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        number: int = server.getsockname()[1]
+    return number
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_server_that_is_killed_in_the_middle(
+    comes_back: bool, database: Path, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(synchroniser, "PATIENCE_SECONDS", 60.0)
+    uri = f"http://127.0.0.1:{port}"
+    with ExitStack() as servers:
+        kill = servers.enter_context(served(database, port))
+
+        def in_the_middle() -> None:
+            kill()
+            if comes_back:
+                servers.enter_context(served(database, port))
+
+        logger = train(uri, tmp_path / "run", in_the_middle)
+        assert logger.is_complete == comes_back
+    if not comes_back:
+        with pytest.raises(UserError, match="once the store works, go on with: redi-lab upload"):
+            upload(tmp_path / "run")
+        with served(database, port):
+            assert upload(tmp_path / "run").run_id == logger.version
+    assert_complete(uri_of(database), logger.version)

@@ -1,0 +1,288 @@
+"""What comes from outside runs no code, secrets stay where they are, pages escape it, names stay in their folder."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redi_lab.backbone.causal_lm import load_backbone
+from redi_lab.backbone.hub import load_tokenizer
+from redi_lab.cli import main
+from redi_lab.config import load_config
+from redi_lab.errors import UserError
+from redi_lab.evaluation.engines import SamplingParams
+from redi_lab.evaluation.transformers_engine import TransformersEngine
+from redi_lab.pipeline.sweep import _publishable
+from redi_lab.pipeline.sweep_report import write_report
+from redi_lab.pipeline.sweep_study import Report, RunResult, RunSpec, open_study, work
+from redi_lab.redaction import redact, secret_in
+from redi_lab.tracking.server import ui_command
+from tests.conftest import REPOSITORY
+from tests.pipeline import sweep_fakes as fakes
+from tests.pipeline.conftest import TINY_TASK, qwen_folder  # noqa: F401
+from tests.pipeline.test_sweep_study import planned
+
+CODE = "import pathlib\npathlib.Path({marker!r}).touch()\n"
+
+
+class _Touch:
+    """Unpickling this makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def _edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _with_code(folder: Path, marker: Path, model_type: str) -> None:
+    (folder / "mine.py").write_text(CODE.format(marker=str(marker)))
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text(CODE.format(marker=str(marker)))
+    classes = {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}
+    _edit(folder / "config.json", model_type=model_type, auto_map=classes, architectures=["MineForCausalLM"])
+    _edit(
+        folder / "tokenizer_config.json", tokenizer_class="Mine", auto_map={"AutoTokenizer": ["mine.Tok", "mine.Tok"]}
+    )
+
+
+def _with_pickles(folder: Path, marker: Path, keeps_weights: bool) -> None:
+    payload = pickle.dumps(_Touch(marker))
+    for name in ("pytorch_model.bin", "adapter_model.bin", "training_args.bin", "optimizer.pt", "scheduler.pt"):
+        (folder / name).write_bytes(payload)
+    if not keeps_weights:
+        (folder / "model.safetensors").write_bytes(payload)
+
+
+SPOILT: dict[str, Callable[[Path, Path], None]] = {
+    "code beside a known architecture": lambda folder, marker: _with_code(folder, marker, "qwen2"),
+    "code for an unknown architecture": lambda folder, marker: _with_code(folder, marker, "mine"),
+    "pickles beside safetensors": lambda folder, marker: _with_pickles(folder, marker, keeps_weights=True),
+    "pickles instead of safetensors": lambda folder, marker: _with_pickles(folder, marker, keeps_weights=False),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_model_folder_runs_no_code(kind: str, qwen_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    marker = tmp_path / "ran"
+    folder = Path(shutil.copytree(qwen_folder, tmp_path / "model"))
+    SPOILT[kind](folder, marker)
+    engine = TransformersEngine(dtype="float32", device="cpu")
+    for load in (
+        lambda: load_tokenizer(str(folder)),
+        lambda: load_backbone(path=str(folder)),
+        lambda: engine.generate(folder, [[3, 4]], SamplingParams(0.0, 1.0, 2, 1, 0)),
+    ):
+        with suppress(UserError):
+            load()
+        assert not marker.exists()
+
+
+def test_the_markers_would_be_seen(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(_Touch(tmp_path / "ran")))
+    exec(CODE.format(marker=str(tmp_path / "too")))
+    assert (tmp_path / "ran").exists()
+    assert (tmp_path / "too").exists()
+
+
+@cache
+def _calls() -> list[tuple[Path, str, dict[str, Any]]]:
+    """Every call in the package: file, name and constant options."""
+    return [
+        (
+            file,
+            _dotted(node.func),
+            {k.arg: k.value.value for k in node.keywords if k.arg and isinstance(k.value, ast.Constant)},
+        )
+        for file in (REPOSITORY / "redi_lab").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+
+
+def _dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+FORBIDDEN = ("torch.load", "pickle.load", "pickle.loads", "cPickle.load", "dill.load", "joblib.load", "marshal.loads",
+             "eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "runpy.run_path")  # fmt: skip
+
+
+def test_the_source_calls_nothing_that_runs_foreign_code() -> None:
+    found = []
+    for file, name, options in _calls():
+        risks = {k: v for k, v in options.items() if k in ("trust_remote_code", "shell", "allow_pickle") and v}
+        if name in FORBIDDEN or risks or options.get("weights_only") is False:
+            found.append(f"{file.relative_to(REPOSITORY)}: {name} {risks}")
+    assert found == []
+
+
+def test_transformers_is_always_told_to_run_no_code() -> None:
+    told = 0
+    for file, name, options in _calls():
+        is_remote = name.startswith("Auto") or name == "loader.from_pretrained"
+        if name.endswith(".from_pretrained") and is_remote:
+            assert options.get("trust_remote_code") is False, f"{file.name}: {name}"
+            told += 1
+    assert told >= 3
+
+
+def test_servers_listen_on_this_machine_alone() -> None:
+    command = ui_command("sqlite:////tmp/mlflow.db", 5000)
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    for file in (*(REPOSITORY / "redi_lab").rglob("*.py"), REPOSITORY / "Makefile"):
+        assert "0.0.0.0" not in file.read_text(encoding="utf-8"), file
+    worker = (REPOSITORY / "redi_lab" / "evaluation" / "vllm_worker.py").read_text(encoding="utf-8")
+    assert 'setdefault("VLLM_HOST_IP", "127.0.0.1")' in worker
+
+
+SECRETS = {
+    "HF_TOKEN": "hf_fuRtiveTokenOfNobody",
+    "MLFLOW_TRACKING_PASSWORD": "furtive-mlflow-password",
+    "MLFLOW_TRACKING_TOKEN": "furtive-mlflow-token",
+    "AWS_SECRET_ACCESS_KEY": "furtive/aws+secret",
+    "AWS_ACCESS_KEY_ID": "AKIAFURTIVE",
+    "PGPASSWORD": "furtive-database-password",
+    "OPENAI_API_KEY": "sk-furtive",
+    "STUDY_URL": "postgresql://me:furtive-url-password@host/db",
+}
+
+
+def _leaks(content: bytes) -> list[str]:
+    values = [*SECRETS.values(), "furtive-url-password"]
+    return [value for value in values if value.encode() in content]
+
+
+def test_secrets_of_the_environment_are_in_no_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    outputs = tmp_path / "outputs"
+    small = [*TINY_TASK, "init_from=null", "loss=sft", "trainer.max_steps=1", "eval.limit=1"]
+    main([*small, f"paths.outputs_dir={outputs}"])
+    main(["grade", str(_answers(tmp_path)), f"paths.outputs_dir={outputs}"])
+    files = [path for path in outputs.rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert {"mlflow.db", "summary.json", "run.json", "config.yaml", "environment.txt", "metrics.jsonl"} <= names
+    assert {path.name: found for path in files if (found := _leaks(path.read_bytes()))} == {}
+    screen = capfd.readouterr()
+    assert _leaks((screen.out + screen.err).encode()) == []
+
+
+def _answers(folder: Path) -> Path:
+    path = folder / "answers.jsonl"
+    path.write_text('{"prediction": "2", "gold": "2"}\n')
+    return path
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "logger.tracking_uri=https://me:furtive-url-password@host",
+            r"^logger.tracking_uri=https://me:\*\*\*@host: holds",
+        ),
+        (
+            "logger.tracking_uri=${oc.env:STUDY_URL}",
+            r"^logger.tracking_uri=postgresql://me:\*\*\*@host/db: holds a pass",
+        ),
+        ("model.revision=${oc.env:HF_TOKEN}", r"^model.revision=<HF_TOKEN>: holds the value of .* HF_TOKEN"),
+        ("data.thinking_prefix=hf_fuRtiveTokenOfNobody", r"^data.thinking_prefix=<HF_TOKEN>: holds the value of"),
+        ("name='x=furtive/aws+secret'", r"x=<AWS_SECRET_ACCESS_KEY>: holds the value of .* AWS_SECRET_ACCESS_KEY"),
+    ],
+)
+def test_a_secret_in_a_configuration_is_refused_unseen(
+    override: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message) as caught:
+        load_config("train", [override])
+    assert _leaks(str(caught.value).encode()) == []
+
+
+def test_error_messages_show_no_secret(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    space = "sweep.space={loss.alpha:[0.5]}"
+    for arguments in (
+        ["sweep", "name=s", space, "sweep.storage=postgresql://me:furtive-url-password@host/db?a=1,2"],
+        ["sweep", "name=s", space, "sweep.storage=redis://me:furtive-url-password@host/db"],
+        ["loss=hf_fuRtiveTokenOfNobody"],
+        ["hf_fuRtiveTokenOfNobody"],
+        ["compare", "furtive-mlflow-password=3"],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        error = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert error.count("\n") == 1
+        assert _leaks(error.encode()) == []
+
+
+def test_the_storage_of_a_study_is_published_without_its_password() -> None:
+    config = load_config("sweep", ["name=s", "sweep.storage=postgresql://me:furtive-url-password@host/db"])
+    assert _publishable(config).sweep.storage == "postgresql://me:***@host/db"
+
+
+def test_what_is_no_secret_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHORT_KEY", "demo")
+    monkeypatch.setenv("KEYBOARD", "a keyboard's layout")
+    for text in ("sqlite:////tmp/a.db", "https://host:5000/x@y", "demo", "a keyboard's layout", os.getcwd()):
+        assert redact(text) == text
+        assert secret_in(text) is None
+
+
+EVIL = "</script><script>alert('x')</script><img src=x onerror=\"alert(1)\">' onmouseover='alert(2)"
+
+
+def test_the_page_of_a_study_escapes_what_runs_say(tmp_path: Path) -> None:
+    """The other pages have the like beside their own tests: samples, comparison and preview."""
+
+    def train(spec: RunSpec, report: Report) -> RunResult:
+        return replace(fakes.train(spec, report), stopped_by="collapse", collapse_step=3, reason=EVIL)
+
+    sweep = fakes.make_sweep(tmp_path, num_trials=8, pruner="none", sampler="random")
+    planned(sweep)
+    work(sweep, train)
+    study, _ = open_study(sweep)
+    page = write_report(sweep, study, None)[-1].read_text(encoding="utf-8")
+    assert "&lt;script&gt;alert(" in page
+    assert "<script>alert(" not in page
+    assert 'onerror="alert' not in page
+    assert "onmouseover='alert" not in page
+
+
+@pytest.mark.parametrize("name", ["../../x", "/abs/x", "a/b", "..", ".hidden", "a\\b", "a\0b", "-rf", "x\ny"])
+def test_names_stay_in_their_folder(name: str) -> None:
+    quoted = json.dumps(name).replace("\\u0000", "\0").replace("\\n", "\n").replace("\\\\", "\\")
+    for verb, more in (("train", []), ("curate", ["data=jsonl", "data.path=."]), ("sweep", [])):
+        with pytest.raises(UserError, match=r"name"):
+            load_config(verb, [f"name={quoted}", *more])
+    with pytest.raises(UserError, match=r"eval\.name"):
+        load_config("train", [f"eval.name={quoted}"])
+
+
+@pytest.mark.parametrize("group", ["+experiment", "loss", "model", "eval", "protocol", "data"])
+@pytest.mark.parametrize("path", ["../../x", "/tmp/x", "..", "x/../../y", "[../x]", "'../x'"])
+def test_options_of_groups_are_no_paths(group: str, path: str) -> None:
+    with pytest.raises(UserError, match="no such option; choose"):
+        load_config("train", [f"{group}={path}"])
