@@ -36,6 +36,8 @@ Usage: python -m redi_lab [VERB] [KEY=VALUE ...]        (or: redi-lab ...)
               command goes on with a study, and started again beside a running one it adds workers
   grade       add a verdict and its reason to every row: grade FILE.jsonl [prediction=KEY gold=KEY workers=N]
   compare     compare the last two runs (or: compare RUN RUN ... [last=N]): a page, and the link into MLflow
+  doctor      say what works on this machine, what does not, and the command that mends it
+              [sweep.storage=URL] [engine.python=PATH] [format=json]
   ui          serve the MLflow UI on 127.0.0.1 [port=5000]
   upload      complete in MLflow what a failed store lacks: upload RUN_DIR [tracking_uri=URI]
 
@@ -72,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _refuse(error: UserError) -> NoReturn:
-    print(f"redi_lab: {redact(' '.join(str(error).split()))}", file=sys.stderr)
+    print(f"redi_lab: {redact(str(error))}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -214,6 +216,7 @@ _VERBS: dict[str, Callable[[list[str]], None]] = {
     "sweep": _sweep,
     "grade": verbs.grade,
     "compare": verbs.compare,
+    "doctor": verbs.doctor,
     "ui": verbs.ui,
     "upload": verbs.upload,
 }

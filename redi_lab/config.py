@@ -235,9 +235,20 @@ def _conform(group: str, value: Any, schema: type[Any]) -> DictConfig:
         key = error.full_key or _first_misfit(schema, plain)
         given = OmegaConf.select(value, key)
         raise UserError(f"{group}.{key}={'null' if given is None else given}: must be {_kind(schema, key)}") from error
+    _check_flags(group, plain, structured)
     loose = OmegaConf.create(OmegaConf.to_container(structured))  # a plain tree: experiments may add to `source`
     assert isinstance(loose, DictConfig)
     return loose
+
+
+def _check_flags(group: str, plain: Any, structured: Any) -> None:
+    """OmegaConf takes any number for true or false."""
+    for key, value in structured.items():
+        given = plain.get(key, value)
+        if isinstance(value, DictConfig) and isinstance(given, dict):
+            _check_flags(f"{group}.{key!s}", given, value)
+        elif isinstance(value, bool) and not isinstance(given, bool):
+            raise UserError(f"{group}.{key!s}={given}: must be true or false")
 
 
 def _first_misfit(schema: type[Any], plain: Any) -> str:

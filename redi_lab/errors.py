@@ -11,7 +11,13 @@ from typing import final
 
 @final
 class UserError(ValueError):
-    """Bad input or configuration. The message names the file, row, key or value, and what to do about it."""
+    """Bad input or configuration. The message names the file, row, key or value, and what to do about it.
+
+    It is one line: values and messages of libraries that it quotes lose their line breaks.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(line.strip() for line in message.splitlines()).strip())
 
 
 EXIT_RESUMABLE = 75

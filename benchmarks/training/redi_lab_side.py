@@ -78,11 +78,9 @@ def make_module(work: Workload, backbone: Any) -> CausalLMModule:
     return SimPOModule(beta=work.simpo_beta, gamma=work.simpo_gamma, **options)
 
 
-def main(file: Path) -> None:
-    """Train on the workload, one step at a word."""
-    pace = Pace()
+def train(work: Workload, callback: pl.Callback) -> None:
+    """One way through the pairs of the workload."""
     warnings.simplefilter("ignore")
-    work = Workload.read(file)
     backbone = load_backbone(
         path=work.model, gradient_checkpointing=work.gradient_checkpointing, attention=work.attention
     )
@@ -94,7 +92,7 @@ def main(file: Path) -> None:
     trainer = pl.Trainer(
         max_epochs=1,
         precision="bf16-mixed" if work.precision == "bf16" else "32-true",
-        callbacks=[Paced(pace)],
+        callbacks=[callback],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -109,4 +107,4 @@ def main(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    train(Workload.read(Path(sys.argv[1])), Paced(Pace()))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
+from weakref import WeakSet
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from redi_lab.errors import UserError
 
 _LOG = logging.getLogger(__name__)
+_OPEN: WeakSet[Any] = WeakSet()  # iterators with workers
 _MAX_DEATHS = 3  # before one batch: what kills workers so often will do so again
 
 
@@ -47,10 +50,10 @@ class RestartingLoader:
         while done < len(batches):
             try:
                 batch = next(iterator)
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
+            except Exception as error:  # of torch, or of the connection over which a batch came
+                if not _is_any_killed(iterator):
                     raise
-                iterator._shutdown_workers()  # those that live would wait for ever; torch has no public name for it
+                _kill(iterator)
                 deaths += 1
                 if deaths == _MAX_DEATHS:
                     raise UserError(
@@ -70,10 +73,27 @@ def _open(loader: DataLoader[Any]) -> Any:
 
     torch would raise it from a SIGCHLD handler, in the middle of whatever the trainer does.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return iter(loader)
     before = signal.getsignal(signal.SIGCHLD)
-    try:
-        return iter(loader)
-    finally:
+    iterator = iter(loader)
+    if threading.current_thread() is threading.main_thread():  # torch sets none in others
         signal.signal(signal.SIGCHLD, before)
+    _OPEN.add(iterator)
+    return iterator
+
+
+def _is_any_killed(iterator: Any) -> bool:
+    for worker in iterator._workers:
+        worker.join(timeout=0.5)  # its connections close a moment before it has ended
+    return any(worker.exitcode not in (None, 0) for worker in iterator._workers)
+
+
+def _kill(iterator: Any) -> None:
+    for worker in iterator._workers:
+        worker.kill()
+
+
+@atexit.register
+def _kill_all() -> None:
+    """Python would wait for ever for workers that ignore SIGTERM; this runs before it does."""
+    for iterator in _OPEN:
+        _kill(iterator)

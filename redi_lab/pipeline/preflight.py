@@ -26,7 +26,7 @@ def check_hub(config: DictConfig, overrides: Sequence[str]) -> None:
     """
     wanted = _wanted(config, overrides)
     missing = {key: path for key, path in wanted.items() if not _is_at_hand(key, path)}
-    if missing and _is_reachable():
+    if missing and is_hub_reachable():
         missing = {key: path for key, path in missing.items() if is_url(path) and not _answers(path)}
     if not missing:
         return
@@ -104,8 +104,8 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _is_reachable() -> bool:
-    """One short request; transformers and datasets would retry for half a minute each."""
+def is_hub_reachable() -> bool:
+    """Whether the Hugging Face hub answers one short request; libraries would retry for half a minute each."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -10,10 +10,13 @@ claim relies on SELECT … FOR UPDATE, which sqlite does not have, and its table
 from __future__ import annotations
 
 import hashlib
+import logging
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import filelock
 import optuna
@@ -24,9 +27,12 @@ from optuna.storages.journal import JournalFileBackend
 from redi_lab.errors import UserError
 from redi_lab.redaction import redact
 
+_LOG = logging.getLogger(__name__)
 _FILES = {"sqlite": "sqlite:///", "journal": "journal:///"}
 _DATABASES = {"postgresql": ("psycopg2", "psycopg"), "mysql": ("pymysql", "mysqldb")}
 _BUSY_SECONDS = 60.0
+_AWAY_SECONDS, _RETRY_SECONDS = 600.0, 10.0
+_REACHED: set[str] = set()  # databases that this process has reached: one that never was is a mistake of the user
 
 
 def check_storage(url: str) -> None:
@@ -61,9 +67,13 @@ def open_storage(url: str) -> BaseStorage:
         if path is not None and url.startswith(_FILES["journal"]):
             return JournalStorage(JournalFileBackend(str(path)))
         waits = {"connect_args": {"timeout": _BUSY_SECONDS}} if path is not None else {"pool_pre_ping": True}
-        return RDBStorage(_with_driver(url), engine_kwargs=waits)
+        storage = RDBStorage(_with_driver(url), engine_kwargs=waits)
     except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
         raise UserError(f"sweep.storage={redact(url)}: cannot be opened ({_first_line(error)})") from error
+    if path is None:
+        _REACHED.add(url)
+        _outlast_restarts(storage.engine, url)
+    return storage
 
 
 @contextmanager
@@ -83,6 +93,8 @@ def study_lock(url: str) -> Iterator[None]:
         return
     key = int.from_bytes(hashlib.sha256(b"redi_lab sweep").digest()[:7], "big")  # fits a bigint
     engine = sqlalchemy.create_engine(_with_driver(url), poolclass=sqlalchemy.pool.NullPool)
+    if url in _REACHED:
+        _outlast_restarts(engine, url)
     try:
         connection = engine.connect()
     except sqlalchemy.exc.SQLAlchemyError as error:
@@ -93,6 +105,23 @@ def study_lock(url: str) -> Iterator[None]:
         elif connection.execute(sqlalchemy.text(f"SELECT GET_LOCK('redi_lab {key}', 3600)")).scalar() != 1:
             raise UserError(f"sweep.storage={redact(url)}: another process has held the study's lock for an hour")
         yield  # closing the connection releases the lock
+
+
+def _outlast_restarts(engine: sqlalchemy.Engine, url: str) -> None:
+    """Let a database that was reached before be away for a while: trainings wait at their next measurement."""
+
+    def connect(dialect: Any, _: object, arguments: Any, options: Any) -> Any:
+        deadline = time.monotonic() + _AWAY_SECONDS
+        while True:
+            try:
+                return dialect.connect(*arguments, **options)
+            except dialect.loaded_dbapi.OperationalError as error:
+                if time.monotonic() > deadline:
+                    raise
+                _LOG.warning("sweep.storage=%s is away (%s); trying again", redact(url), _first_line(error))
+                time.sleep(_RETRY_SECONDS)
+
+    sqlalchemy.event.listen(engine, "do_connect", connect)
 
 
 def quieten_optuna() -> None:

@@ -1,4 +1,4 @@
-"""The verbs that take words rather than a whole configuration: compare, grade, ui, upload.
+"""The verbs that take words rather than a whole configuration: compare, doctor, grade, ui, upload.
 
 Each reads its arguments first and imports what is heavy afterwards, so that a mistake is told at once.
 """
@@ -39,6 +39,17 @@ def compare(arguments: list[str]) -> None:
     print("The links need the UI: redi-lab ui")
     print(f"Page:       {done.page}")
     print(f"Results:    {folder}")
+
+
+def doctor(arguments: list[str]) -> None:
+    """Say what works here and what does not; exits with 1 where something needed does not."""
+    names, settings = _settings(arguments, **{"sweep.storage": "", "engine.python": "", "format": "table"})
+    if names or settings["format"] not in ("table", "json"):
+        raise UserError("doctor takes no words: redi-lab doctor [sweep.storage=URL] [engine.python=PATH] [format=json]")
+    config = load_config("evaluate", ["checkpoint=.", *_pass_on(arguments)], check_paths=False)
+    from redi_lab.pipeline.doctor import run_doctor
+
+    sys.exit(not run_doctor(config, settings["sweep.storage"], settings["engine.python"], settings["format"]))
 
 
 def grade(arguments: list[str]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.training import breakdown
 from benchmarks.training.against_trl import PROFILES, ROOT, main, summary
 from benchmarks.training.figures import write_results
 from benchmarks.training.pace import Side
@@ -134,6 +136,17 @@ def test_a_dry_run(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureF
         assert found["cases"].keys() == set(PROFILES["tiny"].cases)
         assert 0.2 < found["own"]["redi_over_sft"] < 5.0
         assert [case["length"] for case in found["scaling"]["length"]] == list(PROFILES["tiny"].lengths)
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_the_breakdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    breakdown.main(["tiny/redi/bf16", "--steps", "1", "--out", str(tmp_path)])
+    told = capsys.readouterr().out
+    shares = [int(share) for share in re.findall(r"(\d+)%", told)]
+    assert len(shares) == len(breakdown.PARTS)
+    assert all(shares)
+    assert sum(shares) == pytest.approx(100, abs=3)
+    assert (tmp_path / "breakdown.png").stat().st_size > 1000
 
 
 def test_a_missing_environment_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ def checkpoint(tmp_path: Path) -> str:
 
 def check(overrides: list[str], monkeypatch: pytest.MonkeyPatch, *, hub: bool, web: bool) -> str:
     """The complaint, empty where there is none."""
-    monkeypatch.setattr(preflight, "_is_reachable", lambda: hub)
+    monkeypatch.setattr(preflight, "is_hub_reachable", lambda: hub)
     monkeypatch.setattr(preflight, "_answers", lambda url: web)
     monkeypatch.setattr(preflight, "_is_at_hand", lambda key, path: False)
     try:

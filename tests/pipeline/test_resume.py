@@ -114,6 +114,16 @@ def assert_one_mlflow_run_each(outputs: Path) -> None:
         assert sorted(steps) == list(range(STEPS))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_first_step_says_resume_me(
+    number: signal.Signals, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning is at work already, and would end with 1."""
+    monkeypatch.setattr(UpdateNorm, "setup", lambda *_: signal.raise_signal(number))
+    interrupted(["+experiment=demo_sft", *tiny("eval=none", *BARE)])
+    assert f"{number.name}; to go on, give the same command again" in capsys.readouterr().err
+
+
 def test_the_first_stage_goes_on_too(tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None]) -> None:
     interrupt(2)
     interrupted(tiny("eval=none", *BARE))
