@@ -76,6 +76,8 @@ def _unresolved(node: Any, prefix: str = "") -> tuple[str, str] | None:
     keys = range(len(node)) if isinstance(node, ListConfig) else list(node)
     for key in keys:
         place = f"{prefix}.{key}" if prefix else str(key)
+        if OmegaConf.is_missing(node, key):
+            continue
         try:
             value = node[key]
         except OmegaConfBaseException as error:
@@ -128,7 +130,8 @@ def _texts(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield prefix, node
     elif isinstance(node, DictConfig | ListConfig):
         for key in range(len(node)) if isinstance(node, ListConfig) else list(node):
-            yield from _texts(node[key], f"{prefix}.{key}" if prefix else str(key))
+            if not OmegaConf.is_missing(node, key):  # a verb may do without a value that another requires
+                yield from _texts(node[key], f"{prefix}.{key}" if prefix else str(key))
 
 
 def check_store(uri: str | None) -> None:

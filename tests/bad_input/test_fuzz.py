@@ -225,11 +225,10 @@ def test_any_file_of_rows_is_accounted_for_or_refused(name: str, examples: int) 
 def test_any_parquet_file_is_accounted_for_or_refused(examples: int) -> None:
     def check(rows: list[dict[str, Any]], noise: tuple[int, bytes]) -> None:
         try:
-            table = pa.Table.from_pylist(rows)
+            stream = pa.BufferOutputStream()
+            pyarrow.parquet.write_table(pa.Table.from_pylist(rows), stream)
         except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError):
             return
-        stream = pa.BufferOutputStream()
-        pyarrow.parquet.write_table(table, stream)
         content = stream.getvalue().to_pybytes()
         place = noise[0] % len(content)
         for damaged in (content, content[:place], content[:place] + noise[1] + content[place + len(noise[1]) :]):

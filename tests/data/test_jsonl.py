@@ -30,7 +30,7 @@ def test_gzip_is_read_and_a_cut_one_refused(tmp_path: Path) -> None:
     ("line", "message"),
     [
         (b'{"a": 1', r"not valid JSON: .* at column 8 \(the file may be cut off here\)"),
-        (b'{"a": 1,}\n', r"not valid JSON: .* at column \d+$"),
+        (b'{"a": 1,}\n', r"not valid JSON: .* at column \d+; correct it$"),
         (b'{"a": "\xff"}', r"not valid UTF-8 \(byte 8 of the line\)"),
         (b'{"a": {"b": 1, "b": 2}}', 'not usable as JSON: key "b" is there twice'),
         (b'["a"]', r'expected a JSON object on each line, got \["a"\]'),

@@ -119,7 +119,7 @@ def test_a_signal_before_the_first_step_says_resume_me(
     number: signal.Signals, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Lightning is at work already, and would end with 1."""
-    monkeypatch.setattr(UpdateNorm, "setup", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(UpdateNorm, "setup", lambda *_, **__: signal.raise_signal(number))
     interrupted(["+experiment=demo_sft", *tiny("eval=none", *BARE)])
     assert f"{number.name}; to go on, give the same command again" in capsys.readouterr().err
 

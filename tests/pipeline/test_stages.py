@@ -106,7 +106,7 @@ def test_the_fingerprint_covers_the_bytes_of_the_data(tmp_path: Path) -> None:
 def test_experiments_that_start_from_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config("train", ["init_from=demo"])
     config.init_from = "demo_symmetric"
-    monkeypatch.setattr(stages, "load_config", lambda *_: config)
+    monkeypatch.setattr(stages, "load_earlier", lambda *_: config)
     with pytest.raises(UserError, match="in a circle"):
         resolve_chain(config, [])
 
