@@ -19,7 +19,7 @@ from redi_lab.tracking.store import MAX_METRICS_PER_CALL, MlflowStore, RunMissin
 
 _LOG = logging.getLogger(__name__)
 _MAX_BACKOFF = 32
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 30.0
 """The longest that a command waits for a store, at the beginning and at the end of a run."""
 
 

@@ -48,7 +48,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-VALID = [
+VALID: list[dict[str, Any]] = [
     GOOD,
     PAIR,
     RAW,
