@@ -271,7 +271,11 @@ def test_the_check_leaves_no_trace(is_training: bool, make_backbone: MakeBackbon
         ("gemma2", {"head_dim": 8}, "model.path: .* soft-capping"),
         ("mistral", {"sliding_window": 6}, "a sequence of 9 tokens exceeds the sliding window of 6"),
         ("qwen2", {"hidden_sise": 96}, r"^model\.config\.hidden_sise: Qwen2Config has no such field$"),
-        ("nonsense", {}, r"^model\.config: Unrecognized model identifier: nonsense; choose other sizes or another model_type$"),
+        (
+            "nonsense",
+            {},
+            r"^model\.config: Unrecognized model identifier: nonsense; choose other sizes or another model_type$",
+        ),
         (
             "xglm",
             dict.fromkeys(["num_key_value_heads", "intermediate_size", "initializer_range"]),

@@ -42,7 +42,7 @@ def make(corpus: TraceCorpus, encoder: TraceEncoder, **changes: Any) -> TraceDat
 
 def train_batches(data: TraceDataModule, epoch: int = 0) -> list[Batch]:
     loader = data.train_dataloader()
-    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    loader.sampler.set_epoch(epoch)  # type: ignore[union-attr]
     return list(loader)
 
 
