@@ -146,7 +146,7 @@ class GraderConfig:
     timeout_seconds: float = 10.0
     """Per answer."""
     memory_mb: int = 1024
-    """Per process."""
+    """Per process, beyond its libraries."""
 
 
 @dataclass

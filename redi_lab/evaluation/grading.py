@@ -19,6 +19,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import version
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
@@ -148,12 +149,20 @@ def _as_mathematics(text: str) -> str:
 
 
 def _limit_memory(memory_bytes: int) -> None:
-    """Worker initialiser: an allocation beyond the limit raises MemoryError in the worker, and there alone."""
+    """Worker initialiser: an allocation beyond the limit raises MemoryError in the worker, and there alone.
+
+    The limit is counted from here: a script that imports torch has its workers import it too, which would leave them
+    no room, and every answer unknown.
+    """
     import logging
     import resource
 
+    import math_verify  # noqa: F401 (libraries first, then the limit)
+
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # time-outs are reported as grades
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _worker_context() -> multiprocessing.context.BaseContext:
@@ -175,7 +184,7 @@ class Grader:
     Args:
         num_workers: Worker processes, at least 1.
         timeout_seconds: Time for one answer; after it the worker is killed and the verdict is unknown.
-        memory_mb: Address space of one worker, in MiB; math-verify itself needs about 300.
+        memory_mb: Address space that one worker may take beyond that of its libraries, in MiB.
 
     Raises:
         ValueError: A limit is not positive.

@@ -112,8 +112,9 @@ def start(folder: Path, objective: str, **options: Any) -> Any:
 
 
 def stop_server() -> None:
-    """End the fork server: all users of one share it, and grading workers have no room for what we let it import."""
+    """End the fork server, which others share, and let the next one import nothing of ours."""
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    _SERVER.set_forkserver_preload(["__main__"])  # what it is at first
 
 
 def start_two_ranks(folder: Path, objective: str) -> subprocess.Popen[bytes]:

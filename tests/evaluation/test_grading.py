@@ -196,6 +196,17 @@ def test_a_lost_worker_is_an_unknown_verdict(
         assert small.grade_all([(r"\boxed{\int x}", "y")]) == [Grade(Verdict.UNKNOWN, reason, r"\int x")]
 
 
+def test_libraries_of_the_calling_script_do_not_count(tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import transformers, torch\nfrom redi_lab.evaluation.grading import Grader\n"
+        "if __name__ == '__main__':\n    with Grader(1, memory_mb=512) as grader:\n"
+        r"        print(grader.grade_all([(r'\boxed{\sum_{k=1}^{2} k}', '3')])[0].reason)"
+    )
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert run.stdout == "equivalent by math-verify\n"
+
+
 def test_limits_must_be_positive() -> None:
     with pytest.raises(ValueError, match="timeout_seconds must be positive, got 0"):
         Grader(timeout_seconds=0)
