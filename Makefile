@@ -39,7 +39,7 @@ demo: .venv/.installed  ## SFT, then REDI, on the embedded task; table and curve
 	$(BIN)/python -m redi_lab $(ARGS)
 
 test: .venv/.installed  ## Run the default tests: offline, deterministic, a few minutes
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal $(ARGS)
 
 test-vllm: .venv/.installed .venv-vllm/.installed  ## Run the tests of the vLLM engine with real vLLM, on the CPU
 	$(BIN)/python -m pytest -m vllm $(ARGS)
