@@ -125,7 +125,7 @@ def _execute(name: str, config: DictConfig, overrides: list[str]) -> None:
 
 def _curate(arguments: list[str]) -> None:
     if arguments[:1] == ["preview"]:
-        from redi_lab.pipeline.preview import run_preview
+        from redi_lab.pipeline.preview.command import run_preview
 
         run_preview(arguments[1:])
     elif any(argument.lstrip("+").startswith("data.source.num_heldout=") for argument in arguments):
@@ -147,7 +147,7 @@ def _evaluate(arguments: list[str]) -> None:
 
 
 def _sweep(arguments: list[str]) -> None:
-    from redi_lab.pipeline.sweep import run_sweep
+    from redi_lab.pipeline.sweep.driver import run_sweep
 
     flags = [argument for argument in arguments if argument.startswith("-")]
     if flags in (["--help"], ["-h"]):
@@ -200,7 +200,7 @@ def _execute_apart(name: str, config: DictConfig, overrides: list[str]) -> None:
     """
     from hydra.core.hydra_config import HydraConfig
 
-    from redi_lab.pipeline.sweep_space import as_overrides
+    from redi_lab.pipeline.sweep.space import as_overrides
 
     hydra = HydraConfig.get()
     verb = [] if name == "train" else [name]

@@ -23,15 +23,15 @@ from redi_lab.config import load_config
 from redi_lab.errors import UserError
 from redi_lab.evaluation.engines import SamplingParams
 from redi_lab.evaluation.transformers_engine import TransformersEngine
-from redi_lab.pipeline.sweep import _publishable
-from redi_lab.pipeline.sweep_report import write_report
-from redi_lab.pipeline.sweep_study import Report, RunResult, RunSpec, open_study, work
+from redi_lab.pipeline.sweep.driver import _publishable
+from redi_lab.pipeline.sweep.report import write_report
+from redi_lab.pipeline.sweep.study import Report, RunResult, RunSpec, open_study, work
 from redi_lab.redaction import redact, secret_in
 from redi_lab.tracking.server import ui_command
 from tests.conftest import REPOSITORY
-from tests.pipeline import sweep_fakes as fakes
 from tests.pipeline.conftest import TINY_TASK, qwen_folder  # noqa: F401
-from tests.pipeline.test_sweep_study import planned
+from tests.pipeline.sweep import fakes
+from tests.pipeline.sweep.test_study import planned
 
 CODE = "import pathlib\npathlib.Path({marker!r}).touch()\n"
 

@@ -47,7 +47,7 @@ def doctor(arguments: list[str]) -> None:
     if names or settings["format"] not in ("table", "json"):
         raise UserError("doctor takes no words: redi-lab doctor [sweep.storage=URL] [engine.python=PATH] [format=json]")
     config = load_config("evaluate", ["checkpoint=.", *_pass_on(arguments)], check_paths=False)
-    from redi_lab.pipeline.doctor import run_doctor
+    from redi_lab.pipeline.doctor.command import run_doctor
 
     sys.exit(not run_doctor(config, settings["sweep.storage"], settings["engine.python"], settings["format"]))
 

@@ -32,7 +32,7 @@ from redi_lab.evaluation.benchmarks import load_file_benchmark
 from redi_lab.pipeline.arguments import check_arguments
 from redi_lab.pipeline.grade import check_rows
 from redi_lab.pipeline.resume import RECORD, read_run, recorded_overrides
-from redi_lab.pipeline.sweep_space import grid, parse_space
+from redi_lab.pipeline.sweep.space import grid, parse_space
 from tests.bad_input.rows import GOOD, PAIR, RAW, changed
 
 SCALARS = st.one_of(

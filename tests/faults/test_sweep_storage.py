@@ -17,10 +17,10 @@ import optuna
 import pytest
 
 from redi_lab.errors import UserError
-from redi_lab.pipeline import sweep_storage
-from redi_lab.pipeline.sweep_claims import Claims
-from redi_lab.pipeline.sweep_study import Report, RunResult, RunSpec, Sweep, open_study, work
-from tests.pipeline import sweep_fakes as fakes
+from redi_lab.pipeline.sweep import storage as sweep_storage
+from redi_lab.pipeline.sweep.claims import Claims
+from redi_lab.pipeline.sweep.study import Report, RunResult, RunSpec, Sweep, open_study, work
+from tests.pipeline.sweep import fakes
 
 
 def run(sweep: Sweep, in_the_second_trial: Callable[[], None]) -> dict[str, int]:

@@ -16,8 +16,8 @@ from rich.console import Console
 from redi_lab.data.curated import PAIRS_SCHEMA, TRACE_SCHEMA
 from redi_lab.data.tokenization import TraceEncoder, train_tokenizer
 from redi_lab.errors import UserError
-from redi_lab.pipeline.preview import preview, run_preview
-from redi_lab.pipeline.preview_marks import END_OF_TURN, Piece, Window, mark_pair, visible
+from redi_lab.pipeline.preview.command import preview, run_preview
+from redi_lab.pipeline.preview.marks import END_OF_TURN, Piece, Window, mark_pair, visible
 
 PNG = b"\x89PNG\r\n\x1a\n"
 ALL = Window(head=10_000, around=0, tail=0)
@@ -243,7 +243,7 @@ def test_sources_and_reasons_beyond_the_most_frequent_are_one_bar(tmp_path: Path
 
 
 def test_lengths_are_in_tokens_only_where_all_rows_have_them(tmp_path: Path) -> None:
-    from redi_lab.pipeline.preview import _contents
+    from redi_lab.pipeline.preview.command import _contents
 
     some = [demonstration(completion_tokens=5), demonstration(completion="abc")]
     pairs = [pair(rejected_tokens=7)]

@@ -22,8 +22,8 @@ from optuna.trial import TrialState
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from redi_lab.errors import RunInterruptedError, UserError
-from redi_lab.pipeline.sweep_results import best_trial, is_feasible
-from redi_lab.pipeline.sweep_study import RunTraining, Sweep, work
+from redi_lab.pipeline.sweep.results import best_trial, is_feasible
+from redi_lab.pipeline.sweep.study import RunTraining, Sweep, work
 
 _POLL_SECONDS = 1.0
 _FAREWELL_SECONDS = 20.0
@@ -123,7 +123,7 @@ def _work(sweep: Sweep, starts: Sequence[str], run: RunTraining | None, complain
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         if run is None:
-            from redi_lab.pipeline.sweep_run import train, train_start
+            from redi_lab.pipeline.sweep.trial_run import train, train_start
 
             run = train
             for start in starts:

@@ -16,9 +16,8 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from redi_lab.pipeline import doctor_machine as machine
-from redi_lab.pipeline import doctor_services as services
-from redi_lab.pipeline.doctor_machine import Finding
+from redi_lab.pipeline.doctor import machine, services
+from redi_lab.pipeline.doctor.machine import Finding
 
 Check = Callable[[], Iterator[Finding]]
 _SIGNS = {"ok": "[green]✓[/green]", "warning": "[yellow]![/yellow]", "failed": "[red]✗[/red]"}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from redi_lab.pipeline.preview_marks import visible
+from redi_lab.pipeline.preview.marks import visible
 
 RIGHT_COLOUR, WRONG_COLOUR, NEUTRAL_COLOUR = "#0072B2", "#D55E00", "#8A94A3"  # after Okabe and Ito: safe for all eyes
 _INK, _FAINT = "#1f2933", "#e4e7eb"

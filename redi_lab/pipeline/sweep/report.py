@@ -13,12 +13,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from redi_lab.pipeline.sweep_confirm import Confirmation
-from redi_lab.pipeline.sweep_experiment import experiment_text
-from redi_lab.pipeline.sweep_plots import plot_importances, plot_map, plot_parallel
-from redi_lab.pipeline.sweep_results import Budget, TrialView, best_trial, budget, view_trials
-from redi_lab.pipeline.sweep_space import as_overrides
-from redi_lab.pipeline.sweep_study import Sweep
+from redi_lab.pipeline.sweep.confirm import Confirmation
+from redi_lab.pipeline.sweep.experiment import experiment_text
+from redi_lab.pipeline.sweep.plots import plot_importances, plot_map, plot_parallel
+from redi_lab.pipeline.sweep.results import Budget, TrialView, best_trial, budget, view_trials
+from redi_lab.pipeline.sweep.space import as_overrides
+from redi_lab.pipeline.sweep.study import Sweep
 from redi_lab.redaction import redact
 
 PAGE = "index.html"

@@ -18,8 +18,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from redi_lab.pipeline.sweep_results import TrialView
-from redi_lab.pipeline.sweep_space import Parameter, Space, Value
+from redi_lab.pipeline.sweep.results import TrialView
+from redi_lab.pipeline.sweep.space import Parameter, Space, Value
 
 _COLLAPSED, _PRUNED = "#D55E00", "#8c8c8c"
 _COLOURS = "viridis"

@@ -12,8 +12,8 @@ from rich.console import Console, Group
 from rich.panel import Panel
 from rich.text import Text
 
-from redi_lab.pipeline.preview_html import Fact
-from redi_lab.pipeline.preview_marks import PairView, Piece, Side, visible
+from redi_lab.pipeline.preview.html import Fact
+from redi_lab.pipeline.preview.marks import PairView, Piece, Side, visible
 
 _STYLES = {"chosen": "blue", "rejected": "red"}
 

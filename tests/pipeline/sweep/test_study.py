@@ -17,10 +17,10 @@ import pytest
 from optuna.trial import TrialState
 
 from redi_lab.errors import RunInterruptedError, UserError
-from redi_lab.pipeline.sweep_claims import Claims, fixed_parameters
-from redi_lab.pipeline.sweep_results import best_trial, budget, view_trials
-from redi_lab.pipeline.sweep_space import grid, parse_space
-from redi_lab.pipeline.sweep_study import (
+from redi_lab.pipeline.sweep.claims import Claims, fixed_parameters
+from redi_lab.pipeline.sweep.results import best_trial, budget, view_trials
+from redi_lab.pipeline.sweep.space import grid, parse_space
+from redi_lab.pipeline.sweep.study import (
     Report,
     RunResult,
     RunSpec,
@@ -30,10 +30,10 @@ from redi_lab.pipeline.sweep_study import (
     violation,
     work,
 )
-from redi_lab.pipeline.sweep_workers import run_workers, worker_environment
+from redi_lab.pipeline.sweep.workers import run_workers, worker_environment
 from redi_lab.schema import SweepConfig
 from tests.conftest import REPOSITORY
-from tests.pipeline import sweep_fakes as fakes
+from tests.pipeline.sweep import fakes
 
 
 def planned(sweep: Sweep, lease_seconds: float = 60.0) -> tuple[optuna.Study, Claims]:
@@ -297,7 +297,7 @@ def test_after_a_kill_nothing_is_lost_or_run_twice(storage: str, tmp_path: Path)
     """SIGKILL during the third trial: two are kept, the third is run again with the same parameters."""
     sweep = fakes.make_sweep(tmp_path, storage)
     study, _ = planned(sweep)
-    line = [sys.executable, "-m", "tests.pipeline.sweep_fakes", str(tmp_path), storage]
+    line = [sys.executable, "-m", "tests.pipeline.sweep.fakes", str(tmp_path), storage]
     worker = subprocess.Popen(line, cwd=REPOSITORY)
     log = tmp_path / "log"
     deadline = time.monotonic() + 120

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from redi_lab.pipeline.preview_marks import PairView, Piece, Side, visible
+from redi_lab.pipeline.preview.marks import PairView, Piece, Side, visible
 
 _SIGNS = {True: ("right", "✓"), False: ("wrong", "✗"), None: ("unknown", "?")}
 

@@ -11,16 +11,16 @@ import pytest
 from omegaconf import OmegaConf
 
 from redi_lab.config import load_config
-from redi_lab.pipeline.sweep_confirm import compare_arms, confirm
-from redi_lab.pipeline.sweep_experiment import experiment_text
-from redi_lab.pipeline.sweep_plots import _Axis, plot_map
-from redi_lab.pipeline.sweep_report import parameter_importances, summarise, write_report
-from redi_lab.pipeline.sweep_results import TrialView, best_trial, seed_interval, view_trials
-from redi_lab.pipeline.sweep_space import parse_space
-from redi_lab.pipeline.sweep_storage import open_storage
-from redi_lab.pipeline.sweep_study import Report, RunResult, RunSpec, Sweep, open_study, work
-from tests.pipeline import sweep_fakes as fakes
-from tests.pipeline.test_sweep_study import planned
+from redi_lab.pipeline.sweep.confirm import compare_arms, confirm
+from redi_lab.pipeline.sweep.experiment import experiment_text
+from redi_lab.pipeline.sweep.plots import _Axis, plot_map
+from redi_lab.pipeline.sweep.report import parameter_importances, summarise, write_report
+from redi_lab.pipeline.sweep.results import TrialView, best_trial, seed_interval, view_trials
+from redi_lab.pipeline.sweep.space import parse_space
+from redi_lab.pipeline.sweep.storage import open_storage
+from redi_lab.pipeline.sweep.study import Report, RunResult, RunSpec, Sweep, open_study, work
+from tests.pipeline.sweep import fakes
+from tests.pipeline.sweep.test_study import planned
 
 
 @pytest.fixture(scope="module")

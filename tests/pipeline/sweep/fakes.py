@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from redi_lab.errors import UserError
-from redi_lab.pipeline.sweep_study import Report, RunResult, RunSpec, Sweep, work
+from redi_lab.pipeline.sweep.study import Report, RunResult, RunSpec, Sweep, work
 from redi_lab.schema import SweepConfig
 
 STEPS = 100

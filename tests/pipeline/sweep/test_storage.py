@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from redi_lab.errors import UserError
-from redi_lab.pipeline.sweep_storage import check_storage, open_storage, study_lock
+from redi_lab.pipeline.sweep.storage import check_storage, open_storage, study_lock
 from redi_lab.redaction import redact
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from redi_lab.errors import UserError
-from redi_lab.pipeline.doctor_machine import Finding
+from redi_lab.pipeline.doctor.machine import Finding
 
 _VLLM_SECONDS, _TRAINING_SECONDS = 60, 120
 _TINY = (
@@ -70,7 +70,7 @@ def check_optuna(storage: str) -> Iterator[Finding]:
     """Whether a sweep's storage can be opened; `storage` may be empty, for the default of a file in its own folder."""
     import optuna
 
-    from redi_lab.pipeline.sweep_storage import check_storage, open_storage
+    from redi_lab.pipeline.sweep.storage import check_storage, open_storage
     from redi_lab.redaction import redact
 
     if not storage:

@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from redi_lab.evaluation.metrics import t_quantile
-from redi_lab.pipeline.sweep_space import Space, Value
+from redi_lab.pipeline.sweep.space import Space, Value
 
 
 @final

@@ -18,7 +18,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from redi_lab.pipeline.sweep_storage import study_lock
+from redi_lab.pipeline.sweep.storage import study_lock
 
 _LOG = logging.getLogger(__name__)
 _BEATS_PER_LEASE = 4

@@ -19,13 +19,13 @@ from redi_lab.config import CONFIG_DIR, load_config, metric_names
 from redi_lab.errors import UserError
 from redi_lab.pipeline.inheritance import inherited
 from redi_lab.pipeline.preflight import check_hub
-from redi_lab.pipeline.sweep_claims import Claims
-from redi_lab.pipeline.sweep_confirm import Confirmation, confirm
-from redi_lab.pipeline.sweep_results import best_trial
-from redi_lab.pipeline.sweep_space import Space, as_overrides, check_space, grid, parse_space
-from redi_lab.pipeline.sweep_storage import check_storage, study_lock
-from redi_lab.pipeline.sweep_study import Sweep, open_study
-from redi_lab.pipeline.sweep_workers import run_workers
+from redi_lab.pipeline.sweep.claims import Claims
+from redi_lab.pipeline.sweep.confirm import Confirmation, confirm
+from redi_lab.pipeline.sweep.results import best_trial
+from redi_lab.pipeline.sweep.space import Space, as_overrides, check_space, grid, parse_space
+from redi_lab.pipeline.sweep.storage import check_storage, study_lock
+from redi_lab.pipeline.sweep.study import Sweep, open_study
+from redi_lab.pipeline.sweep.workers import run_workers
 from redi_lab.redaction import redact
 from redi_lab.schema import SweepConfig
 
@@ -176,7 +176,7 @@ def _open_parent_run(config: DictConfig, sweep: Sweep, study: optuna.Study) -> s
 def _report(config: DictConfig, sweep: Sweep, study: optuna.Study, confirmation: Confirmation | None) -> None:
     """Write page, plots, experiment and summary, and put them into MLflow where the study's run is this folder's."""
     from redi_lab.pipeline.run import make_logger, write_summary
-    from redi_lab.pipeline.sweep_report import conclusions, summarise, write_report
+    from redi_lab.pipeline.sweep.report import conclusions, summarise, write_report
     from redi_lab.tracking.state import STATE_FILE
 
     public = _publishable(config)

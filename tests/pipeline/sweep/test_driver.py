@@ -16,10 +16,10 @@ import pytest
 from redi_lab.cli import main
 from redi_lab.config import load_config
 from redi_lab.errors import UserError
-from redi_lab.pipeline.sweep import _publishable, _starts, compose_sweep, sweep_names
+from redi_lab.pipeline.sweep.driver import _publishable, _starts, compose_sweep, sweep_names
 from tests.conftest import REPOSITORY
-from tests.pipeline import sweep_fakes as fakes
 from tests.pipeline.conftest import TINY_TASK
+from tests.pipeline.sweep import fakes
 
 SMALL = ["name=s", "+experiment=demo", "sweep.space={loss.alpha:[0.2,0.8]}", "sweep.num_trials=2"]
 
@@ -192,8 +192,8 @@ def test_two_workers_share_a_study_on_postgresql(
     postgresql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One dies at once and is replaced; two commands that start together make one study."""
-    from redi_lab.pipeline.sweep_workers import run_workers
-    from tests.pipeline.test_sweep_study import planned, states
+    from redi_lab.pipeline.sweep.workers import run_workers
+    from tests.pipeline.sweep.test_study import planned, states
 
     monkeypatch.setenv("PYTHONWARNINGS", "default")
     sweep = fakes.make_sweep(tmp_path, num_trials=8, num_workers=2, lease_seconds=1.0)

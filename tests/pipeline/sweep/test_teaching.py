@@ -13,8 +13,8 @@ import pytest
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import Trial, TrialState
 
-from redi_lab.pipeline.sweep_study import CONSTRAINT, RunResult, told_value, violation
-from tests.pipeline.sweep_fakes import STEPS, accuracy
+from redi_lab.pipeline.sweep.study import CONSTRAINT, RunResult, told_value, violation
+from tests.pipeline.sweep.fakes import STEPS, accuracy
 
 Tell = Callable[[optuna.Study, Trial, float, int], None]
 

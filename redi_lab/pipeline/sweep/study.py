@@ -25,9 +25,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from redi_lab.errors import UserError
-from redi_lab.pipeline.sweep_claims import Claims, origin
-from redi_lab.pipeline.sweep_space import Space, as_overrides, parse_space, suggest
-from redi_lab.pipeline.sweep_storage import open_storage, quieten_optuna, study_lock
+from redi_lab.pipeline.sweep.claims import Claims, origin
+from redi_lab.pipeline.sweep.space import Space, as_overrides, parse_space, suggest
+from redi_lab.pipeline.sweep.storage import open_storage, quieten_optuna, study_lock
 from redi_lab.redaction import redact
 from redi_lab.schema import SweepConfig
 

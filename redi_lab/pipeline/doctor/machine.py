@@ -22,7 +22,7 @@ from packaging.specifiers import SpecifierSet
 
 from redi_lab.callbacks.disk import in_words
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
+_REPOSITORY = Path(__file__).resolve().parents[3]
 _LOCK = "requirements.lock"
 _REINSTALL = "make install (or pip install -r requirements.lock)"
 _FEW_BYTES = 5 * 10**9  # a run of the embedded task needs 50 MB, one of 1.5 billion weights some 30 GB

@@ -21,10 +21,10 @@ from rich.console import Console
 from redi_lab.data.curated import PAIRS_FILE, SFT_FILE
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.errors import UserError
-from redi_lab.pipeline.preview_html import Fact, render_page
-from redi_lab.pipeline.preview_marks import Window, mark_pair
-from redi_lab.pipeline.preview_plots import drops_figure, lengths_figure, sources_figure
-from redi_lab.pipeline.preview_screen import show
+from redi_lab.pipeline.preview.html import Fact, render_page
+from redi_lab.pipeline.preview.marks import Window, mark_pair
+from redi_lab.pipeline.preview.plots import drops_figure, lengths_figure, sources_figure
+from redi_lab.pipeline.preview.screen import show
 
 PAGE_WINDOW = Window(head=160, around=120, tail=60)
 SCREEN_WINDOW = Window(head=40, around=40, tail=20)

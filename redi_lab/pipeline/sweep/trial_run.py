@@ -18,8 +18,8 @@ from redi_lab.evaluation.results import load_result
 from redi_lab.pipeline.inheritance import earlier_overrides
 from redi_lab.pipeline.run import SUMMARY
 from redi_lab.pipeline.stages import StageCache, resolve_chain
-from redi_lab.pipeline.sweep_space import as_overrides
-from redi_lab.pipeline.sweep_study import Report, RunResult, RunSpec
+from redi_lab.pipeline.sweep.space import as_overrides
+from redi_lab.pipeline.sweep.study import Report, RunResult, RunSpec
 from redi_lab.pipeline.train import run_training
 from redi_lab.tracking.journal import read_curves
 from redi_lab.tracking.state import METRICS_FILE

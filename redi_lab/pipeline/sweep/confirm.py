@@ -15,11 +15,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from redi_lab.errors import UserError
 from redi_lab.evaluation.metrics import Estimate, Verdicts, paired_difference
-from redi_lab.pipeline.sweep_claims import Claims
-from redi_lab.pipeline.sweep_results import seed_interval
-from redi_lab.pipeline.sweep_space import as_overrides, grid
-from redi_lab.pipeline.sweep_study import RunTraining, Sweep, open_study
-from redi_lab.pipeline.sweep_workers import run_workers
+from redi_lab.pipeline.sweep.claims import Claims
+from redi_lab.pipeline.sweep.results import seed_interval
+from redi_lab.pipeline.sweep.space import as_overrides, grid
+from redi_lab.pipeline.sweep.study import RunTraining, Sweep, open_study
+from redi_lab.pipeline.sweep.workers import run_workers
 
 
 @final

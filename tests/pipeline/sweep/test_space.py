@@ -9,7 +9,7 @@ import pytest
 
 from redi_lab.config import load_config
 from redi_lab.errors import UserError
-from redi_lab.pipeline.sweep_space import as_overrides, check_space, grid, parse_space, suggest
+from redi_lab.pipeline.sweep.space import as_overrides, check_space, grid, parse_space, suggest
 
 CONDITIONAL: dict[str, Any] = {
     "loss": ["redi", "dpo", "simpo"],
