@@ -33,6 +33,7 @@ from redi_lab.config_checks import (
     check_store,
     check_trainer,
     in_words,
+    is_whole,
     resolve,
 )
 from redi_lab.errors import UserError
@@ -411,14 +412,14 @@ _RULES: tuple[_Rule, ...] = (
          "callbacks.collapse.snapshot_every_n_steps", "curation.pairs_per_problem",
          "engine.max_batch_tokens", "engine.data_parallel_size", "engine.tensor_parallel_size",
          "curation.ngram", "curation.grading.num_workers", "sweep.num_trials", "sweep.num_workers"),
-        lambda value: isinstance(value, int) and value >= 1,
+        is_whole(1),
         "a whole number of at least 1",
     ),
     (
         ("data.num_validation", "data.num_development", "data.num_workers", "eval.seed", "data.source.num_heldout",
          "curation.num_workers",
          "sweep.max_retries", "callbacks.collapse.max_rollbacks"),
-        lambda value: isinstance(value, int) and value >= 0,
+        is_whole(0),
         "a whole number of at least 0",
     ),
     (
@@ -453,7 +454,7 @@ _RULES: tuple[_Rule, ...] = (
         ("model.config.hidden_size", "model.config.num_hidden_layers", "model.config.num_attention_heads",
          "model.config.num_key_value_heads", "model.config.intermediate_size", "model.config.max_position_embeddings",
          "data.source.num_problems", "callbacks.probes.num_tokens"),
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 1,
+        is_whole(1),
         "a whole number of at least 1",
     ),
     (("logger.experiment_name",), lambda value: bool(value.strip()), "a name"),

@@ -172,13 +172,14 @@ def in_words(hint: Any) -> str:
     return _WORDS.get(hint, "a mapping {KEY: VALUE}")
 
 
-def _is_whole(low: int) -> Callable[[Any], bool]:
+def is_whole(low: int) -> Callable[[Any], bool]:
+    """A test for whole numbers from `low`; true and false, which Python counts among them, are none."""
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
 
 
 def _is_share(value: Any) -> bool:
     """A share of the batches (float), or their number (int), as Lightning has it."""
-    return _is_whole(0)(value) or (isinstance(value, float) and 0 <= value <= 1)
+    return is_whole(0)(value) or (isinstance(value, float) and 0 <= value <= 1)
 
 
 def _is_flag(value: Any) -> bool:
@@ -190,8 +191,8 @@ def _is_beta(value: Any) -> bool:
 
 
 _TRAINER: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    (("min_epochs", "min_steps"), _is_whole(0), "a whole number of at least 0"),
-    (("log_every_n_steps", "check_val_every_n_epoch"), _is_whole(1), "a whole number of at least 1"),
+    (("min_epochs", "min_steps"), is_whole(0), "a whole number of at least 0"),
+    (("log_every_n_steps", "check_val_every_n_epoch"), is_whole(1), "a whole number of at least 1"),
     (("limit_train_batches", "limit_val_batches"), _is_share, "a share from 0.0 to 1.0 or a number of batches"),
     (
         ("val_check_interval",),
@@ -218,9 +219,9 @@ def check_trainer(trainer: DictConfig) -> None:
             if value is not None and not is_allowed(value):
                 raise UserError(f"trainer.{key}={value}: must be {allowed}")
     epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", -1)
-    if steps != -1 and not _is_whole(1)(steps):
+    if steps != -1 and not is_whole(1)(steps):
         raise UserError(f"trainer.max_steps={steps}: must be a whole number of at least 1, or -1: max_epochs decides")
-    if not _is_whole(1)(epochs) and (steps == -1 or epochs not in (None, -1)):
+    if not is_whole(1)(epochs) and (steps == -1 or epochs not in (None, -1)):
         raise UserError(
             f"trainer.max_epochs={epochs}: must be a whole number of at least 1 (or -1 beside trainer.max_steps)"
         )
