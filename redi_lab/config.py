@@ -603,8 +603,8 @@ def _is_source(path: str | None) -> bool:
     return path is not None and (Path(path).is_file() or is_hub_id(path) or is_url(path))
 
 
-def _list(names: Sequence[str], wrong: str) -> str:
-    close = difflib.get_close_matches(wrong, names, n=1)
+def _list(names: Sequence[str], wrong: object) -> str:
+    close = difflib.get_close_matches(str(wrong), names, n=1)
     return ", ".join(names) + (f" (did you mean {close[0]}?)" if close else "")
 
 

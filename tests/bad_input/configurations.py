@@ -91,6 +91,7 @@ _TRAIN: dict[str, str] = {
     "data.max_prompt_tokens=0": r"data\.max_prompt_tokens=0: must be a whole number of at least 1",
     "eval.top_p=0": r"eval\.top_p=0\.0: must be in \(0, 1\]",
     "callbacks.probes.num_examples=true": r"callbacks\.probes\.num_examples=True: must be a whole number of at least 1",
+    "callbacks.checkpoints.monitor=0": r"callbacks\.checkpoints\.monitor=0: no such metric",
     "eval.grader.memory_mb=-5": r"eval\.grader\.memory_mb=-5: must be at least 512",
     "engine.device=tpu": r"engine\.device=tpu: must be auto, cpu, mps",
     "callbacks.state.keep_last=0": r"callbacks\.state\.keep_last=0: must be a whole number of at least 1",
