@@ -39,11 +39,12 @@ def test_two_ranks_give_the_parameters_of_one(objective: str, two_ranks: list[di
 
     alone = train(objective)["parameters"]
     data = make_data(objective, batch_size=BATCH_SIZES[objective], num_validation=4)
-    assert len(data.train_examples) % BATCH_SIZES[objective] == 1  # the last batch is smaller than the ranks
-    assert len(alone) == len(first["parameters"]) == -(-len(data.train_examples) // BATCH_SIZES[objective])
+    if objective != "unpaired_redi":  # whose batches are of nearly one size
+        assert len(data.train_examples) % BATCH_SIZES[objective] == 1  # the last batch is smaller than the ranks
+    assert len(alone) == len(first["parameters"]) == len(data.train_dataloader())
     for step, (one, two) in enumerate(zip(alone, first["parameters"], strict=True)):
         assert relative_error(two, one) < 1e-5, step
-    assert relative_error(alone[-1], alone[-2]) > 1e-3  # the step of the small last batch moves, too
+    assert relative_error(alone[-1], alone[-2]) > 1e-3  # the step of a small last batch moves, too
 
 
 @every_objective
