@@ -31,7 +31,7 @@ def write_report(sweep: Sweep, study: optuna.Study, confirmation: Confirmation |
     Returns:
         The files, the page last.
     """
-    trials, space, metric = view_trials(study, sweep.space), sweep.space, sweep.settings.metric
+    trials, space, metric = view_trials(study), sweep.space, sweep.settings.metric
     files = [plot_map(trials, space, metric, sweep.folder / "map.png")]
     if any(t.value is not None and math.isfinite(t.value) for t in trials):
         files.append(plot_parallel(trials, space, metric, sweep.folder / "parallel.png"))
@@ -48,7 +48,7 @@ def write_report(sweep: Sweep, study: optuna.Study, confirmation: Confirmation |
 
 def summarise(sweep: Sweep, study: optuna.Study, confirmation: Confirmation | None) -> dict[str, Any]:
     """What summary.json says of a study."""
-    trials, winner = view_trials(study, sweep.space), best_trial(study)
+    trials, winner = view_trials(study), best_trial(study)
     used = budget(trials)
     metrics: dict[str, float] = {f"num_{word}": sum(t.outcome == word for t in trials) for word in _OUTCOMES}
     metrics |= {"steps": used.steps, "planned_steps": used.planned_steps, "seconds": used.seconds}
@@ -88,7 +88,7 @@ _OUTCOMES = ("finished", "collapsed", "pruned", "failed")
 
 def conclusions(sweep: Sweep, study: optuna.Study, confirmation: Confirmation | None) -> list[str]:
     """What came out, in sentences for the screen."""
-    trials, winner = view_trials(study, sweep.space), best_trial(study)
+    trials, winner = view_trials(study), best_trial(study)
     lines = [_headline(sweep, trials, winner), _budget_line(budget(trials))]
     lines += [] if confirmation is None else [f"{confirmation.verdict()}."]
     return lines if winner is None else [*lines, f"Train it:   {best_command(sweep)}"]

@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from redi_lab.evaluation.metrics import t_quantile
-from redi_lab.pipeline.sweep.space import Space, Value
+from redi_lab.pipeline.sweep.space import Value
 
 
 @final
@@ -79,12 +79,12 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
     return min(trials, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
 
 
-def view_trials(study: optuna.Study, space: Space) -> list[TrialView]:
+def view_trials(study: optuna.Study) -> list[TrialView]:
     """All trials that ended, without attempts that were interrupted and retried."""
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
     num_seeds = max(len(study.user_attrs["definition"]["seeds"]), 1)
     ended = [trial for trial in finished if trial.state != TrialState.FAIL or "error" in trial.user_attrs]
-    return [_view(trial, space, num_seeds) for trial in ended]
+    return [_view(trial, num_seeds) for trial in ended]
 
 
 def budget(trials: Sequence[TrialView]) -> Budget:
@@ -103,7 +103,7 @@ def seed_interval(values: Sequence[float]) -> tuple[float, float] | None:
     return centre - half, centre + half
 
 
-def _view(trial: FrozenTrial, space: Space, num_seeds: int) -> TrialView:
+def _view(trial: FrozenTrial, num_seeds: int) -> TrialView:
     runs = trial.user_attrs.get("runs", [])
     measured = [run["value"] for run in runs if run["value"] is not None]
     outcome = {TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}.get(trial.state, "finished")
@@ -116,7 +116,7 @@ def _view(trial: FrozenTrial, space: Space, num_seeds: int) -> TrialView:
     planned = max((run["planned_steps"] for run in runs), default=0)
     return TrialView(
         number=trial.number,
-        values={p.path: trial.params[p.name] for p in space if p.name in trial.params},
+        values=trial.user_attrs.get("values", {}),
         outcome=outcome,
         value=trial.value,
         interval=_interval(runs, measured),

@@ -79,7 +79,8 @@ class Parameter:
         if self.is_int:
             step = 1 if self.step is None else int(self.step)
             return trial.suggest_int(self.name, int(self.low), int(self.high), step=step, log=self.log)
-        return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
+        value = trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
+        return value if self.step is None else _on_step(value)
 
     def points(self) -> tuple[Value, ...]:
         """All its values.
@@ -95,8 +96,7 @@ class Parameter:
                 f"sweep.space: {self.path} is a continuous range, which sweep.sampler=grid cannot exhaust: give step"
                 " or a list of values"
             )
-        # Rounded, because 0.1 + 0.1 + 0.1 would be another value than the 0.3 that is stored.
-        values = [round(self.low + i * step, 12) for i in range(math.floor((self.high - self.low) / step + 1e-9) + 1)]
+        values = [_on_step(self.low + i * step) for i in range(math.floor((self.high - self.low) / step + 1e-9) + 1)]
         return tuple(int(v) for v in values) if self.is_int else tuple(values)
 
     def ends(self) -> tuple[Value, ...]:
@@ -267,6 +267,11 @@ def _check_conditions(parameter: Parameter, earlier: Sequence[Parameter]) -> Non
                     f"sweep.space.{parameter.path}.when: {path} is never {value}; it is one of"
                     f" {', '.join(map(str, choices))}"
                 )
+
+
+def _on_step(value: float) -> float:
+    """0.1 + 0.1 + 0.1 is 0.3: what a command and a condition say."""
+    return round(value, 12)
 
 
 def _literal(value: Value) -> str:

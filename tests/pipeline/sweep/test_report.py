@@ -47,7 +47,7 @@ def test_the_page_needs_nothing_else_and_tells_all(finished: Sweep) -> None:
     page = files[-1].read_text()
     assert page.count("data:image/png;base64,") == 3
     assert "http" not in page.replace('http-equiv="Content-Security-Policy"', "")
-    outcomes = {trial.outcome for trial in view_trials(study, finished.space)}
+    outcomes = {trial.outcome for trial in view_trials(study)}
     assert outcomes == {"finished", "collapsed", "pruned", "failed"}
     for part in ("collapsed at step", "both fell", "behind", "no such file", "Confirmation", "saved", "run of "):
         assert part in page

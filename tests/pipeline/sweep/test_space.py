@@ -42,6 +42,11 @@ def test_steps_are_the_decimal_numbers_that_were_written() -> None:
     )  # fmt: skip
 
 
+def test_a_trial_gets_the_decimal_number_too() -> None:
+    space = parse_space({"loss.alpha": {"low": 0.2, "high": 1.0, "step": 0.2}})
+    assert suggest(space, optuna.trial.FixedTrial({"loss.alpha": 0.2 + 2 * 0.2})) == {"loss.alpha": 0.6}
+
+
 @pytest.mark.parametrize(
     ("value", "override"),
     [

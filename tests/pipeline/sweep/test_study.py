@@ -144,7 +144,7 @@ def test_a_trial_is_the_mean_over_its_seeds_and_goes_on_where_it_was_interrupted
     assert study.best_trial.params == study.trials[0].params
     assert study.best_trial.user_attrs["retry_of"] == 0
     assert len({folder for folder in folders if "seed=2" in folder.name}) == 1  # where the interrupted run can go on
-    view = view_trials(study, sweep.space)
+    view = view_trials(study)
     assert [trial.number for trial in view] == [1]  # the interrupted attempt is no trial of its own
     half = 4.302652729911275 * 0.1 / math.sqrt(3)  # Student's t with two degrees of freedom
     assert view[0].interval == pytest.approx((0.2 - half, 0.2 + half))
@@ -164,7 +164,7 @@ def test_a_collapse_is_told_with_its_worst_value_its_step_and_a_violated_constra
     assert (trial.user_attrs["collapse_step"], trial.user_attrs["collapse_reason"]) == (20, "both fell")
     assert trial.intermediate_values.keys() == {0, 10}
     assert best_trial(study) is None
-    view = view_trials(study, sweep.space)
+    view = view_trials(study)
     assert (view[0].outcome, view[0].step, view[0].reason) == ("collapsed", 20, "both fell")
     assert (budget(view).steps, budget(view).planned_steps) == (20, 100)
 
@@ -202,7 +202,7 @@ def test_a_trial_that_is_behind_is_pruned(tmp_path: Path) -> None:
     study, _ = planned(sweep)
     work(sweep, fakes.train)
     assert states(study)["PRUNED"] >= 2
-    view = [trial for trial in view_trials(study, sweep.space) if trial.outcome == "pruned"]
+    view = [trial for trial in view_trials(study) if trial.outcome == "pruned"]
     assert all(trial.reason == "behind" and trial.step is not None and 0 < trial.step < 100 for trial in view)
     assert budget(view).steps < budget(view).planned_steps == 100 * len(view)
     best = best_trial(study)
@@ -221,7 +221,7 @@ def test_a_failing_trial_costs_itself_and_a_row_of_them_the_study(tmp_path: Path
     work(sweep, sometimes)
     assert states(study) == {"COMPLETE": 3, "FAIL": 1}
     assert study.trials[1].user_attrs["error"] == "data.path=nowhere: no such file"
-    assert view_trials(study, sweep.space)[1].outcome == "failed"
+    assert view_trials(study)[1].outcome == "failed"
     claims.plan(8)  # the same command makes up for what failed
     with pytest.raises(UserError, match=r"3 trials failed in a row, the last with: data.path=nowhere"):
         work(sweep, fakes.fail)
