@@ -36,7 +36,7 @@ from redi_lab.config_checks import (
     is_whole,
     resolve,
 )
-from redi_lab.errors import UserError
+from redi_lab.errors import UserError, in_short
 from redi_lab.schema import (
     CALLBACK_METRICS,
     LOSSES,
@@ -231,7 +231,7 @@ def _conform(group: str, value: Any, schema: type[Any]) -> DictConfig:
         plain = OmegaConf.to_container(value)
         structured = OmegaConf.merge(OmegaConf.structured(schema), plain)
     except ConfigKeyError as error:  # of a dataclass in a dataclass
-        raise UserError(f"unknown key {group}.{error.full_key}: {_first_line(error)}") from error
+        raise UserError(f"unknown key {group}.{error.full_key}: {in_short(error)}") from error
     except OmegaConfBaseException as error:
         key = error.full_key or _first_misfit(schema, plain)
         given = OmegaConf.select(value, key)
@@ -564,7 +564,7 @@ def explain_composition(error: Exception, name: str, overrides: Sequence[str], c
     if there := re.search(r"Could not append to config. An item is already at '(.+)'", text):
         return f"+{there[1]}: is there already; drop the +"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read as KEY=VALUE ({_first_line(error)}); quote what holds = , [ or {{"
+        return f"{error.override}: cannot be read as KEY=VALUE ({in_short(error)}); quote what holds = , [ or {{"
     if isinstance(error, ConfigCompositionException) and (needed := re.match(r"You must specify '(\w+)'", text)):
         found = sorted(path.stem for path in (config_dir / needed[1]).glob("*.yaml"))
         return f"{needed[1]} is required and has no default: add {needed[1]}=NAME, one of {', '.join(found)}"
@@ -574,7 +574,7 @@ def explain_composition(error: Exception, name: str, overrides: Sequence[str], c
         found = sorted(path.stem for path in (config_dir / group).glob("*.yaml"))
         return f"{group}={wrong}: no such option; choose {_list(found, wrong)}"
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
-    return _explain_key(unknown.group(1), name, overrides, config_dir) if unknown else _first_line(error)
+    return _explain_key(unknown.group(1), name, overrides, config_dir) if unknown else in_short(error)
 
 
 def _explain_key(key: str, name: str, overrides: Sequence[str], config_dir: Path) -> str:
@@ -610,7 +610,3 @@ def _list(names: Sequence[str], wrong: object) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -20,6 +20,13 @@ class UserError(ValueError):
         super().__init__(" ".join(line.strip() for line in message.splitlines()).strip())
 
 
+def in_short(error: Exception) -> str:
+    """What an exception says, in one line that a person may read; libraries append pages of names and advice."""
+    first, *more = (str(error).strip() or type(error).__name__).splitlines()
+    text = f"{first} {more[0].strip()}" if first.endswith(":") and more else first
+    return text if len(text) <= 200 else f"{text[:200].rpartition(' ')[0]} …"
+
+
 EXIT_RESUMABLE = 75
 """EX_TEMPFAIL of sysexits.h: the command was interrupted, and the same command goes on where it stopped."""
 

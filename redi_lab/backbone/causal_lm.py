@@ -20,10 +20,10 @@ from transformers.utils import is_flash_attn_2_available
 
 from redi_lab.backbone.attention import PACKED_SDPA, PADDED, from_grid, packed_arguments, to_grid
 from redi_lab.backbone.hub import from_hub, load_tokenizer
-from redi_lab.backbone.weights import check_loaded, check_vocabulary, in_short
+from redi_lab.backbone.weights import check_loaded, check_vocabulary
 from redi_lab.data.packing import MicroBatch, make_batch
 from redi_lab.data.tokenization import TokenizedSequence
-from redi_lab.errors import UserError
+from redi_lab.errors import UserError, in_short
 
 
 @final

@@ -9,8 +9,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from redi_lab.backbone.weights import in_short
-from redi_lab.errors import UserError
+from redi_lab.errors import UserError, in_short
 
 TIMEOUT_S = 5.0
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # without OWNER/ for the oldest models
@@ -71,6 +70,6 @@ def _why_unreachable(path: str, revision: str | None) -> str | None:
     except (RepositoryNotFoundError, RevisionNotFoundError):
         return "it is no local folder, and the Hugging Face hub has no such model, or not for you (hf auth login)"
     except Exception as error:  # name resolution, proxy, TLS, time-out, offline mode: each HTTP library has its own
-        line = f"{type(error).__name__}: {error}".split("\n")[0]
+        line = f"{type(error).__name__}: {in_short(error)}"
         return f"it is no local folder, not in the hub's cache, and the hub cannot be reached ({line})"
     return None

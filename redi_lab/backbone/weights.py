@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from redi_lab.errors import UserError
+from redi_lab.errors import UserError, in_short
 
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -105,10 +105,3 @@ def check_vocabulary(model: Any, tokenizer: Any, place: str) -> None:
                 f"{place}: the tokenizer has {len(tokenizer)} tokens, the model's {part} {rows}; give the"
                 " tokenizer that the model was trained with"
             )
-
-
-def in_short(error: Exception) -> str:
-    """What an exception says, in one line that a person may read; libraries append pages of names and advice."""
-    first, *more = (str(error).strip() or type(error).__name__).splitlines()
-    text = f"{first} {more[0].strip()}" if first.endswith(":") and more else first
-    return text if len(text) <= 200 else f"{text[:200].rpartition(' ')[0]} …"

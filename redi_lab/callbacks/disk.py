@@ -40,8 +40,8 @@ def writing(folder: Path, num_bytes: int, what: str, partial: Path) -> Iterator[
         if not is_disk_full(error):
             raise
         raise UserError(
-            f"{folder}: the disk is full (or a quota reached): {what} needs {in_words(num_bytes + _MARGIN)},"
-            f" {in_words(shutil.disk_usage(folder).free)} are free; make room and run the same command again,"
+            f"{folder}: the disk is full (or a quota reached): {what} needs {as_size(num_bytes + _MARGIN)},"
+            f" {as_size(shutil.disk_usage(folder).free)} are free; make room and run the same command again,"
             " which goes on from the last state that was saved"
         ) from error
 
@@ -62,7 +62,7 @@ def is_disk_full(error: BaseException) -> bool:
     return isinstance(error, SafetensorError) and any(f"os error {number})" in str(error) for number in _FULL)
 
 
-def in_words(num_bytes: int) -> str:
+def as_size(num_bytes: int) -> str:
     """1234567 is "1.2 MB"."""
     size = float(num_bytes)
     for unit in ("B", "kB", "MB", "GB"):

@@ -23,7 +23,7 @@ from pyarrow.parquet import ParquetFile, ParquetWriter
 from redi_lab.data.curation import LEAKS_HELD_OUT, hold_out, text_key
 from redi_lab.data.row_curation import RowResult
 from redi_lab.data.traces import Demonstration, Negative, Pair, Problem, SelectionCounts, TraceCorpus
-from redi_lab.errors import UserError
+from redi_lab.errors import UserError, in_short
 
 SFT_FILE = "sft.parquet"
 PAIRS_FILE = "pairs.parquet"
@@ -243,4 +243,4 @@ def _read(file: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
             for batch in parquet.iter_batches(batch_size=256):
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{file}: not a readable Parquet file: {str(error).splitlines()[0]}; curate again") from error
+        raise UserError(f"{file}: not a readable Parquet file: {in_short(error)}; curate again") from error

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from redi_lab.errors import UserError
+from redi_lab.errors import UserError, in_short
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -124,4 +124,4 @@ def _cached_builder(path: str) -> Cache:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"{type(error).__name__}: {in_short(error)}"

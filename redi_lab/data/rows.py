@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, final
 
 from redi_lab.data.hub import HubDataset, find_on_hub, looks_like_hub_id
 from redi_lab.data.jsonl import read_jsonl
-from redi_lab.errors import UserError
+from redi_lab.errors import UserError, in_short
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -260,7 +260,7 @@ def _open_parquet(file: Path) -> ParquetFile:
     try:
         return ParquetFile(file)
     except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{file}: not a readable Parquet file: {_line(error)}; copy or write it again") from error
+        raise UserError(f"{file}: not a readable Parquet file: {in_short(error)}; copy or write it again") from error
 
 
 def _read_parquet(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
@@ -274,7 +274,9 @@ def _read_parquet(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
                     number += 1
                     yield f"{file}: row {number}", values
     except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read after row {number}: {_line(error)}; copy or write it again") from error
+        raise UserError(
+            f"{file}: cannot be read after row {number}: {in_short(error)}; copy or write it again"
+        ) from error
 
 
 def _load_from_disk(folder: Path, split: str) -> Dataset:
@@ -284,7 +286,9 @@ def _load_from_disk(folder: Path, split: str) -> Dataset:
     try:
         loaded = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
-        raise UserError(f"{folder}: not a readable data set of save_to_disk: {_line(error)}; save it again") from error
+        raise UserError(
+            f"{folder}: not a readable data set of save_to_disk: {in_short(error)}; save it again"
+        ) from error
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
             raise UserError(f"{folder}: no split {split!r}; there is {', '.join(loaded)}")
@@ -300,7 +304,3 @@ def _read_dataset(dataset: Dataset, source: str) -> Iterator[Row]:
         raise UserError(f"{source}: there is no row in it; give rows")
     for number, values in enumerate(dataset.with_format(None), start=1):
         yield Row(f"{source}: row {number}", dict(values))
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

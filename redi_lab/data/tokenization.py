@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from redi_lab.errors import UserError
+from redi_lab.errors import UserError, in_short
 
 _SENTINEL = "completion"
 
@@ -141,10 +141,9 @@ def _render(tokenizer: Any, turns: Any, *, add_generation_prompt: bool = False) 
     try:
         return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{_name(tokenizer)}: its chat template fails ({type(error).__name__}: {reason}); correct it, or train with"
-            " another, model.chat_template=FILE"
+            f"{_name(tokenizer)}: its chat template fails ({type(error).__name__}: {in_short(error)}); correct it,"
+            " or train with another, model.chat_template=FILE"
         ) from error
 
 

@@ -17,8 +17,7 @@ from typing import Any, final
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from redi_lab.backbone.hub import is_empty
-from redi_lab.backbone.weights import in_short
-from redi_lab.errors import UserError
+from redi_lab.errors import UserError, in_short
 from redi_lab.evaluation.engines import Completion
 
 

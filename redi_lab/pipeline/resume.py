@@ -22,7 +22,7 @@ from typing import Any, Protocol, final
 import filelock
 from omegaconf import DictConfig, OmegaConf
 
-from redi_lab.callbacks.disk import in_words, is_disk_full, sync
+from redi_lab.callbacks.disk import as_size, is_disk_full, sync
 from redi_lab.errors import RunInterruptedError, UserError
 
 RECORD = "run.json"
@@ -293,7 +293,7 @@ def _told(folder: Path) -> Iterator[None]:
         disk = os.statvfs(folder)
         raise UserError(
             f"{getattr(error, 'filename', None) or folder}: the disk is full (or a quota reached),"
-            f" {in_words(disk.f_bavail * disk.f_frsize)} are free; make room, then give the same command again, or:"
+            f" {as_size(disk.f_bavail * disk.f_frsize)} are free; make room, then give the same command again, or:"
             f" redi-lab resume={folder}"
         ) from error
     finally:

@@ -20,7 +20,7 @@ from typing import Literal, final
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from redi_lab.callbacks.disk import in_words
+from redi_lab.callbacks.disk import as_size
 
 _REPOSITORY = Path(__file__).resolve().parents[3]
 _LOCK = "requirements.lock"
@@ -162,7 +162,7 @@ def check_gpu() -> Iterator[Finding]:
         device = torch.cuda.get_device_properties(index)
         bf16 = "bfloat16" if device.major >= 8 else "no bfloat16: trainer.precision=32-true"
         yield Finding(
-            "ok", f"{device.name}, {in_words(device.total_memory)}, capability {device.major}.{device.minor}, {bf16}"
+            "ok", f"{device.name}, {as_size(device.total_memory)}, capability {device.major}.{device.minor}, {bf16}"
         )
 
 
@@ -183,7 +183,7 @@ def check_folder(folder: Path, key: str) -> Iterator[Finding]:
         return
     free = shutil.disk_usage(there).free
     status: Literal["ok", "warning"] = "ok" if free >= _FEW_BYTES else "warning"
-    yield Finding(status, f"{folder}: writable, {in_words(free)} free", "" if status == "ok" else f"{key}=FOLDER")
+    yield Finding(status, f"{folder}: writable, {as_size(free)} free", "" if status == "ok" else f"{key}=FOLDER")
 
 
 def check_text() -> Iterator[Finding]:
@@ -213,5 +213,5 @@ def check_processes() -> Iterator[Finding]:
         yield Finding("ok", "processes start and answer")
     if _SHARED_MEMORY.exists() and (free := shutil.disk_usage(_SHARED_MEMORY).free) < _FEW_SHARED_BYTES:
         yield Finding(
-            "warning", f"{_SHARED_MEMORY}: {in_words(free)} free", "data.num_workers=0, or docker --shm-size=1g"
+            "warning", f"{_SHARED_MEMORY}: {as_size(free)} free", "data.num_workers=0, or docker --shm-size=1g"
         )

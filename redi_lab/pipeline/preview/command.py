@@ -20,7 +20,7 @@ from rich.console import Console
 
 from redi_lab.data.curated import PAIRS_FILE, SFT_FILE
 from redi_lab.data.tokenization import TraceEncoder
-from redi_lab.errors import UserError
+from redi_lab.errors import UserError, in_short
 from redi_lab.pipeline.preview.html import Fact, render_page
 from redi_lab.pipeline.preview.marks import Window, mark_pair
 from redi_lab.pipeline.preview.plots import drops_figure, lengths_figure, sources_figure
@@ -172,7 +172,7 @@ def _parquet(path: Path) -> Iterator[Any]:
         with ParquetFile(path) as file:
             yield file
     except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}; curate again") from error
+        raise UserError(f"{path}: not a readable Parquet file: {in_short(error)}; curate again") from error
 
 
 def _pick(path: Path, number: int) -> Iterator[dict[str, Any]]:

@@ -24,7 +24,7 @@ import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
-from redi_lab.errors import UserError
+from redi_lab.errors import UserError, in_short
 from redi_lab.redaction import redact
 
 _LOG = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def open_storage(url: str) -> BaseStorage:
         waits = {"connect_args": {"timeout": _BUSY_SECONDS}} if path is not None else {"pool_pre_ping": True}
         storage = RDBStorage(_with_driver(url), engine_kwargs=waits)
     except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise UserError(f"sweep.storage={redact(url)}: cannot be opened ({_first_line(error)})") from error
+        raise UserError(f"sweep.storage={redact(url)}: cannot be opened ({in_short(error)})") from error
     if path is None:
         _REACHED.add(url)
         _outlast_restarts(storage.engine, url)
@@ -98,7 +98,7 @@ def study_lock(url: str) -> Iterator[None]:
     try:
         connection = engine.connect()
     except sqlalchemy.exc.SQLAlchemyError as error:
-        raise UserError(f"sweep.storage={redact(url)}: cannot be reached ({_first_line(error)})") from error
+        raise UserError(f"sweep.storage={redact(url)}: cannot be reached ({in_short(error)})") from error
     with connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({key})"))
@@ -118,7 +118,7 @@ def _outlast_restarts(engine: sqlalchemy.Engine, url: str) -> None:
             except dialect.loaded_dbapi.OperationalError as error:
                 if time.monotonic() > deadline:
                     raise
-                _LOG.warning("sweep.storage=%s is away (%s); trying again", redact(url), _first_line(error))
+                _LOG.warning("sweep.storage=%s is away (%s); trying again", redact(url), in_short(error))
                 time.sleep(_RETRY_SECONDS)
 
     sqlalchemy.event.listen(engine, "do_connect", connect)
@@ -155,7 +155,3 @@ def _file(url: str) -> Path | None:
         if url.startswith(prefix):
             return Path(url.removeprefix(prefix))
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
