@@ -8,10 +8,9 @@ or two.
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -33,9 +32,9 @@ from redi_lab.config_checks import (
     check_store,
     check_trainer,
     in_words,
-    is_whole,
     resolve,
 )
+from redi_lab.config_values import check_values
 from redi_lab.errors import UserError, in_short
 from redi_lab.schema import (
     CALLBACK_METRICS,
@@ -133,7 +132,7 @@ def check(config: DictConfig, name: str, *, check_paths: bool = True) -> None:
     if config.get("eval") is not None:
         _check_benchmarks(config, name)
     _check_verb(config, name)
-    _check_ranges(config)
+    check_values(config)
     if check_paths:
         _check_paths(config)
 
@@ -391,121 +390,6 @@ def _check_reference(config: DictConfig) -> None:
         )
 
 
-_Rule = tuple[tuple[str, ...], Callable[[Any], bool], str]
-
-
-def _one_of(*choices: str | None) -> tuple[Callable[[Any], bool], str]:
-    return lambda value: value in choices, "one of " + ", ".join("null" if c is None else c for c in choices)
-
-
-_RULES: tuple[_Rule, ...] = (
-    (
-        ("data.batch_size", "data.micro_batch_tokens", "data.max_new_tokens", "eval.num_samples", "eval.max_new_tokens",
-         "model.head_chunk_tokens",
-         "eval.grader.num_workers", "eval.limit", "eval.chunk_completions", "data.max_prompt_tokens",
-         "data.max_completion_tokens", "data.max_sequence_tokens", "callbacks.checkpoints.every_n_steps",
-         "callbacks.accuracy.every_n_steps",
-         "callbacks.state.every_n_steps", "callbacks.state.keep_last", "callbacks.numerics.max_skips",
-         "callbacks.accuracy.num_samples", "callbacks.accuracy.max_batch_tokens", "callbacks.probes.every_n_steps",
-         "callbacks.probes.num_examples", "callbacks.gradient_conflict.every_n_steps",
-         "callbacks.collapse.window_steps", "callbacks.collapse.confirmations",
-         "callbacks.collapse.snapshot_every_n_steps", "curation.pairs_per_problem",
-         "engine.max_batch_tokens", "engine.data_parallel_size", "engine.tensor_parallel_size",
-         "curation.ngram", "curation.grading.num_workers", "sweep.num_trials", "sweep.num_workers"),
-        is_whole(1),
-        "a whole number of at least 1",
-    ),
-    (
-        ("data.num_validation", "data.num_development", "data.num_workers", "eval.seed", "data.source.num_heldout",
-         "curation.num_workers",
-         "sweep.max_retries", "callbacks.collapse.max_rollbacks"),
-        is_whole(0),
-        "a whole number of at least 0",
-    ),
-    (
-        ("loss.beta", "optimizer.lr", "optimizer.max_grad_norm", "logger.flush_seconds",
-         "callbacks.state.every_minutes", "eval.grader.timeout_seconds",
-         "curation.grading.timeout_seconds", "sweep.lease_seconds"),
-        lambda value: _is_number(value) and 0 < value < math.inf,
-        "a number above 0",
-    ),
-    (
-        ("loss.gamma", "eval.temperature", "callbacks.accuracy.temperature", "optimizer.weight_decay"),
-        lambda value: _is_number(value) and 0 <= value < math.inf,
-        "a number of at least 0",
-    ),
-    (
-        ("callbacks.collapse.token_nats", "callbacks.collapse.chosen_nats", "callbacks.collapse.deviations"),
-        lambda value: _is_number(value) and 0 < value < math.inf,
-        "a number above 0",
-    ),
-    (
-        ("callbacks.collapse.drifting_share", "callbacks.collapse.lr_factor", "callbacks.collapse.alpha_factor"),
-        lambda value: _is_number(value) and 0 < value <= 1,
-        "in (0, 1]",
-    ),
-    (("callbacks.numerics.action",), *_one_of("stop", "skip")),
-    (("callbacks.numerics.explosion",), lambda value: _is_number(value) and value > 1, "a number above 1"),
-    (("callbacks.collapse.action",), *_one_of("warn", "stop", "prune", "rollback")),
-    (("resume",), lambda value: value in ("auto", "never"), "auto, never or RUN_DIR (and then without Hydra's flags)"),
-    (("loss.alpha", "scheduler.warmup_ratio"), lambda value: _is_number(value) and 0 <= value <= 1, "in [0, 1]"),
-    (("optimizer.eps",), lambda value: _is_number(value) and 0 < value < 1, "a number above 0 and below 1"),
-    (
-        ("model.config.hidden_size", "model.config.num_hidden_layers", "model.config.num_attention_heads",
-         "model.config.num_key_value_heads", "model.config.intermediate_size", "model.config.max_position_embeddings",
-         "data.source.num_problems", "callbacks.probes.num_tokens"),
-        is_whole(1),
-        "a whole number of at least 1",
-    ),
-    (("logger.experiment_name",), lambda value: bool(value.strip()), "a name"),
-    (("model.vocab_size",), lambda value: value >= 257, "at least 257: a token for every byte, and the end of text"),
-    (("eval.grader.memory_mb", "curation.grading.memory_mb"), lambda value: value >= 512, "at least 512"),
-    (
-        ("engine.device",),
-        lambda value: bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(value))),
-        "auto, cpu, mps, cuda or cuda:N",
-    ),
-    (("eval.top_p", "curation.near_threshold"), lambda value: _is_number(value) and 0 < value <= 1, "in (0, 1]"),
-    (
-        ("data.prompt_template", "eval.prompt_template"),
-        lambda value: "{problem}" in str(value),
-        "a text with {problem} in it",
-    ),
-    (("trainer.devices",), lambda value: value in (1, "1"), "1: training on several devices is not wired up yet"),
-    (("trainer.precision",), *_one_of("32-true", "bf16-mixed")),  # others scale or round away steps of 1e-6
-    (("loss.head_gradient",), *_one_of("accumulate", "recompute")),
-    (("model.dtype",), *_one_of("float32", "bfloat16", "float16")),
-    (("model.attention",), *_one_of("packed_sdpa", "padded", "flash_attention_2")),
-    (("data.student_tokenizer",), *_one_of("arithmetic", "bpe")),
-    (("eval.benchmark",), *_one_of(None, "heldout", "arithmetic", "jsonl", "hub", "suite")),
-    (("engine.dtype",), *_one_of("auto", "float32", "bfloat16")),
-    (
-        ("scheduler.name",),
-        *_one_of("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"),
-    ),
-    (("callbacks.checkpoints.mode", "sweep.mode"), *_one_of("min", "max")),
-    (("sweep.sampler",), *_one_of("tpe", "grid", "random", "gp")),
-    (("sweep.pruner",), *_one_of("none", "collapse", "median", "hyperband")),
-    (("sequential.width",), lambda value: _is_number(value) and 0 < value <= 0.5, "above 0 and at most 0.5"),
-    (("sequential.confidence",), lambda value: _is_number(value) and 0 < value < 1, "above 0 and below 1"),
-    (("sequential.delta",), lambda value: _is_number(value) and -1 < value < 1, "above -1 and below 1"),
-    (("curation.unknown",), *_one_of("unused", "negative")),
-    (("curation.grader",), *_one_of("never", "missing", "always")),
-    (("curation.demonstrations",), *_one_of("first", "all")),
-    (("curation.negatives",), *_one_of("paired", "all")),
-    (("curation.pair_order",), *_one_of("first", "random", "length_matched", "nearest", "longest_prefix")),
-    (("curation.problem_duplicates", "curation.generation_duplicates"), *_one_of("keep", "exact", "near")),
-)  # fmt: skip
-
-
-def _check_ranges(config: DictConfig) -> None:
-    for keys, is_allowed, allowed in _RULES:
-        for key in keys:
-            value = OmegaConf.select(config, key)
-            if value is not None and not is_allowed(value):
-                raise UserError(f"{key}={value}: must be {allowed}")
-
-
 def _check_paths(config: DictConfig) -> None:
     """What is to be read must be there: a folder, a file, an experiment, or something that the hub might know."""
     init = config.get("init_from")
@@ -606,7 +490,3 @@ def _is_source(path: str | None) -> bool:
 def _list(names: Sequence[str], wrong: object) -> str:
     close = difflib.get_close_matches(str(wrong), names, n=1)
     return ", ".join(names) + (f" (did you mean {close[0]}?)" if close else "")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -14,6 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from redi_lab.config_values import is_whole
 from redi_lab.errors import UserError
 from redi_lab.redaction import redact, secret_in
 
@@ -172,52 +173,12 @@ def in_words(hint: Any) -> str:
     return _WORDS.get(hint, "a mapping {KEY: VALUE}")
 
 
-def is_whole(low: int) -> Callable[[Any], bool]:
-    """A test for whole numbers from `low`; true and false, which Python counts among them, are none."""
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
-
-
-def _is_share(value: Any) -> bool:
-    """A share of the batches (float), or their number (int), as Lightning has it."""
-    return is_whole(0)(value) or (isinstance(value, float) and 0 <= value <= 1)
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_beta(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
-
-
-_TRAINER: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    (("min_epochs", "min_steps"), is_whole(0), "a whole number of at least 0"),
-    (("log_every_n_steps", "check_val_every_n_epoch"), is_whole(1), "a whole number of at least 1"),
-    (("limit_train_batches", "limit_val_batches"), _is_share, "a share from 0.0 to 1.0 or a number of batches"),
-    (
-        ("val_check_interval",),
-        lambda v: _is_share(v) and v > 0,
-        "a share of an epoch in (0.0, 1.0] or a number of steps",
-    ),
-    (("accelerator",), lambda v: v in ("auto", "cpu", "gpu", "cuda", "mps"), "one of auto, cpu, gpu, cuda, mps"),
-    (("deterministic",), lambda v: v in (True, False, "warn"), "true, false or warn"),
-    (("benchmark", "detect_anomaly", "enable_model_summary"), _is_flag, "true or false"),
-    (("profiler",), lambda v: v in ("simple", "advanced", "pytorch"), "one of simple, advanced, pytorch"),
-    (("max_time",), lambda v: bool(re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(v))), "a time DD:HH:MM:SS in quotes"),
-)
-
-
 def check_trainer(trainer: DictConfig) -> None:
-    """Hold arguments of Lightning's Trainer against what it takes; many it would only find out after minutes.
+    """Check that something ends the training.
 
     Raises:
-        UserError: a value is not allowed, or nothing ends the training.
+        UserError: neither epochs nor steps do.
     """
-    for keys, is_allowed, allowed in _TRAINER:
-        for key in keys:
-            value = trainer.get(key)
-            if value is not None and not is_allowed(value):
-                raise UserError(f"trainer.{key}={value}: must be {allowed}")
     epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", -1)
     if steps != -1 and not is_whole(1)(steps):
         raise UserError(f"trainer.max_steps={steps}: must be a whole number of at least 1, or -1: max_epochs decides")
@@ -241,15 +202,10 @@ def check_callbacks(callbacks: DictConfig) -> None:
 
 
 def check_optimizer(optimizer: DictConfig) -> None:
-    """Check what an optimizer would take without a word or refuse after minutes.
+    """Check that an optimizer has a learning rate; it would take its own default without a word.
 
     Raises:
-        UserError: the learning rate is missing, or a value is not allowed.
+        UserError: it has none.
     """
     if optimizer.get("lr") is None:
         raise UserError("optimizer.lr is required: add optimizer.lr=VALUE")
-    betas = optimizer.get("betas")
-    if betas is not None and (not isinstance(betas, ListConfig) or len(betas) != 2 or not all(map(_is_beta, betas))):
-        raise UserError(f"optimizer.betas={betas}: must be two numbers in [0, 1), such as [0.9,0.999]")
-    if "fused" in optimizer and optimizer.fused not in (True, False, None):
-        raise UserError(f"optimizer.fused={optimizer.fused}: must be true, false or null")
