@@ -9,7 +9,6 @@ shown as missing.
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import tempfile
@@ -22,6 +21,7 @@ from urllib.parse import quote
 import yaml
 
 from redi_lab.errors import UserError
+from redi_lab.pipeline.page import embedded_image, render_page
 from redi_lab.pipeline.plots import DIAGNOSTICS, PANELS, Panel, plot_curves
 from redi_lab.tracking.state import METRICS_FILE, STATE_FILE, RunState, load_state
 
@@ -242,30 +242,18 @@ def _page(runs: Sequence[RunView], urls: tuple[str | None, str | None]) -> str:
         for url, text in zip(urls, ("MLflow: parameters and metrics", "MLflow: log-prob curves"), strict=True)
         if url is not None
     ]
-    title = html.escape(" · ".join(run.name for run in runs))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>{title}</h1>
+    title = " · ".join(run.name for run in runs)
+    body = f"""<h1>{html.escape(title)}</h1>
 <p>{" — ".join(links) or "None of these runs is in the tracking store."}</p>
 <h2>Runs</h2>
 {_header_table(runs)}
 <h2>What differs in the configuration</h2>
 {_difference_table(runs)}
 <h2>Curves</h2>
-<img alt="Accuracy, log-probs and update norm of the runs" src="data:image/png;base64,{_curves(runs, PANELS)}">
+{_curves("Accuracy, log-probs and update norm of the runs", runs, PANELS)}
 <h2>Diagnostics</h2>
-<img alt="Loss, gradients and probes of the runs" src="data:image/png;base64,{_curves(runs, DIAGNOSTICS)}">
-</body>
-</html>
-"""
+{_curves("Loss, gradients and probes of the runs", runs, DIAGNOSTICS)}"""
+    return render_page(title, body)
 
 
 def _header_table(runs: Sequence[RunView]) -> str:
@@ -301,7 +289,7 @@ def _table(runs: Sequence[RunView], rows: Sequence[tuple[str, Sequence[str]]]) -
     return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _curves(runs: Sequence[RunView], panels: Sequence[Panel]) -> str:
+def _curves(alt: str, runs: Sequence[RunView], panels: Sequence[Panel]) -> str:
     labels: dict[str, Path] = {}
     for run in runs:
         parts = [run.name]
@@ -310,14 +298,4 @@ def _curves(runs: Sequence[RunView], panels: Sequence[Panel]) -> str:
         label = ", ".join(parts)
         labels[label if label not in labels else f"{label} [{run.folder}]"] = run.folder / METRICS_FILE
     with tempfile.TemporaryDirectory() as folder:
-        return base64.b64encode(plot_curves(labels, Path(folder) / "curves.png", panels).read_bytes()).decode("ascii")
-
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; } img { max-width: 100%; }
-th, td { text-align: left; padding: .35rem .9rem; border-bottom: 1px solid #ddd; vertical-align: top;
-         overflow-wrap: anywhere; }
-thead th { border-bottom: 2px solid #888; } tbody th { font-weight: 500; color: #555; } a { color: #0b61a4; }
-"""
+        return embedded_image(alt, plot_curves(labels, Path(folder) / "curves.png", panels))

@@ -21,7 +21,7 @@ from rich.console import Console
 from redi_lab.data.curated import PAIRS_FILE, SFT_FILE
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.errors import UserError, in_short
-from redi_lab.pipeline.preview.html import Fact, render_page
+from redi_lab.pipeline.preview.html import Fact, preview_page
 from redi_lab.pipeline.preview.marks import Window, mark_pair
 from redi_lab.pipeline.preview.plots import drops_figure, lengths_figure, sources_figure
 from redi_lab.pipeline.preview.screen import show
@@ -98,7 +98,7 @@ def preview(
     subtitle = f"{folder}" + (f", from {source}" if source else "")
     facts = _facts(contents, report)
     views = [mark_pair(row, encoder, PAGE_WINDOW) for row in rows]
-    destination.write_text(render_page(f"Preview of {folder.name}", subtitle, facts, figures, views), encoding="utf-8")
+    destination.write_text(preview_page(f"Preview of {folder.name}", subtitle, facts, figures, views), encoding="utf-8")
     show(console or Console(), subtitle, facts, [mark_pair(row, encoder, SCREEN_WINDOW) for row in rows])
     return destination
 

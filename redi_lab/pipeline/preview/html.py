@@ -1,17 +1,17 @@
 """The page of a data preview: one HTML file that needs neither network nor scripts. All text of the data is escaped.
 
-page = render_page("Preview of my-data", facts, figures, views)
+page = preview_page("Preview of my-data", facts, figures, views)
 """
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from redi_lab.pipeline.page import embedded_image, render_page
 from redi_lab.pipeline.preview.marks import PairView, Piece, Side, visible
 
 _SIGNS = {True: ("right", "✓"), False: ("wrong", "✗"), None: ("unknown", "?")}
@@ -28,7 +28,7 @@ class Fact:
     is_warning: bool = False
 
 
-def render_page(
+def preview_page(
     title: str, subtitle: str, facts: Sequence[Fact], figures: Mapping[str, Path], views: Sequence[PairView]
 ) -> str:
     """The whole page.
@@ -40,20 +40,10 @@ def render_page(
         figures: what a plot shows → its PNG, which is embedded.
         views: the pairs to show.
     """
-    plots = "".join(_figure(name, path) for name, path in figures.items())
+    plots = "".join(embedded_image(visible(name), path) for name, path in figures.items())
     unit = views[0].unit if views else "tokens"
     cards = "".join(_card(number, view) for number, view in enumerate(views, start=1))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{_text(title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<header>
+    body = f"""<header>
 <h1>{_text(title)}</h1>
 <p class="sub">{_text(subtitle)}</p>
 </header>
@@ -62,10 +52,8 @@ def render_page(
 <section class="plots">{plots}</section>
 <h2>What training sees</h2>
 {_legend(unit) if views else ""}
-{cards or "<p>There is no pair in this folder.</p>"}
-</body>
-</html>
-"""
+{cards or "<p>There is no pair in this folder.</p>"}"""
+    return render_page(visible(title), body, _STYLE)
 
 
 def _text(text: str) -> str:
@@ -78,11 +66,6 @@ def _fact(fact: Fact) -> str:
         f'<div class="fact{warning}"><span class="name">{_text(fact.name)}</span>'
         f'<span class="value">{_text(fact.value)}</span><span class="note">{_text(fact.note)}</span></div>'
     )
-
-
-def _figure(name: str, path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<img alt="{_text(name)}" src="data:image/png;base64,{data}">'
 
 
 def _legend(unit: str) -> str:

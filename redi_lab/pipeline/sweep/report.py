@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import math
 import warnings
@@ -13,6 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from redi_lab.pipeline.page import embedded_image, render_page
 from redi_lab.pipeline.sweep.confirm import Confirmation
 from redi_lab.pipeline.sweep.experiment import experiment_text
 from redi_lab.pipeline.sweep.plots import plot_importances, plot_map, plot_parallel
@@ -157,19 +157,9 @@ def _page(
     pictures: Sequence[Path],
     confirmation: Confirmation | None,
 ) -> str:
-    encoded = [(picture.stem, base64.b64encode(picture.read_bytes()).decode("ascii")) for picture in pictures]
-    images = "".join(f'<img alt="{name}" src="data:image/png;base64,{data}">' for name, data in encoded)
+    images = "".join(embedded_image(picture.stem, picture) for picture in pictures)
     confirmed = "" if confirmation is None else f"<h2>Confirmation</h2><p>{html.escape(confirmation.verdict())}.</p>"
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{html.escape(sweep.name)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>{html.escape(sweep.name)}</h1>
+    body = f"""<h1>{html.escape(sweep.name)}</h1>
 <p>{html.escape(_headline(sweep, trials, winner))}</p>
 <p>{html.escape(_budget_line(budget(trials)))}</p>
 {_best(sweep, winner)}
@@ -178,10 +168,8 @@ def _page(
 {images}
 <h2>Trials</h2>
 {_table(sweep, trials)}
-<p>Live view: <code>optuna-dashboard {html.escape(redact(sweep.settings.storage).removeprefix("journal://"))}</code></p>
-</body>
-</html>
-"""
+<p>Live view: <code>optuna-dashboard {html.escape(redact(sweep.settings.storage).removeprefix("journal://"))}</code></p>"""
+    return render_page(sweep.name, body)
 
 
 def _headline(sweep: Sweep, trials: Sequence[TrialView], winner: FrozenTrial | None) -> str:
@@ -236,12 +224,3 @@ def _table(sweep: Sweep, trials: Sequence[TrialView]) -> str:
 
 def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; } img { max-width: 100%; display: block; }
-table { border-collapse: collapse; font-size: 13px; } pre { background: #f4f4f4; padding: .6rem; overflow-x: auto; }
-th, td { text-align: left; padding: .3rem .7rem; border-bottom: 1px solid #ddd; vertical-align: top; }
-thead th { border-bottom: 2px solid #888; }
-"""
