@@ -84,6 +84,7 @@ _TRAIN: dict[str, str] = {
     "trainer.max_steps=0": r"trainer\.max_steps=0: must be a whole number of at least 1, or -1",
     "trainer.accelerator=quantum": r"trainer\.accelerator=quantum: must be one of auto, cpu",
     "trainer.val_check_interval=-1": r"trainer\.val_check_interval=-1: must be a share",
+    "+trainer.limit_train_batches=1.5": r"trainer\.limit_train_batches=1\.5: must be a share from 0\.0 to 1\.0 or a num",
     "+trainer.max_time=soon": r"trainer\.max_time=soon: must be a time DD:HH:MM:SS",
     "model.config.num_hidden_layers=-1": r"model\.config\.num_hidden_layers=-1: must be a whole number of at least 1",
     "model.vocab_size=3": r"model\.vocab_size=3: must be at least 257",
