@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from redi_lab.config import CONFIG_DIR, check, explain_composition, load_config
 from redi_lab.config_checks import check_choices
 from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError, UserError
+from redi_lab.overrides import quote_paths
 from redi_lab.pipeline import verbs
 from redi_lab.pipeline.resume import recorded_overrides
 from redi_lab.redaction import redact
@@ -176,6 +177,7 @@ def _hand_to_hydra(name: str, arguments: list[str]) -> None:
         except UserError as error:  # Hydra would show a traceback
             _refuse(error)
 
+    arguments = quote_paths(arguments)
     overrides = [a for a in arguments if "=" in a and not a.startswith(("-", "~", "hydra", "+hydra"))]
     check_choices(overrides, CONFIG_DIR)
     program, sys.argv = sys.argv, [sys.argv[0], *arguments]

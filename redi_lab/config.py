@@ -36,6 +36,7 @@ from redi_lab.config_checks import (
 )
 from redi_lab.config_values import check_values
 from redi_lab.errors import UserError, in_short
+from redi_lab.overrides import quote_paths
 from redi_lab.schema import (
     CALLBACK_METRICS,
     LOSSES,
@@ -98,11 +99,12 @@ def load_config(
     Raises:
         UserError: one line that names the key, the value and what is allowed.
     """
+    overrides = quote_paths(overrides)
     check_choices(overrides, config_dir)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         try:
-            config = compose(name, list(overrides))
+            config = compose(name, overrides)
         except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
             raise UserError(explain_composition(error, name, overrides, config_dir)) from error
     check(config, name, check_paths=check_paths)

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.callbacks.disk import as_size, is_disk_full, sync
 from redi_lab.errors import RunInterruptedError, UserError
+from redi_lab.overrides import quoted
 
 RECORD = "run.json"
 AUTO, NEVER = "auto", "never"
@@ -126,7 +127,7 @@ def recorded_overrides(overrides: Sequence[str]) -> list[str]:
         raise UserError(f"resume={folder}: the run was started in {run.working_dir}, which is gone; make it again")
     os.chdir(run.working_dir)
     own = [o for o in run.overrides if not o.startswith(("resume=", "paths."))]
-    paths = [f"paths.{name}={json.dumps(value)}" for name, value in (run.paths | {"output_dir": str(folder)}).items()]
+    paths = [f"paths.{name}={quoted(value)}" for name, value in (run.paths | {"output_dir": str(folder)}).items()]
     return [*own, *(o for o in overrides if not o.startswith("resume=")), *paths]
 
 

@@ -156,22 +156,38 @@ class StageCache:
         """The finished stage, if its checkpoint is there with the content that it had when it was finished."""
         try:
             stored = json.loads((self._folder / f"{fingerprint}.json").read_text(encoding="utf-8"))
-            record = StageRecord(stored["name"], Path(stored["output_dir"]), Path(stored["checkpoint"]))
-            return record if checkpoint_hash(record.checkpoint) == stored["checkpoint_hash"] else None
-        except (OSError, ValueError, KeyError):  # never finished, deleted, or damaged: train it
+            record = StageRecord(stored["name"], self._place(stored["output_dir"]), self._place(stored["checkpoint"]))
+            expected = stored["checkpoint_hash"]
+        except (OSError, ValueError, KeyError, TypeError):  # never finished, or a torn record: train it
             return None
+        try:
+            if checkpoint_hash(record.checkpoint) == expected:
+                return record
+            state = "has changed since"
+        except (OSError, UserError):
+            state = "is gone"
+        print(f"{record.name} was trained before, but {record.checkpoint} {state}: it is trained again")
+        return None
 
     def add(self, fingerprint: str, record: StageRecord) -> None:
         """Record a finished stage; the last one to finish wins."""
         content = {
             "name": record.name,
-            "output_dir": str(record.output_dir),
-            "checkpoint": str(record.checkpoint),
+            "output_dir": self._stored(record.output_dir),
+            "checkpoint": self._stored(record.checkpoint),
             "checkpoint_hash": checkpoint_hash(record.checkpoint),
         }
         partial = self._folder / f"{fingerprint}.{os.getpid()}.partial"
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         os.replace(partial, self._folder / f"{fingerprint}.json")
+
+    def _stored(self, path: Path) -> str:
+        """Relative to the record where both lie in one outputs folder, so that the folder can be moved or renamed."""
+        outputs, path = self._folder.absolute().parents[1], path.absolute()
+        return os.path.relpath(path, self._folder.absolute()) if path.is_relative_to(outputs) else str(path)
+
+    def _place(self, stored: str) -> Path:
+        return Path(os.path.normpath(self._folder.absolute() / stored))
 
     @contextmanager
     def place_for(self, fingerprint: str) -> Iterator[Path]:

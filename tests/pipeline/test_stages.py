@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -166,3 +167,24 @@ def test_two_runs_at_once_train_the_first_stage_once(tmp_path: Path, tiny: Calla
     assert len({s["stages"][0]["checkpoint"] for s in summaries}) == 1
     weights = {(Path(s["checkpoint"]) / "model.safetensors").read_bytes() for s in summaries}
     assert len(weights) == 1
+
+
+def test_a_stage_is_found_after_the_outputs_folder_was_moved(tmp_path: Path, checkpoint: Path) -> None:
+    outputs = tmp_path / "outputs"
+    stage = outputs / "cache" / "stages" / "f"
+    shutil.copytree(checkpoint, stage / "checkpoints" / "last")
+    StageCache(outputs / "cache").add("f", StageRecord("sft", stage, stage / "checkpoints" / "last"))
+    outputs.rename(tmp_path / "moved")
+    found = StageCache(tmp_path / "moved" / "cache").find("f")
+    assert found is not None
+    assert found.checkpoint == tmp_path / "moved" / "cache" / "stages" / "f" / "checkpoints" / "last"
+
+
+def test_a_stage_that_is_gone_is_said_to_be_trained_again(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = StageCache(tmp_path / "cache")
+    cache.add("f", StageRecord("sft", tmp_path, checkpoint))
+    shutil.rmtree(checkpoint)
+    assert cache.find("f") is None
+    assert str(checkpoint) in capsys.readouterr().out

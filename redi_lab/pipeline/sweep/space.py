@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeGuard, final
 
 from redi_lab.errors import UserError
+from redi_lab.overrides import quoted
 
 Value = bool | int | float | str | None
 _RANGE_KEYS = ("low", "high", "log", "step", "type", "choices", "when")
@@ -279,8 +280,8 @@ def _literal(value: Value) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str) and not re.fullmatch(r"[\w./:-]+", value):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if isinstance(value, str) and not re.fullmatch(r"[\w./:-]+", value, re.ASCII):
+        return quoted(value)
     return repr(value) if isinstance(value, float) else str(value)
 
 
