@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from omegaconf import DictConfig
 
+from redi_lab import usage
 from redi_lab.config import CONFIG_DIR, check, explain_composition, load_config
 from redi_lab.config_checks import check_choices
 from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError, UserError
@@ -21,30 +22,6 @@ from redi_lab.overrides import quote_paths
 from redi_lab.pipeline import verbs
 from redi_lab.pipeline.resume import recorded_overrides
 from redi_lab.redaction import redact
-
-USAGE = """\
-Usage: python -m redi_lab [VERB] [KEY=VALUE ...]        (or: redi-lab ...)
-
-  (no verb)   train: the embedded demo, or +experiment=NAME; stages that it starts from are trained once and reused
-  evaluate    judge any Hugging Face folder: evaluate checkpoint=FOLDER [eval=aime24|...|paper_suite]
-              [protocol=quick|paper], see docs/benchmarks.md; stop as soon as a question is
-              answered: sequential.width=0.02 or sequential.better_than=FOLDER; compare results on the same problems:
-              evaluate compare OLD_RESULTS NEW_RESULTS [NEW_RESULTS ...]
-  curate      from raw generations to demonstrations and pairs: curate data=openr1_math|openr1_220k|jsonl data.path=FILE
-              [curation=paper|strict|grader]; train on the result with data=curated data.path=RESULTS_FOLDER;
-              look at it first: curate preview path=RESULTS_FOLDER [n=3] [tokenizer=FOLDER]
-  sweep       search settings with Optuna: sweep +sweeps=NAME [sweep.KEY=VALUE] [OVERRIDES of its runs]; the same
-              command goes on with a study, and started again beside a running one it adds workers
-  grade       add a verdict and its reason to every row: grade FILE.jsonl [prediction=KEY gold=KEY workers=N]
-  compare     compare the last two runs (or: compare RUN RUN ... [last=N]): a page, and the link into MLflow
-  doctor      say what works on this machine, what does not, and the command that mends it
-              [sweep.storage=URL] [engine.python=PATH] [format=json]
-  ui          serve the MLflow UI on 127.0.0.1 [port=5000]
-  upload      complete in MLflow what a failed store lacks: upload RUN_DIR [tracking_uri=URI]
-
-Groups: model data loss optimizer scheduler trainer callbacks logger eval protocol engine debug paths;
-+experiment=NAME.
-See the composed configuration with --cfg job, all of Hydra's flags with --hydra-help."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -58,7 +35,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     # torch asks Linux for pages of 2 MB: a step on a CPU allocates gigabytes, and small pages cost a fifth of its time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["--version"]:
+        print(usage.installed_version())
+        return
     verb, rest = _split(arguments)
+    if {"--help", "-h"} & set(rest):
+        print(usage.overview() if arguments[:1] != [verb] else usage.page(verb))
+        return
     wants_traceback = any(a in ("debug=traceback", "debug=fast", "debug.traceback=true") for a in rest)
     try:
         _VERBS[verb](rest)
@@ -90,9 +73,6 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
 
 def _configured(name: str) -> Callable[[list[str]], None]:
     def run(overrides: list[str]) -> None:
-        if overrides in (["--help"], ["-h"]):
-            print(USAGE)
-            return
         if any(override.startswith("-") for override in overrides):
             _hand_to_hydra(name, overrides)
             return
@@ -150,10 +130,7 @@ def _evaluate(arguments: list[str]) -> None:
 def _sweep(arguments: list[str]) -> None:
     from redi_lab.pipeline.sweep.driver import run_sweep
 
-    flags = [argument for argument in arguments if argument.startswith("-")]
-    if flags in (["--help"], ["-h"]):
-        print(USAGE)
-    elif flags:
+    if flags := [argument for argument in arguments if argument.startswith("-")]:
         raise UserError(f"{flags[0]}: sweep takes no flags, only KEY=VALUE, +sweeps=NAME and overrides of its runs")
     else:
         print(f"Results:    {run_sweep(arguments)}")
@@ -218,6 +195,7 @@ _VERBS: dict[str, Callable[[list[str]], None]] = {
     "sweep": _sweep,
     "grade": verbs.grade,
     "compare": verbs.compare,
+    "runs": verbs.runs,
     "doctor": verbs.doctor,
     "ui": verbs.ui,
     "upload": verbs.upload,

@@ -1,4 +1,4 @@
-"""Values as Hydra's override grammar reads them: text with blanks, brackets or letters outside ASCII stands in quotes."""
+"""Values as Hydra's override grammar reads them: text with blanks, brackets or letters beyond ASCII is quoted."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import zipfile
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from redi_lab.cli import main
+from redi_lab.cli import _VERBS, main
 from tests.conftest import REPOSITORY
 from tests.pipeline.conftest import TINY_TASK
 from tests.pipeline.test_train import run
@@ -142,3 +143,42 @@ def test_an_installed_wheel_brings_its_configuration(tmp_path: Path) -> None:
         check=True,
     )
     assert Path(origin.stdout.strip()) == site / "redi_lab" / "conf"
+
+
+def test_the_version_is_that_of_redi_lab(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out.startswith("redi-lab ")
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+@pytest.mark.parametrize("verb", list(_VERBS))
+def test_every_verb_explains_itself(verb: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main([verb, flag])
+    page = capsys.readouterr().out
+    assert page.startswith(f"{verb}: ")
+    assert f"redi-lab {'[train]' if verb == 'train' else verb}" in page
+    main(["--help"])
+    assert f"\n  {verb} " in capsys.readouterr().out
+
+
+def test_a_busy_port_is_refused_with_a_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        with pytest.raises(SystemExit) as ended:
+            main(["ui", f"port={port}", f"paths.outputs_dir={tmp_path}"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"port={port}:" in said
+    assert "redi-lab ui port=" in said
+
+
+def test_verbs_that_read_files_import_nothing_heavy(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom redi_lab.cli import main\n"
+        f"main(['runs', 'paths.outputs_dir={tmp_path}'])\n"
+        "print(sorted({'torch', 'transformers', 'pytorch_lightning', 'mlflow', 'optuna'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -32,7 +32,14 @@ def test_a_path_of_any_name_is_composed_as_it_is(name: str, tmp_path: Path) -> N
 
 
 def test_what_is_no_path_or_several_is_left_to_hydra() -> None:
-    left = ["data.path=null", "data.path='a b'", "data.path=a,b", "data.path=choice(a,b)", "loss.alpha=0.5", "data=jsonl"]
+    left = [
+        "data.path=null",
+        "data.path='a b'",
+        "data.path=a,b",
+        "data.path=choice(a,b)",
+        "loss.alpha=0.5",
+        "data=jsonl",
+    ]
     assert quote_paths(left) == left
 
 

@@ -194,7 +194,12 @@ def _read_run(folder: Path) -> RunView:
     summary = _read_mapping(folder / _SUMMARY_FILE, json.loads)
     config = _read_mapping(folder / _CONFIG_FILE, yaml.safe_load) or summary.get("config") or {}
     state = load_state(folder) if (folder / STATE_FILE).exists() else None
-    return RunView(folder, summary, _flatten(config) if isinstance(config, Mapping) else {}, state)
+    settings = _flatten(config) if isinstance(config, Mapping) else {}
+    if evaluation := summary.get("evaluation"):
+        # A stage is scored under the protocol of its command, whatever its own configuration says.
+        settings = {key: value for key, value in settings.items() if not key.startswith(("eval.", "engine."))}
+        settings |= _flatten(evaluation["protocol"], "evaluation.")
+    return RunView(folder, summary, settings, state)
 
 
 def _read_mapping(path: Path, parse: Any) -> Mapping[str, Any]:

@@ -21,10 +21,7 @@ from redi_lab.pipeline.plots import DIAGNOSTICS, plot_curves
 if TYPE_CHECKING:
     from redi_lab.pipeline.train import Outcome
 
-_NEXT = {
-    "demo": ("+experiment=demo_symmetric", "loss.alpha=0.5 optimizer.lr=3e-4", "loss=dpo optimizer.lr=1e-4"),
-    "*": ("loss=simpo optimizer.lr=1e-4", "+experiment=demo_sft_continued", "+experiment=demo_dpo"),
-}
+_NEXT = ("demo_symmetric", "demo_sft_continued", "demo_dpo", "demo_simpo")
 CONSOLE = Console()
 CURVES = "curves.png"
 
@@ -70,8 +67,14 @@ def finish(config: DictConfig, output_dir: Path, outcomes: Sequence[Outcome]) ->
     say("Compare runs in the browser: redi-lab ui, or as a page: redi-lab compare")
     if config.name.startswith("demo"):
         say("Try next:")
-        for arguments in _NEXT.get(config.name, _NEXT["*"]):
-            say(f"  python -m redi_lab {arguments}")
+        for name in next_experiments(config):
+            say(f"  python -m redi_lab +experiment={name}")
+
+
+def next_experiments(config: DictConfig) -> list[str]:
+    """Experiments of the embedded task to go on with; not the one that has just ended, under whatever name."""
+    objective = describe_loss(config).split()[0]
+    return [name for name in _NEXT if name not in (config.name, f"demo_{objective}")]
 
 
 def draw_curves(config: DictConfig, folder: Path) -> list[Path]:

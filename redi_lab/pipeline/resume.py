@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -28,7 +28,8 @@ from redi_lab.overrides import quoted
 
 RECORD = "run.json"
 AUTO, NEVER = "auto", "never"
-_SUMMARY, _METRICS, _LOCK = "summary.json", "metrics.jsonl", ".run.lock"
+LOCK = ".run.lock"
+_SUMMARY, _METRICS = "summary.json", "metrics.jsonl"
 
 
 class IdentifiedStage(Protocol):
@@ -165,7 +166,7 @@ def running(config: DictConfig, overrides: Sequence[str], chain: Sequence[Identi
 
 def _withdraw(folder: Path, note: Path) -> None:
     """Leave nothing of a run that was refused before it wrote anything."""
-    ours = {RECORD, _LOCK}
+    ours = {RECORD, LOCK}
     if {path.name for path in folder.iterdir()} <= ours:
         for name in ours:
             (folder / name).unlink(missing_ok=True)
@@ -226,7 +227,7 @@ def _interrupted(note: Path, chain: Sequence[IdentifiedStage]) -> Path | None:
         run = read_run(folder)
     except (OSError, ValueError, KeyError):  # never begun, removed, or torn: a new run
         return None
-    if (folder / _SUMMARY).exists() or _is_locked(folder):
+    if (folder / _SUMMARY).exists() or is_locked(folder / LOCK):
         return None
     now = {stage.name: dict(stage.identity) for stage in chain}
     difference = differences(run.stages, json.loads(json.dumps(now)))
@@ -237,19 +238,25 @@ def _interrupted(note: Path, chain: Sequence[IdentifiedStage]) -> Path | None:
     return folder
 
 
+def noted_folders(cache_dir: Path) -> set[Path]:
+    """The folders of unfinished runs that the commands which began them would continue."""
+    found = set()
+    for note in (cache_dir / "interrupted").glob("*.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # removed meanwhile, or torn
+            found.add(Path(json.loads(note.read_text(encoding="utf-8"))["folder"]).resolve())
+    return found
+
+
 def _unused(folder: Path) -> Path:
     """The folder, or one with a number where another run began in the same second."""
     candidates = (folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 1000)))
     return next(candidate for candidate in candidates if not candidate.exists())
 
 
-def _lock(folder: Path) -> filelock.FileLock:
-    return filelock.FileLock(folder / _LOCK, timeout=0, thread_local=False)
-
-
-def _is_locked(folder: Path) -> bool:
+def is_locked(lock: Path) -> bool:
+    """Whether a process holds the lock of this file."""
     try:
-        with _lock(folder):
+        with filelock.FileLock(lock, timeout=0):
             return False
     except filelock.Timeout:
         return True
@@ -261,7 +268,7 @@ def _locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"paths.output_dir={folder}: cannot be made ({error.strerror}); name another folder") from error
-    lock = _lock(folder)
+    lock = filelock.FileLock(folder / LOCK, timeout=0, thread_local=False)
     try:
         lock.acquire()
     except filelock.Timeout:
@@ -273,8 +280,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """Interruptions and a full disk as one line that says how to go on. Training itself notes signals and saves."""
+def interruptible(how_to_go_on: str) -> Iterator[None]:
+    """SIGTERM and SIGINT end what runs inside with a `RunInterruptedError` that says how to go on."""
 
     def interrupt(number: int, _: FrameType | None) -> None:
         raise RunInterruptedError(signal.Signals(number).name)
@@ -285,21 +292,27 @@ def _told(folder: Path) -> Iterator[None]:
     try:
         yield
     except RunInterruptedError as error:
-        raise RunInterruptedError(
-            f"{error}; to go on, give the same command again, or: redi-lab resume={folder}"
-        ) from error
+        raise RunInterruptedError(f"{error}; to go on, {how_to_go_on}") from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Interruptions and a full disk as one line that says how to go on. Training itself notes signals and saves."""
+    go_on = f"give the same command again, or: redi-lab resume={folder}"
+    try:
+        with interruptible(go_on):
+            yield
     except Exception as error:
         if not is_disk_full(error):
             raise
         disk = os.statvfs(folder)
         raise UserError(
             f"{getattr(error, 'filename', None) or folder}: the disk is full (or a quota reached),"
-            f" {as_size(disk.f_bavail * disk.f_frsize)} are free; make room, then give the same command again, or:"
-            f" redi-lab resume={folder}"
+            f" {as_size(disk.f_bavail * disk.f_frsize)} are free; make room, then {go_on}"
         ) from error
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

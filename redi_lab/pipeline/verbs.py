@@ -1,4 +1,4 @@
-"""The verbs that take words rather than a whole configuration: compare, doctor, grade, ui, upload.
+"""The verbs that take words rather than a whole configuration: compare, doctor, grade, runs, ui, upload.
 
 Each reads its arguments first and imports what is heavy afterwards, so that a mistake is told at once.
 """
@@ -86,6 +86,40 @@ def grade(arguments: list[str]) -> None:
     print(f"Results:    {folder}")
 
 
+def runs(arguments: list[str]) -> None:
+    """List the runs below outputs/, or say what of them can go and, on request, remove it."""
+    names, settings = _settings(arguments, keep_days="0", interrupted="false", yes="false")
+    wrong = next((key for key in ("interrupted", "yes") if settings[key] not in ("true", "false")), None)
+    if wrong is not None:
+        raise UserError(f"{wrong}={settings[wrong]}: must be true or false")
+    if names not in ([], ["clean"]):
+        raise UserError(f"runs {' '.join(names)}: unknown; runs lists, runs clean shows what can be removed")
+    config = load_config("evaluate", ["checkpoint=.", *_pass_on(arguments)], check_paths=False)
+    from redi_lab.callbacks.disk import as_size
+    from redi_lab.pipeline.runs import describe, find_runs, removable, remove
+
+    outputs = Path(config.paths.outputs_dir)
+    found = find_runs(outputs, Path(config.paths.cache_dir))
+    if not names:
+        print(
+            *describe(found),
+            f"{len(found)} runs and stages in {outputs}, {as_size(sum(r.size for r in found))}",
+            sep="\n",
+        )
+        return
+    can_go = removable(found, keep_days=int(settings["keep_days"]), interrupted=settings["interrupted"] == "true")
+    for item in can_go:
+        print(f"{as_size(item.size):>9}  {item.folder}  ({item.reason})")
+    freed = as_size(sum(item.size for item in can_go))
+    if settings["yes"] == "true":
+        remove(can_go)
+        print(f"Removed:    {len(can_go)} folders, {freed}")
+    else:
+        print(
+            f"Can go:     {len(can_go)} folders, {freed}; nothing was removed (to do it: redi-lab runs clean yes=true)"
+        )
+
+
 def ui(arguments: list[str]) -> None:
     """Serve the MLflow UI until Ctrl-C."""
     _, settings = _settings(arguments, port="5000")
@@ -123,7 +157,7 @@ def _settings(arguments: list[str], **defaults: str) -> tuple[list[str], dict[st
             settings[key] = value
         elif not key.startswith(("paths.", "logger.")):
             raise UserError(f"unknown key {key}: allowed are {', '.join([*defaults, 'paths.*', 'logger.*'])}")
-    for key in ("last", "port", "workers"):
+    for key in ("last", "port", "workers", "keep_days"):
         if key in settings and not settings[key].isdigit():
             raise UserError(f"{key}={settings[key]}: must be a whole number")
     return names, settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,9 +48,10 @@ def serve_ui(tracking_uri: str, port: int = 5000) -> int:
         The server's exit status; 0 after Ctrl-C or SIGTERM.
 
     Raises:
-        UserError: See `ui_command`.
+        UserError: See `ui_command`; the port is in use.
     """
     command = ui_command(tracking_uri, port)
+    _check_free(port)
     set_environment()
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # job runners are never used here
     with _termination_as_interrupt(), subprocess.Popen(command, env=environment, start_new_session=True) as server:
@@ -59,6 +61,18 @@ def serve_ui(tracking_uri: str, port: int = 5000) -> int:
             return 0
         finally:
             _end_group(server)
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: a port that lingers is free
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(
+                f"port={port}: cannot be used on 127.0.0.1 ({error.strerror}); another UI may be running there, choose"
+                f" another: redi-lab ui port={port % 65535 + 1}"
+            ) from error
 
 
 @contextmanager

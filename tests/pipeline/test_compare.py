@@ -155,3 +155,14 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path) -> None:
     make_run(tmp_path / "b").joinpath("summary.json").write_text("{")
     with pytest.raises(UserError, match=r"b/summary\.json is damaged"):
         run_compare(tmp_path)
+
+
+def test_the_protocol_that_scored_a_run_is_compared_not_what_its_configuration_says(tmp_path: Path) -> None:
+    """A stage is scored under the protocol of its command; its own eval group may say something else."""
+    for name, own in (("a", {"limit": None, "num_samples": 4}), ("b", {"limit": 50, "num_samples": 8})):
+        protocol = {"sampling": {"temperature": 0.6, "num_samples": 8}, "limit": 50}
+        folder = make_run(tmp_path / name, name=name, evaluation={"key": "k", "protocol": protocol})
+        write_config(folder, {"eval": own, "engine": {"chunk": own["num_samples"]}, "seed": 1})
+    page = run_compare(tmp_path)[1]
+    assert "num_samples" not in page
+    assert "eval.limit" not in page

@@ -19,6 +19,7 @@ from redi_lab.config import CONFIG_DIR, load_config, metric_names
 from redi_lab.errors import UserError
 from redi_lab.pipeline.inheritance import inherited
 from redi_lab.pipeline.preflight import check_hub
+from redi_lab.pipeline.resume import interruptible
 from redi_lab.pipeline.sweep.claims import Claims
 from redi_lab.pipeline.sweep.confirm import Confirmation, confirm
 from redi_lab.pipeline.sweep.results import best_trial
@@ -46,6 +47,7 @@ def run_sweep(arguments: Sequence[str]) -> Path:
 
     Raises:
         UserError: something that a user can mend, before any training; or trials that fail one after the other.
+        RunInterruptedError: SIGTERM or SIGINT, while trials run as while the winner is confirmed.
     """
     config, sweep = compose_sweep(arguments)
     shared = [*sweep.overrides, *sweep.local_overrides]
@@ -58,13 +60,14 @@ def run_sweep(arguments: Sequence[str]) -> Path:
     else:
         assert sweep.settings.num_trials is not None  # checked by compose_sweep
         plan.plan(sweep.settings.num_trials)
-    sweep = replace(sweep, parent_run_id=_open_parent_run(config, sweep, study))
-    run_workers(sweep, study, starts=_starts(sweep))
-    confirmation = None
-    winner = best_trial(study)
-    if winner is not None and sweep.settings.confirm_seeds:
-        local = tuple(override for override in sweep.local_overrides if override != _NO_FINAL_EVALUATION)
-        confirmation = confirm(replace(sweep, local_overrides=local), winner)
+    with interruptible("give the same command again: it goes on with the study"):
+        sweep = replace(sweep, parent_run_id=_open_parent_run(config, sweep, study))
+        run_workers(sweep, study, starts=_starts(sweep))
+        confirmation = None
+        winner = best_trial(study)
+        if winner is not None and sweep.settings.confirm_seeds:
+            local = tuple(override for override in sweep.local_overrides if override != _NO_FINAL_EVALUATION)
+            confirmation = confirm(replace(sweep, local_overrides=local), winner)
     _report(config, sweep, study, confirmation)
     return sweep.folder
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,6 +51,9 @@ def run_workers(sweep: Sweep, study: optuna.Study, starts: Sequence[str] = (), r
                 done, total, text = _describe(study)
                 progress.update(task, completed=done, total=total, description=f"{sweep.name}: {text}")
                 time.sleep(_POLL_SECONDS)
+    except (KeyboardInterrupt, RunInterruptedError):
+        crew.interrupt()
+        raise
     finally:
         crew.join()
     crew.complain()
@@ -93,8 +97,14 @@ class _Crew:
                     self._workers[index] = self._start(index)
         return any(worker.is_alive() for worker in self._workers)
 
+    def interrupt(self) -> None:
+        """Have each give its trial back and end; a signal to the command alone does not reach them."""
+        for worker in self._workers:
+            if worker.pid is not None and worker.is_alive():
+                os.kill(worker.pid, signal.SIGINT)
+
     def join(self) -> None:
-        """Wait for all; Ctrl-C has reached them, too."""
+        """Wait for all."""
         for worker in self._workers:
             worker.join()
 

@@ -1,0 +1,108 @@
+"""What `--help` prints: an overview, and a page for each verb."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+_GROUPS = "model data loss optimizer scheduler trainer callbacks logger eval protocol engine debug paths"
+_COMMON = (
+    "Results go below outputs/ (paths.outputs_dir=DIR, or REDI_LAB_OUTPUTS); paths.output_dir=DIR names the folder."
+)
+
+_VERBS: dict[str, tuple[str, str]] = {
+    "train": (
+        "train an experiment (also without a verb): the embedded demo, or +experiment=NAME",
+        f"""\
+[train] [+experiment=NAME] [GROUP=CHOICE ...] [KEY=VALUE ...]
+
+Stages that an experiment starts from are trained once and reused. An interrupted run goes on with the same command, or
+with resume=RUN_DIR; resume=never starts anew. Several values of a key, one run each: -m loss.alpha=0.2,0.5,0.8
+Groups: {_GROUPS}
+Hydra's flags work, too: --cfg job shows the composed configuration, --hydra-help lists them.""",
+    ),
+    "evaluate": (
+        "score a Hugging Face folder on a benchmark, or compare results",
+        """\
+evaluate checkpoint=FOLDER [eval=math500|aime24|...|paper_suite|jsonl] [protocol=quick|paper] [engine=vllm]
+evaluate checkpoint=FOLDER sequential.width=0.02 | sequential.better_than=FOLDER    stop when that is answered
+evaluate compare OLD_RESULTS NEW_RESULTS [NEW_RESULTS ...]
+
+See docs/benchmarks.md and docs/statistics.md.""",
+    ),
+    "curate": (
+        "from raw generations to demonstrations and pairs, or look at the result",
+        """\
+curate data=openr1_math|openr1_220k|jsonl data.path=FILE [curation=paper|strict|grader]
+curate preview path=RESULTS_FOLDER [n=3] [tokenizer=FOLDER]
+
+Train on the result with data=curated data.path=RESULTS_FOLDER. See docs/curation.md.""",
+    ),
+    "sweep": (
+        "search settings with Optuna; the same command continues a study, or joins it",
+        """\
+sweep +sweeps=NAME [sweep.KEY=VALUE ...] [OVERRIDES of its runs]
+
+See docs/sweeps.md.""",
+    ),
+    "grade": (
+        "add a verdict and its reason to every row of a file",
+        """\
+grade FILE.jsonl [prediction=KEY] [gold=KEY] [workers=N]
+
+See docs/grading.md.""",
+    ),
+    "compare": (
+        "put runs side by side: a page, and the link into MLflow",
+        """\
+compare [RUN RUN ...] [last=2] [port=5000]
+
+RUN is a results folder, an MLflow run id or a run's name; without one, the last two are taken.""",
+    ),
+    "runs": (
+        "list runs with state, score and size, or remove what is no longer needed",
+        """\
+runs                        every run below outputs/, newest last
+runs clean [keep_days=N]    what can go, and how much that frees; nothing is removed
+runs clean yes=true         remove it
+
+Safe to remove: training states of finished runs, and what was interrupted and its command would not continue any more.
+Add interrupted=true for what could still be continued. Checkpoints, results and metrics of finished runs stay.""",
+    ),
+    "doctor": (
+        "say what works on this machine, what does not, and the command that mends it",
+        "doctor [sweep.storage=URL] [engine.python=PATH] [format=json]",
+    ),
+    "ui": ("serve the MLflow UI on 127.0.0.1", "ui [port=5000]"),
+    "upload": ("complete in MLflow what a failed store is missing", "upload RUN_DIR [tracking_uri=URI]"),
+}
+
+
+def overview() -> str:
+    """All verbs, a line each."""
+    lines = [f"  {verb:<10} {summary}" for verb, (summary, _) in _VERBS.items()]
+    return "\n".join(
+        [
+            "Usage: redi-lab [VERB] [KEY=VALUE ...]        (or: python -m redi_lab ...)",
+            "",
+            *lines,
+            "",
+            "redi-lab VERB --help says more of a verb, redi-lab --version which version this is.",
+            _COMMON,
+        ]
+    )
+
+
+def page(verb: str) -> str:
+    """How a verb is called."""
+    summary, usage = _VERBS[verb]
+    lines = usage.splitlines()
+    commands = [f"  redi-lab {line}" if line and not line[0].isupper() else line for line in lines]
+    return "\n".join([f"{verb}: {summary}", "", *commands, "", _COMMON])
+
+
+def installed_version() -> str:
+    """`redi-lab 0.1.0`."""
+    try:
+        return f"redi-lab {version('redi-lab')}"
+    except PackageNotFoundError:  # a checkout that is on the path and not installed
+        return "redi-lab (not installed: a checkout)"
