@@ -79,6 +79,13 @@ def die_once(spec: RunSpec, report: Report) -> RunResult:
     return train(spec, report)
 
 
+def begin_and_hang(spec: RunSpec, report: Report) -> RunResult:
+    """Says that it began, and never ends."""
+    (spec.folder.parents[2] / "began").touch()
+    time.sleep(600)
+    raise AssertionError("nobody ended it")
+
+
 def log_and_train(spec: RunSpec, report: Report) -> RunResult:
     """Keeps a log of what began and what ended, and takes its time in between."""
     log = spec.folder.parents[2] / "log"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -17,6 +19,7 @@ import pytest
 from optuna.trial import TrialState
 
 from redi_lab.errors import RunInterruptedError, UserError
+from redi_lab.pipeline.resume import interruptible
 from redi_lab.pipeline.sweep.claims import Claims, fixed_parameters
 from redi_lab.pipeline.sweep.results import best_trial, budget, view_trials
 from redi_lab.pipeline.sweep.space import grid, parse_space
@@ -324,6 +327,24 @@ def test_two_workers_share_a_study_and_one_that_dies_is_replaced(storage: str, t
     run_workers(sweep, study, run=fakes.die_once)
     assert states(study) == {"COMPLETE": 8, "FAIL": 1}
     assert len({str(trial.params) for trial in study.trials if trial.state == TrialState.COMPLETE}) == 8
+
+
+def test_a_signal_to_the_command_ends_its_workers_and_gives_their_trials_back(tmp_path: Path) -> None:
+    """While trials run as while the winner is confirmed: both are `run_workers`."""
+    sweep = fakes.make_sweep(tmp_path, num_trials=1)
+    study, _ = planned(sweep)
+
+    def terminate() -> None:
+        while not (tmp_path / "began").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=terminate, daemon=True)
+    thread.start()
+    with pytest.raises(RunInterruptedError, match="SIGTERM; to go on, again"), interruptible("again"):
+        run_workers(sweep, study, run=fakes.begin_and_hang)
+    thread.join()
+    assert sum(trial.state == TrialState.WAITING for trial in study.trials) == 1
 
 
 def test_a_worker_that_gives_up_says_why(tmp_path: Path) -> None:
