@@ -32,6 +32,7 @@ from redi_lab.config_checks import (
     check_store,
     check_trainer,
     in_words,
+    read_prompt,
     resolve,
 )
 from redi_lab.config_values import check_values
@@ -122,6 +123,8 @@ def check(config: DictConfig, name: str, *, check_paths: bool = True) -> None:
         raise UserError(f"{missing[0]} is required and has no default: add {missing[0]}=VALUE")
     resolve(config)
     _check_top(config, name)
+    if isinstance(config.get("eval"), DictConfig):
+        read_prompt(config.eval)
     check_secrets(config)
     if not isinstance(config.seed, int) or isinstance(config.seed, bool) or not 0 <= config.seed < 2**32:
         raise UserError(f"seed={config.seed}: must be a whole number from 0 to 4294967295")

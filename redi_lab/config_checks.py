@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from redi_lab.config_values import is_whole
-from redi_lab.errors import UserError
+from redi_lab.errors import UserError, in_short
 from redi_lab.redaction import redact, secret_in
 
 _NAME = re.compile(r"\w[\w.+-]*")
@@ -87,6 +87,29 @@ def _unresolved(node: Any, prefix: str = "") -> tuple[str, str] | None:
         if found:
             return found
     return None
+
+
+def read_prompt(settings: DictConfig) -> None:
+    """Put the text of `prompt_file`, without its last line break, in the place of `prompt_template`.
+
+    Args:
+        settings: the eval group.
+
+    Raises:
+        UserError: the file cannot be read, or has no {problem} in it.
+    """
+    path = settings.get("prompt_file")
+    if path is None:
+        return
+    try:
+        if not Path(str(path)).is_file():
+            raise FileNotFoundError("no such file")
+        text = Path(str(path)).read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, ValueError) as error:
+        raise UserError(f"eval.prompt_file={path}: {in_short(error)}; give a text file in UTF-8") from error
+    if "{problem}" not in text:
+        raise UserError(f"eval.prompt_file={path}: has no {{problem}} in it; write that where the problem belongs")
+    settings.prompt_template = text
 
 
 def check_names(config: DictConfig) -> None:

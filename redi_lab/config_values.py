@@ -58,7 +58,8 @@ def _one_of(*choices: str | None) -> tuple[Callable[[Any], bool], str]:
 
 _RULES: tuple[_Rule, ...] = (
     (
-        ("callbacks.accuracy.every_n_steps", "callbacks.accuracy.max_batch_tokens", "callbacks.accuracy.num_samples",
+        ("callbacks.accuracy.every_n_steps", "callbacks.accuracy.max_batch_tokens", "callbacks.accuracy.max_new_tokens",
+         "callbacks.accuracy.num_samples",
          "callbacks.checkpoints.every_n_steps", "callbacks.collapse.confirmations",
          "callbacks.collapse.snapshot_every_n_steps", "callbacks.collapse.window_steps",
          "callbacks.gradient_conflict.every_n_steps", "callbacks.numerics.max_skips",

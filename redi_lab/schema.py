@@ -150,6 +150,14 @@ class GraderConfig:
 
 
 @dataclass
+class EvalGraderConfig(GraderConfig):
+    """Limits of the grading workers, and what counts as an answer."""
+
+    require_closed_thought: bool = False
+    """Take the answer after </think>; a completion without it is wrong."""
+
+
+@dataclass
 class BenchmarkConfig:
     """Where problems and their answers come from."""
 
@@ -181,6 +189,8 @@ class EvalConfig(BenchmarkConfig):
     """Only the first n problems of a benchmark."""
     prompt_template: str = "{problem}"
     """Text of the user turn."""
+    prompt_file: str | None = None
+    """Text file that takes the place of prompt_template."""
     thinking_prefix: str = ""
     """Opens the assistant turn."""
     temperature: float = 0.6
@@ -197,8 +207,8 @@ class EvalConfig(BenchmarkConfig):
     """Generated between two saves."""
     seed: int = 0
     """Of the sampling."""
-    grader: GraderConfig = field(default_factory=GraderConfig)
-    """Limits of the grading workers."""
+    grader: EvalGraderConfig = field(default_factory=EvalGraderConfig)
+    """Limits of the grading workers, and what counts as an answer."""
 
 
 @dataclass

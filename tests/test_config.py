@@ -36,6 +36,10 @@ MISTAKES = {
     "data.batch_size=0": r"data.batch_size=0: must be a whole number of at least 1",
     "data.batch_size=1.5": r"data.batch_size=1.5: must be a whole number",
     "data.prompt_template=x": r"data.prompt_template=x: must be a text with \{problem\} in it",
+    "eval.prompt_file=/nowhere": r"eval.prompt_file=/nowhere: no such file; give a text file in UTF-8",
+    f"eval.prompt_file={__file__}": r"eval.prompt_file=.*test_config.py: has no \{problem\} in it; write that",
+    "eval.grader.require_closed_thought=1": r"eval.grader.require_closed_thought=1: must be true or false",
+    "callbacks.accuracy.max_new_tokens=0": r"callbacks.accuracy.max_new_tokens=0: must be a whole number of at least 1",
     "eval.top_p=0": r"eval.top_p=0.0: must be in \(0, 1\]",
     "eval.benchmark=maths": r"eval.benchmark=maths: must be one of null, heldout, arithmetic, jsonl, hub, suite",
     "eval.chunk_completions=0": r"eval.chunk_completions=0: must be a whole number of at least 1",
@@ -149,16 +153,20 @@ def test_every_experiment_composes(name: str) -> None:
 
 
 def test_experiments_of_1p5b_hold_the_papers_hyperparameters() -> None:
-    expected: dict[str, tuple[float, int, dict[str, Any]]] = {
-        "sft_1p5b": (5e-5, 128, {}),
-        "redi_1p5b": (1e-6, 32, {"alpha": 0.8}),
-        "symmetric_redi_1p5b": (2e-7, 32, {"alpha": 1.0}),
-        "dpo_1p5b": (2e-7, 32, {"beta": 0.001, "reference": "init"}),
-        "simpo_1p5b": (5e-7, 32, {"beta": 2.0, "gamma": 1.0}),
+    expected: dict[str, tuple[str | None, float, dict[str, Any]]] = {
+        "sft_1p5b": (None, 5e-5, {}),
+        "sft_3ep_1p5b": (None, 5e-5, {}),
+        "redi_1p5b": ("sft_1p5b", 1e-6, {"alpha": 0.8}),
+        "redi_3ep_1p5b": ("sft_3ep_1p5b", 1e-6, {"alpha": 0.8}),
+        "symmetric_redi_1p5b": ("sft_3ep_1p5b", 2e-7, {"alpha": 1.0}),
+        "dpo_1p5b": ("sft_3ep_1p5b", 2e-7, {"beta": 0.001, "reference": "init"}),
+        "simpo_1p5b": ("sft_3ep_1p5b", 5e-7, {"beta": 2.0, "gamma": 1.0}),
+        "simpo_b10_1p5b": ("sft_3ep_1p5b", 3e-7, {"beta": 10.0, "gamma": 5.0}),
     }
-    for name, (lr, batch, loss) in expected.items():
+    assert set(expected) == {name for name in experiment_names() if name.endswith("_1p5b")}
+    for name, (start, lr, loss) in expected.items():
         config = load_config("train", [f"+experiment={name}"])
-        assert (config.optimizer.lr, config.data.batch_size) == (lr, batch)
+        assert (config.init_from, config.optimizer.lr) == (start, lr), name
         assert {k: config.loss[k] for k in loss} == loss
         assert config.model.path == "Qwen/Qwen2.5-Math-1.5B"
         assert config.model.config_overrides == {"max_position_embeddings": 32768, "rope_theta": 300000}
@@ -167,13 +175,27 @@ def test_experiments_of_1p5b_hold_the_papers_hyperparameters() -> None:
             1e-8,
             1e-4,
         )
+        assert config.optimizer.max_grad_norm == 1.0
         assert (config.scheduler.name, config.scheduler.warmup_ratio, config.seed) == ("linear", 0.1, 42)
         assert config.trainer.precision == "bf16-mixed"
-        is_first = name == "sft_1p5b"
-        assert config.trainer.max_epochs == (5 if is_first else 1)
-        assert config.init_from == (None if is_first else "sft_1p5b")
-        assert config.data.max_prompt_tokens == (None if is_first else 800)
-        assert config.data.max_completion_tokens == (None if is_first else 19000)
+        assert config.trainer.max_epochs == {"sft_1p5b": 5, "sft_3ep_1p5b": 3}.get(name, 1)
+        assert config.data.batch_size == (128 if start is None else 32)
+        assert config.data.max_prompt_tokens == (None if start is None else 800)
+        assert config.data.max_completion_tokens == (None if start is None else 19000)
+
+
+@pytest.mark.parametrize("name", [name for name in experiment_names() if name.endswith("_1p5b")])
+def test_experiments_of_1p5b_look_at_what_they_do_not_train_on(name: str) -> None:
+    config = load_config("train", [f"+experiment={name}"])
+    assert config.data.num_validation == config.callbacks.probes.num_examples == 32
+    assert config.data.num_development == config.data.source.num_heldout == 64
+    assert config.callbacks.accuracy.temperature == config.eval.temperature
+    checkpoints, accuracy = config.callbacks.checkpoints, config.callbacks.accuracy
+    expected = (None, None) if config.init_from is None else (200, "val/pass_at_1")
+    assert (checkpoints.every_n_steps, checkpoints.monitor) == expected
+    assert accuracy.every_n_steps == checkpoints.every_n_steps
+    longest = 800 + accuracy.max_new_tokens
+    assert accuracy.max_batch_tokens >= config.data.num_development * longest  # one batch
 
 
 def test_a_group_on_the_command_line_beats_the_experiments() -> None:

@@ -13,6 +13,11 @@ import pytorch_lightning as pl
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.callbacks.disk import sync, writing
 
+BEST = "best"
+"""Folder of the best checkpoint, beside the others."""
+BEST_NOTE = "best.json"
+"""File in it: `{"step": STEP, METRIC: VALUE}`."""
+
 
 @final
 class ExportCheckpoints(pl.Callback):
@@ -24,8 +29,8 @@ class ExportCheckpoints(pl.Callback):
         folder: where checkpoints go.
         end_of_turn_id: token that ends a generation, for the generation config.
         every_n_steps: optimizer steps between exports; None: the last state alone.
-        monitor: metric whose best value keeps a copy, seen after validation or, for train/ metrics, after each step of
-            `every_n_steps`.
+        monitor: metric whose best value keeps a copy, seen after validation, after each step of `every_n_steps`, and at
+            the end.
         mode: whether lower or higher is better.
     """
 
@@ -65,8 +70,9 @@ class ExportCheckpoints(pl.Callback):
         self._keep_best(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Export the final state."""
+        """Export the final state, which may be the best one too."""
         self._export(trainer, pl_module, "last")
+        self._keep_best(trainer, pl_module)
 
     def _keep_best(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.monitor is None or self.monitor not in trainer.callback_metrics:
@@ -76,7 +82,7 @@ class ExportCheckpoints(pl.Callback):
             return
         if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
             self.best = value
-            self._export(trainer, module, "best", {"step": trainer.global_step, self.monitor: value})
+            self._export(trainer, module, BEST, {"step": trainer.global_step, self.monitor: value})
 
     def _export(
         self, trainer: pl.Trainer, module: pl.LightningModule, name: str, note: dict[str, float] | None = None
@@ -91,7 +97,7 @@ class ExportCheckpoints(pl.Callback):
             shutil.rmtree(partial, ignore_errors=True)
             backbone.save(partial, self.end_of_turn_id)
             if note is not None:
-                (partial / "best.json").write_text(json.dumps(note) + "\n", encoding="utf-8")
+                (partial / BEST_NOTE).write_text(json.dumps(note) + "\n", encoding="utf-8")
             for path in (*partial.iterdir(), partial):
                 sync(path)
             shutil.rmtree(target, ignore_errors=True)

@@ -18,7 +18,7 @@ from typing import Any, final
 
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.evaluation.engines import Engine, Progress, SamplingParams
-from redi_lab.evaluation.grading import Grade, Grader
+from redi_lab.evaluation.grading import Gold, Grade, Grader
 from redi_lab.evaluation.results import (
     EvaluationResult,
     ResultRow,
@@ -29,7 +29,7 @@ from redi_lab.evaluation.results import (
     save_result,
 )
 from redi_lab.evaluation.samples import Sample, SampleStore, draw_samples
-from redi_lab.evaluation.scoring import score
+from redi_lab.evaluation.scoring import grade_completions, score
 
 
 @final
@@ -48,6 +48,7 @@ class Evaluation:
         protocol_extras: Further JSON values of the protocol, such as the prompt template in words.
         folder: Where results are kept, and below it, in `samples`, what is drawn.
         chunk_completions: About how many completions are drawn between two saves.
+        require_closed_thought: See `redi_lab.evaluation.scoring.grade_completions`.
     """
 
     engine: Engine
@@ -59,6 +60,7 @@ class Evaluation:
     protocol_extras: Mapping[str, Any]
     folder: Path
     chunk_completions: int = 4096
+    require_closed_thought: bool = False
 
     def result(self, on_progress: Progress | None = None) -> EvaluationResult:
         """Return the stored result of this very evaluation, or make and store it.
@@ -104,12 +106,12 @@ class Evaluation:
         drawn = draw_samples(
             self.engine, self.checkpoint, self._prompts, sampling, self._store(), self.chunk_completions, on_progress
         )
-        pairs = [
+        pairs: list[tuple[str, Gold]] = [
             (sample.text, problem.answers)
             for problem, samples in zip(self.benchmark.problems, drawn, strict=True)
             for sample in samples
         ]
-        grades = iter(self.grader.grade_all(pairs))
+        grades = iter(grade_completions(self.grader, pairs, require_closed_thought=self.require_closed_thought))
         return [
             _row(problem, index, sample, next(grades))
             for problem, samples in zip(self.benchmark.problems, drawn, strict=True)
@@ -127,7 +129,7 @@ class Evaluation:
         own = {
             "sampling": {"num_samples": self.sampling.num_samples, **self._drawing["sampling"]},
             "engine": self._drawing["engine"],
-            "grader": dict(self.grader.settings),
+            "grader": {**self.grader.settings, "require_closed_thought": self.require_closed_thought},
             "prompts_sha256": self._drawing["prompts_sha256"],
         }
         clash = sorted(own.keys() & self.protocol_extras.keys())

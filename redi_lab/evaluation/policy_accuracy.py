@@ -14,8 +14,9 @@ import numpy as np
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.evaluation.engines import SamplingParams
-from redi_lab.evaluation.grading import Grader, Verdict
+from redi_lab.evaluation.grading import Gold, Grader, Verdict
 from redi_lab.evaluation.metrics import pass_at_1
+from redi_lab.evaluation.scoring import grade_completions
 from redi_lab.evaluation.transformers_engine import TransformersEngine
 
 
@@ -30,6 +31,7 @@ class PolicyAccuracy:
         sampling: how completions are drawn; greedy has no sampling noise between two steps.
         grader: what grades them.
         max_batch_tokens: most tokens, prompts and new ones together, that the KV cache of one batch holds.
+        require_closed_thought: see `redi_lab.evaluation.scoring.grade_completions`.
     """
 
     def __init__(
@@ -40,6 +42,8 @@ class PolicyAccuracy:
         sampling: SamplingParams,
         grader: Grader,
         max_batch_tokens: int = 65_536,
+        *,
+        require_closed_thought: bool = False,
     ) -> None:
         self.benchmark = benchmark
         self._prompts = [encode(problem.problem) for problem in benchmark.problems]
@@ -47,6 +51,7 @@ class PolicyAccuracy:
         self._sampling = sampling
         self._grader = grader
         self._max_batch_tokens = max_batch_tokens
+        self._require_closed_thought = require_closed_thought
 
     def __call__(self, policy: CausalLM) -> dict[str, float]:
         """`pass_at_1` with its 95 % interval over problems, `truncation_rate`, and `mean_tokens` of a completion.
@@ -57,9 +62,10 @@ class PolicyAccuracy:
         engine = TransformersEngine(self._max_batch_tokens, device=str(policy.head_weight.device))
         with policy.for_generation() as model:
             completions = engine.generate_with(model, policy.tokenizer, self._stops, self._prompts, self._sampling)
-        golds = [self.benchmark.problems[completion.problem_index].answers for completion in completions]
-        texts = [completion.text for completion in completions]
-        grades = self._grader.grade_all(list(zip(texts, golds, strict=True)))
+        pairs: list[tuple[str, Gold]] = [
+            (c.text, self.benchmark.problems[c.problem_index].answers) for c in completions
+        ]
+        grades = grade_completions(self._grader, pairs, require_closed_thought=self._require_closed_thought)
         is_right = np.array([grade.verdict == Verdict.RIGHT for grade in grades], dtype=np.bool_)
         score = pass_at_1(is_right.reshape(-1, self._sampling.num_samples))
         return {

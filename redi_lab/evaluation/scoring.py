@@ -12,10 +12,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redi_lab.evaluation.answer_classes import answer_classes
-from redi_lab.evaluation.grading import Verdict
+from redi_lab.evaluation.grading import Gold, Grade, Grader, Verdict
 from redi_lab.evaluation.metrics import NO_VOTE, Estimate, Verdicts, majority, pass_at_1, pass_at_k
 from redi_lab.evaluation.results import EvaluationResult, ResultRow
 from redi_lab.evaluation.text_statistics import text_statistics
+
+UNFINISHED_THOUGHT = "unfinished_thought"
+"""Reason of a completion that is wrong because its thought never ends."""
+_END_OF_THOUGHT = "</think>"
+
+
+def grade_completions(
+    grader: Grader, completions: Sequence[tuple[str, Gold]], *, require_closed_thought: bool
+) -> list[Grade]:
+    """Grade completions of a model, in their order.
+
+    Args:
+        grader: Compares answers.
+        completions: Texts with their accepted answer or answers.
+        require_closed_thought: Search the answer only in what follows the first `</think>` (and precedes a second), and
+            count a completion without one as wrong whatever it says: how the paper's code grades its tables (rllm,
+            `RewardMathFn`). Otherwise the whole text is searched.
+    """
+    if not require_closed_thought:
+        return grader.grade_all(completions)
+    parts = [text.split(_END_OF_THOUGHT, 2) for text, _ in completions]
+    closed = [(part[1], gold) for part, (_, gold) in zip(parts, completions, strict=True) if len(part) > 1]
+    grades = iter(grader.grade_all(closed))
+    return [next(grades) if len(part) > 1 else Grade(Verdict.WRONG, UNFINISHED_THOUGHT, None) for part in parts]
 
 
 def verdict_matrix(rows: Sequence[ResultRow], num_samples: int) -> Verdicts:

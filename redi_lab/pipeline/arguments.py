@@ -21,6 +21,8 @@ from redi_lab.config_checks import in_words
 from redi_lab.errors import UserError
 from redi_lab.pipeline.build import USED_BY_PIPELINE
 
+_MAY_BE_NULL = ("max_grad_norm", "max_new_tokens")  # of the settings that are read elsewhere
+
 
 def check_arguments(config: DictConfig) -> None:
     """Check source, optimizer, engine and callbacks of a configuration, those of them that it has.
@@ -62,7 +64,7 @@ def _check_settings(place: str, settings: DictConfig, found: type) -> None:
     assert isinstance(plain, Mapping)
     for key, value in plain.items():
         if key in read_elsewhere:
-            if value is None and key != "max_grad_norm":
+            if value is None and key not in _MAY_BE_NULL:
                 raise UserError(f"{place}.{key!s}=null: needs a value; drop it for the default")
         elif key not in parameters:
             if not takes_any:

@@ -35,7 +35,10 @@ from redi_lab.evaluation.policy_accuracy import PolicyAccuracy
 from redi_lab.modules.base import CausalLMModule
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-USED_BY_PIPELINE = {"accuracy": ("num_samples", "temperature", "max_batch_tokens"), "probes": ("num_examples",)}
+USED_BY_PIPELINE = {
+    "accuracy": ("num_samples", "temperature", "max_new_tokens", "max_batch_tokens"),
+    "probes": ("num_examples",),
+}
 """Settings of callbacks that decide what is injected into them."""
 
 
@@ -187,7 +190,7 @@ def make_callbacks(
 def make_accuracy(
     config: DictConfig, eval_config: DictConfig, benchmark: Benchmark, encoder: TraceEncoder, grader: Grader
 ) -> PolicyAccuracy:
-    """What measures accuracy during training: the final evaluation's prompts and lengths, a sampling of its own.
+    """What measures accuracy during training: the final evaluation's prompts and rules, and a separate sampling.
 
     Args:
         config: with the group callbacks.
@@ -201,12 +204,20 @@ def make_accuracy(
     sampling = SamplingParams(
         temperature=settings.temperature,
         top_p=protocol.top_p,
-        max_new_tokens=protocol.max_new_tokens,
+        max_new_tokens=min(protocol.max_new_tokens, settings.max_new_tokens or protocol.max_new_tokens),
         num_samples=settings.num_samples,
         seed=protocol.seed,
     )
     stops = [encoder.end_of_turn_id]
-    return PolicyAccuracy(benchmark, prompts.prompt_ids, stops, sampling, grader, settings.max_batch_tokens)
+    return PolicyAccuracy(
+        benchmark,
+        prompts.prompt_ids,
+        stops,
+        sampling,
+        grader,
+        settings.max_batch_tokens,
+        require_closed_thought=protocol.grader.require_closed_thought,
+    )
 
 
 def make_trainer(config: DictConfig, callbacks: Sequence[pl.Callback], logger: Any) -> pl.Trainer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -94,9 +95,14 @@ def make_evaluation(
         encoder.prompt_ids,
         sampling,
         grader,
-        {"prompt_template": settings.prompt_template, "thinking_prefix": settings.thinking_prefix},
+        {
+            "prompt_template": settings.prompt_template,
+            "prompt_template_sha256": hashlib.sha256(settings.prompt_template.encode()).hexdigest(),
+            "thinking_prefix": settings.thinking_prefix,
+        },
         Path(config.paths.cache_dir) / "evaluations",
         settings.chunk_completions,
+        settings.grader.require_closed_thought,
     )
 
 

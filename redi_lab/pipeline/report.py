@@ -84,7 +84,7 @@ def draw_curves(config: DictConfig, folder: Path) -> list[Path]:
 
 
 def score_table(outcomes: Sequence[Outcome]) -> Table:
-    """Scores with 95 % intervals, one row a stage."""
+    """Scores with 95 % intervals: a row for a stage's last checkpoint and, where one was chosen, one for its best."""
     judged = [o for o in outcomes if o.result is not None]
     first = judged[0].result
     assert first is not None
@@ -95,7 +95,11 @@ def score_table(outcomes: Sequence[Outcome]) -> Table:
         table.add_column(heading, justify="left" if heading in ("stage", "objective") else "right")
     for outcome in judged:
         assert outcome.result is not None
-        table.add_row(outcome.stage.name, describe_loss(outcome.stage.config), *_cells(outcome.result, samples))
+        name, objective = outcome.stage.name, describe_loss(outcome.stage.config)
+        table.add_row(name, objective, *_cells(outcome.result, samples))
+        if outcome.best is not None and outcome.best.result is not None:
+            step = int(outcome.best.note["step"])
+            table.add_row(f"{name} best", f"at step {step:,}", *_cells(outcome.best.result, samples))
     return table
 
 
@@ -111,7 +115,7 @@ def _cells(result: EvaluationResult, samples: int) -> list[str]:
 
 
 def verdicts(outcomes: Sequence[Outcome]) -> list[str]:
-    """In words: how each stage compares with the one before, and whether a score says anything at all."""
+    """In words: how a stage compares with the one before, its best checkpoint with its last, and what a score says."""
     lines = []
     judged = [o for o in outcomes if o.result is not None]
     for before, after in pairwise(judged):
@@ -119,8 +123,11 @@ def verdicts(outcomes: Sequence[Outcome]) -> list[str]:
         assert after.result is not None
         comparison = compare(verdicts_of(after.result), verdicts_of(before.result))
         lines.append(explain(comparison, after.stage.name, before.stage.name))
-    last = judged[-1].result
+    last, best = judged[-1].result, judged[-1].best
     assert last is not None
+    if best is not None and best.result is not None and best.result.key != last.key:
+        name = judged[-1].stage.name
+        lines.append(explain(compare(verdicts_of(best.result), verdicts_of(last)), f"{name} best", name))
     if last.metrics["pass_at_1"] < 0.02:
         lines.append(
             f"[yellow]A score of {last.metrics['pass_at_1']:.3f} says that this model does not solve these problems:"

@@ -5,6 +5,7 @@ Each stage: traces → tokens → batches → policy under an objective → Hugg
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ from rich.progress import Progress, TaskID
 
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.reference import reference_logps
+from redi_lab.callbacks.checkpoints import BEST, BEST_NOTE
 from redi_lab.callbacks.collapse import EVENTS
 from redi_lab.callbacks.probes import SHIFTED_TOKENS
 from redi_lab.data.datamodule import TraceDataModule
@@ -41,12 +43,31 @@ _NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 @final
 @dataclass(frozen=True)
+class Best:
+    """The checkpoint that `callbacks.checkpoints.monitor` chose during training, evaluated as the last one is.
+
+    `note` says at which step and by which value it was chosen.
+    """
+
+    checkpoint: Path
+    note: Mapping[str, float]
+    result: EvaluationResult | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a summary tells of it."""
+        metrics = {} if self.result is None else nested_metrics(self.result.metrics)
+        return {"checkpoint": str(self.checkpoint), "chosen": dict(self.note), "metrics": metrics}
+
+
+@final
+@dataclass(frozen=True)
 class Outcome:
-    """A stage that is trained and judged."""
+    """A stage that is trained and evaluated: its last checkpoint and, where one was chosen, its best."""
 
     stage: Stage
     record: StageRecord
     result: EvaluationResult | None
+    best: Best | None
     is_reused: bool
 
 
@@ -115,7 +136,7 @@ def _find_or_train(job: _Job, corpora: _Corpora, stages: StageCache) -> Outcome:
         if record is None:
             return job.train(folder, corpora.of(job.stage), stages)
     report.say(f"[dim]reused: the same stage was trained before, see {record.output_dir}[/dim]")
-    return Outcome(job.stage, record, job.judge(record.checkpoint), is_reused=True)
+    return Outcome(job.stage, record, job.judge(record.checkpoint), job.judge_best(record), is_reused=True)
 
 
 @final
@@ -185,30 +206,46 @@ class _Job:
             with grader:
                 trainer.fit(module, datamodule=data)
             trained = finish_training(folder, record.checkpoint, trainer, callbacks)
-        result = self._judge_trained(record, trained, logger)
-        self._summarise(record, corpus, data, development, result, trained, logger.version, time.time() - began)
+        outcome = self._judge_trained(record, trained, logger)
+        self._summarise(outcome, corpus, data, development, trained, logger.version, time.time() - began)
         _log_files(config, folder, logger)
         logger.finalize("success")
         if trained.is_reusable:
             stages.add(self.stage.fingerprint, record)
-        return Outcome(self.stage, record, result, is_reused=False)
+        return outcome
 
     def judge(self, checkpoint: Path) -> EvaluationResult | None:
         """Score under the command's protocol, so that all stages of a table are judged alike."""
         if self.benchmark is None:
             return None
-        return evaluate_checkpoint(self.command_config, checkpoint, self.benchmark, self.stage.name)
+        name = self.stage.name if checkpoint.name != BEST else f"{self.stage.name} {BEST}"
+        return evaluate_checkpoint(self.command_config, checkpoint, self.benchmark, name)
 
-    def _judge_trained(self, record: StageRecord, trained: Trained, logger: Any) -> EvaluationResult | None:
+    def judge_best(self, record: StageRecord) -> Best | None:
+        """The checkpoint that was chosen during training, scored; None where none was.
+
+        If it holds the last weights, their score is found rather than made again.
+        """
+        folder = record.checkpoint.parent / BEST
+        if not (folder / BEST_NOTE).is_file():
+            return None
+        note = json.loads((folder / BEST_NOTE).read_text(encoding="utf-8"))
+        return Best(folder, note, self.judge(folder))
+
+    def _judge_trained(self, record: StageRecord, trained: Trained, logger: Any) -> Outcome:
         """Score what came of the training, and log it; a trial that a sweep has given up is not worth a score."""
         stop = trained.stop
         if stop is not None:
             report.say(f"[yellow]training ended after step {stop.step} ({stop.by}): {stop.reason}[/yellow]")
-        result = None if stop is not None and stop.by == "pruner" else self.judge(record.checkpoint)
+        if stop is not None and stop.by == "pruner":
+            return Outcome(self.stage, record, None, None, is_reused=False)
+        result, best = self.judge(record.checkpoint), self.judge_best(record)
+        for name, scored in (("eval", result), ("eval/best", best and best.result)):
+            if scored is not None:
+                logger.log_metrics({f"{name}/{k}": v for k, v in scored.metrics.items()}, step=trained.global_step)
         if result is not None and self.benchmark is not None:
-            logger.log_metrics({f"eval/{k}": v for k, v in result.metrics.items()}, step=trained.global_step)
             log_samples(logger, record.output_dir, [result], [self.benchmark])
-        return result
+        return Outcome(self.stage, record, result, best, is_reused=False)
 
     def _tokenise(self, corpus: TraceCorpus, encoder: TraceEncoder) -> TraceDataModule:
         with progress_bar() as progress:
@@ -237,18 +274,17 @@ class _Job:
 
     def _summarise(
         self,
-        record: StageRecord,
+        outcome: Outcome,
         corpus: TraceCorpus,
         data: TraceDataModule,
         development: Development,
-        result: EvaluationResult | None,
         trained: Trained,
         run_id: str | None,
         seconds: float,
     ) -> None:
         config = self.stage.config
         loss = OmegaConf.to_container(config.loss)
-        stages = [*self.earlier, Outcome(self.stage, record, result, is_reused=False)]
+        record, result = outcome.record, outcome.result
         write_summary(
             record.output_dir,
             config,
@@ -259,11 +295,12 @@ class _Job:
                 "metrics": {} if result is None else nested_metrics(result.metrics),
                 "evaluation": None if result is None else {"key": result.key, "protocol": dict(result.protocol)},
                 "checkpoint": str(record.checkpoint),
+                "best": outcome.best and outcome.best.as_dict(),
                 "checkpoints": sorted(str(path) for path in record.checkpoint.parent.iterdir() if path.is_dir()),
                 "fingerprint": self.stage.fingerprint,
                 "data": {"source": corpus.source, "digest": data.digest(), "selection": corpus.counts.as_dict()}
                 | {"batches": data.counts(), "development": development.as_dict()},
-                "stages": [_stage_summary(outcome) for outcome in stages],
+                "stages": [_stage_summary(outcome) for outcome in (*self.earlier, outcome)],
                 "stopped": None if trained.stop is None else asdict(trained.stop),
                 "collapse": trained.collapse,
                 "skipped_batches": trained.num_skipped,
@@ -294,4 +331,5 @@ def _stage_summary(outcome: Outcome) -> dict[str, Any]:
         "output_dir": str(outcome.record.output_dir),
         "is_reused": outcome.is_reused,
         "metrics": {} if outcome.result is None else nested_metrics(outcome.result.metrics),
+        "best": outcome.best and outcome.best.as_dict(),
     }

@@ -134,11 +134,16 @@ def problems(number: int) -> Benchmark:
     )
 
 
-def measure_of(grader: Grader, **changes: Any) -> PolicyAccuracy:
+def measure_of(grader: Grader, *, require_closed_thought: bool = False, **changes: Any) -> PolicyAccuracy:
     sampling: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 8, "num_samples": 1, "seed": 0}
     encoder = TraceEncoder(tokenizer())
     return PolicyAccuracy(
-        problems(5), encoder.prompt_ids, [encoder.end_of_turn_id], SamplingParams(**sampling | changes), grader
+        problems(5),
+        encoder.prompt_ids,
+        [encoder.end_of_turn_id],
+        SamplingParams(**sampling | changes),
+        grader,
+        require_closed_thought=require_closed_thought,
     )
 
 
@@ -166,6 +171,7 @@ def test_accuracy_counts_what_the_policy_says(monkeypatch: pytest.MonkeyPatch) -
         engine = "redi_lab.evaluation.transformers_engine.TransformersEngine._generate_batch"
         monkeypatch.setattr(engine, lambda self, model, batch, *_: ([says] * len(batch), [None] * len(batch)))
         metrics = measure(policy)
+        assert measure_of(grader, max_new_tokens=20, require_closed_thought=True)(policy)["pass_at_1"] == 0.0
     assert metrics["pass_at_1"] == 0.2
     assert metrics["pass_at_1_ci_low"] < 0.2 < metrics["pass_at_1_ci_high"]
     assert metrics["truncation_rate"] == 0.0

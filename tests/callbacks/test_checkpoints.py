@@ -116,6 +116,21 @@ def test_best_by_a_training_metric_is_sought_at_exported_steps(tmp_path: Path) -
     assert note == {"step": step, "train/loss": pytest.approx(losses[step], rel=1e-6)}
 
 
+@final
+class _FakeAtTheEnd(pl.Callback):
+    """Says that the policy is best when training is over, as a callback does that measures it then."""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.callback_metrics["val/fake"] = torch.tensor(9.0)
+
+
+def test_the_last_weights_may_be_the_best(tmp_path: Path) -> None:
+    values = _FakeMetric([3.0, 1.0, 2.0])
+    run(tmp_path, values, _FakeAtTheEnd(), max_steps=7, monitor="val/fake", mode="max")
+    assert torch.equal(weights(tmp_path / "best"), weights(tmp_path / "last"))
+    assert json.loads((tmp_path / "best" / "best.json").read_text()) == {"step": 7, "val/fake": 9.0}
+
+
 def test_a_metric_that_is_not_there_yet_is_passed_over(tmp_path: Path) -> None:
     """Three steps of an epoch of seven, which would end with the first validation."""
     export = ExportCheckpoints(tmp_path, END_OF_TURN, every_n_steps=1, monitor="val/loss")

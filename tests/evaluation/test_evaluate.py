@@ -11,6 +11,7 @@ from redi_lab.evaluation.engines import Engine, SamplingParams
 from redi_lab.evaluation.evaluate import Evaluation
 from redi_lab.evaluation.grading import Grader
 from redi_lab.evaluation.results import EvaluationResult
+from redi_lab.evaluation.scoring import UNFINISHED_THOUGHT
 from redi_lab.evaluation.transformers_engine import TransformersEngine
 from tests.evaluation.scripted_engine import ScriptedEngine
 
@@ -39,9 +40,20 @@ def make(
     encoder: Callable[[str], list[int]] = encode,
     extras: Mapping[str, object] | None = None,
     benchmark: Benchmark = BENCHMARK,
+    require_closed_thought: bool = False,
 ) -> Evaluation:
     extras = extras or {"prompt": "plain"}
-    return Evaluation(engine, checkpoint, benchmark, encoder, sampling, Grader(), extras, folder)
+    return Evaluation(
+        engine,
+        checkpoint,
+        benchmark,
+        encoder,
+        sampling,
+        Grader(),
+        extras,
+        folder,
+        require_closed_thought=require_closed_thought,
+    )
 
 
 def test_rows_and_metrics_by_hand(checkpoint: Path, tmp_path: Path) -> None:
@@ -78,6 +90,7 @@ def test_any_change_is_another_evaluation_and_draws_again_only_if_samples_change
         make(engine, checkpoint, tmp_path),
         make(engine, checkpoint, tmp_path, extras={"prompt": "said otherwise"}),
         make(engine, checkpoint, tmp_path, benchmark=harder),
+        make(engine, checkpoint, tmp_path, require_closed_thought=True),
         make(engine, checkpoint, tmp_path, encoder=lambda problem: [0, *encode(problem)]),
         make(engine, checkpoint, tmp_path, sampling=replace(SAMPLING, seed=1)),
     ]
@@ -86,9 +99,11 @@ def test_any_change_is_another_evaluation_and_draws_again_only_if_samples_change
     for evaluation in evaluations:
         results.append(evaluation.result())
         requests.append(len(engine.requests))
-    assert len({result.key for result in results}) == 5
-    assert requests == [1, 1, 1, 2, 3]
+    assert len({result.key for result in results}) == 6
+    assert requests == [1, 1, 1, 1, 2, 3]
     assert results[2].metrics["pass_at_1"] == 0.25
+    assert {row.reason for row in results[3].rows} == {UNFINISHED_THOUGHT}
+    assert results[3].metrics["pass_at_1"] == results[3].metrics["unknown_rate"] == 0.0
 
 
 def test_more_samples_keep_the_first(checkpoint: Path, tmp_path: Path) -> None:
@@ -119,6 +134,7 @@ def test_protocol_records_what_decided(checkpoint: Path, tmp_path: Path) -> None
     assert protocol["sampling"] == sampling
     assert protocol["engine"] == {"name": "scripted", "versions": {"script": "1"}, "settings": {}}
     assert protocol["grader"]["name"] == "math-verify"
+    assert protocol["grader"]["require_closed_thought"] is False
     assert protocol["prompt"] == "plain"
     with pytest.raises(ValueError, match=r"must not name \['sampling'\]"):
         make(scripted(), checkpoint, tmp_path, extras={"sampling": 1}).result()

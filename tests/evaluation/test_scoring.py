@@ -4,8 +4,9 @@ import math
 
 import pytest
 
+from redi_lab.evaluation.grading import Grade, Grader, Verdict
 from redi_lab.evaluation.results import ResultRow
-from redi_lab.evaluation.scoring import score, verdict_matrix
+from redi_lab.evaluation.scoring import UNFINISHED_THOUGHT, grade_completions, score, verdict_matrix
 
 
 def row(problem: str, sample: int, verdict: str, answer: str | None, text: str = "", tokens: int = 4) -> ResultRow:
@@ -57,3 +58,27 @@ def test_pass_at_k_for_powers_of_two_and_all_samples() -> None:
 
 def test_verdict_matrix() -> None:
     assert verdict_matrix(ROWS, 4).tolist() == [[True, False, False, False], [True, True, False, False]]
+
+
+BOXED = r"\boxed{7}"
+THOUGHTS = {
+    f"<think>\nso {BOXED}\n</think>\nIt is {BOXED}.": ("right", "right"),
+    f"<think>\nso {BOXED}\n</think>\nIt is seven.": ("right", "unknown"),
+    f"<think>\nso {BOXED}\n</think>\n" + r"It is \boxed{8}.": ("wrong", "wrong"),
+    r"so \boxed{8}" + f"\n</think>\n{BOXED}\n</think>\n" + r"\boxed{9}": ("wrong", "right"),
+    f"<think>\nso {BOXED}, or": ("right", "wrong"),
+    f"It is {BOXED}.": ("right", "wrong"),
+    "": ("unknown", "wrong"),
+}
+
+
+@pytest.mark.parametrize("require_closed_thought", [False, True])
+def test_an_answer_counts_only_behind_the_thought_where_that_is_asked(require_closed_thought: bool) -> None:
+    pairs = [(text, "7") for text in THOUGHTS]
+    with Grader() as grader:
+        grades = grade_completions(grader, pairs, require_closed_thought=require_closed_thought)
+    assert [grade.verdict for grade in grades] == [both[require_closed_thought] for both in THOUGHTS.values()]
+    unfinished = Grade(Verdict.WRONG, UNFINISHED_THOUGHT, None)
+    assert [text for text, grade in zip(THOUGHTS, grades, strict=True) if grade == unfinished] == (
+        [text for text in THOUGHTS if "</think>" not in text] if require_closed_thought else []
+    )

@@ -14,8 +14,9 @@ from omegaconf import DictConfig
 
 from redi_lab.config import CONFIG_DIR, load_config
 from redi_lab.data.arithmetic import build_tokenizer
-from redi_lab.data.tokenization import TokenizedSequence
+from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
 from redi_lab.errors import UserError
+from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.pipeline import build
 from redi_lab.pipeline.curate import make_recipe
 
@@ -106,7 +107,9 @@ def _eval(config: DictConfig, folder: Path) -> None:
 
 def _protocol(config: DictConfig, folder: Path) -> None:
     assert build.make_sampling(config).num_samples == (16 if config.eval.max_new_tokens == 32768 else 4)
-    assert config.eval.fit_context == (config.eval.thinking_prefix == "<think>\n")
+    is_final = config.eval.num_samples == 16
+    assert (config.eval.thinking_prefix == "<think>\n") == config.eval.grader.require_closed_thought == is_final
+    assert config.eval.fit_context == (config.eval.max_new_tokens >= 32000)
 
 
 def _curation(config: DictConfig, folder: Path) -> None:
@@ -150,6 +153,19 @@ def test_the_warm_up_lasts_the_first_tenth_and_the_decay_ends_at_zero() -> None:
     assert rates[:3] == pytest.approx([0.0, 0.1, 0.2])
     assert max(rates) == rates[10] == 1.0
     assert schedule.get_last_lr()[0] == 0.0
+
+
+def test_accuracy_during_training_follows_the_evaluation_and_is_never_longer() -> None:
+    def made(*overrides: str) -> Any:
+        config = load_config("train", list(overrides))
+        encoder = TraceEncoder(build_tokenizer())
+        benchmark = Benchmark.of("one", [EvalProblem("a", "1 + 1 ?", ("2",))])
+        return build.make_accuracy(config, config, benchmark, encoder, build.make_grader(config))
+
+    assert made()._sampling.max_new_tokens == 96
+    assert made("callbacks.accuracy.max_new_tokens=8")._sampling.max_new_tokens == 8
+    assert made("callbacks.accuracy.max_new_tokens=200")._sampling.max_new_tokens == 96
+    assert [made(f"protocol={name}")._require_closed_thought for name in ("quick", "paper")] == [False, True]
 
 
 def test_sequences_over_the_position_limit_are_refused_by_name() -> None:

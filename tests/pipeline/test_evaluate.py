@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,9 @@ def test_the_papers_suite_has_the_papers_protocol(tmp_path: Path) -> None:
     assert (settings.temperature, settings.top_p, settings.num_samples) == (0.6, 0.95, 16)
     assert (settings.max_new_tokens, settings.thinking_prefix) == (32768, "<think>\n")
     assert "final answer is: $\\boxed{ANSWER}$" in settings.prompt_template
-    assert load_config("evaluate", [*base, "protocol=quick"]).eval.num_samples == 4
+    assert settings.grader.require_closed_thought
+    quick = load_config("evaluate", [*base, "protocol=quick"]).eval
+    assert (quick.num_samples, quick.thinking_prefix, quick.grader.require_closed_thought) == (4, "", False)
     fewer = load_config("evaluate", [*base, "~eval.members.aime24", "+eval@eval.members.gsm8k=gsm8k", "protocol=paper"])
     assert tuple(fewer.eval.members) == (*(name for name in SUITE if name != "aime24"), "gsm8k")
     assert fewer.eval.num_samples == 16
@@ -89,8 +92,26 @@ def test_a_member_has_the_same_result_alone(
 ) -> None:
     suite = evaluate("eval=paper_suite", "eval.num_samples=1", "eval.fit_context=false", *members)
     alone = ["eval=aime24", f"eval.path={tmp_path / 'aime24.jsonl'}", "eval.num_samples=1"]
-    single = evaluate(*alone, "eval.fit_context=false", folder=tmp_path / "alone")
+    single = evaluate(*alone, "protocol=paper", "eval.fit_context=false", folder=tmp_path / "alone")
     assert single["evaluation"]["key"] == suite["benchmarks"]["aime24"]["evaluation"]["key"]
+
+
+def test_a_prompt_from_a_file_decides_the_result_and_its_digest_is_recorded(
+    evaluate: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    problems, prompt = tmp_path / "one.jsonl", tmp_path / "prompt.txt"
+    problems.write_text(json.dumps({"problem": "3 + 4", "answer": 7}))
+    few = ["eval=jsonl", f"eval.path={problems}", "eval.num_samples=1"]
+    text = "Answer in $\\boxed{ANSWER}$, 'so':\n\n{problem}"
+    keys = []
+    for number, written in enumerate((text + "\n", text, text + "?")):
+        prompt.write_text(written)
+        summary = evaluate(*few, f"eval.prompt_file={prompt}", folder=tmp_path / str(number))
+        keys.append(summary["evaluation"]["key"])
+        protocol = summary["evaluation"]["protocol"]
+        assert protocol["prompt_template"] == written.removesuffix("\n")
+        assert protocol["prompt_template_sha256"] == hashlib.sha256(written.removesuffix("\n").encode()).hexdigest()
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_a_long_prompt_shortens_the_completions_and_says_so() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from redi_lab.cli import main
-from redi_lab.config import experiment_names
+from redi_lab.config import experiment_names, load_config
 from redi_lab.tracking.journal import read_curves
 from tests.pipeline.test_train import run
 
@@ -68,27 +68,46 @@ def test_no_held_out_problems_is_told_before_training(tmp_path: Path, capsys: py
     assert message.count("\n") == 1
 
 
+@pytest.fixture(scope="module")
+def papers_outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One outputs folder for the paper's experiments: what several start from is trained once."""
+    return tmp_path_factory.mktemp("papers")
+
+
 @pytest.mark.parametrize("name", [name for name in experiment_names() if name.endswith("_1p5b")])
 def test_the_papers_experiments_run_on_local_folders(
-    name: str, tmp_path: Path, qwen_folder: Path, shared_data: Callable[[str], Path]
+    name: str,
+    tmp_path: Path,
+    qwen_folder: Path,
+    papers_outputs: Path,
+    shared_data: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     rows = shared_data("openr1/SYNTHETIC_openr1_math_raw.jsonl")
-    problems = tmp_path / "problems.jsonl"
+    problems = papers_outputs / "problems.jsonl"
     problems.write_text(json.dumps({"problem": "What is $3+4$?", "answer": "7"}) + "\n")
     folders = [f"model.path={qwen_folder}", f"data.path={rows}"]
     small = ["eval=jsonl", f"eval.path={problems}", "eval.max_new_tokens=8", "eval.num_samples=1"]
+    small += ["data.num_validation=1", "data.source.num_heldout=2", "data.num_development=2"]
     small += ["logger=none", "model.config_overrides.max_position_embeddings=1024", "trainer.max_epochs=1"]
-    small += [f"paths.outputs_dir={tmp_path / 'outputs'}"]
-    if name != "sft_1p5b":
+    small += [f"paths.outputs_dir={papers_outputs}"]
+    start = load_config("train", [f"+experiment={name}"]).init_from
+    if start is not None:
         small += ["init_overrides=['trainer.max_epochs=1']"]
+        small += ["callbacks.accuracy.every_n_steps=1", "callbacks.checkpoints.every_n_steps=1"]
     summary = run([f"+experiment={name}", *folders, *small], tmp_path / "run")
-    names = [stage["name"] for stage in summary["stages"]]
-    assert names == (["sft_1p5b"] if name == "sft_1p5b" else ["sft_1p5b", name])
+    assert [stage["name"] for stage in summary["stages"]] == [*([] if start is None else [start]), name]
+    assert (summary["best"] is None) == (start is None)  # of stage 2 the best checkpoint is kept, too
+    assert summary["data"]["batches"]["validation"] == 1
+    screen = capsys.readouterr().out
+    assert "sequences of validation examples" in screen
+    assert "sequences of the training set" not in screen
     saved = json.loads((Path(summary["checkpoint"]) / "config.json").read_text())
     assert saved["max_position_embeddings"] == 1024
     assert saved["rope_parameters"]["rope_theta"] == 300000
     curves = read_curves(tmp_path / "run" / "metrics.jsonl")
     assert curves["train/loss"].steps == [0]
+    assert curves["val/pass_at_1"].steps == [0, 1]
 
 
 def test_without_the_hub_an_evaluation_says_at_once_what_is_missing(

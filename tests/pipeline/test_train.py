@@ -187,10 +187,41 @@ def test_validation_best_checkpoint_and_entropy(tiny: Tiny, tmp_path: Path) -> N
     assert sorted(name for name in curves if name != "epoch") == expected
 
 
+def test_the_best_checkpoint_stands_beside_the_last(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accuracy on the development problems, which is .5 after step 2 of 3 and 0 at other times, chooses."""
+    said = iter([0.0, 0.0, 0.5, 0.0])  # before training and after each step of the second stage
+    monkeypatch.setattr(
+        "redi_lab.evaluation.policy_accuracy.PolicyAccuracy.__call__", lambda *_: {"pass_at_1": next(said)}
+    )
+    more = [
+        *("init_overrides=['trainer.max_steps=3','callbacks.accuracy=null']", "callbacks.checkpoints.mode=max"),
+        *("callbacks.checkpoints.monitor=val/pass_at_1", "callbacks.checkpoints.every_n_steps=1"),
+        *("callbacks.accuracy.every_n_steps=1", "optimizer.lr=0.01", "data.batch_size=4"),
+    ]
+    summary = run([o for o in tiny(*more) if o != "init_overrides=['trainer.max_steps=3']"], tmp_path / "run")
+    screen = capsys.readouterr().out
+    best, last = summary["best"], summary["metrics"]
+    assert best["chosen"] == {"step": 2, "val/pass_at_1": 0.5}
+    assert Path(best["checkpoint"]).name == "best"
+    assert best["metrics"].keys() == last.keys()
+    assert [stage["best"] is None for stage in summary["stages"]] == [True, False]
+    assert "demo best" in screen
+    curves = read_curves(tmp_path / "run" / "metrics.jsonl")
+    assert curves["eval/best/pass_at_1"].values == [best["metrics"]["pass_at_1"]["value"]]
+    found = run(["evaluate", f"checkpoint={best['checkpoint']}", *_places(tiny())], tmp_path / "again")
+    assert found["metrics"] == best["metrics"]
+
+
+def _places(overrides: list[str]) -> list[str]:
+    """Those that an evaluation takes, too."""
+    return [o for o in overrides if o.startswith(("data.", "eval.", "logger", "paths"))]
+
+
 def test_evaluate_reads_what_was_already_judged(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained = run(tiny(), tmp_path / "run")
-    same = [o for o in tiny() if o.startswith(("data.", "eval.", "logger", "paths"))]
-    judged = run(["evaluate", f"checkpoint={trained['checkpoint']}", *same], tmp_path / "judged")
+    judged = run(["evaluate", f"checkpoint={trained['checkpoint']}", *_places(tiny())], tmp_path / "judged")
     assert judged["metrics"] == trained["metrics"]
     assert judged["evaluation"]["key"] == trained["evaluation"]["key"]
     assert "heldout: pass@1" in capsys.readouterr().out

@@ -17,6 +17,7 @@ from redi_lab.cli import main
 from redi_lab.config import load_config
 from redi_lab.errors import UserError
 from redi_lab.pipeline.sweep.driver import _publishable, _starts, compose_sweep, sweep_names
+from redi_lab.pipeline.sweep.space import grid
 from tests.conftest import REPOSITORY
 from tests.pipeline.conftest import TINY_TASK
 from tests.pipeline.sweep import fakes
@@ -83,6 +84,16 @@ def test_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_shipped_study_composes(name: str) -> None:
     _, sweep = compose_sweep([f"+sweeps={name}"])
     assert sweep.name == name
+
+
+def test_the_papers_grid_is_the_papers_and_starts_where_it_did() -> None:
+    _, sweep = compose_sweep(["+sweeps=redi_1p5b"])
+    points = [{name.partition(" ")[0]: value for name, value in point.items()} for point in grid(sweep.space)]
+    assert sorted((point["loss.alpha"], point["optimizer.lr"]) for point in points) == [
+        (0.2, 1e-6), (0.5, 1e-6), (0.5, 2e-6), (0.8, 1e-6), (1.0, 1e-7), (1.0, 2e-7), (1.0, 1e-6),
+    ]  # fmt: skip
+    assert (sweep.settings.sampler, sweep.settings.num_trials) == ("grid", None)
+    assert load_config("train", list(sweep.overrides)).init_from == "sft_3ep_1p5b"
 
 
 def test_studies_of_the_working_directory_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
