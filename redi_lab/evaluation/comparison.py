@@ -181,7 +181,7 @@ def _variance_if_alike(new: Verdicts, old: Verdicts) -> float:
     """
     a, b = new.shape[1], old.shape[1]
     right = new.sum(axis=1) + old.sum(axis=1)
-    return float((right * (a + b - right)).mean()) / (a * b * (a + b - 1))
+    return float((right * (a + b - right)).mean() / (a * b * (a + b - 1)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
