@@ -62,7 +62,7 @@ def _check_settings(place: str, settings: DictConfig, found: type) -> None:
     assert isinstance(plain, Mapping)
     for key, value in plain.items():
         if key in read_elsewhere:
-            if value is None and key != "max_grad_norm":
+            if value is None and key not in ("max_grad_norm", "temperature"):
                 raise UserError(f"{place}.{key!s}=null: needs a value; drop it for the default")
         elif key not in parameters:
             if not takes_any:

@@ -247,6 +247,8 @@ class _Job:
         seconds: float,
     ) -> None:
         config = self.stage.config
+        has_accuracy = bool(config.callbacks.get("accuracy"))
+        sampling = build.accuracy_sampling(config, self.command_config) if has_accuracy else None
         loss = OmegaConf.to_container(config.loss)
         stages = [*self.earlier, Outcome(self.stage, record, result, is_reused=False)]
         write_summary(
@@ -262,7 +264,7 @@ class _Job:
                 "checkpoints": sorted(str(path) for path in record.checkpoint.parent.iterdir() if path.is_dir()),
                 "fingerprint": self.stage.fingerprint,
                 "data": {"source": corpus.source, "digest": data.digest(), "selection": corpus.counts.as_dict()}
-                | {"batches": data.counts(), "development": development.as_dict()},
+                | {"batches": data.counts(), "development": development.as_dict(sampling)},
                 "stages": [_stage_summary(outcome) for outcome in stages],
                 "stopped": None if trained.stop is None else asdict(trained.stop),
                 "collapse": trained.collapse,
