@@ -298,7 +298,10 @@ def _name_decodings(ax: Any, panel: Panel, runs: Sequence[_Run]) -> None:
     from matplotlib.lines import Line2D
 
     found = (any(_choose(panel, run.curves) for run in runs), any(panel.final in run.curves for run in runs))
-    rows = (("during training", {"marker": "o", "linewidth": 1.8, "markersize": 4.5}), ("final evaluation", _DIAMOND))
+    rows: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("during training", {"marker": "o", "linewidth": 1.8, "markersize": 4.5}),
+        ("final evaluation", _DIAMOND),
+    )
     handles = []
     for index, ((name, style), is_there) in enumerate(zip(rows, found, strict=True)):
         known = dict.fromkeys(run.decodings[index] for run in runs if run.decodings[index])
