@@ -34,6 +34,7 @@ MEASURING = (
     "trainer.accelerator=cpu",
     "data.num_development=100",
     "callbacks.accuracy.every_n_steps=10",
+    "callbacks.accuracy.temperature=0",
     "callbacks.probes.every_n_steps=5",
     "callbacks.gradient_conflict=null",
     "init_overrides=['callbacks.accuracy=null','callbacks.probes=null','callbacks.gradient_conflict=null']",

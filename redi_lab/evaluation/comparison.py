@@ -11,18 +11,19 @@ Problems are the unit: a finding speaks of problems like these. docs/statistics.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cache
 from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from redi_lab.evaluation.metrics import CONFIDENCE, Estimate, Verdicts, paired_difference, t_quantile
 
 POWER = 0.8
-NUM_RESAMPLES = 10_000
 
 
 @final
@@ -40,10 +41,8 @@ class Comparison:
     """The new run against the old one on the same problems.
 
     Attributes:
-        difference: Of pass@1, new − old, with its t-interval over problems.
-        bootstrap_low: Lower end of the paired bootstrap's 95 % interval.
-        bootstrap_high: Upper end of it.
-        p_value: Of the exact two-sided test, see `exact_p_value`.
+        difference: Of pass@1, new − old, with its 95 % interval over problems.
+        p_value: Two-sided, see `compare`.
         detectable: The smallest true difference that as many problems and samples find four times out of five; None
             where the difference is the same on every problem, so that its spread is unknown.
         sampling_share: Share of the variance of the difference that more samples shrink; None as above, and where a
@@ -55,8 +54,6 @@ class Comparison:
     """
 
     difference: Estimate
-    bootstrap_low: float
-    bootstrap_high: float
     p_value: float
     detectable: float | None = None
     sampling_share: float | None = None
@@ -78,6 +75,10 @@ class Comparison:
 def compare(new: Verdicts, old: Verdicts) -> Comparison:
     """Compare two runs.
 
+    With equal numbers of samples: the exact test of `exact_test`, and a t-interval. With unequal ones, both are the
+    more cautious of the exact test (one and the same model is called different in at most 5 % of cases) and the t-test
+    (so are models that differ from problem to problem, but not on average); the interval excludes 0 where p ≤ 0.05.
+
     Args:
         new: Verdicts, shape (problems, samples of the new run); row i is the same problem in both.
         old: Verdicts, shape (problems, samples of the old run).
@@ -86,14 +87,16 @@ def compare(new: Verdicts, old: Verdicts) -> Comparison:
         ValueError: The numbers of problems differ, or a matrix is empty.
     """
     difference = paired_difference(new, old)
+    p_value, largest_chance = exact_test(new, old)
     per_problem = new.mean(axis=1) - old.mean(axis=1)
-    low, high = _bootstrap(per_problem)
-    comparison = Comparison(difference, low, high, exact_p_value(new, old))
     count = len(per_problem)
     variance = float(per_problem.var(ddof=1)) if count > 1 else 0.0
+    if new.shape[1] != old.shape[1]:
+        difference, p_value = _more_cautious(difference, p_value, largest_chance)
+        variance = max(variance, _variance_if_alike(new, old))
     if variance < 1e-12:
-        return comparison
-    quantile = t_quantile(count - 1) + t_quantile(count - 1, POWER)
+        return Comparison(difference, p_value)
+    quantile = t_quantile(max(count - 1, 1)) + t_quantile(max(count - 1, 1), POWER)
     # The variance that the mean may have for a difference of the observed size to be found.
     target = (difference.value / quantile) ** 2
     by_sample = _variance_of_a_sample(new), _variance_of_a_sample(old)
@@ -101,9 +104,7 @@ def compare(new: Verdicts, old: Verdicts) -> Comparison:
     room = count * target - max(0.0, variance - sampling)
     return Comparison(
         difference,
-        low,
-        high,
-        comparison.p_value,
+        p_value,
         detectable=quantile * math.sqrt(variance / count),
         sampling_share=min(1.0, sampling / variance) if math.isfinite(sampling) else None,
         problems_needed=math.ceil(variance / target) if target else None,
@@ -111,32 +112,76 @@ def compare(new: Verdicts, old: Verdicts) -> Comparison:
     )
 
 
-def exact_p_value(new: Verdicts, old: Verdicts) -> float:
-    """Two-sided exact permutation test: how often would the difference be as large if the runs were interchangeable?
+def exact_test(new: Verdicts, old: Verdicts) -> tuple[float, float]:
+    """Two-sided exact test: how often would the difference be as large if the runs were interchangeable?
 
-    All 2ⁿ ways to swap the two runs on whole problems are counted, by convolution, so nothing is drawn at random. With
-    one sample of each problem this is McNemar's exact test.
+    With equal numbers of samples all 2ⁿ ways to swap the two runs on whole problems are counted. With unequal ones a
+    swap changes more than the names, so the samples of a problem are exchanged one by one instead: of the c right ones
+    among its a + b verdicts, the new run's number is hypergeometric. Either way the problems are convolved, so nothing
+    is drawn at random; with one sample of each problem it is McNemar's test.
 
     Args:
         new: Verdicts, shape (problems, samples of the new run).
         old: Verdicts, shape (problems, samples of the old run).
+
+    Returns:
+        The p-value, and the largest absolute difference of pass@1 that has one above 0.05.
     """
-    scale = math.lcm(new.shape[1], old.shape[1])
-    differences = new.sum(axis=1) * (scale // new.shape[1]) - old.sum(axis=1) * (scale // old.shape[1])
-    sizes = np.abs(differences[differences != 0])
-    if not len(sizes):
-        return 1.0
-    sizes = sizes // np.gcd.reduce(sizes)
-    total = int(sizes.sum())
-    observed = abs(int(differences.sum())) // int(np.gcd.reduce(np.abs(differences)))
-    # probabilities[s]: that the problems where the sign is positive have sizes that add up to s.
-    probabilities = np.zeros(total + 1)
-    probabilities[0] = 1.0
-    for size in sizes:
-        probabilities[size:] += probabilities[:-size]  # reads what was there before: numpy buffers the overlap
-        probabilities /= 2
-    at_least = probabilities[2 * np.arange(total + 1) - total >= observed].sum()
-    return min(1.0, 2 * float(at_least)) if observed else 1.0
+    a, b = new.shape[1], old.shape[1]
+    right = new.sum(axis=1).tolist(), old.sum(axis=1).tolist()
+    lowest, probabilities = 0, np.ones(1)  # of the new run's number right, counted from the lowest that is possible
+    for low, of_problem in _null_distributions(*right, a, b):
+        lowest, probabilities = lowest + low, np.convolve(probabilities, of_problem)
+    # Sum over problems of new accuracy − old accuracy, times a·b so that it is whole.
+    total = sum(right[0]) + sum(right[1])
+    sizes = np.abs((a + b) * (lowest + np.arange(len(probabilities))) - a * total)
+    order = np.argsort(-sizes, kind="stable")
+    sizes, at_least = sizes[order], probabilities[order].cumsum()
+    observed = abs((a + b) * sum(right[0]) - a * total)
+    p_value = at_least[np.count_nonzero(sizes >= observed) - 1]
+    largest = sizes[(at_least > 1 - CONFIDENCE).argmax()] / (a * b * len(new))
+    return min(1.0, float(p_value)), float(largest)
+
+
+def _null_distributions(
+    new: Sequence[int], old: Sequence[int], a: int, b: int
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Of each problem, how many right the new run may have, given both together: the lowest number, probabilities."""
+    for x, y in zip(new, old, strict=True):
+        if a == b:
+            swapped = np.zeros(abs(x - y) + 1)
+            swapped[0] += 0.5
+            swapped[-1] += 0.5
+            yield min(x, y), swapped
+        else:
+            yield max(0, x + y - b), _hypergeometric(a, b, x + y)
+
+
+@cache
+def _hypergeometric(a: int, b: int, right: int) -> NDArray[np.float64]:
+    """How many of the `right` ones among a + b verdicts fall to the first a: probabilities, from the fewest on."""
+    counts = range(max(0, right - b), min(a, right) + 1)
+    return np.array([math.comb(a, k) * math.comb(b, right - k) / math.comb(a + b, right) for k in counts])
+
+
+def _more_cautious(difference: Estimate, p_value: float, largest_chance: float) -> tuple[Estimate, float]:
+    """The wider interval and the larger p-value of the exact test and the t-test, which fit each other."""
+    value, degrees = difference.value, max(difference.num_problems - 1, 1)
+    half_width = max(value - difference.ci_low, difference.ci_high - value)  # the longer side is not cut off at ± 1
+    of_t_test = 2 * special.stdtr(degrees, -abs(value) / half_width * t_quantile(degrees))
+    half_width = max(half_width, largest_chance + 1e-12)  # rounding must not part interval and p-value
+    low, high = max(-1.0, value - half_width), min(1.0, value + half_width)
+    return replace(difference, ci_low=low, ci_high=high), max(p_value, float(of_t_test))
+
+
+def _variance_if_alike(new: Verdicts, old: Verdicts) -> float:
+    """Variance of a problem's difference if one model had given all verdicts, averaged over problems.
+
+    Of one sample, the spread between problems says too little: a run that happens to be right everywhere has none.
+    """
+    a, b = new.shape[1], old.shape[1]
+    right = new.sum(axis=1) + old.sum(axis=1)
+    return float((right * (a + b - right)).mean() / (a * b * (a + b - 1)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -147,16 +192,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     count, order = len(p_values), np.argsort(p_values)
     steps = np.maximum.accumulate(np.sort(p_values) * (count - np.arange(count)))
     return _unsorted(np.minimum(1.0, steps), order)
-
-
-def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values so that the expected share of false ones among the findings stays at the level.
-
-    Source: Benjamini and Hochberg 1995, "Controlling the False Discovery Rate".
-    """
-    count, order = len(p_values), np.argsort(p_values)
-    ratios = np.sort(p_values) * count / np.arange(1, count + 1)
-    return _unsorted(np.minimum.accumulate(ratios[::-1])[::-1], order)
 
 
 def explain(comparison: Comparison, new: str, old: str, adjusted_p: float | None = None) -> str:
@@ -195,16 +230,6 @@ def _what_would_decide(comparison: Comparison) -> str:
             " between problems"
         )
     return f"{found}; one of the observed size takes {comparison.problems_needed} problems; {samples}."
-
-
-def _bootstrap(per_problem: NDArray[np.float64]) -> tuple[float, float]:
-    """Percentile interval of the mean over resampled problems; only how often each value is drawn matters."""
-    values, counts = np.unique(per_problem, return_counts=True)
-    generator = np.random.default_rng(0)  # fixed: the same verdicts always have the same interval
-    drawn = generator.multinomial(len(per_problem), counts / len(per_problem), size=NUM_RESAMPLES)
-    means = drawn @ values / len(per_problem)
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
 
 
 def _variance_of_a_sample(correct: Verdicts) -> float:

@@ -28,7 +28,7 @@ class PolicyAccuracy:
         benchmark: problems and accepted answers.
         encode: from a problem's text to the token ids of its prompt.
         stops: tokens that end a completion.
-        sampling: how completions are drawn; greedy has no sampling noise between two steps.
+        sampling: how completions are drawn; a problem's random numbers are the same at every step, and no other's.
         grader: what grades them.
         max_batch_tokens: most tokens, prompts and new ones together, that the KV cache of one batch holds.
         require_closed_thought: see `redi_lab.evaluation.scoring.grade_completions`.

@@ -21,7 +21,7 @@ from redi_lab.config_checks import in_words
 from redi_lab.errors import UserError
 from redi_lab.pipeline.build import USED_BY_PIPELINE
 
-_MAY_BE_NULL = ("max_grad_norm", "max_new_tokens")  # of the settings that are read elsewhere
+_MAY_BE_NULL = ("max_grad_norm", "max_new_tokens", "temperature")  # of the settings that are read elsewhere
 
 
 def check_arguments(config: DictConfig) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -190,7 +191,7 @@ def make_callbacks(
 def make_accuracy(
     config: DictConfig, eval_config: DictConfig, benchmark: Benchmark, encoder: TraceEncoder, grader: Grader
 ) -> PolicyAccuracy:
-    """What measures accuracy during training: the final evaluation's prompts and rules, and a separate sampling.
+    """What measures accuracy during training: the final evaluation's prompts and rules on other problems.
 
     Args:
         config: with the group callbacks.
@@ -199,24 +200,27 @@ def make_accuracy(
         encoder: whose tokenizer the policy has.
         grader: stays open as long as the training lasts.
     """
-    settings, protocol = config.callbacks.accuracy, eval_config.eval
+    protocol = eval_config.eval
     prompts = TraceEncoder(encoder.tokenizer, protocol.prompt_template, protocol.thinking_prefix)
-    sampling = SamplingParams(
-        temperature=settings.temperature,
-        top_p=protocol.top_p,
-        max_new_tokens=min(protocol.max_new_tokens, settings.max_new_tokens or protocol.max_new_tokens),
-        num_samples=settings.num_samples,
-        seed=protocol.seed,
-    )
-    stops = [encoder.end_of_turn_id]
     return PolicyAccuracy(
         benchmark,
         prompts.prompt_ids,
-        stops,
-        sampling,
+        [encoder.end_of_turn_id],
+        accuracy_sampling(config, eval_config),
         grader,
-        settings.max_batch_tokens,
+        config.callbacks.accuracy.max_batch_tokens,
         require_closed_thought=protocol.grader.require_closed_thought,
+    )
+
+
+def accuracy_sampling(config: DictConfig, eval_config: DictConfig) -> SamplingParams:
+    """How completions are drawn for accuracy during training: as for the final score, except where it is set."""
+    settings, sampling = config.callbacks.accuracy, make_sampling(eval_config)
+    return replace(
+        sampling,
+        temperature=sampling.temperature if settings.temperature is None else settings.temperature,
+        max_new_tokens=min(sampling.max_new_tokens, settings.max_new_tokens or sampling.max_new_tokens),
+        num_samples=settings.num_samples,
     )
 
 

@@ -11,7 +11,7 @@ No such problem is trained on or judged on at the end. Where they come from, the
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -22,6 +22,7 @@ from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
 from redi_lab.data.traces import FurtherSource, Pair, TraceCorpus
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem, load_file_benchmark
+from redi_lab.evaluation.engines import SamplingParams
 from redi_lab.evaluation.grading import Grader
 from redi_lab.pipeline import build, report
 
@@ -38,14 +39,15 @@ class Development:
     origin: str
     pairs: tuple[Pair, ...] = ()
 
-    def as_dict(self) -> dict[str, str | int] | None:
-        """What a summary tells of the problems."""
+    def as_dict(self, sampling: SamplingParams | None) -> dict[str, Any] | None:
+        """What a summary says of the problems, and of how answers to them are drawn."""
         if self.benchmark is None:
             return None
         return {
             "origin": self.origin,
             "num_problems": len(self.benchmark.problems),
             "digest": self.benchmark.digest,
+            "sampling": None if sampling is None else asdict(sampling),
         }
 
 

@@ -14,14 +14,7 @@ from typing import final
 
 from redi_lab.config import load_config
 from redi_lab.errors import UserError
-from redi_lab.evaluation.comparison import (
-    Comparison,
-    Finding,
-    benjamini_hochberg,
-    compare,
-    explain,
-    holm,
-)
+from redi_lab.evaluation.comparison import Comparison, Finding, compare, explain, holm
 from redi_lab.evaluation.metrics import Estimate, average
 from redi_lab.evaluation.results import EvaluationResult, load_result
 from redi_lab.evaluation.scoring import verdicts_of
@@ -57,7 +50,6 @@ class Row:
     benchmark: str
     comparison: Comparison
     holm: float
-    benjamini_hochberg: float
 
     @property
     def finding(self) -> Finding:
@@ -148,9 +140,8 @@ def compare_all(old: Judged, news: Sequence[Judged]) -> list[Row]:
         for new in news
         for benchmark in _shared(old, new)
     ]
-    p_values = [comparison.p_value for _, _, comparison in made]
-    adjusted = zip(made, holm(p_values), benjamini_hochberg(p_values), strict=True)
-    return [Row(new, old.name, benchmark, c, by_holm, by_bh) for (new, benchmark, c), by_holm, by_bh in adjusted]
+    adjusted = zip(made, holm([comparison.p_value for _, _, comparison in made]), strict=True)
+    return [Row(new, old.name, benchmark, comparison, p) for (new, benchmark, comparison), p in adjusted]
 
 
 def _shared(old: Judged, new: Judged) -> list[str]:

@@ -25,6 +25,7 @@ from redi_lab.tracking.journal import Curve, read_curves
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 EVENTS = "events.jsonl"
 _QUIET_EVENTS = ("healthy", "drifting")  # the bar along the bottom tells them
+_DIAMOND = {"marker": "D", "linestyle": "", "markersize": 8, "markerfacecolor": "white", "markeredgewidth": 1.8}
 _MIN_SMOOTHED_POINTS = 40
 _SMOOTHING_FRACTION = 0.05
 
@@ -55,7 +56,7 @@ class Panel:
 
 PANELS = (
     Panel(
-        "Accuracy (band: 95 % CI, ◇ final evaluation)",
+        "Accuracy (band: 95 % CI)",
         "pass@1",
         ("val/pass_at_1", "eval/pass_at_1"),
         is_noisy=False,
@@ -111,6 +112,7 @@ class _Run:
     curves: Mapping[str, Curve]
     events: Sequence[Event]
     colour: str
+    decodings: tuple[str, str]
 
     def states(self) -> Iterator[tuple[int, int, int]]:
         """(first step, last step, state) of each stretch that is not healthy."""
@@ -141,7 +143,9 @@ def plot_curves(runs: Mapping[str, Path], destination: Path, panels: Sequence[Pa
         UserError: If there is no run, a file is missing or damaged, or no run has any of the plotted metrics.
     """
     read = {
-        label: _Run(_read(path), read_events(path.with_name(EVENTS)), _COLOURS[index % len(_COLOURS)])
+        label: _Run(
+            _read(path), read_events(path.with_name(EVENTS)), _COLOURS[index % len(_COLOURS)], _decodings(path.parent)
+        )
         for index, (label, path) in enumerate(runs.items())
     }
     drawn = [panel for panel in panels if any(_choose(panel, run.curves) for run in read.values())]
@@ -168,6 +172,29 @@ def read_events(path: Path) -> list[Event]:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}:{number}: not an event of step, kind and reason ({error!r})") from error
     return events
+
+
+def _decodings(folder: Path) -> tuple[str, str]:
+    """How accuracy was measured during training and at the end: "T 0.6, 1 sample, 200 problems"; "" where not known."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "", ""  # a run that is still in training
+    development = (summary.get("data") or {}).get("development") or {}
+    protocol = (summary.get("evaluation") or {}).get("protocol") or {}
+    num_problems = (summary.get("metrics") or {}).get("num_problems") or {}
+    return (
+        _decoding(development.get("sampling"), development.get("num_problems")),
+        _decoding(protocol.get("sampling"), num_problems.get("value")),
+    )
+
+
+def _decoding(sampling: Mapping[str, Any] | None, num_problems: float | None) -> str:
+    if not sampling:
+        return ""
+    samples, temperature = sampling["num_samples"], sampling["temperature"]
+    drawn = f"T {temperature:g}, {samples} sample{'s' * (samples > 1)}" if temperature else "greedy"
+    return drawn if num_problems is None else f"{drawn}, {num_problems:g} problems"
 
 
 def smooth(values: Sequence[float]) -> list[float]:
@@ -217,6 +244,8 @@ def _figure(panels: Sequence[Panel], runs: Mapping[str, _Run]) -> Any:
                 handles[label] = _draw(ax, curve, run.colour, panel)
                 _draw_around(ax, run, panel)
             _draw_events(ax, run, level, is_named=panel is panels[0])
+        if panel.final:
+            _name_decodings(ax, panel, list(runs.values()))
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     names = [_literal(label) for label in handles]
@@ -261,8 +290,25 @@ def _draw_around(ax: Any, run: _Run, panel: Panel) -> None:
         ax.fill_between(low.steps, low.values, high.values, color=run.colour, alpha=0.1, linewidth=0)
     if panel.final in run.curves:
         curve = run.curves[panel.final]
-        mark = {"marker": "D", "markersize": 8, "markerfacecolor": "white", "markeredgewidth": 1.8}
-        ax.plot(curve.steps[-1:], curve.values[-1:], color=run.colour, linestyle="", zorder=4, **mark)
+        ax.plot(curve.steps[-1:], curve.values[-1:], color=run.colour, zorder=4, **_DIAMOND)
+
+
+def _name_decodings(ax: Any, panel: Panel, runs: Sequence[_Run]) -> None:
+    """Say how the curve and the diamond were measured: a score means nothing without its decoding."""
+    from matplotlib.lines import Line2D
+
+    found = (any(_choose(panel, run.curves) for run in runs), any(panel.final in run.curves for run in runs))
+    rows: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("during training", {"marker": "o", "linewidth": 1.8, "markersize": 4.5}),
+        ("final evaluation", _DIAMOND),
+    )
+    handles = []
+    for index, ((name, style), is_there) in enumerate(zip(rows, found, strict=True)):
+        known = dict.fromkeys(run.decodings[index] for run in runs if run.decodings[index])
+        if is_there:
+            label = f"{name}: {' or '.join(known)}" if known else name
+            handles.append(Line2D([], [], color="#555555", label=label, **style))
+    ax.legend(handles=handles, frameon=False, fontsize=8, loc="best")
 
 
 def _draw_events(ax: Any, run: _Run, level: int, *, is_named: bool) -> None:

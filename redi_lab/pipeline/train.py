@@ -283,6 +283,8 @@ class _Job:
         seconds: float,
     ) -> None:
         config = self.stage.config
+        has_accuracy = bool(config.callbacks.get("accuracy"))
+        sampling = build.accuracy_sampling(config, self.command_config) if has_accuracy else None
         loss = OmegaConf.to_container(config.loss)
         record, result = outcome.record, outcome.result
         write_summary(
@@ -299,7 +301,7 @@ class _Job:
                 "checkpoints": sorted(str(path) for path in record.checkpoint.parent.iterdir() if path.is_dir()),
                 "fingerprint": self.stage.fingerprint,
                 "data": {"source": corpus.source, "digest": data.digest(), "selection": corpus.counts.as_dict()}
-                | {"batches": data.counts(), "development": development.as_dict()},
+                | {"batches": data.counts(), "development": development.as_dict(sampling)},
                 "stages": [_stage_summary(outcome) for outcome in (*self.earlier, outcome)],
                 "stopped": None if trained.stop is None else asdict(trained.stop),
                 "collapse": trained.collapse,

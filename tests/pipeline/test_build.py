@@ -175,3 +175,20 @@ def test_sequences_over_the_position_limit_are_refused_by_name() -> None:
         build.check_positions(data, SimpleNamespace(max_positions=limit, unsupported_window=None))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"long-one has 9 tokens, the model 8 positions: .*max_sequence_tokens=8"):
         build.check_positions(data, SimpleNamespace(max_positions=8, unsupported_window=None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], (0.6, 0.95, 96, 1, 42)),
+        (["protocol=paper", "seed=7"], (0.6, 0.95, 32768, 1, 7)),
+        (["eval.temperature=1.0", "eval.top_p=0.9", "callbacks.accuracy.num_samples=4"], (1.0, 0.9, 96, 4, 42)),
+        (["callbacks.accuracy.temperature=0"], (0.0, 0.95, 96, 1, 42)),
+    ],
+)
+def test_accuracy_during_training_is_decoded_as_the_final_score(
+    overrides: list[str], expected: tuple[float, float, int, int, int]
+) -> None:
+    config = load_config("train", overrides)
+    s = build.accuracy_sampling(config, config)
+    assert (s.temperature, s.top_p, s.max_new_tokens, s.num_samples, s.seed) == expected

@@ -58,7 +58,7 @@ def test_the_embedded_task_makes_further_problems_and_judges_on_all_it_holds_out
     looked_at = texts(development.benchmark) | {pair.problem for pair in development.pairs}
     assert len(looked_at) == 13
     assert not looked_at & (texts(final) | {row.problem for row in corpus.demonstrations})
-    summary = development.as_dict()
+    summary = development.as_dict(None)
     assert summary is not None
     assert (summary["origin"], summary["num_problems"]) == ("further problems", 8)
 
@@ -67,7 +67,7 @@ def test_of_own_traces_the_last_held_out_problems_are_set_apart(tmp_path: Path) 
     own = ["data=jsonl", f"data.path={own_traces(tmp_path)}", "data.source.num_heldout=6"]
     _, nothing, everything = load(*own)
     assert nothing.benchmark is None
-    assert nothing.as_dict() is None
+    assert nothing.as_dict(None) is None
     _, development, final = load(*own, "data.num_development=2")
     assert (len(texts(development.benchmark)), len(texts(final))) == (2, 4)
     assert texts(development.benchmark) | texts(final) == texts(everything)
@@ -84,7 +84,7 @@ def test_problems_of_a_file_must_be_new(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.num_development=8: there are 1 problems in .*development\.jsonl"):
         load(*arguments)
     _, development, final = load(*arguments, "data.num_development=1")
-    assert development.as_dict() is not None
+    assert development.as_dict(None) is not None
     assert len(texts(final)) == 20
     config = load_config("train", list(SMALL))
     corpus = build.make_source(config).load()

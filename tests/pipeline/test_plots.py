@@ -140,6 +140,34 @@ def test_accuracy_has_its_interval_and_the_final_evaluation(tmp_path: Path, monk
     assert panel.collections[0].get_datalim(panel.transData).bounds == pytest.approx((0, 0.4, 20, 0.2))
 
 
+def test_accuracy_names_how_curve_and_diamond_were_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs: one measured as it is evaluated, one greedily; a third has no summary yet."""
+    runs = {}
+    for name, temperature in (("alike", 0.6), ("greedy", 0.0), ("running", None)):
+        runs[name] = tmp_path / name / "metrics.jsonl"
+        runs[name].parent.mkdir()
+        rows: list[dict[str, float]] = [{"step": step, "time": 1.0, "val/pass_at_1": 0.5} for step in (0, 10)]
+        rows.append({"step": 10, "time": 1.0, "eval/pass_at_1": 0.7})
+        runs[name].write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if temperature is not None:
+            development = {"num_problems": 200, "sampling": {"temperature": temperature, "num_samples": 1}}
+            protocol = {"sampling": {"temperature": 0.6, "num_samples": 4}}
+            summary = {"data": {"development": development}, "evaluation": {"protocol": protocol}}
+            summary["metrics"] = {"num_problems": {"value": 600.0}}
+            runs[name].with_name("summary.json").write_text(json.dumps(summary))
+    (panel,) = axes_of(monkeypatch, runs, tmp_path)
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == [
+        "during training: T 0.6, 1 sample, 200 problems or greedy, 200 problems",
+        "final evaluation: T 0.6, 4 samples, 600 problems",
+    ]
+    assert [handle.get_marker() for handle in panel.get_legend().legend_handles] == ["o", "D"]
+    (panel,) = axes_of(monkeypatch, {"running": runs["running"]}, tmp_path)
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["during training", "final evaluation"]
+    runs["running"].write_text('{"step": 1, "time": 1.0, "val/pass_at_1": 0.5}\n')
+    (panel,) = axes_of(monkeypatch, {"running": runs["running"]}, tmp_path)
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["during training"]
+
+
 def test_a_line_that_is_no_event_is_named(tmp_path: Path) -> None:
     (tmp_path / EVENTS).write_text('{"step": 1, "kind": "stop", "reason": ""}\n{"kind": "stop"}\n')
     with pytest.raises(UserError, match=r"events\.jsonl:2: not an event of step, kind and reason"):

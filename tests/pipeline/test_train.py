@@ -44,6 +44,9 @@ def test_the_demo_trains_judges_and_records_both_stages(
     assert summary["data"]["selection"]["rows_read"] == 54
     assert {"torch", "transformers", "python"} <= summary["versions"].keys()
     assert len(summary["fingerprint"]) == 32
+    drawn, judged = summary["data"]["development"]["sampling"], summary["evaluation"]["protocol"]["sampling"]
+    assert drawn["num_samples"] == 1
+    assert {key: drawn[key] for key in judged} == judged | {"num_samples": 1}
     assert f"Results:    {tmp_path / 'run'}" in screen
     assert "Try next:" in screen
     assert "heldout: 6 problems × 2 samples" in screen
@@ -68,6 +71,19 @@ def test_the_same_seed_gives_bit_identical_metrics(tiny: Tiny, tmp_path: Path) -
     assert curves[0] == curves[1]
     weights = [(Path(s["checkpoint"]) / "model.safetensors").read_bytes() for s in (first, second)]
     assert weights[0] == weights[1]
+
+
+def test_how_accuracy_is_measured_changes_no_training(tiny: Tiny, tmp_path: Path) -> None:
+    sampled = run(tiny("callbacks.accuracy.num_samples=3"), tmp_path / "sampled")
+    greedy = run(tiny("callbacks.accuracy.temperature=0"), tmp_path / "greedy")
+    assert greedy["data"]["development"]["sampling"]["temperature"] == 0
+    assert sampled["data"]["development"]["sampling"]["temperature"] == 0.6
+    assert sampled["fingerprint"] == greedy["fingerprint"]
+    weights = [(Path(s["checkpoint"]) / "model.safetensors").read_bytes() for s in (sampled, greedy)]
+    assert weights[0] == weights[1]
+    curves = [read_curves(tmp_path / name / "metrics.jsonl") for name in ("sampled", "greedy")]
+    assert curves[0]["train/loss"] == curves[1]["train/loss"]
+    assert curves[0]["val/mean_tokens"] != curves[1]["val/mean_tokens"]
 
 
 def test_another_objective_starts_from_the_same_sft_checkpoint(tiny: Tiny, tmp_path: Path) -> None:

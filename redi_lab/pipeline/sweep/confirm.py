@@ -14,7 +14,8 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from redi_lab.errors import UserError
-from redi_lab.evaluation.metrics import Estimate, Verdicts, paired_difference
+from redi_lab.evaluation.comparison import Comparison, Finding, compare
+from redi_lab.evaluation.metrics import Verdicts
 from redi_lab.pipeline.sweep.claims import Claims
 from redi_lab.pipeline.sweep.results import seed_interval
 from redi_lab.pipeline.sweep.space import as_overrides, grid
@@ -32,14 +33,15 @@ class Confirmation:
         winner: pass@1 of each seed.
         baseline: pass@1 of each seed.
         over_seeds: 95 % interval of the mean difference over seeds; None with a single one.
-        over_problems: Difference on the same problems of all these runs: other problems, but these very runs.
+        over_problems: Both on the same problems, with all these runs: other problems, but these very runs. Where all
+            seeds have the same problems, the seeds' samples are samples of one problem.
     """
 
     seeds: tuple[int, ...]
     winner: tuple[float, ...]
     baseline: tuple[float, ...]
     over_seeds: tuple[float, float] | None
-    over_problems: Estimate
+    over_problems: Comparison
 
     @property
     def difference(self) -> float:
@@ -48,9 +50,12 @@ class Confirmation:
 
     def verdict(self) -> str:
         """In words; what generalises to another training is the interval over seeds."""
-        e = self.over_problems
+        e = self.over_problems.difference
+        finding = self.over_problems.finding()
         low, high = self.over_seeds or (e.ci_low, e.ci_high)
-        word = "better than" if low > 0 else "worse than" if high < 0 else "not told apart from"
+        if self.over_seeds is not None:
+            finding = Finding.BETTER if low > 0 else Finding.WORSE if high < 0 else Finding.UNDECIDED
+        word = "not told apart from" if finding is Finding.UNDECIDED else f"{finding} than"
         unit = f"{len(self.seeds)} fresh seeds" if self.over_seeds else f"{e.num_problems} problems of one fresh seed"
         return (
             f"On {unit} the winner is {word} the run without the sweep's values: {self.difference:+.3f} pass@1"
@@ -76,15 +81,33 @@ def confirm(sweep: Sweep, winner: FrozenTrial, run: RunTraining | None = None) -
     return compare_arms(tuple(sweep.settings.confirm_seeds), *judged)
 
 
-def compare_arms(seeds: tuple[int, ...], winner: Sequence[Verdicts], baseline: Sequence[Verdicts]) -> Confirmation:
-    """Compare two arms from the verdicts of each seed's run, shape (problems, samples)."""
-    scores = [tuple(float(verdicts.mean()) for verdicts in arm) for arm in (winner, baseline)]
+@final
+@dataclass(frozen=True)
+class Arm:
+    """What the runs of an arm came to.
+
+    Attributes:
+        verdicts: Of each seed's run, shape (problems, samples).
+        has_same_problems: Whether all seeds are evaluated on the same problems, as on a published benchmark.
+    """
+
+    verdicts: Sequence[Verdicts]
+    has_same_problems: bool
+
+    def joined(self) -> Verdicts:
+        """All runs as one: a problem that several seeds answered is still one problem."""
+        return np.concatenate(self.verdicts, axis=1 if self.has_same_problems else 0)
+
+
+def compare_arms(seeds: tuple[int, ...], winner: Arm, baseline: Arm) -> Confirmation:
+    """Compare two arms."""
+    scores = [tuple(float(verdicts.mean()) for verdicts in arm.verdicts) for arm in (winner, baseline)]
     return Confirmation(
         seeds=seeds,
         winner=scores[0],
         baseline=scores[1],
         over_seeds=seed_interval([w - b for w, b in zip(*scores, strict=True)]),
-        over_problems=paired_difference(np.concatenate(winner), np.concatenate(baseline)),
+        over_problems=compare(winner.joined(), baseline.joined()),
     )
 
 
@@ -97,8 +120,8 @@ def _arm(sweep: Sweep, label: str, overrides: tuple[str, ...]) -> Sweep:
     )
 
 
-def _run_arm(arm: Sweep, run: RunTraining | None) -> list[Verdicts]:
-    """The verdicts of each seed, in the order of the seeds."""
+def _run_arm(arm: Sweep, run: RunTraining | None) -> Arm:
+    """Train on each seed, and read the verdicts in the order of the seeds."""
     study, storage = open_study(arm)
     claims = Claims(study, storage, arm.settings.storage, arm.settings.lease_seconds, arm.settings.max_retries)
     claims.plan_points(grid(arm.space))
@@ -111,4 +134,4 @@ def _run_arm(arm: Sweep, run: RunTraining | None) -> list[Verdicts]:
             raise UserError(f"{arm.name}: no judged run with seed {seed}; see {arm.folder} and start the command again")
         right, num_samples = np.array(by_seed[seed]["right"]), by_seed[seed]["num_samples"]
         verdicts.append(np.arange(num_samples) < right[:, None])
-    return verdicts
+    return Arm(verdicts, len({by_seed[seed].get("benchmark_digest", seed) for seed in by_seed}) == 1)

@@ -115,7 +115,7 @@ def _write_experiment(sweep: Sweep, winner: FrozenTrial) -> Path:
 
 
 def _confirmation_summary(confirmation: Confirmation) -> dict[str, Any]:
-    e = confirmation.over_problems
+    e = confirmation.over_problems.difference
     return {
         "seeds": list(confirmation.seeds),
         "winner": list(confirmation.winner),

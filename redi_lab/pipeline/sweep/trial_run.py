@@ -103,6 +103,7 @@ def _details(summary: Mapping[str, Any], folder: Path, cache_dir: Path) -> dict[
         for row in result.rows:
             right[row.id] = right.get(row.id, 0) + (row.verdict == "right")
         details["right"] = list(right.values())  # of each problem, how many samples
+        details["benchmark_digest"] = result.benchmark_digest
         details["num_samples"] = int(result.metrics["num_samples"])
     return details
 
