@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from redi_lab.data.datamodule import TraceDataModule
@@ -16,7 +15,9 @@ from redi_lab.data.traces import TraceCorpus
 from redi_lab.evaluation.comparison import compare, explain
 from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.evaluation.scoring import verdicts_of
+from redi_lab.pipeline.naming import run_label
 from redi_lab.pipeline.plots import DIAGNOSTICS, plot_curves
+from redi_lab.pipeline.screen import CONSOLE, say, say_path
 
 if TYPE_CHECKING:
     from redi_lab.pipeline.train import Outcome
@@ -25,25 +26,12 @@ _NEXT = {
     "demo": ("+experiment=demo_symmetric", "loss.alpha=0.5 optimizer.lr=3e-4", "loss=dpo optimizer.lr=1e-4"),
     "*": ("loss=simpo optimizer.lr=1e-4", "+experiment=demo_sft_continued", "+experiment=demo_dpo"),
 }
-CONSOLE = Console()
 CURVES = "curves.png"
-
-
-def say(text: str) -> None:
-    """Print one line; rich markup."""
-    CONSOLE.print(text, highlight=False)
-
-
-def describe_loss(config: DictConfig) -> str:
-    """E.g. ``redi alpha=0.8 lr=0.0002``."""
-    name = config.loss._target_.rsplit(".", 1)[-1].removesuffix("Module").lower()
-    options = [f"{k}={v:g}" for k, v in config.loss.items() if isinstance(v, float)]
-    return " ".join([name, *options, f"lr={config.optimizer.lr:g}"])
 
 
 def announce(config: DictConfig, number: int, total: int) -> None:
     """Say which stage begins."""
-    say(f"\n[bold]Stage {number}/{total}: {config.name}[/bold]  ({describe_loss(config)}, seed {config.seed})")
+    say(f"\n[bold]Stage {number}/{total}: {config.name}[/bold]  ({run_label(config)})")
 
 
 def describe_data(corpus: TraceCorpus, data: TraceDataModule) -> None:
@@ -63,10 +51,11 @@ def finish(config: DictConfig, output_dir: Path, outcomes: Sequence[Outcome]) ->
         CONSOLE.print(score_table(outcomes))
         for line in verdicts(outcomes):
             say(line)
-    say(f"\nCurves:     {output_dir / CURVES}")
+    say("")
+    say_path("Curves", output_dir / CURVES)
     for page in sorted(output_dir.glob("samples_*.html"))[:1]:
-        say(f"Samples:    {page}")
-    say(f"Checkpoint: {outcomes[-1].record.checkpoint}")
+        say_path("Samples", page)
+    say_path("Checkpoint", outcomes[-1].record.checkpoint)
     say("Compare runs in the browser: redi-lab ui, or as a page: redi-lab compare")
     if config.name.startswith("demo"):
         say("Try next:")
@@ -76,7 +65,7 @@ def finish(config: DictConfig, output_dir: Path, outcomes: Sequence[Outcome]) ->
 
 def draw_curves(config: DictConfig, folder: Path) -> list[Path]:
     """The paper's four curves of a stage and what explains them, beside its metrics."""
-    run = {f"{config.name} ({describe_loss(config)})": folder / "metrics.jsonl"}
+    run = {run_label(config): folder / "metrics.jsonl"}
     return [plot_curves(run, folder / CURVES), plot_curves(run, folder / "diagnostics.png", DIAGNOSTICS)]
 
 
@@ -92,7 +81,7 @@ def score_table(outcomes: Sequence[Outcome]) -> Table:
         table.add_column(heading, justify="left" if heading in ("stage", "objective") else "right")
     for outcome in judged:
         assert outcome.result is not None
-        table.add_row(outcome.stage.name, describe_loss(outcome.stage.config), *_cells(outcome.result, samples))
+        table.add_row(outcome.stage.name, run_label(outcome.stage.config), *_cells(outcome.result, samples))
     return table
 
 
