@@ -6,8 +6,9 @@ completions = engine.generate(folder, prompts, SamplingParams(0.6, 0.95, 1024, n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
@@ -130,7 +131,8 @@ class TransformersEngine:
         ]
         completions: list[Completion] = []
         for batch in self._batches(rows, sampling.max_new_tokens):
-            generated, logps = self._generate_batch(model, batch, sampling, stops)
+            finished = on_progress and partial(_report, on_progress, len(completions), len(rows))
+            generated, logps = self._generate_batch(model, batch, sampling, stops, finished)
             for row, tokens, scores in zip(batch, generated, logps, strict=True):
                 kept = scores if sampling.wants_token_logps else None
                 completions.append(checkpoint.completion(row.problem_index, row.sample_index, tokens, kept))
@@ -189,7 +191,12 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _generate_batch(
-        self, model: Any, batch: Sequence[_Row], sampling: SamplingParams, stops: Sequence[int]
+        self,
+        model: Any,
+        batch: Sequence[_Row],
+        sampling: SamplingParams,
+        stops: Sequence[int],
+        on_finished: Callable[[int], None] | None,
     ) -> tuple[list[list[int]], list[list[float]]]:
         """The new tokens of each row, perhaps with padding behind its end token, and where asked for their log-probs.
 
@@ -226,6 +233,8 @@ class TransformersEngine:
                 break
             kept = (~torch.isin(new, is_stop).any(dim=-1)).nonzero().squeeze(-1)
             open_rows = [open_rows[position] for position in kept.tolist()]
+            if on_finished is not None:
+                on_finished(len(batch) - len(open_rows))
             cache.batch_select_indices(kept)
             tokens, mask = tokens[kept], torch.cat([mask[kept], mask.new_ones(len(kept), new.shape[1])], dim=-1)
             numbers = None if numbers is None else numbers[kept]
@@ -235,6 +244,10 @@ class TransformersEngine:
         """One row of uniform numbers a completion, shape (rows, max_new_tokens)."""
         streams = [uniforms(sampling.seed, row.prompt, row.sample_index, sampling.max_new_tokens) for row in batch]
         return torch.from_numpy(np.stack(streams)).to(self._device)
+
+
+def _report(on_progress: Progress, before: int, total: int, finished: int) -> None:
+    on_progress(before + finished, total)
 
 
 def _extend(rows: list[list[Any]], indices: Sequence[int], added: Tensor) -> None:

@@ -21,8 +21,10 @@ from urllib.parse import quote
 import yaml
 
 from redi_lab.errors import UserError
+from redi_lab.pipeline.naming import objective, run_label
 from redi_lab.pipeline.page import embedded_image, render_page
 from redi_lab.pipeline.plots import DIAGNOSTICS, PANELS, Panel, plot_curves
+from redi_lab.tracking.server import TRAINING_MODE
 from redi_lab.tracking.state import METRICS_FILE, STATE_FILE, RunState, load_state
 
 _SUMMARY_FILE = "summary.json"
@@ -41,12 +43,14 @@ class RunView:
         summary: `summary.json`, empty if absent.
         config: The resolved configuration, flat: dotted name to text.
         mlflow: `mlflow.json`, None if absent.
+        label: What sets the run apart, by its configuration.
     """
 
     folder: Path
     summary: Mapping[str, Any]
     config: Mapping[str, str]
     mlflow: RunState | None
+    label: str
 
     @property
     def name(self) -> str:
@@ -55,20 +59,9 @@ class RunView:
 
     @property
     def loss(self) -> str:
-        """The objective with its hyperparameters: "REDI (alpha=0.8)"."""
+        """The objective with its hyperparameters: "redi α.8"."""
         loss = self.summary.get("loss")
-        if not isinstance(loss, Mapping):
-            return _MISSING if loss is None else str(loss)
-        objective = str(loss.get("_target_", _MISSING)).rsplit(".", 1)[-1].removesuffix("Module")
-        rest = ", ".join(f"{name}={value}" for name, value in loss.items() if name in ("alpha", "beta", "gamma"))
-        return f"{objective} ({rest})" if rest else objective
-
-    @property
-    def alpha(self) -> str:
-        """α of the objective."""
-        loss = self.summary.get("loss")
-        own = loss.get("alpha") if isinstance(loss, Mapping) else None
-        return str(own) if own is not None else self.config.get("loss.alpha", _MISSING)
+        return objective(loss) if isinstance(loss, Mapping) else _MISSING
 
     @property
     def learning_rate(self) -> str:
@@ -99,7 +92,7 @@ class Comparison:
 
     Attributes:
         page: The HTML page.
-        runs: Names of the compared runs.
+        runs: Labels of the compared runs.
         mlflow_url: MLflow's compare view of the runs; None unless at least one of them is in the store.
         curves_url: MLflow's overlay of their log-prob curves; None likewise.
         not_in_store: Runs that the links leave out because this store does not have them.
@@ -145,9 +138,10 @@ def compare(
     urls = _mlflow_urls([state for state in stored.values() if state is not None], ui_url)
     destination.parent.mkdir(parents=True, exist_ok=True)
     destination.write_text(_page(runs, urls), encoding="utf-8")
-    absent = tuple(run.name for run in runs if run.folder not in stored)
+    labels = _distinct_labels(runs)
+    absent = tuple(label for label, run in zip(labels, runs, strict=True) if run.folder not in stored)
     metrics = {str(run.folder): run.summary.get("metrics", {}) for run in runs}
-    return Comparison(destination, tuple(run.name for run in runs), *urls, absent, metrics)
+    return Comparison(destination, tuple(labels), *urls, absent, metrics)
 
 
 def find_runs(outputs_dir: Path) -> list[Path]:
@@ -187,19 +181,27 @@ def _find(name: str, outputs_dir: Path) -> Path:
 
 def _identities(folder: Path) -> set[str]:
     run = _read_run(folder)
-    return {run.name, str(run.summary.get("mlflow_run_id")), str(run.mlflow.run_id if run.mlflow else None)}
+    return {run.name, run.label, str(run.summary.get("mlflow_run_id")), str(run.mlflow.run_id if run.mlflow else None)}
 
 
 def _read_run(folder: Path) -> RunView:
     summary = _read_mapping(folder / _SUMMARY_FILE, json.loads)
     config = _read_mapping(folder / _CONFIG_FILE, yaml.safe_load) or summary.get("config") or {}
     state = load_state(folder) if (folder / STATE_FILE).exists() else None
-    settings = _flatten(config) if isinstance(config, Mapping) else {}
+    plain = config if isinstance(config, Mapping) else {}
+    settings, name = _flatten(plain), summary.get("name") or folder.name
     if evaluation := summary.get("evaluation"):
         # A stage is scored under the protocol of its command, whatever its own configuration says.
         settings = {key: value for key, value in settings.items() if not key.startswith(("eval.", "engine."))}
         settings |= _flatten(evaluation["protocol"], "evaluation.")
-    return RunView(folder, summary, settings, state)
+    return RunView(folder, summary, settings, state, run_label({"name": name, **plain}))
+
+
+def _distinct_labels(runs: Sequence[RunView]) -> list[str]:
+    """Labels that tell the runs apart: with the name where they are equal, or with the folder."""
+    additions = ("", " · {0.name}", " [{0.folder.name}]", " [{0.folder}]")
+    ways = ([run.label + addition.format(run) for run in runs] for addition in additions)
+    return next(labels for labels in ways if len(set(labels)) == len(runs))
 
 
 def _read_mapping(path: Path, parse: Any) -> Mapping[str, Any]:
@@ -232,7 +234,7 @@ def _mlflow_urls(states: Sequence[RunState], ui_url: str) -> tuple[str | None, s
     base = ui_url.rstrip("/")
     runs = _query([state.run_id for state in states])
     experiments = _query(sorted({str(state.experiment_id) for state in states}))
-    both = f"runs={runs}&experiments={experiments}"
+    both = f"runs={runs}&experiments={experiments}&{TRAINING_MODE}"
     metrics = f"metric={_query(_CURVES[0])}&plot_metric_keys={_query(_CURVES)}&x_axis=step"
     return f"{base}/#/compare-runs?{both}", f"{base}/#/metric?{both}&{metrics}"
 
@@ -247,7 +249,7 @@ def _page(runs: Sequence[RunView], urls: tuple[str | None, str | None]) -> str:
         for url, text in zip(urls, ("MLflow: parameters and metrics", "MLflow: log-prob curves"), strict=True)
         if url is not None
     ]
-    title = " · ".join(run.name for run in runs)
+    title = " — ".join(_distinct_labels(runs))
     body = f"""<h1>{html.escape(title)}</h1>
 <p>{" — ".join(links) or "None of these runs is in the tracking store."}</p>
 <h2>Runs</h2>
@@ -263,8 +265,8 @@ def _page(runs: Sequence[RunView], urls: tuple[str | None, str | None]) -> str:
 
 def _header_table(runs: Sequence[RunView]) -> str:
     rows = [
-        ("Loss", [run.loss for run in runs]),
-        ("α", [run.alpha for run in runs]),
+        ("Experiment", [run.name for run in runs]),
+        ("Objective", [run.loss for run in runs]),
         ("Learning rate", [run.learning_rate for run in runs]),
         ("pass@1", [run.accuracy for run in runs]),
         ("Seed", [str(run.summary.get("seed", _MISSING)) for run in runs]),
@@ -286,7 +288,7 @@ def _difference_table(runs: Sequence[RunView]) -> str:
 
 
 def _table(runs: Sequence[RunView], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    head = "".join(f"<th>{html.escape(run.name)}</th>" for run in runs)
+    head = "".join(f"<th>{html.escape(label)}</th>" for label in _distinct_labels(runs))
     body = "".join(
         f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{html.escape(value)}</td>' for value in values)}</tr>"
         for name, values in rows
@@ -295,12 +297,6 @@ def _table(runs: Sequence[RunView], rows: Sequence[tuple[str, Sequence[str]]]) -
 
 
 def _curves(alt: str, runs: Sequence[RunView], panels: Sequence[Panel]) -> str:
-    labels: dict[str, Path] = {}
-    for run in runs:
-        parts = [run.name]
-        parts += [f"α={run.alpha}"] if run.alpha != _MISSING else []
-        parts += [f"lr={run.learning_rate}"] if run.learning_rate != _MISSING else []
-        label = ", ".join(parts)
-        labels[label if label not in labels else f"{label} [{run.folder}]"] = run.folder / METRICS_FILE
+    labels = {label: run.folder / METRICS_FILE for label, run in zip(_distinct_labels(runs), runs, strict=True)}
     with tempfile.TemporaryDirectory() as folder:
         return embedded_image(alt, plot_curves(labels, Path(folder) / "curves.png", panels))

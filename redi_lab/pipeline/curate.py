@@ -32,8 +32,8 @@ from redi_lab.pipeline.build import make_source
 from redi_lab.pipeline.curation_grading import graded_chunks
 from redi_lab.pipeline.curation_report import print_report
 from redi_lab.pipeline.curation_worker import WorkerPlan
-from redi_lab.pipeline.evaluate import progress_bar
 from redi_lab.pipeline.run import quieten_libraries, results_folder, write_summary
+from redi_lab.pipeline.screen import progress_bar
 
 REPORT_FILE = "report.json"
 MANIFEST_FILE = "manifest.json"

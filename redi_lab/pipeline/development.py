@@ -24,7 +24,8 @@ from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem, load_file_benchmark
 from redi_lab.evaluation.engines import SamplingParams
 from redi_lab.evaluation.grading import Grader
-from redi_lab.pipeline import build, report
+from redi_lab.pipeline import build
+from redi_lab.pipeline.screen import say
 
 
 @final
@@ -113,11 +114,11 @@ def make_observers(
         if development.benchmark is not None:
             measure = build.make_accuracy(config, eval_config, development.benchmark, encoder, grader)
             observers["accuracy"] = {"measure": measure}
-            report.say(f"accuracy during training: {len(development.benchmark.problems)} {development.origin}")
+            say(f"accuracy during training: {len(development.benchmark.problems)} {development.origin}")
     if config.callbacks.get("probes"):
         probes, origin = choose_probes(data, encoder, development.pairs, config.callbacks.probes.num_examples)
         observers["probes"] = {"probes": probes, "folder": folder, "token_budget": config.data.micro_batch_tokens}
-        report.say(f"probes: {len(probes)} {origin}")
+        say(f"probes: {len(probes)} {origin}")
     return observers
 
 

@@ -12,15 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from redi_lab.backbone.hub import load_tokenizer
@@ -40,6 +32,7 @@ from redi_lab.pipeline.build import make_benchmarks, make_engine, make_grader, m
 from redi_lab.pipeline.run import command_run, make_logger, quieten_libraries, results_folder, write_summary
 from redi_lab.pipeline.samples_html import write_pages, write_table
 from redi_lab.pipeline.score_plot import plot_scores
+from redi_lab.pipeline.screen import CONSOLE, progress_bar
 from redi_lab.pipeline.sequential_question import Answer, ask, plot_looks
 
 
@@ -119,7 +112,8 @@ def _fitted(
         )
     console.print(
         f"{name}: at most {room:,} new tokens instead of {sampling.max_new_tokens:,}: the model has {positions:,}"
-        f" positions, and the longest prompt takes {longest:,}"
+        f" positions, and the longest prompt takes {longest:,}",
+        soft_wrap=True,
     )
     return replace(sampling, max_new_tokens=room)
 
@@ -147,13 +141,6 @@ def _estimate(result: EvaluationResult, name: str) -> Estimate:
     m = result.metrics
     bounds = (m[f"{name}_ci_low"], m[f"{name}_ci_high"])
     return Estimate(m[name], *bounds, m.get(f"{name}_sem"), int(m["num_problems"]), int(m["num_samples"]))
-
-
-def progress_bar() -> Progress:
-    """The bar that every wait shows."""
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    )
 
 
 def log_samples(
@@ -277,7 +264,7 @@ def _tell(results: Sequence[EvaluationResult], output_dir: Path, page: Path) -> 
             f" {int(m['num_problems'])} problems × {int(m['num_samples'])} samples)"
         )
     else:
-        Console().print(_table(results))
+        CONSOLE.print(_table(results))
         print(f"Plot:       {output_dir / 'scores.png'}")
     print(f"Samples:    {page}")
 

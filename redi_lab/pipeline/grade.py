@@ -15,11 +15,10 @@ from itertools import tee
 from pathlib import Path
 from typing import final
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from redi_lab.data.jsonl import read_jsonl
 from redi_lab.errors import UserError
 from redi_lab.evaluation.grading import Gold, Grader, Verdict
+from redi_lab.pipeline.screen import progress_bar
 
 ADDED_KEYS = ("verdict", "reason")
 
@@ -72,7 +71,7 @@ def grade_file(
     verdicts, reasons = Counter({verdict.value: 0 for verdict in Verdict}), Counter[str]()
     partial = destination.with_name(f".{destination.name}.{os.getpid()}")
     rows, pairs = tee(_rows(file, prediction, gold))
-    with _progress_bar() as progress, partial.open("w", encoding="utf-8") as output:
+    with progress_bar() as progress, partial.open("w", encoding="utf-8") as output:
         task = progress.add_task("Grading", total=num_rows)
         grades = grader.grade_stream((text, accepted) for _, text, accepted in pairs)
         for (values, _, _), made in zip(rows, grades, strict=True):
@@ -126,9 +125,3 @@ def _gold_text(value: object, where: str) -> str:
 def _kind(value: object) -> str:
     names = {bool: "true or false", dict: "an object", list: "a list", type(None): "null"}
     return names.get(type(value), f"the number {value}")
-
-
-def _progress_bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    )

@@ -12,7 +12,8 @@ from pathlib import Path
 PLAIN_STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; } img { max-width: 100%; display: block; }
-table { border-collapse: collapse; } pre { background: #f4f4f4; padding: .6rem; overflow-x: auto; }
+img { break-inside: avoid; } table { border-collapse: collapse; }
+pre { background: #f4f4f4; padding: .6rem; overflow-x: auto; }
 th, td { text-align: left; padding: .35rem .8rem; border-bottom: 1px solid #ddd; vertical-align: top;
          overflow-wrap: anywhere; }
 thead th { border-bottom: 2px solid #888; } tbody th { font-weight: 500; color: #555; } a { color: #0b61a4; }

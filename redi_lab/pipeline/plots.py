@@ -28,6 +28,9 @@ _QUIET_EVENTS = ("healthy", "drifting")  # the bar along the bottom tells them
 _DIAMOND = {"marker": "D", "linestyle": "", "markersize": 8, "markerfacecolor": "white", "markeredgewidth": 1.8}
 _MIN_SMOOTHED_POINTS = 40
 _SMOOTHING_FRACTION = 0.05
+_LEGEND_CHARACTERS = 120
+"""Of one row of the legend; longer ones would be cut off at the edge of the figure."""
+_LEAST_SHARE_SPAN = 0.1
 
 
 @final
@@ -43,6 +46,7 @@ class Panel:
         dotted: A metric drawn dotted beside it.
         band: Metrics of an interval around it.
         final: A metric whose last value is marked with a diamond.
+        is_share: Whether the values lie between 0 and 1: the axis stays there, and is plain.
     """
 
     title: str
@@ -52,6 +56,7 @@ class Panel:
     dotted: str = ""
     band: tuple[str, str] | None = None
     final: str = ""
+    is_share: bool = False
 
 
 PANELS = (
@@ -62,6 +67,7 @@ PANELS = (
         is_noisy=False,
         band=("val/pass_at_1_ci_low", "val/pass_at_1_ci_high"),
         final="eval/pass_at_1",
+        is_share=True,
     ),
     Panel(
         "Chosen LogPS (dotted: probes)",
@@ -86,11 +92,13 @@ DIAGNOSTICS = (
     Panel("Cosine of the two terms", "−1: they cancel", ("train/grad_cosine",), is_noisy=False),
     Panel("Likelihood displacement", "nats/token", ("probe/displacement",), is_noisy=False),
     Panel("Least likely token of the probes", "nats", ("probe/min_token_logp",), is_noisy=False),
-    Panel("Probe tokens less likely than at the start", "share", ("probe/fallen_share",), is_noisy=False),
+    Panel(
+        "Probe tokens less likely than at the start", "share", ("probe/fallen_share",), is_noisy=False, is_share=True
+    ),
     Panel("Entropy at the probes", "nats", ("probe/entropy", "train/entropy"), is_noisy=False),
-    Panel("End of turn where the probes end", "probability", ("probe/eos_probability",), is_noisy=False),
+    Panel("End of turn where the probes end", "probability", ("probe/eos_probability",), is_noisy=False, is_share=True),
     Panel("Generation length", "tokens", ("val/mean_tokens",), is_noisy=False),
-    Panel("Truncated generations", "share", ("val/truncation_rate",), is_noisy=False),
+    Panel("Truncated generations", "share", ("val/truncation_rate",), is_noisy=False, is_share=True),
     Panel("Learning rate", "learning rate", ("train/lr",), is_noisy=False),
 )
 """What explains the paper's four."""
@@ -129,7 +137,7 @@ class _Run:
 def plot_curves(runs: Mapping[str, Path], destination: Path, panels: Sequence[Panel] = PANELS) -> Path:
     """Overlay the curves of runs in one PNG; panels that no run has data for are left out.
 
-    Noisy curves of 40 points or more are drawn pale under their centred moving average (a twentieth of their length).
+    Noisy curves of 40 points or more are drawn pale under their moving average over a twentieth of their length.
 
     Args:
         runs: Label to `metrics.jsonl`.
@@ -198,7 +206,10 @@ def _decoding(sampling: Mapping[str, Any] | None, num_problems: float | None) ->
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """Centred moving average over a twentieth of the points (at least three), shorter at the ends; NaN is skipped.
+    """Straight line fitted to a twentieth of the points (at least three) around each; NaN is skipped.
+
+    In the middle that is the centred moving average. At the ends, where nothing lies on the other side, the line goes
+    on: a mean of ever fewer points would end in the last one, noise and all.
 
     Args:
         values: The curve. A window without a finite value gives NaN.
@@ -207,12 +218,22 @@ def smooth(values: Sequence[float]) -> list[float]:
         As many values.
     """
     reach = max(1, round(len(values) * _SMOOTHING_FRACTION / 2))
-    averages = []
+    smoothed = []
     for centre in range(len(values)):
-        around = min(reach, centre, len(values) - 1 - centre)  # symmetric, so that the ends are not pulled inwards
-        window = [value for value in values[centre - around : centre + around + 1] if math.isfinite(value)]
-        averages.append(sum(window) / len(window) if window else math.nan)
-    return averages
+        start = max(0, min(centre - reach, len(values) - 2 * reach - 1))
+        window = enumerate(values[start : start + 2 * reach + 1], start=start - centre)
+        smoothed.append(_line_at_zero([(at, value) for at, value in window if math.isfinite(value)]))
+    return smoothed
+
+
+def _line_at_zero(points: Sequence[tuple[int, float]]) -> float:
+    """Value at 0 of the least-squares line through points; their mean where they all lie at one place."""
+    if not points:
+        return math.nan
+    x, y = (sum(column) / len(points) for column in zip(*points, strict=True))
+    spread = sum((at - x) ** 2 for at, _ in points)
+    slope = sum((at - x) * (value - y) for at, value in points) / spread if spread else 0.0
+    return y - slope * x
 
 
 def _read(path: Path) -> dict[str, Curve]:
@@ -230,7 +251,7 @@ def _figure(panels: Sequence[Panel], runs: Mapping[str, _Run]) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = 2 if len(panels) <= len(PANELS) else 3
+    columns = 2  # of which the text can still be read where a page is as wide as a laptop's screen
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(5.75 * columns, 0.9 + 2.9 * rows), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
@@ -246,10 +267,12 @@ def _figure(panels: Sequence[Panel], runs: Mapping[str, _Run]) -> Any:
             _draw_events(ax, run, level, is_named=panel is panels[0])
         if panel.final:
             _name_decodings(ax, panel, list(runs.values()))
+        _set_limits(ax, panel)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     names = [_literal(label) for label in handles]
-    figure.legend(list(handles.values()), names, loc="outside upper center", ncols=min(len(names), 3), frameon=False)
+    in_a_row = max(1, min(3, _LEGEND_CHARACTERS // max(map(len, names))))
+    figure.legend(list(handles.values()), names, loc="outside upper center", ncols=in_a_row, frameon=False)
     if any(any(run.states()) for run in runs.values()):
         figure.supxlabel("bar along the bottom: drifting (pale), collapsed (full)", fontsize=9, color="#555555")
     return figure
@@ -261,6 +284,8 @@ def _literal(label: str) -> str:
 
 
 def _dress(ax: Any, panel: Panel) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     ax.set_title(panel.title, loc="left", fontsize=11, fontweight="bold")
     ax.set_xlabel("optimizer step")
     ax.tick_params(labelbottom=True)
@@ -268,7 +293,25 @@ def _dress(ax: Any, panel: Panel) -> None:
     ax.grid(color="#e6e6e6", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4), useMathText=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if panel.is_share:
+        ax.ticklabel_format(axis="y", style="plain", useOffset=False)
+    else:
+        ax.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=True)
+
+
+def _set_limits(ax: Any, panel: Panel) -> None:
+    """Room around a single point or a constant, which matplotlib would magnify; shares stay between 0 and 1."""
+    low, high = ax.dataLim.intervaly
+    least = _LEAST_SHARE_SPAN if panel.is_share else (abs(high) or 1.0) if low == high else 0.0
+    grow = max(least - (high - low), 0.0) / 2
+    low, high = low - grow, high + grow
+    if panel.is_share:
+        shift = max(0.0, -low) - max(0.0, high - 1.0)
+        low, high = low + shift, high + shift
+    margin = 0.05 * (high - low)
+    if math.isfinite(margin) and margin > 0:
+        ax.set_ylim(low - margin, high + margin)
 
 
 def _draw(ax: Any, curve: Curve, colour: str, panel: Panel) -> Any:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from redi_lab.data.datamodule import TraceDataModule
@@ -16,31 +15,20 @@ from redi_lab.data.traces import TraceCorpus
 from redi_lab.evaluation.comparison import compare, explain
 from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.evaluation.scoring import verdicts_of
+from redi_lab.pipeline.naming import objective, run_label
 from redi_lab.pipeline.plots import DIAGNOSTICS, plot_curves
+from redi_lab.pipeline.screen import CONSOLE, say, say_path
 
 if TYPE_CHECKING:
     from redi_lab.pipeline.train import Outcome
 
 _NEXT = ("demo_symmetric", "demo_sft_continued", "demo_dpo", "demo_simpo")
-CONSOLE = Console()
 CURVES = "curves.png"
-
-
-def say(text: str) -> None:
-    """Print one line; rich markup."""
-    CONSOLE.print(text, highlight=False)
-
-
-def describe_loss(config: DictConfig) -> str:
-    """E.g. ``redi alpha=0.8 lr=0.0002``."""
-    name = config.loss._target_.rsplit(".", 1)[-1].removesuffix("Module").lower()
-    options = [f"{k}={v:g}" for k, v in config.loss.items() if isinstance(v, float)]
-    return " ".join([name, *options, f"lr={config.optimizer.lr:g}"])
 
 
 def announce(config: DictConfig, number: int, total: int) -> None:
     """Say which stage begins."""
-    say(f"\n[bold]Stage {number}/{total}: {config.name}[/bold]  ({describe_loss(config)}, seed {config.seed})")
+    say(f"\n[bold]Stage {number}/{total}: {config.name}[/bold]  ({run_label(config)})")
 
 
 def describe_data(corpus: TraceCorpus, data: TraceDataModule) -> None:
@@ -60,10 +48,11 @@ def finish(config: DictConfig, output_dir: Path, outcomes: Sequence[Outcome]) ->
         CONSOLE.print(score_table(outcomes))
         for line in verdicts(outcomes):
             say(line)
-    say(f"\nCurves:     {output_dir / CURVES}")
+    say("")
+    say_path("Curves", output_dir / CURVES)
     for page in sorted(output_dir.glob("samples_*.html"))[:1]:
-        say(f"Samples:    {page}")
-    say(f"Checkpoint: {outcomes[-1].record.checkpoint}")
+        say_path("Samples", page)
+    say_path("Checkpoint", outcomes[-1].record.checkpoint)
     say("Compare runs in the browser: redi-lab ui, or as a page: redi-lab compare")
     if config.name.startswith("demo"):
         say("Try next:")
@@ -73,13 +62,13 @@ def finish(config: DictConfig, output_dir: Path, outcomes: Sequence[Outcome]) ->
 
 def next_experiments(config: DictConfig) -> list[str]:
     """Experiments of the embedded task to go on with; not the one that has just ended, under whatever name."""
-    objective = describe_loss(config).split()[0]
-    return [name for name in _NEXT if name not in (config.name, f"demo_{objective}")]
+    loss = objective(config.loss).split()[0]
+    return [name for name in _NEXT if name not in (config.name, f"demo_{loss}")]
 
 
 def draw_curves(config: DictConfig, folder: Path) -> list[Path]:
     """The paper's four curves of a stage and what explains them, beside its metrics."""
-    run = {f"{config.name} ({describe_loss(config)})": folder / "metrics.jsonl"}
+    run = {run_label(config): folder / "metrics.jsonl"}
     return [plot_curves(run, folder / CURVES), plot_curves(run, folder / "diagnostics.png", DIAGNOSTICS)]
 
 
@@ -95,8 +84,8 @@ def score_table(outcomes: Sequence[Outcome]) -> Table:
         table.add_column(heading, justify="left" if heading in ("stage", "objective") else "right")
     for outcome in judged:
         assert outcome.result is not None
-        name, objective = outcome.stage.name, describe_loss(outcome.stage.config)
-        table.add_row(name, objective, *_cells(outcome.result, samples))
+        name = outcome.stage.name
+        table.add_row(name, run_label(outcome.stage.config), *_cells(outcome.result, samples))
         if outcome.best is not None and outcome.best.result is not None:
             step = int(outcome.best.note["step"])
             table.add_row(f"{name} best", f"at step {step:,}", *_cells(outcome.best.result, samples))

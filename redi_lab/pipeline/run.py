@@ -18,6 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.errors import UserError
+from redi_lab.pipeline.naming import objective, run_name
 from redi_lab.tracking.environment import environment_tags
 
 SUMMARY = "summary.json"
@@ -67,7 +68,7 @@ def make_logger(config: DictConfig, folder: Path, parent_run_id: str | None, tag
         logger = ResilientMLflowLogger(
             settings.tracking_uri,
             settings.experiment_name,
-            str(config.name),
+            run_name(config),
             folder,
             artifact_location=settings.artifact_location,
             parent_run_id=parent_run_id,
@@ -77,7 +78,8 @@ def make_logger(config: DictConfig, folder: Path, parent_run_id: str | None, tag
     logger.log_config(OmegaConf.to_yaml(config))
     plain = OmegaConf.to_container(config)
     assert isinstance(plain, dict)
-    logger.log_hyperparams({str(k): v for k, v in plain.items() if k not in ("paths", "logger", "debug")})
+    logged = {str(k): v for k, v in plain.items() if k not in ("paths", "logger", "debug")}
+    logger.log_hyperparams(logged | ({"objective": objective(config.loss)} if config.get("loss") else {}))
     logger.log_environment()
     return logger
 
@@ -98,7 +100,7 @@ def command_run(config: DictConfig, overrides: list[str], run_id: str | None = N
         else parent_run(
             settings.tracking_uri,
             settings.experiment_name,
-            f"{config.name} (command)",
+            f"{run_name(config)} (command)",
             tags,
             settings.artifact_location,
             run_id,

@@ -17,7 +17,7 @@ from typing import Any, final
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import RichProgressBar
+from rich.markup import escape
 from rich.progress import Progress, TaskID
 
 from redi_lab.backbone.causal_lm import CausalLM
@@ -25,6 +25,7 @@ from redi_lab.backbone.reference import reference_logps
 from redi_lab.callbacks.checkpoints import BEST, BEST_NOTE
 from redi_lab.callbacks.collapse import EVENTS
 from redi_lab.callbacks.probes import SHIFTED_TOKENS
+from redi_lab.callbacks.training_progress import COLUMN, TrainingProgress
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import TraceCorpus
@@ -32,9 +33,10 @@ from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.pipeline import build, report
 from redi_lab.pipeline.development import Development, load_development, make_observers
-from redi_lab.pipeline.evaluate import evaluate_checkpoint, log_samples, nested_metrics, progress_bar
+from redi_lab.pipeline.evaluate import evaluate_checkpoint, log_samples, nested_metrics
 from redi_lab.pipeline.resume import Run, running
 from redi_lab.pipeline.run import SUMMARY, command_run, make_logger, quieten_libraries, write_summary
+from redi_lab.pipeline.screen import progress_bar, say
 from redi_lab.pipeline.stages import Stage, StageCache, StageRecord, resolve_chain
 from redi_lab.pipeline.trained import Trained, find_trained, finish_training
 
@@ -135,7 +137,7 @@ def _find_or_train(job: _Job, corpora: _Corpora, stages: StageCache) -> Outcome:
         record = stages.find(job.stage.fingerprint)
         if record is None:
             return job.train(folder, corpora.of(job.stage), stages)
-    report.say(f"[dim]reused: the same stage was trained before, see {record.output_dir}[/dim]")
+    say(f"[dim]reused: the same stage was trained before, see {escape(str(record.output_dir))}[/dim]")
     return Outcome(job.stage, record, job.judge(record.checkpoint), job.judge_best(record), is_reused=True)
 
 
@@ -198,7 +200,7 @@ class _Job:
             *build.make_callbacks(config, record.checkpoint.parent, encoder.end_of_turn_id, observers),
             *further_callbacks,
         ]
-        trainer = build.make_trainer(config, [*callbacks, RichProgressBar(refresh_rate=10)], logger)
+        trainer = build.make_trainer(config, [*callbacks, TrainingProgress(progress_bar(COLUMN))], logger)
         if module.needs_reference:
             self._attach_reference(data, backbone, trainer)
         trained = find_trained(folder, record.checkpoint)
@@ -236,7 +238,7 @@ class _Job:
         """Score what came of the training, and log it; a trial that a sweep has given up is not worth a score."""
         stop = trained.stop
         if stop is not None:
-            report.say(f"[yellow]training ended after step {stop.step} ({stop.by}): {stop.reason}[/yellow]")
+            say(f"[yellow]training ended after step {stop.step} ({stop.by}): {stop.reason}[/yellow]")
         if stop is not None and stop.by == "pruner":
             return Outcome(self.stage, record, None, None, is_reused=False)
         result, best = self.judge(record.checkpoint), self.judge_best(record)

@@ -124,10 +124,12 @@ def ui(arguments: list[str]) -> None:
     """Serve the MLflow UI until Ctrl-C."""
     _, settings = _settings(arguments, port="5000")
     config = load_config("evaluate", ["checkpoint=.", *_pass_on(arguments)], check_paths=False)
-    from redi_lab.tracking.server import serve_ui
+    from redi_lab.tracking.server import runs_url, serve_ui, ui_command
 
-    print(f"MLflow UI:  http://127.0.0.1:{settings['port']}  (Ctrl-C ends it)", flush=True)
-    sys.exit(serve_ui(config.logger.tracking_uri, int(settings["port"])))
+    uri, port = config.logger.tracking_uri, int(settings["port"])
+    ui_command(uri, port)  # what is wrong with them is said first
+    print(f"MLflow UI:  {runs_url(uri, config.logger.experiment_name, port)}  (Ctrl-C ends it)", flush=True)
+    sys.exit(serve_ui(uri, port))
 
 
 def upload(arguments: list[str]) -> None:

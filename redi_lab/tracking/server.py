@@ -13,9 +13,11 @@ from types import FrameType
 from typing import Any
 
 from redi_lab.errors import UserError
-from redi_lab.tracking.store import set_environment, sqlite_path
+from redi_lab.tracking.store import RUNS_VIEW, MlflowStore, StoreError, set_environment, sqlite_path
 
 _GRACE_SECONDS = 10.0
+TRAINING_MODE = "workflowType=machine_learning"
+"""In an address, opens MLflow's pages for training rather than those for GenAI."""
 
 
 def ui_command(tracking_uri: str, port: int = 5000) -> list[str]:
@@ -39,6 +41,20 @@ def ui_command(tracking_uri: str, port: int = 5000) -> list[str]:
     network = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     # Experiments name their artifact folders; the proxy would only add a folder to the working directory.
     return [sys.executable, "-m", "mlflow", "server", *store, "--no-serve-artifacts", *network]
+
+
+def runs_url(tracking_uri: str, experiment_name: str, port: int = 5000) -> str:
+    """Address of the experiment's runs with their scores; at the bare address MLflow shows none, in its GenAI mode.
+
+    Raises:
+        UserError: The store cannot be opened.
+    """
+    try:
+        experiment = MlflowStore(tracking_uri, experiment_name).experiment_id
+    except StoreError as error:
+        raise UserError(f"{tracking_uri}: {error}") from error
+    view = f"{TRAINING_MODE}&viewStateShareKey={RUNS_VIEW}"
+    return f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs?{view}"
 
 
 def serve_ui(tracking_uri: str, port: int = 5000) -> int:

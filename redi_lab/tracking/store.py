@@ -15,7 +15,7 @@ import posixpath
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, final
 
@@ -31,6 +31,17 @@ MAX_PARAM_LENGTH = 6000
 MAX_DIGEST_LENGTH = 36
 RUN_KEY_TAG = "redi_lab.key"
 PARENT_TAG = "mlflow.parentRunId"
+RUNS_VIEW = "redi_lab"
+"""Key of the runs table that MLflow's UI shows with `viewStateShareKey`: stages, best first, with these columns."""
+_VIEW_TAG = f"mlflow.sharedViewState.{RUNS_VIEW}"
+_VIEW = json.dumps(
+    {
+        "searchFilter": "tags.`redi_lab.stage` LIKE '%'",  # a command's own run has no score
+        "orderByKey": "metrics.`eval/pass_at_1`",  # by time of creation, MLflow would hide stages under their command
+        "orderByAsc": False,
+        "selectedColumns": ["metrics.`eval/pass_at_1`", "params.`objective`", "params.`optimizer.lr`"],
+    }
+)
 
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -153,13 +164,17 @@ class MlflowStore:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             try:
-                return str(self._client.create_experiment(name, artifact_location=artifact_location))
+                tags = {_VIEW_TAG: _VIEW}
+                return str(self._client.create_experiment(name, artifact_location=artifact_location, tags=tags))
             except MlflowException:
                 experiment = self._client.get_experiment_by_name(name)  # another process was quicker
                 if experiment is None:
                     raise
         if experiment.lifecycle_stage == "deleted":
             raise StoreError(f"experiment {name!r} was deleted in {self.tracking_uri}; restore it or choose another")
+        if experiment.tags.get(_VIEW_TAG) != _VIEW:
+            with suppress(MlflowException):  # a server that forbids it costs the columns, not the run
+                self._client.set_experiment_tag(experiment.experiment_id, _VIEW_TAG, _VIEW)
         return str(experiment.experiment_id)
 
     def _database_identity(self) -> tuple[int, int] | None:

@@ -137,6 +137,18 @@ def test_progress_and_global_random_state(checkpoint: Path) -> None:
     assert seen == sorted(set(seen))
 
 
+def test_progress_moves_as_completions_of_a_batch_finish(checkpoint: Path) -> None:
+    """Short ones are reported before the batch that they share with long ones is done."""
+    seen: list[tuple[int, int]] = []
+    made = TransformersEngine().generate(
+        checkpoint, PROMPTS, sampling(max_new_tokens=200), lambda done, total: seen.append((done, total))
+    )
+    ends = sorted(len(completion.token_ids) for completion in made)
+    assert ends[0] <= 16 < ends[-1]  # the first look is after 16 tokens
+    assert seen[0][0] == sum(length <= 16 for length in ends)
+    assert seen[-1] == (len(made), len(made))
+
+
 def test_impossible_requests_are_refused(checkpoint: Path) -> None:
     with pytest.raises(
         UserError, match=r"prompt 2 has 7 tokens and sampling\.max_new_tokens is 58: together 65.* 64 pos"

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from redi_lab.errors import UserError
+from redi_lab.pipeline import compare as page_of_runs
 from redi_lab.pipeline.compare import Comparison, compare, find_runs
 from redi_lab.tracking.state import RunState
 
@@ -67,11 +68,13 @@ def test_the_page_shows_scores_and_only_the_differences(tmp_path: Path) -> None:
         seed=42,
     )
     shared = {"trainer": {"max_steps": 130}}
-    write_config(first, {"loss": {"alpha": 0.8}, "optimizer": {"lr": 0.001}, **shared})
-    write_config(second, {"loss": {"alpha": 1.0}, "optimizer": {"lr": 0.001}, "extra": 5, **shared})
+    target = "redi_lab.modules.redi.REDIModule"
+    write_config(first, {"loss": {"_target_": target, "alpha": 0.8}, "optimizer": {"lr": 0.001}, **shared})
+    write_config(second, {"loss": {"_target_": target, "alpha": 1.0}, "optimizer": {"lr": 0.001}, "extra": 5, **shared})
     _, page = run_compare(tmp_path)
     assert "62.5 % (95 % CI 58.0–67.1)" in page
-    assert "REDI (alpha=0.8)" in page
+    assert "<h1>redi α.8 lr 1e-3 — redi α1 lr 1e-3</h1>" in page
+    assert "<th>redi α.8 lr 1e-3</th><th>redi α1 lr 1e-3</th>" in page
     assert "<tr><th>loss.alpha</th><td>0.8</td><td>1.0</td></tr>" in page
     assert "<tr><th>extra</th><td>missing</td><td>5</td></tr>" in page
     assert "trainer.max_steps" not in page
@@ -109,6 +112,7 @@ def test_the_links_name_the_runs_of_this_store(tmp_path: Path) -> None:
         query = parse_qs(route.query)
         assert json.loads(query["runs"][0]) == ["id-a", "id-b"]
         assert json.loads(query["experiments"][0]) == ["7"]
+        assert query["workflowType"] == ["machine_learning"]
         assert url.replace("&", "&amp;") in page
     assert result.curves_url is not None
     assert "x_axis=step" in result.curves_url
@@ -137,7 +141,7 @@ def test_a_run_is_found_by_folder_name_and_run_id(tmp_path: Path, wanted: str) -
 def test_runs_of_one_name_keep_their_own_curves(tmp_path: Path) -> None:
     for name in "ab":
         make_run(tmp_path / name, name="same")
-    assert run_compare(tmp_path)[0].runs == ("same", "same")
+    assert run_compare(tmp_path)[0].runs == ("same [a]", "same [b]")
     with pytest.raises(UserError, match="is the name of 2 runs; name a folder"):
         run_compare(tmp_path, ("same", "a"))
 
@@ -166,3 +170,22 @@ def test_the_protocol_that_scored_a_run_is_compared_not_what_its_configuration_s
     page = run_compare(tmp_path)[1]
     assert "num_samples" not in page
     assert "eval.limit" not in page
+
+
+def test_legends_name_the_objective_and_runs_of_one_label_by_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[str]] = []
+    original = page_of_runs.plot_curves
+
+    def record(runs: Mapping[str, Path], *rest: Any) -> Path:
+        drawn.append(list(runs))
+        return original(runs, *rest)
+
+    monkeypatch.setattr(page_of_runs, "plot_curves", record)
+    for name, module in (("a", "redi.REDI"), ("b", "redi.REDI"), ("c", "dpo.DPO")):
+        folder = make_run(tmp_path / name, name=f"experiment-{name}")
+        write_config(folder, {"name": f"experiment-{name}", "seed": 1, "loss": {"_target_": f"m.{module}"}})
+    run_compare(tmp_path, ("a", "c"))
+    run_compare(tmp_path, ("a", "b"))
+    assert drawn == [["redi s1", "dpo s1"]] * 2 + [["redi s1 · experiment-a", "redi s1 · experiment-b"]] * 2

@@ -168,6 +168,65 @@ def test_accuracy_names_how_curve_and_diamond_were_decoded(tmp_path: Path, monke
     assert [text.get_text() for text in panel.get_legend().get_texts()] == ["during training"]
 
 
+def write_rows(path: Path, rows: list[dict[str, float]]) -> Path:
+    path.write_text("".join(json.dumps({"step": step, "time": 1.0, **row}) + "\n" for step, row in enumerate(rows)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "low", "high"),
+    [
+        ("val/pass_at_1", [0.04], 0.0, 0.1),  # a single point
+        ("val/pass_at_1", [0.0, 0.0], 0.0, 0.1),
+        ("val/pass_at_1", [1.0, 0.99], 0.9, 1.0),
+        ("val/pass_at_1", [0.2, 0.5], 0.2, 0.5),
+        ("train/update_norm", [3e-4], 1.5e-4, 4.5e-4),
+        ("train/update_norm", [0.0, 0.0], -0.5, 0.5),
+        ("train/update_norm", [1.0, 2.0], 1.0, 2.0),
+    ],
+)
+def test_an_axis_does_not_magnify_a_single_value_and_shares_stay_shares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, values: list[float], low: float, high: float
+) -> None:
+    metrics = write_rows(tmp_path / "metrics.jsonl", [{name: value} for value in values])
+    (panel,) = axes_of(monkeypatch, {"run": metrics}, tmp_path)
+    margin = 0.05 * (high - low)
+    assert panel.get_ylim() == pytest.approx((low - margin, high + margin))
+    assert all(tick == round(tick) for tick in panel.get_xticks())  # there are no half steps
+    panel.figure.canvas.draw()
+    assert (panel.yaxis.get_offset_text().get_text() == "") is (name == "val/pass_at_1" or values[0] != 3e-4)
+
+
+def test_the_figure_is_never_wider_than_two_panels_and_long_labels_stand_in_one_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [panel.metrics[0] for panel in DIAGNOSTICS]
+    path = write_rows(tmp_path / "metrics.jsonl", [dict.fromkeys(names, 0.5)])
+    figures: list[Any] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    long = "redi α.8 lr 2e-4 s42 [/data/" + "folder/" * 10
+    for labels in (["redi α.8 lr 2e-4 s42", "dpo β1 lr 1e-4 s42"], [f"{long}1]", f"{long}2]"]):
+        plot_curves(dict.fromkeys(labels, path), tmp_path / "a.png", DIAGNOSTICS)
+    for figure in figures:
+        figure.draw_without_rendering()
+        assert figure.axes[0].get_gridspec().ncols == 2
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.width
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [
+        "redi α.8 lr 2e-4 s42",
+        "dpo β1 lr 1e-4 s42",
+    ]
+
+
+def test_a_smoothed_curve_does_not_end_in_its_last_noisy_point() -> None:
+    values = [float(index % 2) for index in range(199)] + [9.0]
+    assert smooth(values)[-1] < 6.0
+    assert smooth([1.0, 5.0]) == pytest.approx([1.0, 5.0])
+    assert smooth([3.0]) == [3.0]
+
+
 def test_a_line_that_is_no_event_is_named(tmp_path: Path) -> None:
     (tmp_path / EVENTS).write_text('{"step": 1, "kind": "stop", "reason": ""}\n{"kind": "stop"}\n')
     with pytest.raises(UserError, match=r"events\.jsonl:2: not an event of step, kind and reason"):

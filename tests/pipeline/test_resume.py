@@ -107,7 +107,8 @@ def assert_one_mlflow_run_each(outputs: Path) -> None:
     experiment = client.get_experiment_by_name("redi_lab")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    assert Counter(run.info.run_name for run in runs) == {"demo (command)": 1, "demo_sft": 1, "demo": 1}
+    experiments = Counter(str(run.info.run_name).split(" · ")[1] for run in runs)
+    assert experiments == {"demo (command)": 1, "demo_sft": 1, "demo": 1}
     assert {run.info.status for run in runs} == {"FINISHED"}
     for run in (run for run in runs if "command" not in str(run.info.run_name)):
         steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]

@@ -158,6 +158,16 @@ def test_an_output_folder_is_never_overwritten(tiny: Tiny, tmp_path: Path, capsy
         main([*tiny("eval=none"), f"paths.output_dir={tmp_path / 'run'}", "debug=traceback"])
 
 
+def assert_columns_exist(experiment: Any, stage: Any) -> None:
+    """The runs table that the UI opens shows what the run holds, and finds the run by its tag."""
+    view = json.loads(experiment.tags["mlflow.sharedViewState.redi_lab"])
+    has = {f"metrics.`{name}`" for name in stage.data.metrics} | {f"params.`{name}`" for name in stage.data.params}
+    assert set(view["selectedColumns"]) <= has
+    assert view["orderByKey"] in has
+    assert view["searchFilter"].split("`")[1] in stage.data.tags
+    assert stage.data.params["objective"] == "redi α.8"
+
+
 def test_mlflow_holds_a_run_for_the_command_and_one_for_each_stage(tiny: Tiny, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -166,14 +176,16 @@ def test_mlflow_holds_a_run_for_the_command_and_one_for_each_stage(tiny: Tiny, t
     experiment = client.get_experiment_by_name("redi_lab")
     assert experiment is not None
     runs = {found.info.run_name: found for found in client.search_runs([experiment.experiment_id])}
-    assert runs.keys() == {"demo (command)", "demo_sft", "demo"}
-    parent = runs["demo (command)"].info.run_id
-    stage = runs["demo"]
+    sft, demo = "sft lr 2e-3 s42 · demo_sft", "redi α.8 lr 2e-4 s42 · demo"
+    assert runs.keys() == {f"{demo} (command)", sft, demo}
+    parent = runs[f"{demo} (command)"].info.run_id
+    stage = runs[demo]
     assert stage.info.run_id == summary["mlflow_run_id"]
     assert json.loads(stage.data.tags["mlflow.loggedArtifacts"]) == [{"path": "samples_heldout.json", "type": "table"}]
-    assert {runs[n].data.tags["mlflow.parentRunId"] for n in ("demo_sft", "demo")} == {parent}
+    assert {runs[n].data.tags["mlflow.parentRunId"] for n in (sft, demo)} == {parent}
     assert stage.data.tags["redi_lab.fingerprint"] == summary["fingerprint"]
     assert stage.data.params["loss.alpha"] == "0.8"
+    assert_columns_exist(experiment, stage)
     assert stage.data.metrics["eval/pass_at_1"] == summary["metrics"]["pass_at_1"]["value"]
     assert len(client.get_metric_history(stage.info.run_id, "train/mean_logps/rejected")) == 3
     assert stage.inputs.dataset_inputs[0].dataset.digest

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from redi_lab.errors import UserError
-from redi_lab.tracking.server import ui_command
+from redi_lab.tracking.server import runs_url, ui_command
+from redi_lab.tracking.store import import_client
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -31,6 +34,27 @@ def test_a_remote_store_and_a_bad_port_are_refused() -> None:
         ui_command("http://127.0.0.1:5000")
     with pytest.raises(UserError, match="between 1 and 65535, got 0"):
         ui_command("sqlite:////data/mlflow.db", 0)
+
+
+def test_the_ui_opens_on_the_runs_of_training_with_their_columns(tracking_uri: str) -> None:
+    """Also of an experiment that was made without them."""
+    client = import_client()(tracking_uri=tracking_uri)
+    number = client.create_experiment("older")
+    url = urlsplit(runs_url(tracking_uri, "older", 5001))
+    assert url.netloc == "127.0.0.1:5001"
+    route = urlsplit(url.fragment)
+    query = parse_qs(route.query)
+    assert route.path == f"/experiments/{number}/runs"
+    assert query["workflowType"] == ["machine_learning"]
+    tags = client.get_experiment(number).tags
+    view = json.loads(tags[f"mlflow.sharedViewState.{query['viewStateShareKey'][0]}"])
+    assert view["selectedColumns"] == ["metrics.`eval/pass_at_1`", "params.`objective`", "params.`optimizer.lr`"]
+
+
+def test_a_store_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("not a database")
+    with pytest.raises(UserError, match=r"mlflow\.db"):
+        runs_url(f"sqlite:///{tmp_path / 'mlflow.db'}", "redi_lab")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from redi_lab.errors import UserError
 from redi_lab.evaluation.comparison import Comparison, Finding, compare
 from redi_lab.evaluation.metrics import Verdicts
+from redi_lab.pipeline.screen import say
 from redi_lab.pipeline.sweep.claims import Claims
 from redi_lab.pipeline.sweep.results import seed_interval
 from redi_lab.pipeline.sweep.space import as_overrides, grid
@@ -77,6 +78,8 @@ def confirm(sweep: Sweep, winner: FrozenTrial, run: RunTraining | None = None) -
     """
     best = (*sweep.overrides, *as_overrides(winner.user_attrs["values"]))
     arms = {f"confirm-{winner.number}": best, "confirm-baseline": sweep.overrides}
+    seeds = ", ".join(map(str, sweep.settings.confirm_seeds))
+    say(f"Confirming: trial {winner.number} and the run without the sweep's values, on fresh seeds {seeds}")
     judged = [_run_arm(_arm(sweep, label, overrides), run) for label, overrides in arms.items()]
     return compare_arms(tuple(sweep.settings.confirm_seeds), *judged)
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from redi_lab.errors import RunInterruptedError, UserError
+from redi_lab.pipeline.screen import progress_bar
 from redi_lab.pipeline.sweep.results import best_trial, is_feasible
 from redi_lab.pipeline.sweep.study import RunTraining, Sweep, work
 
@@ -45,7 +45,7 @@ def run_workers(sweep: Sweep, study: optuna.Study, starts: Sequence[str] = (), r
     """
     crew = _Crew(sweep, starts, run)
     try:
-        with _progress_bar() as progress:
+        with progress_bar() as progress:
             task = progress.add_task(sweep.name, total=None)
             while crew.is_working():
                 done, total, text = _describe(study)
@@ -167,12 +167,6 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[key]
             else:
                 os.environ[key] = value
-
-
-def _progress_bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    )
 
 
 def _describe(study: optuna.Study) -> tuple[int, int, str]:

@@ -164,13 +164,14 @@ def test_a_problem_that_every_seed_answers_counts_once() -> None:
     assert "not told apart from" in compare_arms((7,), *single).verdict()
 
 
-def test_a_winner_is_confirmed_by_workers_on_fresh_seeds(tmp_path: Path) -> None:
+def test_a_winner_is_confirmed_by_workers_on_fresh_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = fakes.make_sweep(tmp_path, num_trials=5, confirm_seeds=[101, 102])
     study, _ = planned(sweep)
     work(sweep, fakes.train)
     winner = best_trial(study)
     assert winner is not None
     found = confirm(sweep, winner, fakes.train)
+    assert f"Confirming: trial {winner.number} " in capsys.readouterr().out
     default = fakes.accuracy(0.8, 2e-4, fakes.STEPS)
     assert winner.value is not None
     assert default is not None
