@@ -241,7 +241,10 @@ _GENERATIONS: dict[str, tuple[object, str]] = {
 
 _CHATS: dict[str, tuple[dict[str, Any], str]] = {
     "no verdict": (changed(CHAT, id=..., correct=...), r'without the key "correct"; .*'),
-    "a verdict in words": (changed(CHAT, id=..., correct="no"), r'key "correct": expected true, false or null, got "no"'),
+    "a verdict in words": (
+        changed(CHAT, id=..., correct="no"),
+        r'key "correct": expected true, false or null, got "no"',
+    ),
     "a system message": (
         changed(CHAT, id=..., messages=[{"role": "system", "content": "s"}, *CHAT["messages"]]),
         r'key "messages": of conversations only one turn .* got \["system", "user", "assistant"\]: drop the other.*',

@@ -144,7 +144,9 @@ def test_the_form_is_told_by_the_keys_of_the_first_row(tmp_path: Path) -> None:
     ):
         TraceFileSource(write(tmp_path, {"question": "1+1?", "generations": []})).load()
     both = write(tmp_path, GOOD | PAIR)
-    with pytest.raises(UserError, match=r"the keys fit several forms: set data\.source\.format to generations or pairs"):
+    with pytest.raises(
+        UserError, match=r"the keys fit several forms: set data\.source\.format to generations or pairs"
+    ):
         TraceFileSource(both).load()
     assert len(TraceFileSource(both, format="pairs").load().pairs) == 1
     with pytest.raises(UserError, match=r"data\.format='csv': choose auto, generations, pairs, messages, completions"):
