@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from redi_lab.backbone.hub import load_tokenizer
+from redi_lab.backbone.hub import load_tokenizer, local_folder
 from redi_lab.backbone.weights import check_folder
 from redi_lab.config import benchmarks as group_benchmarks
 from redi_lab.data.tokenization import TraceEncoder
@@ -243,7 +243,7 @@ def _settle(config: DictConfig, checkpoint: Path) -> Path | None:
             f"baseline=true: {checkpoint} does not record which model it was trained from; evaluate that model by"
             " itself: evaluate checkpoint=FOLDER"
         )
-    base = Path(record.base_model)
+    base = local_folder(record.base_model, key="baseline=true, whose base_model")
     check_folder(base, "baseline=true")
     return base
 

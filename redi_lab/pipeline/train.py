@@ -99,7 +99,7 @@ def _train_chain(
     nested = (
         command_run(config, list(overrides), run.parent_run_id) if parent_run_id is None else nullcontext(parent_run_id)
     )
-    base = _base_model(chain[0])
+    base = _base_model(chain[0], is_wanted=config.baseline)
     if config.baseline and base is None:
         raise UserError("baseline=true: a student made from scratch has no base model; drop it, or give model.path")
     with nested as parent:
@@ -107,7 +107,7 @@ def _train_chain(
         baseline = None
         if config.baseline and base is not None and benchmark is not None:
             tokenizer = build.make_tokenizer(chain[0].config, corpora.of(chain[0]), chain[0].init)
-            baseline = evaluate_checkpoint(config, base, benchmark, "the base model", tokenizer)
+            baseline = evaluate_checkpoint(config, Path(base), benchmark, "the base model", tokenizer)
         for number, stage in enumerate(chain, start=1):
             report.announce(stage.config, number, len(chain))
             start = outcomes[-1].record.checkpoint if outcomes else stage.init
@@ -120,11 +120,17 @@ def _train_chain(
     return output_dir
 
 
-def _base_model(first: Stage) -> Path | None:
-    """The folder of the model that a chain starts from; None for a student made from scratch."""
-    if first.init is not None or first.config.model.path is None:
-        return first.init
-    return local_folder(first.config.model.path, first.config.model.revision)
+def _base_model(first: Stage, *, is_wanted: bool) -> str | None:
+    """The folder of the model that a chain starts from, or its hub id; None for a student made from scratch.
+
+    Where it is wanted now, it is a folder: that of the hub's cache.
+    """
+    path, revision = first.config.model.path, first.config.model.revision
+    if first.init is not None or path is None:
+        return None if first.init is None else str(first.init)
+    if is_wanted or Path(path).is_dir():
+        return str(local_folder(path, revision))
+    return str(path) if revision is None else None
 
 
 def _find_or_train(job: _Job, corpora: _Corpora, stages: StageCache) -> Outcome:
@@ -166,7 +172,7 @@ class _Job:
     command_config: DictConfig
     parent_run_id: str | None
     earlier: tuple[Outcome, ...]
-    base: Path | None
+    base: str | None
     baseline: EvaluationResult | None
 
     def train(
@@ -282,7 +288,7 @@ class _Job:
                 "metrics": {} if result is None else nested_metrics(result.metrics),
                 "baseline": self.baseline
                 and {
-                    "checkpoint": str(self.base),
+                    "checkpoint": self.base,
                     "metrics": nested_metrics(self.baseline.metrics),
                     "evaluation": {"key": self.baseline.key, "protocol": dict(self.baseline.protocol)},
                 },

@@ -31,7 +31,7 @@ class TrainingRecord:
         thinking_prefix: opens the assistant turn.
         max_new_tokens: room for an answer of the training's kind.
         data: file, folder or hub id of the traces; None for the embedded task.
-        base_model: folder of the model that training started from; None for a student made from scratch.
+        base_model: folder or hub id of the model that training started from; None for a student made from scratch.
     """
 
     prompt_template: str
@@ -41,7 +41,7 @@ class TrainingRecord:
     base_model: str | None = None
 
     @classmethod
-    def of(cls, config: DictConfig, base_model: Path | None) -> TrainingRecord:
+    def of(cls, config: DictConfig, base_model: str | None) -> TrainingRecord:
         """What a training under `config` leaves in its checkpoints."""
         data, path = config.data, config.data.path
         return cls(
@@ -49,7 +49,7 @@ class TrainingRecord:
             data.thinking_prefix,
             data.max_new_tokens,
             str(Path(path).absolute()) if path is not None and Path(path).exists() else path,
-            None if base_model is None else str(base_model),
+            base_model,
         )
 
     def as_dict(self) -> dict[str, Any]:
