@@ -64,6 +64,8 @@ OmegaConf.register_new_resolver("cwd", os.getcwd, replace=True)
 OmegaConf.register_new_resolver("abspath", os.path.abspath, replace=True)
 # Hydra's own `now` is the same for all jobs of a multirun, which would then share one results folder.
 OmegaConf.register_new_resolver("timestamp", lambda: datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), replace=True)
+# A learning rate that depends on whether adapters are trained: ${by_lora:${model.lora},IF_SO,IF_NOT}
+OmegaConf.register_new_resolver("by_lora", lambda lora, yes, no: no if lora is None else yes, replace=True)
 
 
 _GROUPS: dict[str, type[Any]] = {
@@ -76,10 +78,24 @@ _GROUPS: dict[str, type[Any]] = {
     "debug": DebugConfig,
 }
 _PASSED_ON = ("optimizer", "trainer", "callbacks", "engine")  # arguments of other libraries' or our classes
+PROTOCOL_FROM_TRAINING = ("prompt_template", "thinking_prefix", "max_new_tokens")
+"""Keys of the groups data and eval: where eval leaves them null, an evaluation asks as training did."""
 _OPEN = ("model.config_overrides", "model.lora", "engine.options")  # empty groups, which grow key by key
 _TOP = {
-    "train": ("name", "seed", "resume", "init_from", "init_overrides", "loss", *_GROUPS, *_PASSED_ON),
-    "evaluate": ("name", "seed", "checkpoint", "sequential", "data", "eval", "logger", "paths", "debug", "engine"),
+    "train": ("name", "seed", "resume", "baseline", "init_from", "init_overrides", "loss", *_GROUPS, *_PASSED_ON),
+    "evaluate": (
+        "name",
+        "seed",
+        "checkpoint",
+        "baseline",
+        "sequential",
+        "data",
+        "eval",
+        "logger",
+        "paths",
+        "debug",
+        "engine",
+    ),
     "curate": ("name", "seed", "curation", "data", "paths", "debug"),
     "sweep": ("name", "seed", "sweep", "logger", "paths", "debug"),
 }
@@ -152,6 +168,8 @@ def _check_verb(config: DictConfig, name: str) -> None:
             )
         config.loss = _conform("loss", config.loss, LOSSES[target])
         _check_training(config)
+        for key in PROTOCOL_FROM_TRAINING:
+            config.eval[key] = config.data[key] if config.eval[key] is None else config.eval[key]
     if name == "curate":
         config.curation = _conform("curation", config.curation, CurationConfig)
         _check_curation(config)
@@ -293,6 +311,12 @@ def _check_training(config: DictConfig) -> None:
 
 
 def _check_model(config: DictConfig) -> None:
+    if config.model.path is not None and str(config.name).startswith("demo"):
+        raise UserError(
+            f"model.path={config.model.path}: name={config.name} has the settings of a small student made from scratch"
+            f" (optimizer.lr={config.optimizer.lr:g}); for a pretrained model add +experiment=own_model, or"
+            " +experiment=own_model_sft for SFT alone; with settings and init_from that suit it, add name=NAME"
+        )
     if config.model.path is None and not (config.model.config or {}).get("model_type"):
         raise UserError("model.path=null needs model.config.model_type and sizes; or give model.path=FOLDER")
     if config.model.path is None and config.model.tokenizer is None:
@@ -351,6 +375,8 @@ def _check_benchmarks(config: DictConfig, verb: str) -> None:
 
 def _check_sequential(config: DictConfig) -> None:
     settings = config.sequential
+    if config.baseline and (settings.width or settings.better_than):
+        raise UserError("baseline=true: not beside sequential; ask sequential.better_than=FOLDER of the base model")
     if settings.width is not None and settings.better_than is not None:
         raise UserError(f"sequential.width={settings.width}: ask one question, width or better_than")
     if settings.delta and settings.better_than is None:

@@ -132,6 +132,7 @@ _RULES: tuple[_Rule, ...] = (
     ),
     (("trainer.accelerator",), *_one_of("auto", "cpu", "gpu", "cuda", "mps")),
     (("trainer.deterministic",), lambda value: value in (True, False, "warn"), "true, false or warn"),
+    (("baseline",), _is_flag, "true or false"),
     (("trainer.benchmark", "trainer.detect_anomaly", "trainer.enable_model_summary"), _is_flag, "true or false"),
     (("optimizer.fused",), _is_flag, "true, false or null"),
     (("trainer.profiler",), *_one_of("simple", "advanced", "pytorch")),
@@ -146,7 +147,7 @@ _RULES: tuple[_Rule, ...] = (
         "two numbers in [0, 1), such as [0.9,0.999]",
     ),
     (("trainer.devices",), lambda value: value in (1, "1"), "1: training on several devices is not wired up yet"),
-    (("trainer.precision",), *_one_of("32-true", "bf16-mixed")),  # others scale or round away steps of 1e-6
+    (("trainer.precision",), *_one_of("32-true", "bf16-mixed", "auto")),  # others scale or round away steps of 1e-6
     (("loss.head_gradient",), *_one_of("accumulate", "recompute")),
     (("model.dtype",), *_one_of("float32", "bfloat16", "float16")),
     (("model.attention",), *_one_of("packed_sdpa", "padded", "flash_attention_2")),

@@ -187,20 +187,20 @@ class EvalConfig(BenchmarkConfig):
     """Benchmarks of a suite, by name."""
     limit: int | None = None
     """Only the first n problems of a benchmark."""
-    prompt_template: str = "{problem}"
-    """Text of the user turn."""
+    prompt_template: str | None = None
+    """Text of the user turn; null: as in training."""
     prompt_file: str | None = None
     """Text file that takes the place of prompt_template."""
-    thinking_prefix: str = ""
-    """Opens the assistant turn."""
+    thinking_prefix: str | None = None
+    """Opens the assistant turn; null: as in training."""
     temperature: float = 0.6
     """0 is greedy."""
     top_p: float = 0.95
     """In (0, 1]."""
     num_samples: int = 4
     """Completions of each problem."""
-    max_new_tokens: int = 1024
-    """Longest completion."""
+    max_new_tokens: int | None = None
+    """Longest completion; null: as in training."""
     fit_context: bool = False
     """Lower max_new_tokens to what the model's context leaves beside the longest prompt."""
     chunk_completions: int = 4096

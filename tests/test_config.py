@@ -77,7 +77,13 @@ def test_a_mistake_is_told_in_one_line(override: str) -> None:
         (["loss=dpo", "loss.reference=/nowhere"], "loss.reference=/nowhere: no Hugging Face folder there"),
         (["loss=dpo", "loss.beta=0"], "loss.beta=0.0: must be a number above 0"),
         (["loss=simpo", "loss.gamma=-1"], "loss.gamma=-1.0: must be a number of at least 0"),
-        (["model=hf", "model.path=/nowhere"], "model.path=/nowhere: no such Hugging Face folder, and not a hub id"),
+        (["model=hf", "model.path=a/b"], "model.path=a/b: name=demo has the settings of a small student"),
+        (["+experiment=demo_sft", "model=hf", "model.path=a/b"], "add +experiment=own_model"),
+        (["baseline=maybe"], "baseline=maybe: must be true or false"),
+        (
+            ["model=hf", "model.path=/nowhere", "name=own"],
+            "model.path=/nowhere: no such Hugging Face folder, and not a hub id",
+        ),
         (["data=jsonl", "data.path=/nowhere"], "data.path=/nowhere: no such file or folder"),
         (["eval=jsonl", "eval.path=/nowhere"], "eval.path=/nowhere: no such file"),
         (["eval=aime24", "eval.path=/nowhere"], "eval.path=/nowhere: no such file, and neither a hub id (OWNER/NAME)"),
@@ -148,7 +154,8 @@ def test_a_rival_must_be_a_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", experiment_names())
 def test_every_experiment_composes(name: str) -> None:
-    config = load_config("train", [f"+experiment={name}"])
+    own = ["model.path=OWNER/MODEL", "data.path=OWNER/TRACES"] if name.startswith("own_model") else []
+    config = load_config("train", [f"+experiment={name}", *own])
     assert config.name == name
 
 
@@ -196,6 +203,18 @@ def test_experiments_of_1p5b_look_at_what_they_do_not_train_on(name: str) -> Non
     assert accuracy.every_n_steps == checkpoints.every_n_steps
     longest = 800 + accuracy.max_new_tokens
     assert accuracy.max_batch_tokens >= config.data.num_development * longest  # one batch
+
+
+@pytest.mark.parametrize(("model", "factor"), [("hf", 1), ("hf_lora", 10)])
+def test_a_pretrained_model_has_rates_of_its_own(model: str, factor: int) -> None:
+    own = [f"model={model}", "model.path=OWNER/MODEL", "data.path=OWNER/TRACES"]
+    sft, redi = (load_config("train", [f"+experiment={name}", *own]) for name in ("own_model_sft", "own_model"))
+    assert [sft.optimizer.lr, redi.optimizer.lr] == pytest.approx([2e-5 * factor, 1e-6 * factor])
+    assert (redi.init_from, sft.init_from) == ("own_model_sft", None)
+    assert (sft.model.lora is None) == (model == "hf")
+    assert load_config("train", ["+experiment=own_model", *own, "optimizer.lr=3e-6"]).optimizer.lr == 3e-6
+    if model == "hf_lora":
+        assert load_config("train", ["+experiment=own_model", *own, "model.lora.r=4"]).model.lora["r"] == 4
 
 
 def test_a_group_on_the_command_line_beats_the_experiments() -> None:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from redi_lab.errors import UserError, in_short
 
 TIMEOUT_S = 5.0
+_MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")  # no pickles, no code
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # without OWNER/ for the oldest models
 
 
@@ -25,6 +26,28 @@ def load_tokenizer(path: str, revision: str | None = None, *, key: str = "model.
     if is_empty(tokenizer):
         raise UserError(f"{key}={path}: its tokenizer has no tokens; copy the folder again, with tokenizer.json")
     return tokenizer
+
+
+def local_folder(path: str, revision: str | None = None, *, key: str = "model.path") -> Path:
+    """The folder of a model: `path` itself, or the hub cache's, into which what is missing is downloaded.
+
+    Raises:
+        UserError: neither is there.
+    """
+    if Path(path).is_dir():
+        return Path(path).absolute()
+    from huggingface_hub import snapshot_download
+
+    unreachable = _why_unreachable(path, revision)
+    try:
+        found = snapshot_download(
+            path, revision=revision, allow_patterns=list(_MODEL_FILES), local_files_only=unreachable is not None
+        )
+    except Exception as error:  # each HTTP library has its own
+        raise UserError(
+            f"{key}={path}: cannot be read: {unreachable or in_short(error)}; give a local Hugging Face folder"
+        ) from error
+    return Path(found)
 
 
 def is_empty(tokenizer: Any) -> bool:

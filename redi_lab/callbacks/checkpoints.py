@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, final
 
 import pytorch_lightning as pl
@@ -32,6 +34,7 @@ class ExportCheckpoints(pl.Callback):
         monitor: metric whose best value keeps a copy, seen after validation, after each step of `every_n_steps`, and at
             the end.
         mode: whether lower or higher is better.
+        notes: further JSON files for each folder, by name.
     """
 
     def __init__(
@@ -41,12 +44,14 @@ class ExportCheckpoints(pl.Callback):
         every_n_steps: int | None = None,
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
+        notes: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     ) -> None:
         self.folder = folder
         self.end_of_turn_id = end_of_turn_id
         self.every_n_steps = every_n_steps
         self.monitor = monitor
         self.mode = mode
+        self.notes = notes
         self.best: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -96,8 +101,8 @@ class ExportCheckpoints(pl.Callback):
         with writing(self.folder, size, f"the checkpoint {target}", partial):
             shutil.rmtree(partial, ignore_errors=True)
             backbone.save(partial, self.end_of_turn_id)
-            if note is not None:
-                (partial / BEST_NOTE).write_text(json.dumps(note) + "\n", encoding="utf-8")
+            for file, content in (self.notes if note is None else {**self.notes, BEST_NOTE: note}).items():
+                (partial / file).write_text(json.dumps(content) + "\n", encoding="utf-8")
             for path in (*partial.iterdir(), partial):
                 sync(path)
             shutil.rmtree(target, ignore_errors=True)

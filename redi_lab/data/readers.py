@@ -1,4 +1,4 @@
-"""A user's own traces as a `TraceSource`: problems with judged generations, or ready pairs.
+"""A user's own traces as a `TraceSource`: problems with generations and their verdicts, ready pairs, or chats.
 
     TraceFileSource("traces.jsonl", num_heldout=100).load()
 
@@ -13,8 +13,14 @@ ready pairs:
 
     {"prompt": "1+1?", "chosen": "2", "rejected": "3"}
 
-where each text may also be one message, [{"role": "user", "content": "1+1?"}], and a completion also the two messages
-of one turn. Nothing is guessed: a wrong key, type or empty completion is refused with its place.
+Rows of one completion and its verdict, as chat messages or in TRL's form. Those with the same prompt are one problem:
+
+    {"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}], "correct": true}
+    {"prompt": "1+1?", "completion": "2", "label": true}
+
+A prompt may be text or one message, [{"role": "user", "content": "1+1?"}]. A completion may be text, the assistant's
+message, or the user's message and then that; in this form `chosen` and `rejected` need no `prompt`. Nothing is guessed:
+a wrong key, type, role or empty completion is refused with its place.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Literal, final
 
 from redi_lab.data.curation import curate
@@ -29,9 +36,16 @@ from redi_lab.data.rows import OnProgress, Row, RowTable, open_rows, tracked_row
 from redi_lab.data.traces import Dropped, Generation, Problem, TraceCorpus
 from redi_lab.errors import UserError
 
-Format = Literal["auto", "generations", "pairs"]
+Shape = Literal["generations", "pairs", "messages", "completions"]
+Format = Literal["auto"] | Shape
 
-_REQUIRED = {"generations": ("problem", "generations"), "pairs": ("prompt", "chosen", "rejected")}
+_REQUIRED: dict[Shape, tuple[str, ...]] = {
+    "generations": ("problem", "generations"),
+    "pairs": ("chosen", "rejected"),
+    "messages": ("messages", "correct"),
+    "completions": ("prompt", "completion", "label"),
+}
+_SHOWN = {"pairs": ("prompt", "chosen", "rejected")}  # for people: only two-message sides can do without the prompt
 
 
 @final
@@ -115,33 +129,75 @@ class TraceFileSource:
             self._opened = open_rows(self.path, split=self.split, revision=self.revision)
         return self._opened
 
-    def _shape(self) -> Literal["generations", "pairs"]:
+    def _shape(self) -> Shape:
         return detect_shape(next(self.table().rows())) if self.format == "auto" else self.format
 
 
-def detect_shape(row: Row) -> Literal["generations", "pairs"]:
-    """Tell rows of problems from ready pairs by the keys.
+def detect_shape(row: Row) -> Shape:
+    """Which form a row has, by its keys.
 
     Raises:
-        UserError: the keys fit neither or both.
+        UserError: the keys fit none or several.
     """
-    has_generations, has_pairs = (all(key in row.values for key in keys) for keys in _REQUIRED.values())
-    if has_generations and has_pairs:
-        raise UserError(f"{row.where}: the keys fit both forms: set data.format to generations or pairs")
-    if has_generations:
-        return "generations"
-    if has_pairs:
-        return "pairs"
-    wanted = " or ".join("{" + _names(keys) + "}" for keys in _REQUIRED.values())
-    raise UserError(f"{row.where}: the keys are {{{_names(row.values)}}}, expected {wanted}: rename them")
+    found = [shape for shape, keys in _REQUIRED.items() if all(key in row.values for key in keys)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{row.where}: the keys fit several forms: set data.source.format to {' or '.join(found)}")
+    wanted = " or ".join("{" + _names(_SHOWN.get(shape, keys)) + "}" for shape, keys in _REQUIRED.items())
+    raise UserError(f"{row.where}: the keys are {{{_names(row.values)}}}, expected {wanted}: rename or add them")
 
 
-def parse_rows(rows: Iterator[Row], shape: Literal["generations", "pairs"]) -> Iterator[Problem]:
+def parse_rows(rows: Iterator[Row], shape: Shape) -> Iterator[Problem]:
     """Problems of rows of one shape; a ready pair is a problem with one correct and one incorrect generation.
 
+    Rows of one completion each are kept in memory, and those with the same prompt become one problem.
+
     Raises:
-        UserError: a row has another shape, a wrong type, an empty text, or the id of an earlier row.
+        UserError: a row has another shape, a wrong type, an empty text, or the id of an earlier row; or rows with the
+            same prompt have different answers.
     """
+    if shape in ("messages", "completions"):
+        return _grouped(rows, shape)
+    return _one_a_row(rows, shape)
+
+
+def _grouped(rows: Iterator[Row], shape: Shape) -> Iterator[Problem]:
+    """One problem for each prompt, where it first stands, with the id and the answer that its rows give."""
+    problems: dict[str, Problem] = {}
+    prompts: dict[str, str] = {}
+    for index, row in enumerate(rows):
+        _require_keys(row, shape)
+        identity = _parse_id(row) if "id" in row.values else str(index)
+        prompt, generation, answer = _parse_completion(row, identity, shape)
+        if prompts.setdefault(identity, prompt) != prompt:
+            raise UserError(f"{row.where}: the id {_show(identity)} is that of another prompt: give each its own")
+        before = problems.get(prompt, Problem(identity, prompt, answer, ()))
+        if None not in (before.answer, answer) and before.answer != answer:
+            raise UserError(
+                f'{row.where}: key "answer": {_show(answer)}, but an earlier row with the same prompt (id'
+                f" {_show(before.id)}) says {_show(before.answer)}: correct one of them"
+            )
+        generations = (*before.generations, generation)
+        problems[prompt] = replace(before, answer=before.answer or answer, generations=generations)
+    yield from problems.values()
+
+
+def _parse_completion(row: Row, identity: str, shape: Shape) -> tuple[str, Generation, str | None]:
+    """Prompt, completion with its verdict, and answer of a row of one completion."""
+    if shape == "messages":
+        if not isinstance(row.values["messages"], list):
+            raise UserError(f'{row.where}: key "messages": expected a list, got {_show(row.values["messages"])}')
+        prompt = _text(_messages(row, "messages", ["user", "assistant"])[0], row, identity, '"messages"[0].content')
+        key, verdict = "messages", "correct"
+    else:
+        prompt, key, verdict = _prompt(row, identity), "completion", "label"
+    correct = _verdict(row.values[verdict], row, f'"{verdict}"')
+    text = _text(_completion_message(row, key, prompt), row, identity, f'"{key}"')
+    return prompt, Generation(text, correct, () if correct is None else ((verdict, correct),)), _parse_answer(row)
+
+
+def _one_a_row(rows: Iterator[Row], shape: Shape) -> Iterator[Problem]:
     parse = _parse_generations if shape == "generations" else _parse_pair
     places: dict[str, str] = {}
     has_id = False
@@ -158,7 +214,7 @@ def parse_rows(rows: Iterator[Row], shape: Literal["generations", "pairs"]) -> I
         yield parse(row, identity)
 
 
-def _require_keys(row: Row, shape: str) -> None:
+def _require_keys(row: Row, shape: Shape) -> None:
     missing = [key for key in _REQUIRED[shape] if key not in row.values]
     if missing:
         raise UserError(
@@ -191,9 +247,7 @@ def _parse_generations(row: Row, identity: str) -> Problem:
 def _parse_generation(item: object, row: Row, identity: str, key: str) -> Generation:
     if not isinstance(item, dict) or "text" not in item or "correct" not in item:
         raise UserError(f'{row.where}: key {key}: expected an object with "text" and "correct", got {_show(item)}')
-    correct = item["correct"]
-    if correct is not None and not isinstance(correct, bool):
-        raise UserError(f"{row.where}: key {key}.correct: expected true, false or null, got {_show(correct)}")
+    correct = _verdict(item["correct"], row, f"{key}.correct")
     reason = item.get("finish_reason")
     if reason is not None and not isinstance(reason, str):
         raise UserError(f"{row.where}: key {key}.finish_reason: expected a text or null, got {_show(reason)}")
@@ -201,8 +255,14 @@ def _parse_generation(item: object, row: Row, identity: str, key: str) -> Genera
     return Generation(text, correct, () if correct is None else (("correct", correct),), reason)
 
 
+def _verdict(value: object, row: Row, key: str) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise UserError(f"{row.where}: key {key}: expected true, false or null, got {_show(value)}")
+    return value
+
+
 def _parse_pair(row: Row, identity: str) -> Problem:
-    prompt = _text(_only_message(row, "prompt", ["user"]), row, identity, '"prompt"')
+    prompt = _prompt(row, identity) if "prompt" in row.values else _shared_prompt(row, identity)
     chosen, rejected = (
         _text(_completion_message(row, key, prompt), row, identity, f'"{key}"') for key in ("chosen", "rejected")
     )
@@ -212,29 +272,47 @@ def _parse_pair(row: Row, identity: str) -> Problem:
     return Problem(identity, prompt, _parse_answer(row), generations)
 
 
+def _prompt(row: Row, identity: str) -> str:
+    value = row.values["prompt"]
+    content = _messages(row, "prompt", ["user"])[0] if isinstance(value, list) else value
+    return _text(content, row, identity, '"prompt"')
+
+
+def _shared_prompt(row: Row, identity: str) -> str:
+    """The user's message of `chosen`, where both sides bring it with them."""
+    chosen, rejected = row.values["chosen"], row.values["rejected"]
+    if not all(isinstance(side, list) and len(side) == 2 for side in (chosen, rejected)):
+        raise UserError(
+            f'{row.where}: without the key "prompt": add it, or give chosen and rejected as two messages, roles user'
+            " and assistant"
+        )
+    return _text(_messages(row, "chosen", ["user", "assistant"])[0], row, identity, '"chosen"[0].content')
+
+
 def _completion_message(row: Row, key: str, prompt: str) -> object:
     """The completion in any of its forms: a text, the assistant's message, or the prompt's message and then that."""
     value = row.values[key]
-    if not (isinstance(value, list) and len(value) == 2):
-        return _only_message(row, key, ["assistant"])
-    answer = _only_message(row, key, ["user", "assistant"])
-    if value[0].get("content") != prompt:
+    if not isinstance(value, list):
+        return value
+    if len(value) != 2:
+        return _messages(row, key, ["assistant"])[0]
+    question, answer = _messages(row, key, ["user", "assistant"])
+    if question != prompt:
         raise UserError(f'{row.where}: key "{key}": the message of the user is not the prompt of this row')
     return answer
 
 
-def _only_message(row: Row, key: str, expected: list[str]) -> object:
-    """The last message of a conversation with exactly the expected roles; what is no list is passed on."""
+def _messages(row: Row, key: str, expected: list[str]) -> list[object]:
+    """The contents of a conversation with exactly the expected roles."""
     value = row.values[key]
-    if not isinstance(value, list):
-        return value
+    assert isinstance(value, list)
     roles = [item.get("role") if isinstance(item, dict) else None for item in value]
     if roles != expected:
         raise UserError(
             f'{row.where}: key "{key}": of conversations only one turn is supported, roles {_show(expected)}, got '
-            f"{_show(roles)}: give texts, the problem in prompt and each answer alone in chosen and rejected"
+            f"{_show(roles)}: drop the other messages; what a system message says can stand in data.prompt_template"
         )
-    return value[-1].get("content")
+    return [item.get("content") for item in value]
 
 
 def _parse_answer(row: Row) -> str | None:

@@ -46,7 +46,8 @@ class TraceEncoder:
 
     Args:
         tokenizer: a transformers tokenizer. Its chat template, where it has one, writes the prompt.
-        prompt_template: text of the user turn; `{problem}` stands for the problem.
+        prompt_template: text of the user turn; `{problem}` stands for the problem. Newlines at its end part prompt and
+            completion where no chat template does, and are left out where one does.
         thinking_prefix: opens the assistant turn, e.g. ``"<think>"``. It belongs to the prompt; a completion that
             begins with it is not given it twice.
 
@@ -105,7 +106,12 @@ class TraceEncoder:
             )
 
     def _prompts(self, problems: Sequence[str]) -> list[list[int]]:
-        texts = [self.prompt_template.replace("{problem}", problem) for problem in problems]
+        template = self.prompt_template
+        if (
+            self.tokenizer.chat_template
+        ):  # it ends the turn; a newline is for prompts that the completion follows at once
+            template = template.rstrip("\n")
+        texts = [template.replace("{problem}", problem) for problem in problems]
         if self.tokenizer.chat_template and texts:  # transformers refuses an empty list of conversations
             turns = [[{"role": "user", "content": text}] for text in texts]
             texts = _render(self.tokenizer, turns, add_generation_prompt=True)

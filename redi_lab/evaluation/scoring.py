@@ -20,6 +20,7 @@ from redi_lab.evaluation.text_statistics import text_statistics
 UNFINISHED_THOUGHT = "unfinished_thought"
 """Reason of a completion that is wrong because its thought never ends."""
 _END_OF_THOUGHT = "</think>"
+_ABOUT_ZERO = 0.02
 
 
 def grade_completions(
@@ -82,6 +83,30 @@ def score(rows: Sequence[ResultRow], num_samples: int) -> dict[str, float]:
     metrics |= text_statistics([row.text for row in rows], [row.num_tokens for row in rows])
     metrics["num_problems"], metrics["num_samples"] = float(len(correct)), float(num_samples)
     return metrics
+
+
+def explain_zero(result: EvaluationResult) -> str | None:
+    """What most of the completions that are not right have in common, in words; None where the score is not about 0.
+
+    Each counts once: as cut off, else as without a readable answer (unknown), else as wrong.
+    """
+    if result.metrics["pass_at_1"] >= _ABOUT_ZERO:
+        return None
+    failed = [row for row in result.rows if row.verdict != Verdict.RIGHT]
+    cut = sum(row.finish_reason == "length" for row in failed)
+    unknown = sum(row.finish_reason != "length" and row.verdict == Verdict.UNKNOWN for row in failed)
+    wrong = len(failed) - cut - unknown
+    room = result.protocol["sampling"]["max_new_tokens"]
+    reasons = {
+        f"were cut off at {room:,} tokens: raise eval.max_new_tokens, or check that the model ends its answers, before"
+        " this score means anything": cut,
+        "hold no answer that can be read (unknown): look at the samples, and ask for \\boxed{} in"
+        " eval.prompt_template, before this score means anything": unknown,
+        "hold a wrong answer: this model does not solve these problems. The run shows that data and training work, and"
+        " says nothing about the method": wrong,
+    }
+    reason, number = max(reasons.items(), key=lambda item: item[1])
+    return f"pass@1 is {result.metrics['pass_at_1']:.3f}: {number:,} of {len(result.rows):,} completions {reason}."
 
 
 def flatten(name: str, estimate: Estimate) -> dict[str, float]:

@@ -161,7 +161,11 @@ def make_module(config: DictConfig, backbone: CausalLM) -> CausalLMModule:
 
 
 def make_callbacks(
-    config: DictConfig, folder: Path, end_of_turn_id: int, injected: Mapping[str, Mapping[str, Any] | None] = _NOTHING
+    config: DictConfig,
+    folder: Path,
+    end_of_turn_id: int,
+    injected: Mapping[str, Mapping[str, Any] | None] = _NOTHING,
+    notes: Mapping[str, Any] = _NOTHING,
 ) -> list[pl.Callback]:
     """The callbacks group, in its order; the one that writes checkpoints learns where to and how a turn ends.
 
@@ -170,10 +174,11 @@ def make_callbacks(
         folder: of the checkpoints.
         end_of_turn_id: token that ends a generation.
         injected: what callbacks need besides their settings, by name; None leaves one out whose needs the run lacks.
+        notes: JSON files for each checkpoint, by name.
     """
     callbacks = []
     given = {
-        "checkpoints": {"folder": folder, "end_of_turn_id": end_of_turn_id},
+        "checkpoints": {"folder": folder, "end_of_turn_id": end_of_turn_id, "notes": notes},
         "collapse": {"folder": folder.parent},
         "state": {"folder": folder.parent / "states"},
         "numerics": {"folder": folder.parent},

@@ -12,11 +12,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from redi_lab.backbone.hub import load_tokenizer
+from redi_lab.backbone.hub import load_tokenizer, local_folder
 from redi_lab.backbone.weights import check_folder
+from redi_lab.config import benchmarks as group_benchmarks
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark
@@ -26,7 +28,7 @@ from redi_lab.evaluation.evaluate import Evaluation
 from redi_lab.evaluation.grading import Grader
 from redi_lab.evaluation.metrics import Estimate, average
 from redi_lab.evaluation.results import EvaluationResult, content_digest
-from redi_lab.evaluation.scoring import flatten
+from redi_lab.evaluation.scoring import explain_zero, flatten
 from redi_lab.pipeline.arguments import check_arguments
 from redi_lab.pipeline.build import make_benchmarks, make_engine, make_grader, make_sampling, make_source
 from redi_lab.pipeline.run import command_run, make_logger, quieten_libraries, results_folder, write_summary
@@ -34,9 +36,14 @@ from redi_lab.pipeline.samples_html import write_pages, write_table
 from redi_lab.pipeline.score_plot import plot_scores
 from redi_lab.pipeline.screen import CONSOLE, progress_bar
 from redi_lab.pipeline.sequential_question import Answer, ask, plot_looks
+from redi_lab.pipeline.training_record import read_record, settle_protocol
+
+BASE_MODEL = "base model"
 
 
-def evaluate_checkpoint(config: DictConfig, checkpoint: Path, benchmark: Benchmark, label: str) -> EvaluationResult:
+def evaluate_checkpoint(
+    config: DictConfig, checkpoint: Path, benchmark: Benchmark, label: str, tokenizer: Any | None = None
+) -> EvaluationResult:
     """Generate, grade and score; a result that exists for the very same weights, protocol and problems is read.
 
     Args:
@@ -44,19 +51,20 @@ def evaluate_checkpoint(config: DictConfig, checkpoint: Path, benchmark: Benchma
         checkpoint: Hugging Face folder.
         benchmark: the problems.
         label: shown beside the progress bar.
+        tokenizer: writes the prompts; None: the checkpoint's.
     """
-    return evaluate_benchmarks(config, checkpoint, [benchmark], label)[0]
+    return evaluate_benchmarks(config, checkpoint, [benchmark], label, tokenizer)[0]
 
 
 def evaluate_benchmarks(
-    config: DictConfig, checkpoint: Path, benchmarks: Sequence[Benchmark], label: str
+    config: DictConfig, checkpoint: Path, benchmarks: Sequence[Benchmark], label: str, tokenizer: Any | None = None
 ) -> list[EvaluationResult]:
     """Evaluate on each benchmark, with one engine; see `evaluate_checkpoint`."""
     results = []
     with progress_bar() as progress, closing(make_engine(config)) as engine, make_grader(config) as grader:
         for benchmark in benchmarks:
             task = progress.add_task(f"Evaluating {label} on {benchmark.name}", total=None)
-            evaluation = make_evaluation(config, checkpoint, benchmark, engine, grader, progress.console)
+            evaluation = make_evaluation(config, checkpoint, benchmark, engine, grader, progress.console, tokenizer)
             results.append(evaluation.result(partial(_advance, progress, task)))
     return results
 
@@ -66,7 +74,13 @@ def _advance(progress: Progress, task: TaskID, done: int, total: int) -> None:
 
 
 def make_evaluation(
-    config: DictConfig, checkpoint: Path, benchmark: Benchmark, engine: Engine, grader: Grader, console: Console
+    config: DictConfig,
+    checkpoint: Path,
+    benchmark: Benchmark,
+    engine: Engine,
+    grader: Grader,
+    console: Console,
+    tokenizer: Any | None = None,
 ) -> Evaluation:
     """The evaluation that the groups eval and paths describe; what `eval.fit_context` changes is said on the console.
 
@@ -74,9 +88,8 @@ def make_evaluation(
         UserError: the tokenizer cannot be loaded, or a prompt leaves no room in the model's context.
     """
     settings = config.eval
-    encoder = TraceEncoder(
-        load_tokenizer(str(checkpoint), key="checkpoint"), settings.prompt_template, settings.thinking_prefix
-    )
+    tokenizer = tokenizer or load_tokenizer(str(checkpoint), key="checkpoint")
+    encoder = TraceEncoder(tokenizer, settings.prompt_template, settings.thinking_prefix)
     sampling = make_sampling(config)
     if settings.fit_context:
         longest = max(len(encoder.prompt_ids(problem.problem)) for problem in benchmark.problems)
@@ -170,17 +183,19 @@ def run_evaluation(config: DictConfig, overrides: Sequence[str]) -> Path:
     """
     quieten_libraries()
     check_arguments(config)
+    checkpoint = Path(config.checkpoint).absolute()
+    check_folder(checkpoint, "checkpoint")
+    if config.sequential.better_than is not None:
+        check_folder(Path(config.sequential.better_than), "sequential.better_than")
+    base = _settle(config, checkpoint)
     benchmarks = make_benchmarks(config, lambda: make_source(config).load())
     if not benchmarks:
         raise UserError(
             "eval=none: nothing to evaluate; choose eval=heldout, eval=math500 or eval=jsonl eval.path=FILE"
         )
-    checkpoint = Path(config.checkpoint).absolute()
-    check_folder(checkpoint, "checkpoint")
-    if config.sequential.better_than is not None:
-        check_folder(Path(config.sequential.better_than), "sequential.better_than")
     with results_folder(config) as output_dir:
         results, answer = _judge(config, checkpoint, benchmarks)
+        baseline = [] if base is None else _evaluate_base(config, base, checkpoint, benchmarks)
     metrics = _metrics(config, results) | (answer.metrics() if answer else {})
     with command_run(config, list(overrides)) as parent:
         logger = make_logger(config, output_dir, parent, {"redi_lab.stage": "evaluate"})
@@ -192,6 +207,7 @@ def run_evaluation(config: DictConfig, overrides: Sequence[str]) -> Path:
             "checkpoint": str(checkpoint),
             "mlflow_run_id": logger.version,
             "sequential": answer and answer.as_dict(),
+            "baseline": {"checkpoint": str(base), **_summary(baseline)} if baseline else None,
             **_summary(results),
         }
         logger.log_artifact(write_summary(output_dir, config, content))
@@ -200,10 +216,37 @@ def run_evaluation(config: DictConfig, overrides: Sequence[str]) -> Path:
         if answer is not None:
             logger.log_artifact(plot_looks(answer, output_dir / "looks.png"))
         logger.finalize("success")
-    _tell(results, output_dir, page)
+    _tell({checkpoint.name: results} | ({BASE_MODEL: baseline} if baseline else {}), output_dir, page)
     if answer is not None:
         print(f"{answer.sentence}\nPlot:       {output_dir / 'looks.png'}")
     return output_dir
+
+
+def _settle(config: DictConfig, checkpoint: Path) -> Path | None:
+    """Fill in how the checkpoint is asked, and return its base model's folder where that is asked for."""
+    record = read_record(checkpoint)
+    uses_data = any(settings.benchmark == "heldout" for settings in group_benchmarks(config).values())
+    note = settle_protocol(config, checkpoint, record, uses_data)
+    if note is not None:
+        print(note)
+    if not config.baseline:
+        return None
+    if record is None or record.base_model is None:
+        raise UserError(
+            f"baseline=true: {checkpoint} does not record which model it was trained from; evaluate that model by"
+            " itself: evaluate checkpoint=FOLDER"
+        )
+    base = local_folder(record.base_model, key="baseline=true, whose base_model")
+    check_folder(base, "baseline=true")
+    return base
+
+
+def _evaluate_base(
+    config: DictConfig, base: Path, checkpoint: Path, benchmarks: Sequence[Benchmark]
+) -> list[EvaluationResult]:
+    """The base model under the same protocol, down to the tokens of its prompts."""
+    tokenizer = load_tokenizer(str(checkpoint), key="checkpoint")
+    return evaluate_benchmarks(config, base, benchmarks, BASE_MODEL, tokenizer)
 
 
 def _judge(
@@ -252,34 +295,43 @@ def _summary(results: Sequence[EvaluationResult]) -> dict[str, Any]:
 
 def _scores(results: Sequence[EvaluationResult]) -> dict[str, Estimate]:
     scores = {result.benchmark: _estimate(result, "pass_at_1") for result in results}
-    return scores | {"average": average(list(scores.values()))}
+    return scores | ({"average": average(list(scores.values()))} if len(results) > 1 else {})
 
 
-def _tell(results: Sequence[EvaluationResult], output_dir: Path, page: Path) -> None:
-    if len(results) == 1:
-        m = results[0].metrics
-        print(
-            f"{results[0].benchmark}: pass@1 {m['pass_at_1']:.3f}"
-            f" (95 % CI {m['pass_at_1_ci_low']:.3f}–{m['pass_at_1_ci_high']:.3f},"
-            f" {int(m['num_problems'])} problems × {int(m['num_samples'])} samples)"
-        )
-    else:
-        CONSOLE.print(_table(results))
+def _tell(results: Mapping[str, Sequence[EvaluationResult]], output_dir: Path, page: Path) -> None:
+    """The table, what explains scores of nothing, and where to look on.
+
+    Args:
+        results: one of each benchmark, by model.
+        output_dir: of the run.
+        page: of samples.
+    """
+    CONSOLE.print(_table(results))
+    for model, each in results.items():
+        for result in each:
+            reason = explain_zero(result)
+            if reason is not None:
+                CONSOLE.print(f"{model}, {result.benchmark}: {reason}", style="yellow", markup=False, highlight=False)
+    if len(next(iter(results.values()))) > 1:
         print(f"Plot:       {output_dir / 'scores.png'}")
     print(f"Samples:    {page}")
 
 
-def _table(results: Sequence[EvaluationResult]) -> Table:
-    samples = int(results[0].metrics["num_samples"])
+def _table(results: Mapping[str, Sequence[EvaluationResult]]) -> Table:
+    first = next(iter(results.values()))
+    samples = int(first[0].metrics["num_samples"])
     table = Table(title=f"{samples} samples each", title_justify="left")
-    for heading in ("benchmark", "problems", "pass@1 (95 % CI)", "SEM", f"pass@{samples}", "truncated", "unknown"):
-        table.add_column(heading, justify="left" if heading == "benchmark" else "right")
-    for name, score in _scores(results).items():
-        m = next((r.metrics for r in results if r.benchmark == name), average_metrics(results))
-        rates = [f"{m[rate]:.1%}" if rate in m else "" for rate in ("truncation_rate", "unknown_rate")]
-        cells = [f"{score.num_problems:,}", f"{score.value:.3f} ({score.ci_low:.3f}–{score.ci_high:.3f})"]
-        sem = "–" if score.sem is None else f"{score.sem:.3f}"
-        table.add_row(
-            name, *cells, sem, f"{m[f'pass_at_{samples}']:.3f}", *rates, end_section=name == results[-1].benchmark
-        )
+    headings = ("model", "benchmark", "problems", "pass@1 (95 % CI)", "SEM", f"pass@{samples}", "truncated", "unknown")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in headings[:2] else "right")
+    for model, each in results.items():
+        for name, score in _scores(each).items():
+            m = next((r.metrics for r in each if r.benchmark == name), average_metrics(each))
+            rates = [f"{m[rate]:.1%}" if rate in m else "" for rate in ("truncation_rate", "unknown_rate")]
+            cells = [f"{score.num_problems:,}", f"{score.value:.3f} ({score.ci_low:.3f}–{score.ci_high:.3f})"]
+            sem = "–" if score.sem is None else f"{score.sem:.3f}"
+            table.add_row(
+                escape(model), name, *cells, sem, f"{m[f'pass_at_{samples}']:.3f}", *rates,
+                end_section=name == each[-1].benchmark,
+            )  # fmt: skip
     return table

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
+from rich.markup import escape
 from rich.table import Table
 
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.traces import TraceCorpus
 from redi_lab.evaluation.comparison import compare, explain
 from redi_lab.evaluation.results import EvaluationResult
-from redi_lab.evaluation.scoring import verdicts_of
+from redi_lab.evaluation.scoring import explain_zero, verdicts_of
+from redi_lab.pipeline.evaluate import BASE_MODEL
 from redi_lab.pipeline.naming import objective, run_label
 from redi_lab.pipeline.plots import DIAGNOSTICS, plot_curves
 from redi_lab.pipeline.screen import CONSOLE, say, say_path
@@ -42,11 +44,23 @@ def describe_data(corpus: TraceCorpus, data: TraceDataModule) -> None:
         say(f"  dropped: {number:,} × {reason}")
 
 
-def finish(config: DictConfig, output_dir: Path, outcomes: Sequence[Outcome]) -> None:
+def describe_room(data: TraceDataModule, config: DictConfig) -> None:
+    """Say where answers as long as those trained on would be cut at evaluation."""
+    longest = max(s.completion_length for example in data.train_examples for s in example if s.is_chosen)
+    if config.eval.benchmark is not None and longest > config.eval.max_new_tokens:
+        say(
+            f"[yellow]The longest right trace has {longest:,} tokens, and an evaluation stops after"
+            f" eval.max_new_tokens={config.eval.max_new_tokens}: raise data.max_new_tokens for longer answers[/yellow]"
+        )
+
+
+def finish(
+    config: DictConfig, output_dir: Path, outcomes: Sequence[Outcome], baseline: EvaluationResult | None = None
+) -> None:
     """The table, the curves, the next commands and the results folder."""
     if outcomes[-1].result is not None:
-        CONSOLE.print(score_table(outcomes))
-        for line in verdicts(outcomes):
+        CONSOLE.print(score_table(outcomes, baseline))
+        for line in verdicts(outcomes, baseline):
             say(line)
     say("")
     say_path("Curves", output_dir / CURVES)
@@ -72,16 +86,18 @@ def draw_curves(config: DictConfig, folder: Path) -> list[Path]:
     return [plot_curves(run, folder / CURVES), plot_curves(run, folder / "diagnostics.png", DIAGNOSTICS)]
 
 
-def score_table(outcomes: Sequence[Outcome]) -> Table:
-    """Scores with 95 % intervals: a row for a stage's last checkpoint and, where one was chosen, one for its best."""
+def score_table(outcomes: Sequence[Outcome], baseline: EvaluationResult | None = None) -> Table:
+    """Scores with 95 % intervals: of the base model, of each stage's last checkpoint and of its best, if there are."""
     judged = [o for o in outcomes if o.result is not None]
     first = judged[0].result
     assert first is not None
     samples = int(first.metrics["num_samples"])
     problems = int(first.metrics["num_problems"])
     table = Table(title=f"{first.benchmark}: {problems} problems × {samples} samples", title_justify="left")
-    for heading in ("stage", "objective", "pass@1 (95 % CI)", "SEM", f"pass@{samples}", "truncated"):
+    for heading in ("stage", "objective", "pass@1 (95 % CI)", "SEM", f"pass@{samples}", "truncated", "unknown"):
         table.add_column(heading, justify="left" if heading in ("stage", "objective") else "right")
+    if baseline is not None:
+        table.add_row(BASE_MODEL, "–", *_cells(baseline, samples))
     for outcome in judged:
         assert outcome.result is not None
         name = outcome.stage.name
@@ -100,26 +116,20 @@ def _cells(result: EvaluationResult, samples: int) -> list[str]:
         "–" if sem is None else f"{sem:.3f}",
         f"{m.get(f'pass_at_{samples}', m['pass_at_1']):.3f}",
         f"{m['truncation_rate']:.1%}",
+        f"{m['unknown_rate']:.1%}",
     ]
 
 
-def verdicts(outcomes: Sequence[Outcome]) -> list[str]:
-    """In words: how a stage compares with the one before, its best checkpoint with its last, and what a score says."""
-    lines = []
-    judged = [o for o in outcomes if o.result is not None]
-    for before, after in pairwise(judged):
-        assert before.result is not None
-        assert after.result is not None
-        comparison = compare(verdicts_of(after.result), verdicts_of(before.result))
-        lines.append(explain(comparison, after.stage.name, before.stage.name))
-    last, best = judged[-1].result, judged[-1].best
-    assert last is not None
+def verdicts(outcomes: Sequence[Outcome], baseline: EvaluationResult | None = None) -> list[str]:
+    """In words: how each stage compares with the one before, the best checkpoint with the last, what explains a 0."""
+    scored = [] if baseline is None else [(BASE_MODEL, baseline)]
+    scored += [(outcome.stage.name, outcome.result) for outcome in outcomes if outcome.result is not None]
+    lines = [
+        explain(compare(verdicts_of(after), verdicts_of(before)), new, old)
+        for (old, before), (new, after) in pairwise(scored)
+    ]
+    (name, last), best = scored[-1], outcomes[-1].best
     if best is not None and best.result is not None and best.result.key != last.key:
-        name = judged[-1].stage.name
         lines.append(explain(compare(verdicts_of(best.result), verdicts_of(last)), f"{name} best", name))
-    if last.metrics["pass_at_1"] < 0.02:
-        lines.append(
-            f"[yellow]A score of {last.metrics['pass_at_1']:.3f} says that this model does not solve these problems:"
-            " the run shows that data and training work, and says nothing about the method.[/yellow]"
-        )
-    return lines
+    reason = explain_zero(last)
+    return lines if reason is None else [*lines, f"[yellow]{escape(f'{name}: {reason}')}[/yellow]"]

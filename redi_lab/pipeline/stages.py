@@ -32,6 +32,7 @@ from redi_lab.evaluation.results import checkpoint_hash, content_digest
 from redi_lab.pipeline.arguments import check_arguments
 from redi_lab.pipeline.build import make_source
 from redi_lab.pipeline.inheritance import earlier_overrides, load_earlier
+from redi_lab.pipeline.precision import settle_precision
 
 _CODE = ("backbone", "data", "losses", "modules")  # what computes the weights
 _NO_EFFECT = {
@@ -76,7 +77,7 @@ class StageRecord:
 
 
 def resolve_chain(config: DictConfig, overrides: Sequence[str]) -> list[Stage]:
-    """The stages that end in `config`, first one first.
+    """The stages that end in `config`, first one first; `trainer.precision=auto` is settled in place.
 
     Raises:
         UserError: an earlier stage's configuration is wrong, its data or model is missing, or experiments start from
@@ -87,6 +88,7 @@ def resolve_chain(config: DictConfig, overrides: Sequence[str]) -> list[Stage]:
 
 def _resolve(config: DictConfig, overrides: Sequence[str], seen: tuple[str, ...]) -> list[Stage]:
     check_arguments(config)
+    settle_precision(config)
     init = config.init_from
     if init is None:
         return [Stage(config, _identity(config, _model_identity(config)), None)]

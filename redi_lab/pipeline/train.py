@@ -21,14 +21,17 @@ from rich.markup import escape
 from rich.progress import Progress, TaskID
 
 from redi_lab.backbone.causal_lm import CausalLM
+from redi_lab.backbone.hub import local_folder
 from redi_lab.backbone.reference import reference_logps
 from redi_lab.callbacks.checkpoints import BEST, BEST_NOTE
 from redi_lab.callbacks.collapse import EVENTS
+from redi_lab.callbacks.forecast import Forecast
 from redi_lab.callbacks.probes import SHIFTED_TOKENS
 from redi_lab.callbacks.training_progress import COLUMN, TrainingProgress
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import TraceCorpus
+from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.pipeline import build, report
@@ -39,6 +42,7 @@ from redi_lab.pipeline.run import SUMMARY, command_run, make_logger, quieten_lib
 from redi_lab.pipeline.screen import progress_bar, say
 from redi_lab.pipeline.stages import Stage, StageCache, StageRecord, resolve_chain
 from redi_lab.pipeline.trained import Trained, find_trained, finish_training
+from redi_lab.pipeline.training_record import RECORD_FILE, TrainingRecord
 
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
@@ -118,18 +122,38 @@ def _train_chain(
     nested = (
         command_run(config, list(overrides), run.parent_run_id) if parent_run_id is None else nullcontext(parent_run_id)
     )
+    base = _base_model(chain[0], is_wanted=config.baseline)
+    if config.baseline and base is None:
+        raise UserError("baseline=true: a student made from scratch has no base model; drop it, or give model.path")
     with nested as parent:
         run.remember_parent(parent)
+        baseline = None
+        if config.baseline and base is not None and benchmark is not None:
+            tokenizer = build.make_tokenizer(chain[0].config, corpora.of(chain[0]), chain[0].init)
+            baseline = evaluate_checkpoint(config, Path(base), benchmark, "the base model", tokenizer)
         for number, stage in enumerate(chain, start=1):
             report.announce(stage.config, number, len(chain))
             start = outcomes[-1].record.checkpoint if outcomes else stage.init
-            job = _Job(stage, start, benchmark, config, parent, tuple(outcomes))
+            job = _Job(stage, start, benchmark, config, parent, tuple(outcomes), base, baseline)
             if stage is final:
                 outcomes.append(job.train(output_dir, corpora.of(stage), stages, callbacks, tags))
             else:
                 outcomes.append(_find_or_train(job, corpora, stages))
-    report.finish(config, output_dir, outcomes)
+    report.finish(config, output_dir, outcomes, baseline)
     return output_dir
+
+
+def _base_model(first: Stage, *, is_wanted: bool) -> str | None:
+    """The folder of the model that a chain starts from, or its hub id; None for a student made from scratch.
+
+    Where it is wanted now, it is a folder: that of the hub's cache.
+    """
+    path, revision = first.config.model.path, first.config.model.revision
+    if first.init is not None or path is None:
+        return None if first.init is None else str(first.init)
+    if is_wanted or Path(path).is_dir():
+        return str(local_folder(path, revision))
+    return str(path) if revision is None else None
 
 
 def _find_or_train(job: _Job, corpora: _Corpora, stages: StageCache) -> Outcome:
@@ -171,6 +195,8 @@ class _Job:
     command_config: DictConfig
     parent_run_id: str | None
     earlier: tuple[Outcome, ...]
+    base: str | None
+    baseline: EvaluationResult | None
 
     def train(
         self,
@@ -186,6 +212,7 @@ class _Job:
         encoder = build.make_encoder(config, build.make_tokenizer(config, corpus, self.start))
         data = self._tokenise(corpus, encoder)
         report.describe_data(corpus, data)
+        report.describe_room(data, self.command_config)
         development = load_development(config, corpus, self.benchmark)
         backbone = build.make_backbone(config, encoder.tokenizer, None if self.start is None else str(self.start))
         build.check_positions(data, backbone)
@@ -196,8 +223,10 @@ class _Job:
         record = StageRecord(self.stage.name, folder, folder / "checkpoints" / "last")
         grader = build.make_grader(self.command_config)
         observers = make_observers(config, self.command_config, development, data, encoder, grader, folder)
+        notes = {RECORD_FILE: TrainingRecord.of(config, self.base).as_dict()}
         callbacks = [
-            *build.make_callbacks(config, record.checkpoint.parent, encoder.end_of_turn_id, observers),
+            *build.make_callbacks(config, record.checkpoint.parent, encoder.end_of_turn_id, observers, notes),
+            Forecast(report.say),
             *further_callbacks,
         ]
         trainer = build.make_trainer(config, [*callbacks, TrainingProgress(progress_bar(COLUMN))], logger)
@@ -297,6 +326,12 @@ class _Job:
                 "verb": "train",
                 "loss": loss,
                 "metrics": {} if result is None else nested_metrics(result.metrics),
+                "baseline": self.baseline
+                and {
+                    "checkpoint": self.base,
+                    "metrics": nested_metrics(self.baseline.metrics),
+                    "evaluation": {"key": self.baseline.key, "protocol": dict(self.baseline.protocol)},
+                },
                 "evaluation": None if result is None else {"key": result.key, "protocol": dict(result.protocol)},
                 "checkpoint": str(record.checkpoint),
                 "best": outcome.best and outcome.best.as_dict(),

@@ -16,6 +16,11 @@ from tests.bad_input.world import SMALL, Case, Command, World
 
 GOOD = {"id": "a", "problem": "1+1?", "answer": "2", "generations": [{"text": "2", "correct": True}]}
 PAIR = {"prompt": "1+1?", "chosen": "2", "rejected": "3"}
+CHAT: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}],
+    "correct": True,
+    "answer": "2",
+}
 RAW = {
     "problem": "1+1?",
     "problem_is_valid": "Yes",
@@ -53,6 +58,10 @@ def training(name: str, content: bytes) -> Command:
 
 def after_a_good_row(row: object) -> Command:
     return training("mine.jsonl", line(GOOD) + (row if isinstance(row, bytes) else line(row)))
+
+
+def after_a_good_chat(row: dict[str, Any]) -> Command:
+    return training("mine.jsonl", line(CHAT) + line(row))
 
 
 def after_a_good_pair(row: dict[str, Any]) -> Command:
@@ -230,21 +239,43 @@ _GENERATIONS: dict[str, tuple[object, str]] = {
     ),
 }
 
+_CHATS: dict[str, tuple[dict[str, Any], str]] = {
+    "no verdict": (changed(CHAT, id=..., correct=...), r'without the key "correct"; .*'),
+    "a verdict in words": (
+        changed(CHAT, id=..., correct="no"),
+        r'key "correct": expected true, false or null, got "no"',
+    ),
+    "a system message": (
+        changed(CHAT, id=..., messages=[{"role": "system", "content": "s"}, *CHAT["messages"]]),
+        r'key "messages": of conversations only one turn .* got \["system", "user", "assistant"\]: drop the other.*',
+    ),
+    "a second turn": (changed(CHAT, id=..., messages=CHAT["messages"] * 2), r'key "messages": .*only one turn .*'),
+    "messages that are text": (changed(CHAT, id=..., messages="2"), r'key "messages": expected a list, got "2"'),
+    "content in parts": (
+        changed(CHAT, id=..., messages=[CHAT["messages"][0], {"role": "assistant", "content": [{"text": "2"}]}]),
+        r'key "messages": expected a text, got \[\{.*',
+    ),
+    "another answer to the same prompt": (
+        changed(CHAT, id=..., answer="3"),
+        r'key "answer": "3", but an earlier row with the same prompt \(id "0"\) says "2": correct one of them',
+    ),
+}
+
 _PAIRS: dict[str, tuple[dict[str, Any], str]] = {
     "no rejected": (changed(PAIR, id=..., rejected=...), r'without the key "rejected"; .*'),
     "an empty chosen": (changed(PAIR, id=..., chosen=""), r'key "chosen": the text is empty \(row with id "1"\).*'),
     "a rejected that is null": (changed(PAIR, id=..., rejected=None), r'key "rejected": expected a text, got null'),
     "a system turn": (
         changed(PAIR, id=..., prompt=[{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]),
-        r'key "prompt": of conversations only one turn .*: give texts.*',
+        r'key "prompt": of conversations only one turn .*: drop the other messages.*',
     ),
     "no turn": (
         changed(PAIR, id=..., chosen=[]),
-        r'key "chosen": of conversations only one turn .* got \[\]: give texts.*',
+        r'key "chosen": of conversations only one turn .* got \[\]: drop the other messages.*',
     ),
     "a message that is no object": (
         changed(PAIR, id=..., chosen=["x"]),
-        r'key "chosen": of conversations only one turn .* got \[null\]: give texts.*',
+        r'key "chosen": of conversations only one turn .* got \[null\]: drop the other messages.*',
     ),
     "a message without content": (
         changed(PAIR, id=..., chosen=[{"role": "assistant"}]),
@@ -254,7 +285,7 @@ _PAIRS: dict[str, tuple[dict[str, Any], str]] = {
         changed(PAIR, id=..., chosen=[{"role": "user", "content": "?"}, {"role": "assistant", "content": "2"}]),
         r'key "chosen": the message of the user is not the prompt of this row.*',
     ),
-    "a problem's row": (GOOD, r'without the key "prompt", "chosen", "rejected"; .*'),
+    "a problem's row": (GOOD, r'without the key "chosen", "rejected"; .*'),
 }
 
 
@@ -315,8 +346,8 @@ def _corpora() -> list[Case]:  # noqa: C901 (a table)
         Case("nothing right in it", training("mine.jsonl", line(wrong)), r".*mine\.jsonl: no row is left to train on, which needs a right generation: .*'no correct generation': 1.*"),
         Case("too few to hold out", more("mine.jsonl", "data.source.num_heldout=3"), r".*mine\.jsonl: num_heldout=3 .*only 1 different problems .*: set data\.num_heldout"),
         Case("a format nobody knows", more("mine.jsonl", "data.source.format=csv"), r".*format=.*csv.*"),
-        Case("both forms", training("mine.jsonl", line(GOOD | PAIR)), r".*mine\.jsonl:1: the keys fit both forms: set data\.format"),
-        Case("neither form", training("mine.jsonl", line({"question": "?"})), r".*mine\.jsonl:1: the keys are \{\"question\"\}, expected .*: rename them"),
+        Case("both forms", training("mine.jsonl", line(GOOD | PAIR)), r".*mine\.jsonl:1: the keys fit several forms: set data\.source\.format to generations or pairs"),
+        Case("neither form", training("mine.jsonl", line({"question": "?"})), r".*mine\.jsonl:1: the keys are \{\"question\"\}, expected .*: rename or add them"),
         Case("a revision of a file", more("mine.jsonl", "data.source.revision=main", "data.source.num_heldout=0"), r".*is local and has no revisions: drop revision='main'"),
         Case("an empty folder", folder(), r".*data: no \.jsonl, \.jsonl\.gz, \.parquet file in this folder"),
         Case("a folder of other splits", folder("test.jsonl"), r".*data: no file of split 'train'; there is test"),
@@ -441,6 +472,7 @@ KINDS = {
         Case(n, after_a_good_row(r), rf".*mine\.jsonl:2: {m}") for n, (r, m) in _GENERATIONS.items()
     ],
     "a ready pair": [Case(n, after_a_good_pair(r), rf".*mine\.jsonl:2: {m}") for n, (r, m) in _PAIRS.items()],
+    "a chat": [Case(n, after_a_good_chat(r), rf".*mine\.jsonl:2: {m}") for n, (r, m) in _CHATS.items()],
     "a corpus": _corpora(),
     "what `curate` reads": _curations(),
     "what `grade` reads": _gradings(),

@@ -72,6 +72,7 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 
 SMALL = (
+    "name=mine",
     "init_from=null",
     "loss=sft",
     "trainer.max_steps=1",

@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from redi_lab.data.readers import TraceFileSource
+from redi_lab.data.traces import Problem
 from redi_lab.errors import UserError
 
 GOOD: dict[str, object] = {
@@ -118,7 +119,7 @@ def test_a_bad_row_is_named(tmp_path: Path, row: dict[str, object], message: str
     [
         (changed(PAIR, chosen=""), r'key "chosen": the text is empty \(row with id "1"\)'),
         (changed(PAIR, rejected=None), 'key "rejected": expected a text, got null'),
-        (GOOD, 'without the key "prompt", "chosen", "rejected"'),
+        (GOOD, 'without the key "chosen", "rejected"'),
         (
             changed(PAIR, prompt=[{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]),
             r'key "prompt": .* only one turn is supported, roles \["user"\], got \["system", "user"\]',
@@ -143,10 +144,12 @@ def test_the_form_is_told_by_the_keys_of_the_first_row(tmp_path: Path) -> None:
     ):
         TraceFileSource(write(tmp_path, {"question": "1+1?", "generations": []})).load()
     both = write(tmp_path, GOOD | PAIR)
-    with pytest.raises(UserError, match=r"the keys fit both forms: set data\.format"):
+    with pytest.raises(
+        UserError, match=r"the keys fit several forms: set data\.source\.format to generations or pairs"
+    ):
         TraceFileSource(both).load()
     assert len(TraceFileSource(both, format="pairs").load().pairs) == 1
-    with pytest.raises(UserError, match=r"data\.format='csv': choose auto, generations, pairs"):
+    with pytest.raises(UserError, match=r"data\.format='csv': choose auto, generations, pairs, messages, completions"):
         TraceFileSource(both, format="csv")  # type: ignore[arg-type]
 
 
@@ -180,3 +183,87 @@ def test_real_gsm8k_solutions(shared_data: Callable[[str], Path]) -> None:
 def test_real_math_traces(shared_data: Callable[[str], Path]) -> None:
     corpus = TraceFileSource(str(shared_data("traces/nemo_math_train_50.jsonl"))).load()
     assert (corpus.counts.rows_read, len(corpus.demonstrations), len(corpus.pairs)) == (25, 24, 12)
+
+
+def chat(prompt: str, completion: str, **more: object) -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}], **more}
+
+
+CHATS = [
+    chat("1+1?", "3", correct=False, answer="2"),
+    chat("2+2?", "4", correct=True),
+    chat("1+1?", "2", correct=True),
+    chat("2+2?", "?", correct=None),
+]
+COMPLETIONS: list[dict[str, object]] = [
+    {"prompt": [USER], "completion": [{"role": "assistant", "content": "3"}], "label": False, "answer": "2"},
+    {"prompt": "2+2?", "completion": "4", "label": True},
+    {"prompt": "1+1?", "completion": [USER, {"role": "assistant", "content": "2"}], "label": True},
+    {"prompt": "2+2?", "completion": "?", "label": None},
+]
+
+
+@pytest.mark.parametrize("rows", [CHATS, COMPLETIONS], ids=["messages", "completions"])
+def test_completions_of_one_prompt_become_one_problem(tmp_path: Path, rows: list[dict[str, object]]) -> None:
+    source = TraceFileSource(write(tmp_path, *rows))
+    first, second = source.problems()
+    assert isinstance(first, Problem)
+    assert (first.id, first.answer, [(g.text, g.correct) for g in first.generations]) == (
+        "0",
+        "2",
+        [("3", False), ("2", True)],
+    )
+    assert isinstance(second, Problem)
+    assert [g.correct for g in second.generations] == [True, None]
+    corpus = source.load()
+    assert [(p.problem, p.chosen, p.rejected) for p in corpus.pairs] == [("1+1?", "2", "3")]
+    assert [(d.problem, d.completion) for d in corpus.demonstrations] == [("1+1?", "2"), ("2+2?", "4")]
+
+
+def test_ids_of_completions_are_those_of_their_problems(tmp_path: Path) -> None:
+    rows = [chat("1+1?", "2", correct=True, id="a"), chat("1+1?", "3", correct=False, id="a")]
+    (problem,) = TraceFileSource(write(tmp_path, *rows)).problems()
+    assert (problem.id, isinstance(problem, Problem) and len(problem.generations)) == ("a", 2)
+
+
+def test_pairs_that_bring_their_prompt_need_no_other(tmp_path: Path) -> None:
+    sides = {key: chat("1+1?", text)["messages"] for key, text in (("chosen", "2"), ("rejected", "3"))}
+    corpus = TraceFileSource(write(tmp_path, sides)).load()
+    assert [(p.problem, p.chosen, p.rejected) for p in corpus.pairs] == [("1+1?", "2", "3")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([CHATS[0], chat("2?", "2")], r'2: without the key "correct"'),
+        ([CHATS[0], chat("2?", "2", correct="yes")], r'2: key "correct": expected true, false or null, got "yes"'),
+        ([CHATS[0], chat("2?", " ", correct=True)], r'2: key "messages": the text is empty \(row with id "1"\)'),
+        ([{"messages": "hello", "correct": True}], r'1: key "messages": expected a list, got "hello"'),
+        (
+            [{"messages": [{"role": "system", "content": "s"}, *CHATS[0]["messages"]], "correct": True}],  # type: ignore[misc]
+            r'1: key "messages": .* one turn is supported, .* got \["system", "user", "assistant"\]',
+        ),
+        ([{"messages": [USER], "correct": True}], r'1: key "messages": .* got \["user"\]'),
+        ([{"messages": [USER, "2"], "correct": True}], r'1: key "messages": .* got \["user", null\]'),
+        (
+            [{"messages": [USER, {"role": "assistant", "content": [{"text": "2"}]}], "correct": True}],
+            r'1: key "messages": expected a text, got \[\{',
+        ),
+        ([CHATS[0], chat("1+1?", "2", correct=True, answer="3")], r'2: key "answer": "3", but an earlier row .* "2"'),
+        (
+            [chat("1?", "1", correct=True, id="a"), chat("2?", "2", correct=True, id="a")],
+            r'2: the id "a" is that of another prompt',
+        ),
+        ([COMPLETIONS[0], COMPLETIONS[1] | {"label": 1}], r'2: key "label": expected true, false or null, got 1'),
+        ([{"chosen": "2", "rejected": "3"}], r'1: without the key "prompt": add it'),
+        (
+            [{"chosen": CHATS[0]["messages"], "rejected": CHATS[1]["messages"]}],
+            r'1: key "rejected": the message of the user is not the prompt of this row',
+        ),
+        ([{"messages": []}], r'1: the keys are {"messages"}, expected .* or {"messages", "correct"} or'),
+        ([COMPLETIONS[1] | PAIR], r"1: the keys fit several forms: set data\.source\.format to pairs or completions"),
+    ],
+)
+def test_a_bad_chat_is_named(tmp_path: Path, rows: list[dict[str, object]], message: str) -> None:
+    with pytest.raises(UserError, match=rf"mine\.jsonl:{message}"):
+        TraceFileSource(write(tmp_path, *rows)).load()

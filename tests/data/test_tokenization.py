@@ -112,6 +112,12 @@ def test_the_thinking_prefix_is_prompt_and_comes_once(template: str | None) -> N
         assert loss.startswith("1+1 is 2\n</think>\nSo")
 
 
+def test_a_chat_turn_ends_without_the_newline_that_parts_prompt_and_completion() -> None:
+    assert encode(TraceEncoder(byte_tokenizer(), "{problem}\n"), "1+1?", "2")[0] == "1+1?\n"
+    chat = "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
+    assert encode(TraceEncoder(byte_tokenizer(CHATML), "{problem}\n"), "1+1?", "2")[0] == chat
+
+
 def test_the_template_of_the_user_turn() -> None:
     """Braces of LaTeX stay as they are: `{problem}` is replaced, nothing is formatted."""
     encoder = TraceEncoder(byte_tokenizer(), "Put it in \\boxed{}.\n{problem}\n")

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from redi_lab.evaluation.grading import Grade, Grader, Verdict
-from redi_lab.evaluation.results import ResultRow
-from redi_lab.evaluation.scoring import UNFINISHED_THOUGHT, grade_completions, score, verdict_matrix
+from redi_lab.evaluation.results import EvaluationResult, ResultRow
+from redi_lab.evaluation.scoring import UNFINISHED_THOUGHT, explain_zero, grade_completions, score, verdict_matrix
 
 
 def row(problem: str, sample: int, verdict: str, answer: str | None, text: str = "", tokens: int = 4) -> ResultRow:
@@ -82,3 +82,26 @@ def test_an_answer_counts_only_behind_the_thought_where_that_is_asked(require_cl
     assert [text for text, grade in zip(THOUGHTS, grades, strict=True) if grade == unfinished] == (
         [text for text in THOUGHTS if "</think>" not in text] if require_closed_thought else []
     )
+
+
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [
+        ((6, 3, 1), "6 of 10 completions were cut off at 96 tokens: raise eval.max_new_tokens"),
+        ((3, 6, 1), "6 of 10 completions hold no answer that can be read (unknown)"),
+        ((2, 2, 6), "6 of 10 completions hold a wrong answer: this model does not solve these problems"),
+    ],
+)
+def test_a_zero_is_explained_by_what_most_completions_have_in_common(counts: tuple[int, int, int], reason: str) -> None:
+    """A completion that was cut counts as cut, although no answer is found in it either."""
+    kinds = (("length", "unknown"), ("stop", "unknown"), ("stop", "wrong"))
+    failed = [kind for kind, count in zip(kinds, counts, strict=True) for _ in range(count)]
+    rows = tuple(ResultRow(str(i), 0, "", finish, verdict, "", None, 4) for i, (finish, verdict) in enumerate(failed))
+    protocol = {"sampling": {"max_new_tokens": 96}}
+    result = EvaluationResult("", protocol, "b", "", "", score(rows, 1), rows)
+    assert reason in str(explain_zero(result))
+
+
+def test_a_score_above_zero_needs_no_explanation() -> None:
+    rows = (row("a", 0, "right", "1"), row("b", 0, "unknown", None))
+    assert explain_zero(EvaluationResult("", {}, "b", "", "", score(rows, 1), rows)) is None

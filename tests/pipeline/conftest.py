@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,3 +57,22 @@ def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Qwen2ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<|endoftext|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture
+def own_rows(tmp_path: Path) -> Path:
+    """A user's file: twelve problems as chats, a right and a wrong answer of each."""
+
+    def row(n: int, text: str, correct: bool) -> str:
+        messages = [{"role": "user", "content": f"What is {n} + 4?"}, {"role": "assistant", "content": text}]
+        return json.dumps({"messages": messages, "correct": correct, "answer": str(n + 4)}) + "\n"
+
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(row(n, f"The value is {n + 4 + slip}.", not slip) for n in range(12) for slip in (0, 1)))
+    return path

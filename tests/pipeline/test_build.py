@@ -21,7 +21,8 @@ from redi_lab.pipeline import build
 from redi_lab.pipeline.curate import make_recipe
 
 NEEDED = {
-    ("model", "hf"): ["model.path=Qwen/Qwen2.5-0.5B"],
+    ("model", "hf"): ["model.path=Qwen/Qwen2.5-0.5B", "name=own"],
+    ("model", "hf_lora"): ["model.path=Qwen/Qwen2.5-0.5B", "name=own"],
     ("data", "jsonl"): ["data.path=someone/some-data"],
     ("data", "openr1_math"): ["data.batch_size=4"],
     ("data", "openr1_220k"): ["data.batch_size=4"],

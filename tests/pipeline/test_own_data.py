@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from redi_lab.cli import main
 from redi_lab.config import experiment_names, load_config
 from redi_lab.tracking.journal import read_curves
+from tests.pipeline.conftest import CHAT_TEMPLATE
 from tests.pipeline.test_train import run
 
 
@@ -45,7 +48,7 @@ def test_gsm8k_traces_train_both_stages_and_say_what_the_score_is_worth(
     assert selection["demonstrations"] + 8 + sum(selection["dropped"].values()) == 1319
     assert summary["metrics"]["pass_at_1"]["value"] == 0
     assert summary["metrics"]["pass_at_1"]["ci_high"] > 0.2  # 8 problems say little
-    assert "says nothing about the method" in screen
+    assert "were cut off at 16 tokens: raise eval.max_new_tokens" in screen
 
 
 def test_ready_pairs_train_without_evaluation(tmp_path: Path) -> None:
@@ -133,3 +136,95 @@ def test_without_the_hub_the_paper_says_at_once_what_is_missing(
         assert wanted in message
     assert "give local copies: data.path=FOLDER_OR_FILE model.path=FOLDER eval.path=FILE.jsonl" in message
     assert message.count("\n") == 1
+
+
+def own_model(tmp_path: Path, folder: Path, rows: Path, *more: str) -> list[str]:
+    """A pretrained model on a user's chats, in a few steps."""
+    return [
+        "+experiment=own_model",
+        f"model.path={folder}",
+        f"model.chat_template='{CHAT_TEMPLATE}'",
+        f"data.path={rows}",
+        "data.source.num_heldout=3",
+        "data.max_new_tokens=7",
+        "trainer.max_steps=2",
+        "init_overrides=['trainer.max_steps=2']",
+        "logger=none",
+        f"paths.outputs_dir={tmp_path / 'outputs'}",
+        *more,
+    ]
+
+
+def test_a_pretrained_model_is_trained_in_two_stages_and_asked_alike_ever_after(
+    tmp_path: Path, qwen_folder: Path, own_rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = run(own_model(tmp_path, qwen_folder, own_rows), tmp_path / "run")
+    screen = " ".join(capsys.readouterr().out.split())
+    assert [stage["name"] for stage in summary["stages"]] == ["own_model_sft", "own_model"]
+    assert summary["config"]["trainer"]["precision"] in ("32-true", "bf16-mixed")
+    assert summary["baseline"]["checkpoint"] == str(qwen_folder)
+    assert summary["baseline"]["evaluation"]["protocol"] == summary["evaluation"]["protocol"]
+    assert screen.count("2 steps in") == 2
+    assert "base model" in screen
+    assert "unknown" in screen
+    assert "The longest right trace has" in screen
+
+    checkpoint = Path(summary["checkpoint"])
+    again = ["evaluate", f"checkpoint={checkpoint}", "data=jsonl", f"data.path={own_rows}"]
+    again += ["data.source.num_heldout=3", "baseline=true", "logger=none", f"paths.outputs_dir={tmp_path / 'outputs'}"]
+    judged = run(again, tmp_path / "judged")
+    assert judged["evaluation"]["key"] == summary["evaluation"]["key"]  # the stored result itself
+    assert judged["baseline"]["evaluation"]["key"] == summary["baseline"]["evaluation"]["key"]
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text(json.dumps({"problem": "What is 3 + 4?", "answer": "7"}) + "\n")
+    elsewhere = ["evaluate", f"checkpoint={checkpoint}", "eval=jsonl", f"eval.path={problems}", "eval.num_samples=1"]
+    elsewhere += ["logger=none", f"paths.outputs_dir={tmp_path / 'outputs'}"]
+    settings = run(elsewhere, tmp_path / "elsewhere")["config"]["eval"]
+    assert (settings["prompt_template"], settings["max_new_tokens"]) == ("{problem}\n", 7)
+
+
+def test_one_word_trains_adapters_and_the_checkpoint_is_whole(
+    tmp_path: Path, qwen_folder: Path, own_rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("peft")
+    overrides = own_model(tmp_path, qwen_folder, own_rows, "model=hf_lora", "baseline=false", "eval=none")
+    summary = run([o for o in overrides if o != "data.max_new_tokens=7"], tmp_path / "run")
+    assert summary["config"]["optimizer"]["lr"] == pytest.approx(1e-5)
+    assert summary["baseline"] is None
+    assert not list(Path(summary["checkpoint"]).glob("adapter*"))
+    said = re.findall(r"2 steps in \S+; ([\d,]+) of ([\d,]+) parameters", capsys.readouterr().out)
+    assert len(said) == 2
+    for trained, total in said:
+        assert int(trained.replace(",", "")) < int(total.replace(",", "")) / 2
+
+
+def test_a_student_from_scratch_has_no_base_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["baseline=true", "logger=none", f"paths.outputs_dir={tmp_path}"])
+    assert ended.value.code == 2
+    assert "baseline=true" in capsys.readouterr().err
+
+
+def test_a_folder_that_records_no_base_model_has_no_baseline(
+    tmp_path: Path, qwen_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", f"checkpoint={qwen_folder}", "baseline=true", "logger=none", f"paths.outputs_dir={tmp_path}"])
+    assert ended.value.code == 2
+    assert "does not record which model it was trained from" in capsys.readouterr().err
+
+
+def test_a_real_model(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
+    """Opt-in: any small instruct model, `REDI_LAB_TEST_MODEL=FOLDER`; minutes on a processor."""
+    folder = os.environ.get("REDI_LAB_TEST_MODEL")
+    if folder is None:
+        pytest.skip("set REDI_LAB_TEST_MODEL to the folder of a small model")
+    rows = shared_data("gsm8k/gsm8k_model_solutions.jsonl")
+    few = ["debug=fast", "data.batch_size=2", "init_overrides=['data.batch_size=2']", "data.max_new_tokens=16"]
+    places = ["logger=none", f"paths.outputs_dir={tmp_path / 'outputs'}"]
+    own = ["+experiment=own_model", f"model.path={folder}", f"data.path={rows}"]
+    summary = run([*own, *few, *places], tmp_path / "run")
+    curves = read_curves(tmp_path / "run" / "metrics.jsonl")
+    assert max(curves["train/grad_norm"].values) < 1e4
+    assert summary["metrics"]["truncation_rate"]["value"] <= 1
+    assert summary["baseline"]["metrics"]["pass_at_1"]["value"] <= 1

@@ -123,7 +123,9 @@ def check_precision() -> Iterator[Finding]:
     """Which precision suits the processor, by multiplying matrices."""
     import torch
 
-    features = Path("/proc/cpuinfo").read_text(encoding="utf-8").split() if Path("/proc/cpuinfo").exists() else []
+    from redi_lab.pipeline.precision import cpu_features, fastest_precision
+
+    features = cpu_features()
     known = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in features]
     seconds = {dtype: _seconds(torch.ones(768, 768, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)}
     gain = seconds[torch.float32] / seconds[torch.bfloat16]
@@ -131,7 +133,7 @@ def check_precision() -> Iterator[Finding]:
     yield Finding(
         "ok",
         f"{', '.join(known) or 'no AVX'}; matrix products in bfloat16 {gain:.2g} times as fast as in float32:"
-        f" trainer.precision: {advice}",
+        f" trainer.precision: {advice}; auto chooses {fastest_precision()}",
     )
 
 

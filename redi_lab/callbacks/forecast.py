@@ -1,0 +1,115 @@
+"""What a training will take, said on the screen: steps and memory before the first one, seconds after the first few."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, final
+
+import pytorch_lightning as pl
+import torch
+
+from redi_lab.callbacks.disk import as_size
+from redi_lab.data.packing import Batch
+
+_MEASURED_STEPS = 3
+"""After the first one, which is slower: memory is allocated, kernels are chosen."""
+
+
+@final
+class Forecast(pl.Callback):
+    """Says how many steps a training has, and what memory and time they take. Training is the same with and without.
+
+    Time is extrapolated by tokens, since batches differ in length; evaluations and probes in between are not in it.
+
+    Args:
+        say: prints a line.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._steps_seen = self._tokens = 0
+        self._seconds = self._began = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say the number of steps, and the memory that no batch changes."""
+        fixed = fixed_bytes(pl_module, trainer.optimizers[0])
+        free = free_bytes(pl_module.device)
+        trained = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in pl_module.parameters())
+        self._say(
+            f"{_steps_left(trainer):,} steps in {trainer.precision}; {trained:,} of {total:,} parameters are trained."
+            f" Memory: {as_size(fixed)} for weights, gradients and optimizer, activations come on top;"
+            f" {as_size(free)} are free"
+        )
+        held = sum(p.nbytes for p in pl_module.parameters())  # in memory already, so not in what is free
+        if fixed - held > free:
+            self._say(
+                "[yellow]That is more than is free: model=hf_lora trains adapters, which need little more than the"
+                " weights (docs/your-model.md)[/yellow]"
+            )
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop it and, after a few steps, extrapolate."""
+        self._steps_seen += 1
+        if not 1 < self._steps_seen <= 1 + _MEASURED_STEPS:
+            return
+        assert isinstance(batch, Batch)
+        self._seconds += time.perf_counter() - self._began
+        self._tokens += batch.num_tokens
+        left = _steps_left(trainer)
+        if self._steps_seen < 1 + _MEASURED_STEPS or not left:
+            return
+        seconds = self._seconds / self._tokens * _tokens_per_step(trainer, self._tokens / _MEASURED_STEPS)
+        self._say(
+            f"About {seconds:.2g} s a step: {timedelta(seconds=round(seconds * left))} for the {left:,} steps left,"
+            f" checkpoints and evaluation not counted. Most memory so far: {as_size(peak_bytes(pl_module.device))}"
+        )
+
+
+def fixed_bytes(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Weights, gradients, the optimizer's two moments (Adam; one for others) and the copy that `UpdateNorm` keeps."""
+    copies = 2 + (2 if "betas" in optimizer.defaults else 1)
+    return sum(p.nbytes * (1 + copies * p.requires_grad) for p in module.parameters())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device; on a CPU, what Linux could give without swapping."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    info = Path("/proc/meminfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+    return available[0] if available else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory that tensors had on a GPU, or that this process had, so far."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _steps_left(trainer: pl.Trainer) -> int:
+    return int(trainer.estimated_stepping_batches) - trainer.global_step
+
+
+def _tokens_per_step(trainer: pl.Trainer, default: float) -> float:
+    """Mean over the training set; `default` where the data module does not know it."""
+    examples = getattr(getattr(trainer, "datamodule", None), "train_examples", None)
+    if not examples:
+        return default
+    tokens = sum(len(sequence.input_ids) for example in examples for sequence in example)
+    return float(tokens / trainer.num_training_batches)
