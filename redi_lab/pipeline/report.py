@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from redi_lab.pipeline.train import Outcome
 
 _NEXT = {
-    "demo": ("+experiment=demo_symmetric", "loss.alpha=0.5 optimizer.lr=3e-4", "loss=dpo optimizer.lr=1e-4"),
+    "demo": ("+experiment=demo_symmetric", "loss.alpha=0.8", "loss=dpo optimizer.lr=1e-4"),
     "*": ("loss=simpo optimizer.lr=1e-4", "+experiment=demo_sft_continued", "+experiment=demo_dpo"),
 }
+_EMBEDDED = {"greedy": "greedy_pass_at_1", "haste": "haste", "columns": "columns"}
+"""What only the embedded task has, heading to metric; see `redi_lab.data.arithmetic.describe_work`."""
 CONSOLE = Console()
 CURVES = "curves.png"
 
@@ -88,21 +90,26 @@ def score_table(outcomes: Sequence[Outcome]) -> Table:
     samples = int(first.metrics["num_samples"])
     problems = int(first.metrics["num_problems"])
     table = Table(title=f"{first.benchmark}: {problems} problems × {samples} samples", title_justify="left")
-    for heading in ("stage", "objective", "pass@1 (95 % CI)", "SEM", f"pass@{samples}", "truncated"):
+    embedded = _EMBEDDED if "haste" in first.metrics else {}
+    if embedded:
+        table.caption = "haste: answers with an addition done in the head; columns: additions by columns that are right"
+    for heading in ("stage", "objective", "pass@1 (95 % CI)", "SEM", f"pass@{samples}", *embedded, "truncated"):
         table.add_column(heading, justify="left" if heading in ("stage", "objective") else "right")
     for outcome in judged:
         assert outcome.result is not None
-        table.add_row(outcome.stage.name, describe_loss(outcome.stage.config), *_cells(outcome.result, samples))
+        cells = _cells(outcome.result, samples, embedded.values())
+        table.add_row(outcome.stage.name, describe_loss(outcome.stage.config), *cells)
     return table
 
 
-def _cells(result: EvaluationResult, samples: int) -> list[str]:
+def _cells(result: EvaluationResult, samples: int, further: Iterable[str]) -> list[str]:
     m = result.metrics
     sem = m.get("pass_at_1_sem")
     return [
         f"{m['pass_at_1']:.3f} ({m['pass_at_1_ci_low']:.3f}–{m['pass_at_1_ci_high']:.3f})",
         "–" if sem is None else f"{sem:.3f}",
         f"{m.get(f'pass_at_{samples}', m['pass_at_1']):.3f}",
+        *(f"{m[name]:.3f}" if name in m else "–" for name in further),
         f"{m['truncation_rate']:.1%}",
     ]
 
