@@ -133,7 +133,7 @@ def test_an_installed_wheel_brings_its_configuration(tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "name: redi_1p5b" in shown.stdout
     where = command("loss=foo", cwd=elsewhere, path=site)
-    assert "choose dpo, redi, sft, simpo, symmetric_redi" in where.stderr
+    assert "choose dpo, mild_redi, redi, sft, simpo, symmetric_redi" in where.stderr
     origin = subprocess.run(
         [sys.executable, "-c", "import redi_lab.config as c; print(c.CONFIG_DIR)"],
         env={**os.environ, "PYTHONPATH": str(site)},

@@ -20,7 +20,7 @@ MISTAKES = {
     "+foo=1": r"unknown key foo: the configuration has name, seed",
     "trainer.max_epoch=3": r"unknown key trainer.max_epoch: .*\(did you mean max_epochs\?\)",
     "+trainer.foo=3": r"unknown key trainer.foo: trainer has accelerator",
-    "loss=foo": r"loss=foo: no such option; choose dpo, redi, sft, simpo, symmetric_redi",
+    "loss=foo": r"loss=foo: no such option; choose dpo, mild_redi, redi, sft, simpo, symmetric_redi",
     "loss=rdi": r"loss=rdi: .*\(did you mean redi\?\)",
     "model=3": r".*model.*3|.*string.*",
     "experiment=demo": r".*write \+experiment=NAME with one of .*demo",
@@ -123,7 +123,7 @@ def test_evaluate_needs_a_checkpoint_folder(tmp_path: Path) -> None:
 def test_the_default_is_the_demo() -> None:
     default, demo = (load_config("train", o) for o in ([], ["+experiment=demo"]))
     assert {k: v for k, v in default.items() if k != "paths"} == {k: v for k, v in demo.items() if k != "paths"}
-    assert default.loss.alpha == 0.8
+    assert default.loss.alpha == 0.5
     assert default.optimizer.lr == 2e-4
 
 

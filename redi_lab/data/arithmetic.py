@@ -22,8 +22,9 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
@@ -33,6 +34,9 @@ from redi_lab.data.traces import Demonstration, HeldOut, Pair, SelectionCounts, 
 ORDINALS = ("first", "second")
 LOW, HIGH = 11, 99
 HASTE = "i can see it in my head at once clearly"
+_BY_COLUMNS = re.compile(
+    r"^\w+ add (\d{1,9}) to (\d{1,9}) :(?: [\d+]{1,9}=\d{1,9})+ so (\d{1,9}) \.$", re.ASCII | re.MULTILINE
+)
 _MOST_PROBLEMS_PER_PAIR = 50  # a teacher that never errs gives no pair, however long one waits
 
 
@@ -213,6 +217,23 @@ def _distinct_problems(rng: random.Random) -> Iterator[AdditionProblem]:
         if problem not in seen:
             seen.add(problem)
             yield problem
+
+
+def describe_work(traces: Sequence[str]) -> dict[str, float]:
+    """How traces work, whatever their verdict.
+
+    Args:
+        traces: one or more, as a model writes them.
+
+    Returns:
+        `haste`, the share of traces in which any step is done in the head (they hold the phrase `HASTE`); and
+        `columns`, the share of additions written out by columns whose sum is right for the two numbers that their own
+        line names, whatever went wrong before. Without such an addition there is no `columns`.
+    """
+    sums = [tuple(map(int, line)) for trace in traces for line in _BY_COLUMNS.findall(trace)]
+    haste = sum(HASTE in trace for trace in traces) / len(traces)
+    right = sum(operand + total == result for operand, total, result in sums)
+    return {"haste": haste} | ({"columns": right / len(sums)} if sums else {})
 
 
 def build_tokenizer() -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Any, Self, final
 
 from redi_lab.data.jsonl import parse_json, read_jsonl
 from redi_lab.errors import UserError
+
+Describe = Callable[[Sequence[str]], Mapping[str, float]]
 
 
 @final
@@ -37,14 +39,16 @@ class Benchmark:
         name: Short name for metrics and reports; not part of the digest.
         problems: The problems, with unique identifiers.
         digest: SHA-256 over the canonical JSON of the problems.
+        describe: From the texts of all completions to further metrics of the benchmark, whatever the verdicts.
     """
 
     name: str
     problems: tuple[EvalProblem, ...]
     digest: str
+    describe: Describe | None = None
 
     @classmethod
-    def of(cls, name: str, problems: Iterable[EvalProblem]) -> Self:
+    def of(cls, name: str, problems: Iterable[EvalProblem], describe: Describe | None = None) -> Self:
         """Check the problems and compute their digest.
 
         Raises:
@@ -61,7 +65,7 @@ class Benchmark:
                     f"benchmark {name}: rows {first} and {row} share the id {problem.id!r}; make ids unique"
                 )
         content = json.dumps([asdict(problem) for problem in collected], sort_keys=True, separators=(",", ":"))
-        return cls(name, collected, hashlib.sha256(content.encode()).hexdigest())
+        return cls(name, collected, hashlib.sha256(content.encode()).hexdigest(), describe)
 
 
 @final

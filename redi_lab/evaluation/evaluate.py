@@ -10,7 +10,7 @@ redi_lab.evaluation.scoring.verdict_matrix(further, 4)  # shape (problems, 4)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -77,10 +77,9 @@ class Evaluation:
         key = evaluation_key(self.checkpoint_hash, protocol, self.benchmark.digest)
         stored = load_result(self.folder, key)
         if stored is not None:  # its metrics may be those of an earlier version; its rows say the same for ever
-            return replace(stored, metrics=score(stored.rows, self.sampling.num_samples))
+            return replace(stored, metrics=self._metrics(stored.rows))
         rows = self.rows(self.sampling.first_sample, self.sampling.num_samples, on_progress)
-        metrics = score(rows, self.sampling.num_samples)
-        benchmark = self.benchmark
+        metrics, benchmark = self._metrics(rows), self.benchmark
         result = EvaluationResult(
             key, protocol, benchmark.name, benchmark.digest, self.checkpoint_hash, metrics, tuple(rows)
         )
@@ -117,6 +116,11 @@ class Evaluation:
             for problem, samples in zip(self.benchmark.problems, drawn, strict=True)
             for index, sample in enumerate(samples, start=first_sample)
         ]
+
+    def _metrics(self, rows: Sequence[ResultRow]) -> dict[str, float]:
+        describe = self.benchmark.describe
+        further = {} if describe is None else describe([row.text for row in rows])
+        return score(rows, self.sampling.num_samples) | dict(further)
 
     @cached_property
     def checkpoint_hash(self) -> str:

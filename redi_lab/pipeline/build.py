@@ -23,13 +23,20 @@ from transformers import get_scheduler
 from redi_lab.backbone.attention import PADDED
 from redi_lab.backbone.causal_lm import CausalLM, load_backbone
 from redi_lab.backbone.hub import load_tokenizer
-from redi_lab.data.arithmetic import ArithmeticSource, build_tokenizer
+from redi_lab.data.arithmetic import ArithmeticSource, build_tokenizer, describe_work
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.rows import OnProgress
 from redi_lab.data.tokenization import TraceEncoder, set_chat_template, train_tokenizer
 from redi_lab.data.traces import FurtherSource, HeldOut, TraceCorpus, TraceSource
 from redi_lab.errors import UserError
-from redi_lab.evaluation.benchmarks import Benchmark, Columns, EvalProblem, load_file_benchmark, load_hub_benchmark
+from redi_lab.evaluation.benchmarks import (
+    Benchmark,
+    Columns,
+    Describe,
+    EvalProblem,
+    load_file_benchmark,
+    load_hub_benchmark,
+)
 from redi_lab.evaluation.engines import Engine, SamplingParams
 from redi_lab.evaluation.grading import Grader
 from redi_lab.evaluation.policy_accuracy import PolicyAccuracy
@@ -276,7 +283,7 @@ def _benchmark(
     limit = config.eval.limit
     if settings.benchmark == "arithmetic":
         held_out = ArithmeticSource(num_problems=0, seed=config.seed).load().held_out[:limit]
-        return Benchmark.of(name or "arithmetic", (EvalProblem(row.id, row.problem, row.answers) for row in held_out))
+        return _held_out_benchmark(name or "arithmetic", held_out, describe_work)
     if settings.benchmark == "heldout":
         corpus = load_corpus()
         if not corpus.held_out:
@@ -285,13 +292,18 @@ def _benchmark(
                 " need an answer), or eval=jsonl eval.path=FILE, or eval=none"
             )
         kept = _judged(config, corpus)[:limit]
-        return Benchmark.of(name or "heldout", (EvalProblem(row.id, row.problem, row.answers) for row in kept))
+        describe = describe_work if corpus.source == "arithmetic" else None
+        return _held_out_benchmark(name or "heldout", kept, describe)
     columns = Columns(settings.problem_key, settings.answer_key)
     if settings.benchmark == "hub" and not Path(settings.path).is_file():
         return load_hub_benchmark(
             settings.path, settings.split, columns, name, settings.revision, settings.config, limit
         )
     return load_file_benchmark(Path(settings.path), name, limit, columns)
+
+
+def _held_out_benchmark(name: str, rows: Sequence[HeldOut], describe: Describe | None) -> Benchmark:
+    return Benchmark.of(name, (EvalProblem(row.id, row.problem, row.answers) for row in rows), describe)
 
 
 def _judged(config: DictConfig, corpus: TraceCorpus) -> Sequence[HeldOut]:

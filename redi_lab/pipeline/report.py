@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from redi_lab.pipeline.train import Outcome
 
 _NEXT = ("demo_symmetric", "demo_sft_continued", "demo_dpo", "demo_simpo")
+_EMBEDDED = {"greedy": "greedy_pass_at_1", "haste": "haste", "columns": "columns"}
+"""What only the embedded task has, heading to metric; see `redi_lab.data.arithmetic.describe_work`."""
 CURVES = "curves.png"
 
 
@@ -94,27 +96,32 @@ def score_table(outcomes: Sequence[Outcome], baseline: EvaluationResult | None =
     samples = int(first.metrics["num_samples"])
     problems = int(first.metrics["num_problems"])
     table = Table(title=f"{first.benchmark}: {problems} problems × {samples} samples", title_justify="left")
-    for heading in ("stage", "objective", "pass@1 (95 % CI)", "SEM", f"pass@{samples}", "truncated", "unknown"):
+    embedded = _EMBEDDED if "haste" in first.metrics else {}
+    if embedded:
+        table.caption = "haste: answers with an addition done in the head; columns: additions by columns that are right"
+    scores = ("pass@1 (95 % CI)", "SEM", f"pass@{samples}", *embedded, "truncated", "unknown")
+    for heading in ("stage", "objective", *scores):
         table.add_column(heading, justify="left" if heading in ("stage", "objective") else "right")
     if baseline is not None:
-        table.add_row(BASE_MODEL, "–", *_cells(baseline, samples))
+        table.add_row(BASE_MODEL, "–", *_cells(baseline, samples, embedded.values()))
     for outcome in judged:
         assert outcome.result is not None
-        name = outcome.stage.name
-        table.add_row(name, run_label(outcome.stage.config), *_cells(outcome.result, samples))
+        name, further = outcome.stage.name, embedded.values()
+        table.add_row(name, run_label(outcome.stage.config), *_cells(outcome.result, samples, further))
         if outcome.best is not None and outcome.best.result is not None:
             step = int(outcome.best.note["step"])
-            table.add_row(f"{name} best", f"at step {step:,}", *_cells(outcome.best.result, samples))
+            table.add_row(f"{name} best", f"at step {step:,}", *_cells(outcome.best.result, samples, further))
     return table
 
 
-def _cells(result: EvaluationResult, samples: int) -> list[str]:
+def _cells(result: EvaluationResult, samples: int, further: Iterable[str]) -> list[str]:
     m = result.metrics
     sem = m.get("pass_at_1_sem")
     return [
         f"{m['pass_at_1']:.3f} ({m['pass_at_1_ci_low']:.3f}–{m['pass_at_1_ci_high']:.3f})",
         "–" if sem is None else f"{sem:.3f}",
         f"{m.get(f'pass_at_{samples}', m['pass_at_1']):.3f}",
+        *(f"{m[name]:.3f}" if name in m else "–" for name in further),
         f"{m['truncation_rate']:.1%}",
         f"{m['unknown_rate']:.1%}",
     ]

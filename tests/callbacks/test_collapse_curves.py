@@ -6,12 +6,14 @@ those for tuning and those that tuning never saw (`experiments/collapse_detector
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from redi_lab.callbacks.collapse_rule import CHOSEN_BATCH, CollapseState, Limits
+from redi_lab.callbacks.collapse_rule import CHOSEN_BATCH, CHOSEN_PROBE, CollapseState, Limits
 from tests.callbacks.collapse_curves import Points, RecordedRun, alarm_step, load_runs, replay, score
 
 STEPS = 1660
@@ -55,6 +57,30 @@ def test_without_probes_most_are_caught(recorded: list[RecordedRun]) -> None:
     found = score(recorded, alarms)
     assert found.detected + found.recovered_detected >= 0.8 * (found.collapsed + found.recovered)
     assert found.unharmed_alarms == 0
+
+
+PAPERS_COLLAPSES = {"sym 1e-6", "sym 2e-7", "SimPO b2 5e-7", "SimPO b10 3e-7", "DPO b.001 1e-6"}
+"""Both log-probs fall sharply together (Figures 3, 5 and 6 of arXiv 2505.24850)."""
+
+
+def test_the_papers_collapses_are_caught_though_none_loses_half(shared_data: Callable[[str], Path]) -> None:
+    """The figures hold no probes: the rule sees the mean log-prob of chosen traces alone."""
+    curves = json.loads(shared_data("paper_curves.json").read_text(encoding="utf-8"))
+    runs = [
+        RecordedRun(
+            name,
+            0,
+            Points(*zip(*run["math500_accuracy"], strict=True)),
+            {CHOSEN_PROBE: Points(*zip(*run["chosen_logps"], strict=True))},
+        )
+        for name, run in curves.items()
+    ]
+    limits = Limits(window_steps=STEPS // 10)
+    alarms = {run.name: alarm_step(replay(run, limits, curves=(CHOSEN_PROBE,))) for run in runs}
+    assert {name for name, alarm in alarms.items() if alarm is not None} == PAPERS_COLLAPSES
+    assert len(runs) == 11
+    assert {run.label for run in runs} == {"healthy"}
+    assert max(run.worst_loss for run in runs) < 0.2
 
 
 Shape = Callable[[float], float]

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, Qwen2Config
 
-from redi_lab.data.arithmetic import HASTE, AdditionProblem, ArithmeticSource, Teacher, build_tokenizer
+from redi_lab.data.arithmetic import (
+    HASTE,
+    AdditionProblem,
+    ArithmeticSource,
+    Teacher,
+    build_tokenizer,
+    describe_work,
+)
 from redi_lab.data.traces import TraceCorpus
 
 ALWAYS_CAREFUL = Teacher(slip_rate=0.0, haste_last=0.0, haste_before=0.0)
@@ -237,3 +244,39 @@ def test_further_problems_leave_out_what_is_known() -> None:
 def test_a_teacher_that_never_errs_gives_no_further_pairs() -> None:
     careful = ArithmeticSource(teacher=Teacher(slip_rate=0.0, haste_slip_rate=0.0))
     assert careful.further(0, 3, ()) == ((), ())
+
+
+CAREFUL = "first add 72 to 76 : 6+2=8 7+7=14 so 148 .\nsecond add 68 to 148 : 8+8=16 4+6+1=11 1+1=2 so 216 ."
+LOST_CARRY = "first add 18 to 15 : 5+8=13 1+1=2 so 23 .\nsecond add 11 to 23 : 3+1=4 2+1=3 so 34 ."
+IN_THE_HEAD = f"first add 72 to 76 : {HASTE} 147 ."
+
+
+@pytest.mark.parametrize(
+    ("traces", "haste", "columns"),
+    [
+        ([CAREFUL + "\n\\boxed { 216 }"], 0.0, 1.0),
+        ([LOST_CARRY], 0.0, 0.5),  # 34 is right for the 23 of its own line
+        ([IN_THE_HEAD], 1.0, None),
+        ([CAREFUL, LOST_CARRY, IN_THE_HEAD + "\n" + IN_THE_HEAD, ""], 0.25, 0.75),
+        ([CAREFUL[:-5]], 0.0, 1.0),  # cut before the second sum was said
+        (["first add 72 to 76 : so 148 .", "add 1", "\U0001f600 :"], 0.0, None),
+    ],
+)
+def test_how_traces_work_by_hand(traces: list[str], haste: float, columns: float | None) -> None:
+    found = {"haste": haste} | ({} if columns is None else {"columns": columns})
+    assert describe_work(traces) == found
+
+
+def test_a_teacher_works_as_its_habits_say() -> None:
+    """A slip in any of two to four columns, at 4 to 8 % each, spoils the sum of its line."""
+    rng = random.Random(3)
+    problems = [AdditionProblem(rng.randint(11, 99), (rng.randint(11, 99), rng.randint(11, 99))) for _ in range(2000)]
+    work = {
+        teacher: describe_work([teacher.solve(problem, rng)[0] for problem in problems])
+        for teacher in (ALWAYS_CAREFUL, ALWAYS_HASTY, Teacher(haste_last=0.3, haste_before=0.0))
+    }
+    assert work[ALWAYS_CAREFUL] == {"haste": 0.0, "columns": 1.0}
+    assert work[ALWAYS_HASTY] == {"haste": 1.0}
+    usual = work[Teacher(haste_last=0.3, haste_before=0.0)]
+    assert usual["haste"] == pytest.approx(0.3, abs=0.03)
+    assert 0.8 < usual["columns"] < 0.96

@@ -74,6 +74,17 @@ def test_rows_and_metrics_by_hand(checkpoint: Path, tmp_path: Path) -> None:
     assert (result.metrics["num_problems"], result.metrics["num_samples"]) == (2.0, 2.0)
 
 
+def test_a_benchmark_describes_its_completions_whether_drawn_or_read(checkpoint: Path, tmp_path: Path) -> None:
+    plain = make(scripted(), checkpoint, tmp_path).result()
+    described = replace(
+        BENCHMARK, describe=lambda texts: {"answered": sum("A:" in text for text in texts) / len(texts)}
+    )
+    read = make(scripted(), checkpoint, tmp_path, benchmark=described).result()
+    drawn = make(scripted(), checkpoint, tmp_path / "anew", benchmark=described).result()
+    assert plain.key == read.key == drawn.key
+    assert read.metrics == drawn.metrics == {**plain.metrics, "answered": 0.75}
+
+
 def test_the_same_evaluation_is_looked_up(checkpoint: Path, tmp_path: Path) -> None:
     engine = scripted()
     first = make(engine, checkpoint, tmp_path).result()

@@ -13,9 +13,11 @@ from rich.console import Console
 
 from redi_lab.cli import main
 from redi_lab.config import load_config
+from redi_lab.data.arithmetic import HASTE, ArithmeticSource
 from redi_lab.errors import UserError
 from redi_lab.evaluation.engines import SamplingParams
 from redi_lab.pipeline.evaluate import _fitted
+from tests.evaluation.scripted_engine import ScriptedEngine
 
 SUITE = ("math500", "aime24", "amc23_paper", "minerva_paper", "olympiadbench_paper")
 
@@ -112,6 +114,36 @@ def test_a_prompt_from_a_file_decides_the_result_and_its_digest_is_recorded(
         assert protocol["prompt_template"] == written.removesuffix("\n")
         assert protocol["prompt_template_sha256"] == hashlib.sha256(written.removesuffix("\n").encode()).hexdigest()
     assert keys[0] == keys[1] != keys[2]
+
+
+class TwoMinds(ScriptedEngine):
+    """Says `greedy` at temperature 0 and `sampled` otherwise."""
+
+    def __init__(self, greedy: str, sampled: str) -> None:
+        super().__init__(lambda _prompt, _sample: greedy if self.temperature == 0 else sampled)
+
+    def generate(self, checkpoint: Path, prompts: Any, sampling: SamplingParams, on_progress: Any = None) -> Any:
+        self.temperature = sampling.temperature
+        return super().generate(checkpoint, prompts, sampling, on_progress)
+
+
+def test_the_embedded_task_is_evaluated_greedily_too_and_its_work_described(
+    evaluate: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = ArithmeticSource(num_problems=0, seed=42).load().held_out[0].answers[0]
+    engine = TwoMinds(f"\\boxed {{ {answer} }}", f"first add 11 to 11 : {HASTE} 1 .\n\\boxed {{ 1 }}")
+    monkeypatch.setattr("redi_lab.pipeline.evaluate.make_engine", lambda _config: engine)
+    metrics = evaluate("eval=arithmetic", "eval.limit=2")["metrics"]
+    assert (metrics["pass_at_1"]["value"], metrics["haste"], "columns" in metrics) == (0.0, {"value": 1.0}, False)
+    greedy = metrics["greedy_pass_at_1"]
+    assert greedy["ci_low"] < greedy["value"] == 0.5 < greedy["ci_high"]
+    assert engine.requests[-1][1] == range(1)
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps({"problem": "3 + 4", "answer": 7}))
+    assert (
+        not {"greedy_pass_at_1", "haste"}
+        & evaluate(f"eval.path={path}", "eval=jsonl", folder=tmp_path / "other")["metrics"].keys()
+    )
 
 
 def test_a_long_prompt_shortens_the_completions_and_says_so() -> None:

@@ -150,8 +150,8 @@ def test_a_run_is_named_from_anywhere(
     interrupted(command)
     folder = the_run(tmp_path / "here" / "relative")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"\(demo\.settings\.loss\.alpha: 0\.8 → 0\.5\); change it back"):
-        main([f"resume={folder}", "loss.alpha=0.5", "debug=traceback"])
+    with pytest.raises(UserError, match=r"\(demo\.settings\.loss\.alpha: 0\.5 → 0\.3\); change it back"):
+        main([f"resume={folder}", "loss.alpha=0.3", "debug=traceback"])
     main([f"resume={folder}", "data.num_workers=1"])
     assert summary_of(folder)["stages"][0]["is_reused"]
     assert len(log(folder)) == STEPS

@@ -39,7 +39,10 @@ def test_the_demo_trains_judges_and_records_both_stages(
     screen = capsys.readouterr().out
     assert [stage["name"] for stage in summary["stages"]] == ["demo_sft", "demo"]
     assert summary["metrics"]["pass_at_1"].keys() == {"value", "ci_low", "ci_high", "sem"}
-    assert summary["loss"]["alpha"] == 0.8
+    assert summary["loss"]["alpha"] == 0.5
+    for stage in summary["stages"]:
+        assert {"greedy_pass_at_1", "haste"} <= stage["metrics"].keys()
+    assert all(heading in screen for heading in ("greedy", "haste", "columns"))
     assert summary["config"]["seed"] == summary["seed"] == 42
     assert summary["data"]["selection"]["rows_read"] == 54
     assert {"torch", "transformers", "python"} <= summary["versions"].keys()
@@ -176,7 +179,7 @@ def test_mlflow_holds_a_run_for_the_command_and_one_for_each_stage(tiny: Tiny, t
     experiment = client.get_experiment_by_name("redi_lab")
     assert experiment is not None
     runs = {found.info.run_name: found for found in client.search_runs([experiment.experiment_id])}
-    sft, demo = "sft lr 2e-3 s42 · demo_sft", "redi α.8 lr 2e-4 s42 · demo"
+    sft, demo = "sft lr 2e-3 s42 · demo_sft", "redi α.5 lr 2e-4 s42 · demo"
     assert runs.keys() == {f"{demo} (command)", sft, demo}
     parent = runs[f"{demo} (command)"].info.run_id
     stage = runs[demo]
@@ -184,7 +187,7 @@ def test_mlflow_holds_a_run_for_the_command_and_one_for_each_stage(tiny: Tiny, t
     assert json.loads(stage.data.tags["mlflow.loggedArtifacts"]) == [{"path": "samples_heldout.json", "type": "table"}]
     assert {runs[n].data.tags["mlflow.parentRunId"] for n in (sft, demo)} == {parent}
     assert stage.data.tags["redi_lab.fingerprint"] == summary["fingerprint"]
-    assert stage.data.params["loss.alpha"] == "0.8"
+    assert stage.data.params["loss.alpha"] == "0.5"
     assert_columns_exist(experiment, stage)
     assert stage.data.metrics["eval/pass_at_1"] == summary["metrics"]["pass_at_1"]["value"]
     assert len(client.get_metric_history(stage.info.run_id, "train/mean_logps/rejected")) == 3
