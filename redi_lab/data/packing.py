@@ -40,6 +40,7 @@ class MicroBatch:
     targets: Tensor  # (N,) the completion tokens
     sequence_index: Tensor  # (N,) to which sequence of the global batch each belongs
     sequences: Tensor  # (n,) the sequences of the global batch that are here
+    completion_lengths: tuple[int, ...]  # n
 
     def to(self, device: torch.device) -> MicroBatch:
         """A copy with its tensors on `device`."""
@@ -206,4 +207,5 @@ def _micro_batch(sequences: Sequence[TokenizedSequence], chosen: Sequence[int]) 
         targets=torch.tensor(targets),
         sequence_index=torch.tensor(owners),
         sequences=torch.tensor(chosen),
+        completion_lengths=tuple(sequences[index].completion_length for index in chosen),
     )
