@@ -26,7 +26,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 GPU_TESTS = ("tests/losses", "tests/backbone/test_attention.py", "tests/modules/test_on_a_gpu.py")
-PATIENCE = {"tests": 150, "head": 100, "peers": 110, "paper_batch": 110, "selective_compiled": 110}
+PATIENCE = {"tests": 150, "head": 100, "cut_cross_entropy": 110, "paper_batch": 110, "selective_compiled": 110}
 USUAL_PATIENCE = 80  # seconds of a section, the start of its process included
 
 _UNUSABLE = 3  # how a worker ends after a section that is recorded, but left the device in no state for another

@@ -43,7 +43,8 @@ def table(results: dict[str, Any]) -> str:
 
 _PARTS = {
     "head": "Head, one trace",
-    "peers": "Peers' heads",
+    "liger": "Liger's head",
+    "cut_cross_entropy": "Cut-Cross-Entropy",
     "head_errors": "Relative errors of gradients",
     "attention": "Attention of one row",
     "syncs": "Waits for the GPU",

@@ -595,16 +595,11 @@ class HeadWork:
 def head_errors(bench: Bench) -> dict[str, Any]:
     """Gradients of a mean log-prob against fp64, over all rows of the head and over those of tokens that never came."""
     work = HeadWork.make(bench, 4096 if bench.device == "cuda" else 64)
-    truth = exact_gradients(work)
-    ways: dict[str, Callable[[], Any]] = {"redi_lab, fused": partial(work.weighted, 1024), **peer_heads(work)}
-    found: dict[str, Any] = {}
-    for name, run in [*ways.items(), ("redi_lab, plain torch", partial(work.weighted, 1024))]:
-        try:
-            with as_it_was() if "plain" in name else nullcontext():
-                gradients = run() or (work.hidden.grad, work.weight.grad)
-            found[name] = relative_errors(gradients, truth, work.targets)
-        except Exception as error:  # a peer that is missing, or does not run here
-            found[name] = {"error": repr(error)[:300]}
+    truth, found = exact_gradients(work), {}
+    for name, way in {"fused": nullcontext, "plain torch": as_it_was}.items():
+        with way():
+            work.weighted(1024)
+        found[name] = relative_errors((work.hidden.grad, work.weight.grad), truth, work.targets)
     return found
 
 
@@ -631,15 +626,19 @@ def relative_errors(found: Sequence[Any], truth: Sequence[Tensor], targets: Tens
     }
 
 
-def peers(bench: Bench) -> dict[str, Any]:
-    """The same mean by Liger's kernel and by Cut-Cross-Entropy, with and without its filter of small gradients."""
-    found: dict[str, Any] = {}
-    for name, run in peer_heads(HeadWork.make(bench, bench.longest)).items():
-        try:
-            found[name] = bench.time(run, repeats=3)
-        except Exception as error:
-            found[name] = {"error": repr(error)[:300]}
-    return found
+def peer(family: str) -> Callable[[Bench], dict[str, Any]]:
+    """The same mean by another package's kernels: time, memory, and errors as in `head_errors`."""
+
+    def measure(bench: Bench) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        small = HeadWork.make(bench, 4096 if bench.device == "cuda" else 64)
+        truth, errors = exact_gradients(small), peer_heads(small)
+        for name, run in peer_heads(HeadWork.make(bench, bench.longest)).items():
+            if name.startswith(family):
+                found[name] = bench.time(run, repeats=3) | relative_errors(errors[name](), truth, small.targets)
+        return found
+
+    return measure
 
 
 def peer_heads(work: HeadWork) -> dict[str, Callable[[], Any]]:
@@ -751,7 +750,8 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "short": short,
     "dpo": objective("dpo"),
     "simpo": objective("simpo"),
-    "peers": peers,
+    "liger": peer("Liger"),
+    "cut_cross_entropy": peer("Cut"),
     "head_errors": head_errors,
     "row_41k": row_41k,
     "short_by_sequence": short_by_sequence,
