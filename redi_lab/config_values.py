@@ -77,7 +77,7 @@ _RULES: tuple[_Rule, ...] = (
     ),
     (
         ("callbacks.collapse.max_rollbacks", "curation.num_workers", "data.num_development", "data.num_validation",
-         "data.num_workers", "data.source.num_heldout", "eval.seed", "sweep.max_retries", "trainer.min_epochs",
+         "data.source.num_heldout", "eval.seed", "sweep.max_retries", "trainer.min_epochs",
          "trainer.min_steps"),
         is_whole(0),
         "a whole number of at least 0",

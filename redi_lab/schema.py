@@ -74,8 +74,6 @@ class DataConfig:
     """Longer sequences are dropped and counted."""
     max_new_tokens: int = 96
     """Room for an answer at evaluation."""
-    num_workers: int = 0
-    """Processes that pack batches."""
 
 
 @dataclass

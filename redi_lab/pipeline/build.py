@@ -90,7 +90,6 @@ def make_datamodule(
         max_prompt_tokens=data.max_prompt_tokens,
         max_completion_tokens=data.max_completion_tokens,
         max_sequence_tokens=data.max_sequence_tokens,
-        num_workers=data.num_workers,
         on_progress=on_progress,
     )
 
