@@ -64,8 +64,8 @@ compare: .venv/.installed  ## Compare the last two runs: a page, and the link in
 bench: .venv/.installed .venv-trl/.installed  ## Measure training against TRL on one core, an hour; table and plots in benchmarks/results
 	$(BIN)/python -m benchmarks.training.against_trl $(ARGS)
 
-bench-gpu: .venv/.installed .venv-trl/.installed  ## The same with the paper's shapes on one GPU
-	$(BIN)/python -m benchmarks.training.against_trl --profile gpu $(ARGS)
+bench-gpu: .venv/.installed  ## Measure training at the paper's shapes on one GPU, nine minutes; table in benchmarks/results
+	$(BIN)/python -m benchmarks.gpu.measure $(ARGS)
 
 clean:  ## Remove all environments and caches; outputs/ stays
 	rm -rf .venv .venv-vllm .venv-trl .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

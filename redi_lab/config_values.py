@@ -78,7 +78,7 @@ _RULES: tuple[_Rule, ...] = (
     ),
     (
         ("callbacks.collapse.max_rollbacks", "curation.num_workers", "data.num_development", "data.num_validation",
-         "data.num_workers", "data.source.num_heldout", "eval.seed", "sweep.max_retries", "trainer.min_epochs",
+         "data.source.num_heldout", "eval.seed", "sweep.max_retries", "trainer.min_epochs",
          "trainer.min_steps"),
         is_whole(0),
         "a whole number of at least 0",
@@ -150,7 +150,12 @@ _RULES: tuple[_Rule, ...] = (
     (("trainer.precision",), *_one_of("32-true", "bf16-mixed", "auto")),  # others scale or round away steps of 1e-6
     (("loss.head_gradient",), *_one_of("accumulate", "recompute")),
     (("model.dtype",), *_one_of("float32", "bfloat16", "float16")),
-    (("model.attention",), *_one_of("packed_sdpa", "padded", "flash_attention_2")),
+    (("model.attention",), *_one_of("packed_sdpa", "padded")),
+    (
+        ("model.gradient_checkpointing",),
+        lambda value: value in (True, False, "full", "selective", "none"),
+        "full, selective or none",
+    ),
     (("data.student_tokenizer",), *_one_of("arithmetic", "bpe")),
     (("eval.benchmark",), *_one_of(None, "heldout", "arithmetic", "jsonl", "hub", "suite")),
     (("engine.dtype",), *_one_of("auto", "float32", "bfloat16")),

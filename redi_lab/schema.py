@@ -31,11 +31,13 @@ class ModelConfig:
     dtype: str = "float32"
     """Of the parameters."""
     attention: str = "packed_sdpa"
-    """packed_sdpa, padded or flash_attention_2."""
-    gradient_checkpointing: bool = False
-    """Trade compute for memory."""
-    head_chunk_tokens: int = 1024
-    """Most tokens whose logits exist at a time."""
+    """packed_sdpa or padded."""
+    gradient_checkpointing: Any = "none"
+    """full, selective or none: what is computed again in the backward pass rather than kept."""
+    compile: bool = False
+    """Fuse the elementwise work of norms and MLPs with torch.compile."""
+    head_chunk_tokens: int | None = None
+    """Most tokens whose logits exist at a time; null: what suits the device."""
     lora: dict[str, Any] | None = None
     """Arguments of peft.LoraConfig."""
 
@@ -72,8 +74,6 @@ class DataConfig:
     """Longer sequences are dropped and counted."""
     max_new_tokens: int = 96
     """Room for an answer at evaluation."""
-    num_workers: int = 0
-    """Processes that pack batches."""
 
 
 @dataclass

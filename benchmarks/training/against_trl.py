@@ -2,7 +2,6 @@
 
     make bench                                                       # everything; an hour on one core
     python -m benchmarks.training.against_trl --cases B/redi/bf16    # one line of the table
-    python -m benchmarks.training.against_trl --profile gpu          # the paper's shapes, on a GPU
     python -m benchmarks.training.against_trl --profile tiny --trl ""  # all of it in a minute, measuring nothing
 
 Two processes, one for each side and each in its own environment, make one step in turn, so whatever else the machine
@@ -70,16 +69,6 @@ PROFILES = {
         most_pairs_of_trl=4,
         row_tokens=2048,
         gradient_checkpointing=False,
-    ),
-    "gpu": Profile(
-        cases=tuple(f"paper/{objective}/bf16" for objective in ("sft", "redi", "dpo")),
-        scaling="paper",
-        lengths=(2048, 4096, 8192, 19_800),
-        batches=(1, 2, 4, 8),
-        longest_of_trl=8192,
-        most_pairs_of_trl=2,
-        row_tokens=19_800,
-        gradient_checkpointing=True,
     ),
     "tiny": Profile(
         cases=tuple(f"tiny/{objective}/bf16" for objective in ("sft", "redi", "dpo", "simpo")),

@@ -1,23 +1,25 @@
 """Exact attention over packed rows, through transformers' attention registry.
 
 transformers' own packed path builds a dense T × T mask for SDPA, and leaks across sequences when an attention mask is
-passed or the cache is left on. Here each sequence attends to itself alone: either one call over an (n × longest)
-grid, where causality alone keeps padding out of every real token's sight, or one call per sequence, whichever is the
-cheaper. Flash attention takes the same `cu_seq_lens_q` arguments and needs neither.
+passed or the cache is left on. Here each sequence attends to itself alone. On a GPU in half precision torch's
+flash attention for sequences of different lengths does so in one call. Elsewhere it is either one call over an
+(n × longest) grid, where causality alone keeps padding out of every real token's sight, or one call per sequence,
+whichever is the cheaper.
 
 Models that this does not fit are fed padded grids and use transformers' own attention (`to_grid`, `from_grid`).
 """
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
 
 from redi_lab.backbone.attention_blocks import blocked_causal_attention
 from redi_lab.data.packing import MicroBatch
@@ -31,7 +33,7 @@ CELLS_OF_A_CALL = {"cpu": 10_000, "other": 1_000_000}
 
 
 def packed_arguments(batch: MicroBatch) -> dict[str, Any]:
-    """What `packed_sdpa` and flash attention need to know, as keyword arguments of a transformers model."""
+    """What `packed_sdpa` needs to know, as keyword arguments of a transformers model."""
     longest = max(batch.segment_lengths)
     return {
         "cu_seq_lens_q": batch.boundaries,
@@ -52,6 +54,7 @@ def packed_sdpa(
     *,
     segment_lengths: tuple[int, ...] | None = None,
     dense_slots: Tensor | None = None,
+    cu_seq_lens_q: Tensor | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -66,9 +69,10 @@ def packed_sdpa(
         query: (1, heads, T, d).
         key: (1, kv_heads, T, d).
         value: (1, kv_heads, T, d).
-        attention_mask: must be None; the mask function registered under this name sees to that.
+        attention_mask: must be None; transformers makes none for an attention without a mask function.
         segment_lengths: lengths of the n sequences, adding up to T.
         dense_slots: (T,) where each token lies in the (n × longest) grid.
+        cu_seq_lens_q: (n + 1,) int32, where sequences begin and end.
         scaling: factor of the scores; default 1/√d.
         dropout: attention dropout.
         sliding_window: refused where a sequence is longer, for the window would be ignored.
@@ -98,6 +102,8 @@ def packed_sdpa(
 
     if query.dtype != value.dtype:  # under autocast, rotary embeddings leave queries and keys in fp32
         query, key = query.to(value.dtype), key.to(value.dtype)
+    if cu_seq_lens_q is not None and dropout == 0.0 and _has_flash(query):
+        return _flash(query, key, value, cu_seq_lens_q, longest, scaling), None
     attend = partial(_attend, scale=scaling, dropout=dropout)
     if _is_grid_dearer(segment_lengths, query.device.type):
         parts = zip(*(torch.split(x, list(segment_lengths), dim=2) for x in (query, key, value)), strict=True)
@@ -109,6 +115,30 @@ def packed_sdpa(
     )
     output = attend(q, k, v)  # (n, heads, longest, d)
     return from_grid(output.transpose(1, 2), dense_slots).unsqueeze(0), None
+
+
+def _has_flash(query: Tensor) -> bool:
+    """Whether torch has a flash attention kernel for heads like these, (1, heads, T, d)."""
+    return (
+        query.device.type == "cuda"
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and query.shape[-1] % 8 == 0
+        and query.shape[-1] <= 256
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    )
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int, scale: float | None) -> Tensor:
+    """(1, heads, T, d) → (1, T, heads, d) in one call; `ends` (n + 1,) int32 says where sequences begin and end."""
+    known = inspect.signature(varlen_attn).parameters  # torch has changed them from version to version
+    options: dict[str, Any] = {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
+    q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
+    if q.shape[1] != k.shape[1] and "enable_gqa" in known:
+        options["enable_gqa"] = True
+    elif q.shape[1] != k.shape[1]:
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    output: Tensor = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale, **options)
+    return output.unsqueeze(0)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float | None, dropout: float) -> Tensor:
@@ -139,9 +169,5 @@ def from_grid(grid: Tensor, slots: Tensor) -> Tensor:
     return grid.flatten(0, 1).index_select(0, slots)
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    """The segments carry all there is to know about who sees whom."""
-
-
+# Without a mask function of that name: transformers then makes no mask, and does not ask the GPU whether it needs one.
 AttentionInterface.register(PACKED_SDPA, packed_sdpa)
-AttentionMaskInterface.register(PACKED_SDPA, _no_mask)

@@ -1,4 +1,4 @@
-"""Global batches in a seeded order, the same for every number of workers and ranks.
+"""Global batches in a seeded order, the same for every number of ranks.
 
 One item of the loader is one `Batch`, i.e. one optimizer step. Its order depends on seed and epoch alone; each rank
 takes its share of every global batch and learns what the whole of it holds, so the loss can be normalised globally.
@@ -7,11 +7,9 @@ takes its share of every global batch and learns what the whole of it holds, so 
 from __future__ import annotations
 
 import hashlib
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from typing import final
 
@@ -19,7 +17,6 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from redi_lab.data.loader import RestartingLoader
 from redi_lab.data.packing import Batch, Task, make_batch
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder, digest_sequences
 from redi_lab.data.traces import Demonstration, Negative, TraceCorpus
@@ -121,7 +118,7 @@ class ResumedSampler(Sampler[list[int]]):
         self.sampler = sampler
         self.epoch = epoch
         self.batch = batch
-        sampler.set_epoch(epoch)  # loader workers ask for batches before Lightning says which epoch it is
+        sampler.set_epoch(epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch's order; Lightning calls this."""
@@ -181,7 +178,6 @@ class TraceDataModule(pl.LightningDataModule):
         max_prompt_tokens: longer prompts are dropped, and counted; None keeps all.
         max_completion_tokens: examples with a longer completion are dropped, and counted; None keeps all.
         max_sequence_tokens: the same for prompt and completion together.
-        num_workers: processes that pack batches ahead.
         on_progress: told (sequences tokenised, sequences).
 
     Raises:
@@ -203,14 +199,12 @@ class TraceDataModule(pl.LightningDataModule):
         max_prompt_tokens: int | None = None,
         max_completion_tokens: int | None = None,
         max_sequence_tokens: int | None = None,
-        num_workers: int = 0,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         super().__init__()
         self.task = task
         self.batch_size = batch_size
         self.seed = seed
-        self.num_workers = num_workers
         self._start = (0, 0)
         self.dropped: Counter[str] = Counter()
         limits: dict[str, Limit] = {
@@ -259,12 +253,12 @@ class TraceDataModule(pl.LightningDataModule):
             for dataset in (self.train_set, self.val_set):
                 dataset.rank, dataset.world_size = self.trainer.global_rank, self.trainer.world_size
 
-    def train_dataloader(self) -> DataLoader[Batch] | RestartingLoader:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """Global batches of training examples."""
         sampler = self._sampler(self.train_examples, shuffle=True)
         return self._loader(self.train_set, ResumedSampler(sampler, *self._start) if any(self._start) else sampler)
 
-    def val_dataloader(self) -> DataLoader[Batch] | RestartingLoader | list[DataLoader[Batch]]:
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Global batches of validation examples, in order; none where none are kept."""
         if not self.val_examples:
             return []
@@ -276,16 +270,10 @@ class TraceDataModule(pl.LightningDataModule):
         num_chosen = sum(sequence.is_chosen for (sequence,) in examples)
         return UnpairedBatchSampler(num_chosen, len(examples) - num_chosen, self.batch_size, self.seed, shuffle=shuffle)
 
-    def _loader(self, dataset: BatchDataset, sampler: Sampler[list[int]]) -> DataLoader[Batch] | RestartingLoader:
-        # The sampler yields whole batches and the dataset packs them: batch_size=None keeps torch from batching again.
-        load = partial(
-            DataLoader,
-            dataset,
-            batch_size=None,
-            num_workers=self.num_workers,
-            worker_init_fn=_leave_signals_to_the_trainer,
-        )
-        return RestartingLoader(lambda rest: load(sampler=rest), sampler) if self.num_workers else load(sampler=sampler)
+    def _loader(self, dataset: BatchDataset, sampler: Sampler[list[int]]) -> DataLoader[Batch]:
+        # The sampler yields whole batches and the dataset packs them, in this process, since that takes milliseconds:
+        # batch_size=None keeps torch from batching again.
+        return DataLoader(dataset, batch_size=None, sampler=sampler)
 
     def _is_within(self, example: Example, limits: Mapping[str, Limit]) -> bool:
         """Whether no sequence exceeds a limit; counts the example under the first one that it does exceed."""
@@ -294,12 +282,6 @@ class TraceDataModule(pl.LightningDataModule):
                 self.dropped[f"{what} over {limit} tokens"] += 1
                 return False
         return True
-
-
-def _leave_signals_to_the_trainer(_: int) -> None:
-    """A signal to the whole group must not end the workers while the trainer finishes its step and saves."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _encode(

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +40,7 @@ class MicroBatch:
     targets: Tensor  # (N,) the completion tokens
     sequence_index: Tensor  # (N,) to which sequence of the global batch each belongs
     sequences: Tensor  # (n,) the sequences of the global batch that are here
+    completion_lengths: tuple[int, ...]  # n
 
     def to(self, device: torch.device) -> MicroBatch:
         """A copy with its tensors on `device`."""
@@ -177,33 +178,24 @@ def make_batch(
 
 def _micro_batch(sequences: Sequence[TokenizedSequence], chosen: Sequence[int]) -> MicroBatch:
     """Lay the named sequences end to end."""
-    ids: list[int] = []
-    positions: list[int] = []
-    predictors: list[int] = []
-    targets: list[int] = []
-    owners: list[int] = []
-    boundaries = [0]
-    for index in chosen:
-        sequence = sequences[index]
-        offset, prompt = len(ids), sequence.prompt_length
-        ids.extend(sequence.input_ids)
-        positions.extend(range(len(sequence.input_ids)))
-        # The hidden state at t predicts token t + 1: the last prompt token predicts the first completion token.
-        predictors.extend(range(offset + prompt - 1, len(ids) - 1))
-        targets.extend(sequence.input_ids[prompt:])
-        owners.extend([index] * sequence.completion_length)
-        boundaries.append(len(ids))
-    segment_lengths = tuple(end - begin for begin, end in pairwise(boundaries))
-    longest = max(segment_lengths)
-    slots = [row * longest + position for row, length in enumerate(segment_lengths) for position in range(length)]
+    here = [sequences[index] for index in chosen]
+    ids = np.concatenate([np.asarray(sequence.input_ids, dtype=np.int64) for sequence in here])
+    lengths, completions = (
+        np.array(x) for x in zip(*((len(s.input_ids), s.completion_length) for s in here), strict=True)
+    )
+    ends, longest = lengths.cumsum(), lengths.max()
+    positions = np.arange(len(ids)) - (ends - lengths).repeat(lengths)
+    # The hidden state at t predicts token t + 1: the last prompt token predicts the first completion token.
+    predictors = np.arange(completions.sum()) + (ends - 1 - completions.cumsum()).repeat(completions)
     return MicroBatch(
-        input_ids=torch.tensor([ids]),
-        position_ids=torch.tensor([positions]),
-        boundaries=torch.tensor(boundaries, dtype=torch.int32),
-        segment_lengths=segment_lengths,
-        dense_slots=torch.tensor(slots),
-        predictors=torch.tensor(predictors),
-        targets=torch.tensor(targets),
-        sequence_index=torch.tensor(owners),
+        input_ids=torch.from_numpy(ids)[None],
+        position_ids=torch.from_numpy(positions)[None],
+        boundaries=torch.tensor([0, *ends.tolist()], dtype=torch.int32),
+        segment_lengths=tuple(lengths.tolist()),
+        dense_slots=torch.from_numpy((np.arange(len(here)) * longest).repeat(lengths) + positions),
+        predictors=torch.from_numpy(predictors),
+        targets=torch.from_numpy(ids[predictors + 1]),
+        sequence_index=torch.from_numpy(np.array(chosen).repeat(completions)),
         sequences=torch.tensor(chosen),
+        completion_lengths=tuple(completions.tolist()),
     )

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -98,7 +98,7 @@ def token_logps(
         `logps` (N,) fp32 (fp64 from fp64) and, where asked for, `entropy` (N,) detached.
 
     Raises:
-        ValueError: If shapes, dtypes, options or a target are out of line.
+        ValueError: If shapes, dtypes, options or a target are out of line. On a GPU a target that is ends the process.
     """
     options = HeadOptions(softcap, scale, chunk_size, with_entropy)
     _check_inputs(hidden, weight, targets, bias, options)
@@ -227,7 +227,7 @@ def check_sequences(name: str, sequences: SequenceLogps) -> None:
         raise ValueError(
             f"{name}: logps and lengths must share one shape (n,), got {tuple(logps.shape)} and {tuple(lengths.shape)}"
         )
-    if bool((lengths < 1).any()):
+    if _is_any(lengths < 1, f"{name}: every sequence needs a completion token"):
         row = int((lengths < 1).int().argmax())
         raise ValueError(f"{name}: sequence {row} has {lengths[row].item()} completion tokens, at least 1 is needed")
 
@@ -385,15 +385,25 @@ def _check_options(options: HeadOptions) -> None:
 
 
 def _check_indices(name: str, indices: Tensor, bound: int) -> None:
-    """Raise ValueError unless `indices` are int64 in [0, bound). Costs one device synchronisation."""
+    """Raise ValueError unless `indices` are int64 in [0, bound)."""
     if indices.dtype != torch.int64:
         raise ValueError(f"{name} must be int64, got {indices.dtype}")
-    if indices.numel() == 0:
+    is_wrong = (indices < 0) | (indices >= bound)
+    if not _is_any(is_wrong, f"{name} must lie in [0, {bound})"):
         return
-    low, high = cast(list[int], torch.stack(torch.aminmax(indices)).tolist())
-    if low >= 0 and high < bound:
-        return
-    value = low if low < 0 else high
-    position = int((indices == value).int().argmax())
+    position = int(is_wrong.int().argmax())
+    value = int(indices[position])
     hint = " (IGNORE_INDEX: select the completion positions first)" if value == IGNORE_INDEX else ""
     raise ValueError(f"{name} must lie in [0, {bound}), got {value} at position {position} of {len(indices)}{hint}")
+
+
+def _is_any(is_wrong: Tensor, message: str) -> bool:
+    """Whether a value of (n,) is wrong.
+
+    To ask a GPU that would be to wait for all that it has to do. There the answer is always no, and where that is not
+    true the GPU itself ends the process with the message.
+    """
+    if is_wrong.device.type == "cpu":
+        return bool(is_wrong.any())
+    torch._assert_async(~is_wrong.any(), message)
+    return False

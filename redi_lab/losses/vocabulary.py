@@ -5,7 +5,8 @@ gradient of its projection. Nothing here knows of autograd: scoring, the recompu
 their gradients in the forward pass all call `sweep` or `sweep_groups`.
 
 A chunk is large, because matrix products want many rows; softmax and what follows take a few of its rows at a time,
-because each of their steps is a way through memory unless the rows stay in the cache.
+because each of their steps is a way through memory unless the rows stay in the cache. On a GPU one kernel takes all
+those steps (`redi_lab.losses.fused_softmax`); what is written here is the reference that it is tested against.
 
 Shape suffixes: N tokens, c tokens of a chunk, H hidden size, V vocabulary.
 """
@@ -15,6 +16,8 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from importlib.util import find_spec
 from typing import NamedTuple, final
 
 import torch
@@ -91,6 +94,9 @@ class Operands:
             torch.mm(self.hidden[tokens], self.weight.T, out=projection)
         else:
             torch.addmm(self.bias, self.hidden[tokens], self.weight.T, out=projection)
+        if _is_fused(projection):
+            self._read_fused(projection, tokens, token_grads)
+            return projection
         for rows in _slices(0, len(projection), self._block):
             block = projection[rows]
             logits = block.to(self.dtype)  # the block itself, where the dtype is the same
@@ -114,6 +120,22 @@ class Operands:
         if token_grads is not None:
             _to_projection_gradient_(logits, targets, token_grads * options.scale, slope)
 
+    def _read_fused(self, projection: Tensor, tokens: slice, token_grads: Tensor | None) -> None:
+        """The same for a whole chunk by one kernel."""
+        from redi_lab.losses.fused_softmax import softmax_
+
+        entropy = None if self.entropy is None else self.entropy[tokens]
+        options = self.options
+        softmax_(
+            projection,
+            self.targets[tokens],
+            token_grads,
+            self.logps[tokens],
+            entropy,
+            scale=options.scale,
+            softcap=options.softcap,
+        )
+
 
 @final
 class Gradients:
@@ -128,7 +150,8 @@ class Gradients:
         self.weight = torch.zeros_like(weight, dtype=operands.dtype) if needs[1] else None
         self.bias = torch.zeros_like(bias, dtype=operands.dtype) if bias is not None and needs[2] else None
         # The CPU has no product of bf16 with an fp32 result: that of each chunk is rounded once.
-        is_rounded = needs[1] and weight.dtype != operands.dtype
+        adds_up = weight.dtype == operands.dtype or _adds_up_in_fp32(weight.device, weight.dtype)
+        is_rounded = needs[1] and not adds_up
         self._rounded = _scratch("rounded", weight.shape, weight) if is_rounded else None
 
     def add(self, operands: Operands, tokens: slice, projection: Tensor, factors: Tensor | None = None) -> None:
@@ -154,7 +177,7 @@ class Gradients:
         if factors is not None:
             hidden = hidden * ones[:, None]
         if self._rounded is None:
-            self.weight.addmm_(projection.T, hidden)
+            _add_product_(self.weight, projection.T, hidden)
             return
         torch.mm(projection.T, hidden, out=self._rounded)
         for total, part in zip(torch.split(self.weight, _ROWS), torch.split(self._rounded, _ROWS), strict=True):
@@ -167,6 +190,37 @@ class Gradients:
         for total, part in ((self.weight, head.weight), (self.bias, head.bias)):
             if total is not None and part is not None:
                 total.add_(part.mul_(factor))
+
+
+@cache
+def _adds_up_in_fp32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the device can add a product of matrices of `dtype` to an fp32 one without rounding it on the way."""
+    if device.type != "cuda":
+        return False
+    total, ones = torch.ones(16, 16, device=device), torch.ones(16, 16, dtype=dtype, device=device)
+    try:
+        _add_product_(total, ones, ones)
+    except RuntimeError:  # a torch whose addmm wants all of one dtype
+        return False
+    return True
+
+
+def _add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a · b (V, H) in the dtype of `total`."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+
+
+def _is_fused(projection: Tensor) -> bool:
+    """Whether the kernel reads a chunk: on a GPU, in all dtypes that it knows, where Triton is installed."""
+    return projection.device.type == "cuda" and projection.dtype != torch.float64 and _has_triton()
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 _kept = threading.local()

@@ -106,6 +106,12 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         """Count throughput from here: what was done since the last step is no training."""
         self._clock = time.perf_counter()
 
+    def on_fit_start(self) -> None:
+        """Check the kernels of a GPU in the precision of training, before the first step: loading checked the CPU's."""
+        if self.device.type == "cuda":
+            with self.trainer.precision_plugin.forward_context():
+                self.backbone.check_exactness()
+
     def on_train_start(self) -> None:
         """Throughput is counted from here."""
         self.restart_clock()
@@ -199,10 +205,11 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
             total = weighted_logp_sum(*inputs, weights[micro.sequence_index], **options)
             return total.total, total.logps, total.entropy
         if weights is not None:
+            lengths = micro.completion_lengths
             total = grouped_logp_sum(
                 *inputs,
                 weights[micro.sequence_index],
-                group_lengths=batch.lengths[micro.sequences].view(-1, 2).sum(1).int().tolist(),
+                group_lengths=[sum(pair) for pair in zip(lengths[::2], lengths[1::2], strict=True)],
                 factors_of=partial(self._slopes, micro, batch, weights),
                 **options,
             )

@@ -28,9 +28,11 @@ class PreferenceModule(CausalLMModule):
 
     def loss(self, examples: Examples, batch: Batch) -> Tensor:
         """() their share of the mean over the pairs of the global batch."""
+        # By place, not by `is_chosen`: how many a mask selects is a question that a GPU has to be waited for.
+        chosen, rejected = (SequenceLogps(*(values[side::2] for values in examples.sequences)) for side in (0, 1))
         reference = examples.reference_logps
-        sides = None if reference is None else (reference[examples.is_chosen], reference[~examples.is_chosen])
-        return self.pair_losses(examples.chosen, examples.rejected, sides).sum() / batch.num_examples
+        sides = None if reference is None else (reference[0::2], reference[1::2])
+        return self.pair_losses(chosen, rejected, sides).sum() / batch.num_examples
 
     def metrics(self, examples: Examples) -> dict[str, Tensor]:
         """Mean log-probs (summed and per token) of both sides, and the rewards' margins and accuracies."""

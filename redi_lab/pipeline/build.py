@@ -101,7 +101,6 @@ def make_datamodule(
         max_prompt_tokens=data.max_prompt_tokens,
         max_completion_tokens=data.max_completion_tokens,
         max_sequence_tokens=data.max_sequence_tokens,
-        num_workers=data.num_workers,
         on_progress=on_progress,
     )
 
@@ -120,6 +119,7 @@ def make_backbone(config: DictConfig, tokenizer: Any, path: str | None) -> Causa
         dtype=model.dtype,
         attention=model.attention,
         gradient_checkpointing=model.gradient_checkpointing,
+        compile=model.compile,
         head_chunk_tokens=model.head_chunk_tokens,
         lora=plain["lora"],
     )
@@ -240,6 +240,9 @@ def make_trainer(config: DictConfig, callbacks: Sequence[pl.Callback], logger: A
     """A Lightning trainer that logs every step and leaves checkpoints, batching and clipping to the lab."""
     plain = OmegaConf.to_container(config.trainer)
     assert isinstance(plain, dict)
+    if plain.get("deterministic") == "warn":
+        # Else torch would fill all fresh memory with NaN, chunks of logits included, to catch reads before writes.
+        torch.utils.deterministic.fill_uninitialized_memory = False
     return pl.Trainer(
         **{str(key): value for key, value in ({"log_every_n_steps": 1, "enable_model_summary": False} | plain).items()},
         callbacks=list(callbacks),

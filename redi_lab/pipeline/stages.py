@@ -37,7 +37,7 @@ from redi_lab.pipeline.precision import settle_precision
 _CODE = ("backbone", "data", "losses", "modules")  # what computes the weights
 _NO_EFFECT = {
     # A source counts by its content, not its name.
-    "data": ("source", "path", "num_workers", "max_new_tokens", "num_development", "development_path"),
+    "data": ("source", "path", "max_new_tokens", "num_development", "development_path"),
     "loss": ("log_entropy",),
     "trainer": ("log_every_n_steps", "enable_model_summary", "profiler", "val_check_interval", "limit_val_batches",
                 "check_val_every_n_epoch"),

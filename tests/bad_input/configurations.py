@@ -58,7 +58,7 @@ _TRAIN: dict[str, str] = {
     "eval.seed=x": r"eval\.seed=x: must be a whole number",
     "callbacks.collapse=3": r"callbacks\.collapse=3: must be null, which switches it off",
     "debug.traceback=maybe": r"debug\.traceback=maybe: must be true or false",
-    "model.gradient_checkpointing=2": r"model\.gradient_checkpointing=2: must be true or false",
+    "model.gradient_checkpointing=2": r"model\.gradient_checkpointing=2: must be full, selective or none",
     "seed=true": r"seed=True: must be a whole number from 0 to 4294967295",
     "seed=1e3": r"seed=1000\.0: must be a whole number from 0",
     "init_from=3": r"init_from=3: must be an experiment, a Hugging Face folder, or null",

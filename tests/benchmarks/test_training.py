@@ -123,7 +123,7 @@ def test_profiles_name_what_there_is(profile: str) -> None:
     "arguments",
     [
         ["--cases", "tiny/dpo/bf16", "--no-own", "--no-scaling"],
-        pytest.param([], marks=pytest.mark.slow),  # all that `make bench-gpu` does
+        pytest.param([], marks=pytest.mark.slow),  # all of it
     ],
     ids=["one case", "all"],
 )

@@ -69,7 +69,6 @@ class Noise(pl.Callback):
 def train(
     folder: Path,
     objective: str,
-    num_workers: int = 0,
     every_n_steps: int | None = 1,
     accumulates: bool = True,
     **options: Any,
@@ -78,7 +77,6 @@ def train(
     torch.set_num_threads(1)
     pl.seed_everything(5, verbose=False)
     data = make_data(objective, batch_size=BATCH_SIZES[objective], num_validation=4, budget=0 if accumulates else HUGE)
-    data.num_workers = num_workers
     if objective == "dpo":
         attach_reference(data, make_backbone(seed=1), folder / "reference")
     module = make_module(objective, make_backbone(), optimizer=partial(AdamW, lr=1e-3), scheduler=_cosine)

@@ -76,17 +76,16 @@ def kill_and_restart(folder: Path, objective: str, kills: int, rng: random.Rando
 
 def test_three_random_kills_leave_no_trace(uninterrupted: Uninterrupted, tmp_path: Path) -> None:
     rng = random.Random(f"{tmp_path}")
-    assert kill_and_restart(tmp_path, "redi", 3, rng, num_workers=0) == 3
+    assert kill_and_restart(tmp_path, "redi", 3, rng) == 3
     assert_same(tmp_path, uninterrupted("redi"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("objective", list(BATCH_SIZES))
-def test_many_random_kills(objective: str, num_workers: int, uninterrupted: Uninterrupted, tmp_path: Path) -> None:
-    """Eight cases of four kills."""
+def test_many_random_kills(objective: str, uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+    """Four kills each."""
     rng = random.Random(f"{tmp_path}")
-    hit = kill_and_restart(tmp_path, objective, 4, rng, num_workers=num_workers, every_n_steps=rng.choice([1, 3]))
+    hit = kill_and_restart(tmp_path, objective, 4, rng, every_n_steps=rng.choice([1, 3]))
     assert hit >= 3
     assert_same(tmp_path, uninterrupted(objective))
 
@@ -108,16 +107,16 @@ def test_two_ranks_go_on_together(objective: str, tmp_path: Path) -> None:
         assert torch.equal(weights(folder, rank=1)[name], tensor)
 
 
-@pytest.mark.parametrize(("number", "num_workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 0)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_says_resume_me(
-    number: signal.Signals, num_workers: int, uninterrupted: Uninterrupted, tmp_path: Path
+    number: signal.Signals, uninterrupted: Uninterrupted, tmp_path: Path
 ) -> None:
-    process = start(tmp_path, "redi", num_workers=num_workers, every_n_steps=None)
+    process = start(tmp_path, "redi", every_n_steps=None)
     assert send_at(process, tmp_path, 8, 0.0, number)
     process.join()
     assert process.exitcode == EXIT_RESUMABLE
     (state,) = states_in(tmp_path / "states")  # none but the one that the signal asked for
-    finish(tmp_path, "redi", num_workers=num_workers, every_n_steps=None)
+    finish(tmp_path, "redi", every_n_steps=None)
     assert 0 < int(state.name.removeprefix("step-")) < STEPS
     assert_same(tmp_path, uninterrupted("redi"))
 

@@ -80,11 +80,6 @@ def test_the_order_is_of_seed_and_epoch_alone(corpus: TraceCorpus, encoder: Trac
     assert ids_of(train_batches(make(corpus, encoder, micro_batch_tokens=999))) == first
 
 
-def test_workers_change_nothing(corpus: TraceCorpus, encoder: TraceEncoder) -> None:
-    alone, helped = (contents(train_batches(make(corpus, encoder, num_workers=n), epoch=3)) for n in (0, 2))
-    assert alone == helped
-
-
 @pytest.mark.parametrize("task", ["demonstrations", "pairs"])
 def test_every_example_comes_once_an_epoch(corpus: TraceCorpus, encoder: TraceEncoder, task: str) -> None:
     rows: tuple[Demonstration | Pair, ...] = corpus.demonstrations if task == "demonstrations" else corpus.pairs

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import random
+from array import array
+from functools import partial
+from itertools import accumulate
 
 import pytest
 import torch
@@ -181,4 +185,38 @@ def test_moving_to_a_device_moves_every_tensor() -> None:
     moved = micro.to(torch.device("meta"))
     for field in dataclasses.fields(moved):
         value = getattr(moved, field.name)
-        assert value == (4,) if field.name == "segment_lengths" else value.is_meta
+        assert value == vars(micro)[field.name] if isinstance(value, tuple) else value.is_meta
+
+
+def test_a_row_equals_one_that_is_laid_token_by_token() -> None:
+    """Every tensor to the bit, for prompts of all lengths and ids in each kind of sequence that there is."""
+    draw = random.Random(0)
+    for number in range(50):
+        kinds = (list, tuple, partial(array, "i"))
+        examples = [
+            (TokenizedSequence(str(i), kinds[i % 3](draw.choices(range(50), k=n)), draw.randint(1, n - 1)),)
+            for i, n in enumerate(draw.choices(range(2, 30), k=draw.randint(1, 9)))
+        ]
+        for micro in make_batch(
+            examples, token_budget=60, split_examples=True, is_padded=number % 2 == 1
+        ).micro_batches:
+            here = [examples[i][0] for i in micro.sequences.tolist()]
+            longest = max(len(s.input_ids) for s in here)
+            row: dict[str, list[int]] = {name: [] for name in ("ids", "at", "slots", "predictors", "targets", "owners")}
+            for place, (index, s) in enumerate(zip(micro.sequences.tolist(), here, strict=True)):
+                for position, token in enumerate(s.input_ids):
+                    if position >= s.prompt_length:
+                        row["predictors"].append(len(row["ids"]) - 1)
+                        row["targets"].append(token)
+                        row["owners"].append(index)
+                    row["ids"].append(token)
+                    row["at"].append(position)
+                    row["slots"].append(place * longest + position)
+            found = (micro.input_ids[0], micro.position_ids[0], micro.dense_slots, micro.predictors, micro.targets)
+            for tensor, expected in zip((*found, micro.sequence_index), row.values(), strict=True):
+                assert tensor.dtype == torch.int64
+                assert tensor.tolist() == expected
+            assert micro.segment_lengths == tuple(len(s.input_ids) for s in here)
+            assert micro.completion_lengths == tuple(s.completion_length for s in here)
+            assert micro.boundaries.tolist() == [0, *accumulate(micro.segment_lengths)]
+            assert micro.boundaries.dtype == torch.int32

@@ -65,7 +65,6 @@ class Cell:
     """One training that is killed."""
 
     objective: str
-    num_workers: int
     accumulates: bool
     kill: Kill
 
@@ -86,13 +85,13 @@ class Outcome:
     difference: str
 
 
-CELLS = [Cell(*cell) for cell in itertools.product(BATCH_SIZES, (0, 2), (False, True), Kill)]
+CELLS = [Cell(*cell) for cell in itertools.product(BATCH_SIZES, (False, True), Kill)]
 
 
 def run_cell(cell: Cell, folder: Path, through: Path, rng: random.Random) -> Outcome:
     """Kill a training `KILLS` times, let it end, and compare it with one that ran `through`."""
     is_signal = cell.kill in (Kill.TERM, Kill.INT)
-    options: dict[str, Any] = {"num_workers": cell.num_workers, "accumulates": cell.accumulates}
+    options: dict[str, Any] = {"accumulates": cell.accumulates}
     options["every_n_steps"] = None if is_signal else 1  # a signal saves by itself
     hits = torn = 0
     for number in range(KILLS):
@@ -215,7 +214,7 @@ def main() -> None:
         for objective, accumulates in itertools.product(BATCH_SIZES, (False, True)):
             run_through(root / f"{objective}-{accumulates}", objective, accumulates=accumulates)
         for number, cell in enumerate(track(CELLS, "One process")):
-            row = found.setdefault(f"{cell.objective}, {cell.num_workers} workers", {})
+            row = found.setdefault(cell.objective, {})
             through = root / f"{cell.objective}-{cell.accumulates}"
             row.setdefault(cell.kill, []).append(run_cell(cell, root / str(number), through, rng))
         for objective in track(BATCH_SIZES, "Two ranks"):

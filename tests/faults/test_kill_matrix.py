@@ -38,12 +38,12 @@ def check(cell: Cell, through: Through, tmp_path: Path) -> None:
 
 
 def test_kills_while_a_state_is_written_leave_no_trace(through: Through, tmp_path: Path) -> None:
-    check(Cell("unpaired_redi", 0, True, Kill.SAVING), through, tmp_path)
+    check(Cell("unpaired_redi", True, Kill.SAVING), through, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "cell", CELLS, ids=lambda c: f"{c.objective}-{c.num_workers}-{'many' if c.accumulates else 'one'}-{c.kill.name}"
+    "cell", CELLS, ids=lambda c: f"{c.objective}-{'many' if c.accumulates else 'one'}-{c.kill.name}"
 )
 def test_every_way_to_be_killed(cell: Cell, through: Through, tmp_path: Path) -> None:
     check(cell, through, tmp_path)

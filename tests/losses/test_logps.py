@@ -579,7 +579,7 @@ def test_mean_logps_divide_by_length() -> None:
         ({"hidden": torch.zeros(13, 5, dtype=torch.int64)}, {}, r"must be floating point, got torch.int64"),
         ({"targets": torch.zeros(12, dtype=torch.int64)}, {}, r"targets must be \(13,\).*got shape \(12,\)"),
         ({"targets": torch.zeros(13)}, {}, r"targets must be int64, got torch.float32"),
-        ({"targets": torch.arange(13)}, {}, r"targets must lie in \[0, 11\), got 12 at position 12 of 13$"),
+        ({"targets": torch.arange(13)}, {}, r"targets must lie in \[0, 11\), got 11 at position 11 of 13$"),
         ({"targets": torch.full((13,), -1)}, {}, r"targets must lie in \[0, 11\), got -1 at position 0 of 13$"),
         ({"targets": torch.full((13,), IGNORE_INDEX)}, {}, r"got -100 .*IGNORE_INDEX: select the completion positions"),
         ({}, {"bias": torch.zeros(5)}, r"bias must be \(11,\) like the rows of weight, got shape \(5,\)"),

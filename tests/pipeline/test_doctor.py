@@ -112,9 +112,7 @@ def test_text_and_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert finding.status == "warning"
     assert finding.what.startswith("not UTF-8: files ANSI_X3.4-1968")
     assert finding.fix == "export PYTHONUTF8=1"
-    monkeypatch.setattr(machine, "_FEW_SHARED_BYTES", 10**18)
-    _, shared_memory = machine.check_processes()
-    assert shared_memory.fix.startswith("data.num_workers=0")
+    assert only(machine.check_processes()).status == "ok"
 
 
 def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,7 +152,7 @@ def test_a_run_is_named_from_anywhere(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"\(demo\.settings\.loss\.alpha: 0\.5 → 0\.3\); change it back"):
         main([f"resume={folder}", "loss.alpha=0.3", "debug=traceback"])
-    main([f"resume={folder}", "data.num_workers=1"])
+    main([f"resume={folder}", "data.max_new_tokens=95"])
     assert summary_of(folder)["stages"][0]["is_reused"]
     assert len(log(folder)) == STEPS
     with pytest.raises(UserError, match="that run is finished"):

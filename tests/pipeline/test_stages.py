@@ -75,7 +75,7 @@ def test_a_chain_is_fingerprinted_before_anything_runs() -> None:
         ("scheduler=cosine", (False, True)),
         ("data.batch_size=8", (False, True)),
         ("eval.num_samples=2", (False, False)),
-        ("data.num_workers=2", (False, False)),
+        ("data.max_new_tokens=95", (False, False)),
         ("loss.log_entropy=true", (False, False)),
         ("callbacks.checkpoints.every_n_steps=5", (False, False)),
         ("name=other", (False, False)),

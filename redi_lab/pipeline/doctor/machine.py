@@ -26,8 +26,6 @@ _REPOSITORY = Path(__file__).resolve().parents[3]
 _LOCK = "requirements.lock"
 _REINSTALL = "make install (or pip install -r requirements.lock)"
 _FEW_BYTES = 5 * 10**9  # a run of the embedded task needs 50 MB, one of 1.5 billion weights some 30 GB
-_SHARED_MEMORY = Path("/dev/shm")
-_FEW_SHARED_BYTES = 64 * 10**6
 
 
 @final
@@ -202,7 +200,7 @@ def check_text() -> Iterator[Finding]:
 
 
 def check_processes() -> Iterator[Finding]:
-    """Whether processes can be started as loader workers are, and exchange data."""
+    """Whether processes can be started and exchange data, as graders and sweeps do."""
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()
     child = context.Process(target=answers.put, args=("here",))
@@ -213,7 +211,3 @@ def check_processes() -> Iterator[Finding]:
         yield Finding("failed", f"a process that was started did not answer (status {child.exitcode})", "ulimit -u")
     else:
         yield Finding("ok", "processes start and answer")
-    if _SHARED_MEMORY.exists() and (free := shutil.disk_usage(_SHARED_MEMORY).free) < _FEW_SHARED_BYTES:
-        yield Finding(
-            "warning", f"{_SHARED_MEMORY}: {as_size(free)} free", "data.num_workers=0, or docker --shm-size=1g"
-        )

@@ -1,0 +1,153 @@
+"""Training on a GPU: the same numbers as on a CPU, and nothing that makes the CPU wait for it within a step."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import threading
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from redi_lab.backbone import attention
+from redi_lab.backbone.attention import PACKED_SDPA
+from redi_lab.backbone.causal_lm import CausalLM, set_checkpointing
+from redi_lab.data.packing import Batch, make_batch
+from redi_lab.data.tokenization import TokenizedSequence
+from redi_lab.errors import UserError
+from redi_lab.losses import logps, vocabulary
+from redi_lab.modules.base import CausalLMModule
+from tests.modules.tiny_runs import OBJECTIVES, make_module
+
+LENGTHS = (40, 9, 25, 33, 12, 30)
+VOCABULARY = 101
+
+
+def make_backbone() -> CausalLM:
+    """Of a size that every kernel takes, with weights far from uniform."""
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=96,
+        initializer_range=0.2,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED_SDPA)
+    return CausalLM(model, tokenizer=None, head_chunk_tokens=16)
+
+
+def make_step(objective: str, backbone: CausalLM) -> tuple[CausalLMModule, Batch]:
+    """A module that can take gradients outside a trainer, and two micro-batches for it."""
+    module = make_module(objective, backbone)
+    module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
+    module._trainer = SimpleNamespace(world_size=1, strategy=SimpleNamespace(model=None))
+    draw = random.Random(1)
+    sequences = [
+        TokenizedSequence(str(i), [draw.randrange(VOCABULARY) for _ in range(n)], 3, i % 2 == 0)
+        for i, n in enumerate(LENGTHS)
+    ]
+    width = 2 if module.task == "pairs" else 1
+    examples = [tuple(sequences[at : at + width]) for at in range(0, len(sequences), width)]
+    reference = [-2.0 * n for n in LENGTHS] if module.needs_reference else None
+    batch = make_batch(examples, token_budget=100, split_examples=module.is_linear, reference_logps=reference)
+    assert len(batch.micro_batches) > 1
+    return module, batch
+
+
+def move(batch: Batch, to: Any) -> Batch:
+    """A copy whose tensors went through `to`."""
+
+    def moved(item: Any) -> Any:
+        values = {k: to(v) if isinstance(v, Tensor) else v for k, v in vars(item).items()}
+        return dataclasses.replace(item, **values)
+
+    return dataclasses.replace(moved(batch), micro_batches=[moved(micro) for micro in batch.micro_batches])
+
+
+@pytest.mark.parametrize("objective", ["sft", "redi", "dpo", "simpo"])
+def test_no_micro_batch_asks_for_a_value(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors without values have none to give: reading one, or selecting by a mask, raises."""
+    monkeypatch.setattr(logps, "_is_any", lambda *_: False)  # as on a GPU
+    monkeypatch.setattr(vocabulary, "_kept", threading.local())  # must not keep memory without values
+    _, batch = make_step(objective, make_backbone())
+    with FakeTensorMode() as fake:
+        module, _ = make_step(objective, make_backbone())
+        found, _ = module._accumulate_gradients(move(batch, fake.from_tensor))
+        with pytest.raises(RuntimeError, match="data"):
+            found.sum().item()
+
+
+def test_a_gpu_is_not_asked_whether_a_value_is_wrong() -> None:
+    assert logps._is_any(torch.tensor([False, True]), "")
+    assert not logps._is_any(torch.empty(2, dtype=torch.bool, device="meta"), "")
+
+
+def gradients(module: CausalLMModule) -> Tensor:
+    return torch.cat([p.grad.flatten().double().cpu() for p in module.parameters() if p.grad is not None])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.15)])
+@pytest.mark.parametrize("checkpointing", ["none", "full", "selective"])
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_gradients_are_those_of_a_cpu(objective: str, checkpointing: str, dtype: torch.dtype, tolerance: float) -> None:
+    module, batch = make_step(objective, make_backbone())
+    expected_logps, _ = module._accumulate_gradients(batch)
+    expected = gradients(module)
+    module.zero_grad()
+    module.cuda()
+    set_checkpointing(module.backbone.model, checkpointing)
+    with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        found_logps, _ = module._accumulate_gradients(move(batch, Tensor.cuda))
+    assert (found_logps.cpu() - expected_logps).norm() <= tolerance * expected_logps.norm()
+    assert (gradients(module) - expected).norm() <= tolerance * expected.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("objective", ["sft", "redi", "dpo", "simpo"])
+def test_no_micro_batch_waits_for_the_gpu(objective: str) -> None:
+    module, batch = make_step(objective, make_backbone().cuda())
+    batch = move(batch, Tensor.cuda)
+    with torch.autocast("cuda", torch.bfloat16):
+        module._accumulate_gradients(batch)  # what is compiled or made once may wait
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            module._accumulate_gradients(batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_training_checks_the_kernels_of_the_gpu_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A kernel that lets sequences see each other ends training before the first step."""
+
+    def leaking(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, *rest: Any) -> Tensor:
+        whole = torch.tensor([0, query.shape[2]], dtype=torch.int32, device=ends.device)
+        return flash(query, key, value, whole, query.shape[2], None)
+
+    flash = attention._flash
+    monkeypatch.setattr(attention, "_flash", leaking)
+    module, _ = make_step("redi", make_backbone())
+    module._make_optimizer = partial(torch.optim.SGD, lr=0.1)
+    trainer = pl.Trainer(
+        accelerator="gpu",
+        devices=1,
+        max_steps=1,
+        precision="bf16-mixed",
+        logger=False,
+        enable_checkpointing=False,
+        default_root_dir=tmp_path,
+    )
+    with pytest.raises(UserError, match="cannot be packed exactly"):
+        trainer.fit(module, torch.utils.data.DataLoader([0], batch_size=None))
