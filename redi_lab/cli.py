@@ -34,7 +34,8 @@ Usage: python -m redi_lab [VERB] [KEY=VALUE ...]        (or: redi-lab ...)
               look at it first: curate preview path=RESULTS_FOLDER [n=3] [tokenizer=FOLDER]
   sweep       search settings with Optuna: sweep +sweeps=NAME [sweep.KEY=VALUE] [OVERRIDES of its runs]; the same
               command goes on with a study, and started again beside a running one it adds workers
-  grade       add a verdict and its reason to every row: grade FILE.jsonl [prediction=KEY gold=KEY workers=N]
+  grade       add a verdict and its reason to every row: grade FILE.jsonl [prediction=KEY gold=KEY workers=N
+              answers=boxed|marker|last_number]
   compare     compare the last two runs (or: compare RUN RUN ... [last=N]): a page, and the link into MLflow
   doctor      say what works on this machine, what does not, and the command that mends it
               [sweep.storage=URL] [engine.python=PATH] [format=json]

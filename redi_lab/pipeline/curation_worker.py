@@ -11,7 +11,7 @@ from redi_lab.data.decontamination import index_benchmarks
 from redi_lab.data.row_curation import RowCurator, RowResult, RowRules
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import Dropped, Problem
-from redi_lab.evaluation.answers import extract_answer
+from redi_lab.grading.extraction import extract_answer
 
 Chunk = Sequence[tuple[int, Problem | Dropped]]
 """Rows with their index in the source."""

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from redi_lab.data.jsonl import read_jsonl
 from redi_lab.errors import UserError
-from redi_lab.evaluation.grading import Gold, Grader, Verdict
+from redi_lab.grading.grader import Gold, Grader, Verdict
 
 ADDED_KEYS = ("verdict", "reason")
 

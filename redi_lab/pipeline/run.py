@@ -1,4 +1,7 @@
-"""What every verb's run has: a clean output folder, loggers, and summary.json for scripts and people alike."""
+"""What every verb's run has: a clean output folder, loggers, and summary.json for scripts and people alike.
+
+Light verbs import this too, so that loggers (Lightning, torch) and transformers are imported where they are needed.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,10 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-import transformers
 from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.errors import UserError
 from redi_lab.tracking.environment import environment_tags
-from redi_lab.tracking.local import LocalLogger
-from redi_lab.tracking.logger import ResilientMLflowLogger
-from redi_lab.tracking.parent import parent_run
 
 SUMMARY = "summary.json"
 
@@ -57,6 +56,9 @@ def results_folder(config: DictConfig) -> Iterator[Path]:
 
 def make_logger(config: DictConfig, folder: Path, parent_run_id: str | None, tags: Mapping[str, str]) -> Any:
     """The stage's logger, with configuration and environment already on record."""
+    from redi_lab.tracking.local import LocalLogger
+    from redi_lab.tracking.logger import ResilientMLflowLogger
+
     settings = config.logger
     if settings.tracking_uri is None:
         logger: Any = LocalLogger(folder)
@@ -85,6 +87,8 @@ def command_run(config: DictConfig, overrides: list[str], run_id: str | None = N
 
     `run_id` is that of an interrupted run to go on with.
     """
+    from redi_lab.tracking.parent import parent_run
+
     settings = config.logger
     tags = {"redi_lab.command": " ".join(overrides) or "(default)"}
     with (
@@ -122,6 +126,8 @@ def write_summary(folder: Path, config: DictConfig, content: Mapping[str, Any]) 
 
 def quieten_libraries() -> None:
     """Keep the screen for progress and results: libraries speak from warnings on, without bars of their own."""
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     for name in ("pytorch_lightning", "lightning.pytorch", "alembic", "mlflow"):

@@ -3,7 +3,6 @@ from __future__ import annotations
 import random
 
 import pytest
-
 from redi_lab.evaluation.equivalence import Outcome, compare_answers
 
 SAME = [

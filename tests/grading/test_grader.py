@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from redi_lab.evaluation.answers import extract_answer
-from redi_lab.evaluation.grading import Grade, Grader, Verdict, grade
+from redi_lab.grading.extraction import extract_answer
+from redi_lab.grading.grader import Grade, Grader, Verdict, grade
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_plain_answers_start_no_worker() -> None:
 
 
 def test_stream_reads_only_a_window_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("redi_lab.evaluation.grading.WINDOW", 2)
+    monkeypatch.setattr("redi_lab.grading.grader.WINDOW", 2)
     read_so_far = []
 
     def pairs() -> Iterator[tuple[str, str]]:
@@ -191,7 +191,7 @@ def _hoard(answer: str, golds: tuple[str, ...]) -> Grade:
 def test_a_lost_worker_is_an_unknown_verdict(
     work: Callable[[str, tuple[str, ...]], Grade], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redi_lab.evaluation.grading._grade_by_algebra", work)
+    monkeypatch.setattr("redi_lab.grading.grader._grade_by_algebra", work)
     with Grader(num_workers=1, timeout_seconds=1.0, memory_mb=512) as small:
         assert small.grade_all([(r"\boxed{\int x}", "y")]) == [Grade(Verdict.UNKNOWN, reason, r"\int x")]
 
@@ -199,7 +199,7 @@ def test_a_lost_worker_is_an_unknown_verdict(
 def test_libraries_of_the_calling_script_do_not_count(tmp_path: Path) -> None:
     script = tmp_path / "mine.py"
     script.write_text(
-        "import transformers, torch\nfrom redi_lab.evaluation.grading import Grader\n"
+        "import transformers, torch\nfrom redi_lab.grading.grader import Grader\n"
         "if __name__ == '__main__':\n    with Grader(1, memory_mb=512) as grader:\n"
         r"        print(grader.grade_all([(r'\boxed{\sum_{k=1}^{2} k}', '3')])[0].reason)"
     )
@@ -213,6 +213,6 @@ def test_limits_must_be_positive() -> None:
 
 
 def test_workers_import_neither_torch_nor_transformers() -> None:
-    code = "import sys, redi_lab.evaluation.grading, math_verify; print({'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, redi_lab.grading.grader, math_verify; print({'torch', 'transformers'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"

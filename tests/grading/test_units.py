@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-
 from redi_lab.evaluation.quantities import Quantity, UnitsDiffer, canonical_unit, read_quantity, unwrap_text
 
 

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from redi_lab.evaluation.answers import extract_answer, gold_answer, normalise, plain_number, spell_symbols
+from redi_lab.grading.extraction import extract_answer, gold_answer, normalise, plain_number, spell_symbols
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-
 from redi_lab.evaluation.structure import (
     Group,
     Matrix,
