@@ -16,11 +16,10 @@ from functools import lru_cache
 from typing import Any
 
 from redi_lab.grading.equivalence import Outcome, compare_numbers
-from redi_lab.grading.reading import Leaf, Number
+from redi_lab.grading.reading import TRIGONOMETRY, Leaf, Number
 
 CPU_SECONDS = 3.0  # of the processor, not of the clock: a verdict must not depend on what else the machine does
 _POINTS = ("7/5", "-8/5", "19/7")
-_TRIGONOMETRY = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _DEGREES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s?°")
 
 
@@ -91,7 +90,7 @@ def _parse(text: str) -> Any:
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy
     from sympy import I, Symbol
 
-    if _TRIGONOMETRY.search(text):
+    if TRIGONOMETRY.search(text):
         text = _DEGREES.sub(r"(\\frac{\1 \\pi}{180})", text)
     try:
         # Units are ours to compare, and m is a letter; K and k are two.
@@ -143,10 +142,7 @@ def _compare_expressions(left: Any, right: Any, answer: Number | None = None, go
         return Outcome.DIFFERENT
     if len(agreements) > 1 and all(agreements) and not (left.has(floor, ceiling) or right.has(floor, ceiling)):
         return Outcome.SAME
-    is_same = _verify(left, right)
-    if is_same == all(agreements):
-        return Outcome.SAME if is_same else Outcome.DIFFERENT
-    return Outcome.DISAGREEMENT
+    return Outcome.SAME if all(agreements) and _verify(left, right) else Outcome.DISAGREEMENT
 
 
 def _compare_constants(left: Any, right: Any, answer: Number | None, gold: Number | None) -> Outcome:

@@ -152,7 +152,8 @@ def _compare(answer: Part, gold: Part, algebra: Algebra) -> Outcome:
     if isinstance(answer, Leaf) and isinstance(gold, Leaf):
         return _compare_leaves(answer, gold, algebra)
     group, leaf = (answer, gold) if isinstance(answer, Group) else (gold, answer)
-    assert isinstance(group, Group) and isinstance(leaf, Leaf)
+    assert isinstance(group, Group)
+    assert isinstance(leaf, Leaf)
     if leaf.number is not None:
         return Outcome.DIFFERENT
     if leaf.unit or _PROSE.search(leaf.text) or any(isinstance(part, Leaf) and part.name for part in group.parts):

@@ -40,6 +40,7 @@ _STATED = re.compile(
     rf"(?:\b(?:is|are|equals|equal to|find that|get|obtain|by|at)|:) (?P<value>{_FORMULA}|{_NUMBER}(?=\.\s*\Z|,))"
     r"(?=[.\s]*\Z|, (?:achieved|attained|reached) when\b)"
 )
+_MATHEMATICS = re.compile(r"[0-9$\\]")
 _COMMAND = re.compile(r"\\(?:text\w*|mathrm|mbox)\s*\{[^{}]*\}|\\[A-Za-z]+|\{[A-Za-z*]+\}")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _SEVERAL_NUMBERS = re.compile(r"[0-9]\s+[0-9](?![0-9]{2}(?:[\s.]|\Z))")  # "1 000" is one
@@ -108,7 +109,11 @@ def _value_in(statement: str) -> str | None:
     """The value that follows a marker: the first line or formula, of a sentence its last value or only number."""
     statement = _CLOSING_REMARK.split(statement, maxsplit=1)[0].strip()
     formula = _DELIMITED.match(statement)
-    line = statement.partition("\n")[0] if formula is None else statement[: formula.end()] + _rest(statement, formula)
+    start = formula.end() if formula else 0
+    rest = statement[start:].partition("\n")[0]
+    if formula and len(_WORD.findall(rest)) > 1 and not _MATHEMATICS.search(rest):
+        return str(formula[0])  # "$x=4$ in the end", but not "$1$ and $2$" or "$5$ cm"
+    line = statement[:start] + rest
     found = _CLAUSE.split(line, maxsplit=1)[0].strip().strip('"').removesuffix(".").strip()
     if len(_WORD.findall(_COMMAND.sub(" ", found))) <= _MANY_WORDS:
         return found or None
@@ -117,10 +122,6 @@ def _value_in(statement: str) -> str | None:
         return stated["value"]
     numbers = _NUMBER_IN_TEXT.findall(_DELIMITED.sub(" ", found))
     return str(numbers[0]) if len(numbers) == 1 and not _DELIMITED.search(found) else found
-
-
-def _rest(statement: str, formula: re.Match[str]) -> str:
-    return statement[formula.end() :].partition("\n")[0]
 
 
 def _bare_answer(text: str) -> str | None:

@@ -45,6 +45,8 @@ _BARE_UNIT = re.compile(
 )
 _SIGN_UNIT = re.compile(r"(?P<value>.*[^\s])\s*(?P<unit>[%°])(?P<rest>\s*⟦[^⟦⟧]*⟧)?", re.DOTALL)
 
+TRIGONOMETRY = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+
 _DIGITS = r"(?:[0-9]{1,3}(?:[, ][0-9]{3})+(?:\.[0-9]*)?|[0-9]+\.?[0-9]*|\.[0-9]+)"
 _TIMES_TEN = r"(?:\\times|\\cdot|\*)\s?10\s?\^\s?(?:\{\s?(?P<ten>[-+]?[0-9]{1,4})\s?\}|(?P<short>[-+]?[0-9]{1,4}))"
 _DECIMAL = re.compile(rf"(?P<sign>[-+]?)\s?(?P<digits>{_DIGITS})\s?(?:[eE](?P<e>[-+]?[0-9]{{1,4}})|{_TIMES_TEN})?")
@@ -204,6 +206,8 @@ def _without_unit(text: str) -> tuple[str, str]:
         )
     for pattern in (_MARKED_UNIT, _BARE_UNIT, _SIGN_UNIT):
         match = pattern.fullmatch(text)
+        if match and TRIGONOMETRY.search(match["value"]) and "°" in match["unit"]:
+            break  # an angle inside
         if match and not match["value"].endswith(("%", "°")) and _may_be_unit(match["unit"], pattern is _BARE_UNIT):
             return match["value"].strip(), match["unit"] + (match.groupdict().get("rest") or "")
     return text, ""

@@ -28,7 +28,8 @@ _NOT_UNITS = re.compile(
 def canonical_unit(unit: str) -> str:
     """One name for the spellings of a unit, its factors separated by a space."""
     text = re.sub(r"\\(?:cdot|times)(?![a-z])|[⟦⟧{}()~.\s*]+", " ", unit).strip()
-    text = re.sub(r" ?(?:/|\bper\b) ?", "/", text).replace(" ^", "^")
+    text = re.sub(r" ?(?:/|\bper\b) ?", "/", text)
+    text = re.sub(r" ?\^ ?", "^", text)
     power = ""
     for word, exponent in _POWERS:
         if text.casefold().startswith(word):

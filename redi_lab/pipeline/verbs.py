@@ -60,7 +60,8 @@ def grade(arguments: list[str]) -> None:
     names, settings = _settings(arguments, prediction="prediction", gold="gold", workers="2", answers="boxed")
     if len(names) != 1 or settings["workers"] == "0":
         raise UserError(
-            "grade takes one file: redi-lab grade FILE.jsonl [prediction=KEY gold=KEY workers=N answers=WHERE], N from 1 on"
+            "grade takes one file: redi-lab grade FILE.jsonl [prediction=KEY gold=KEY workers=N answers=WHERE],"
+            " N from 1 on"
         )
     if settings["answers"] not in ANSWERS:
         raise UserError(f"answers={settings['answers']}: must be one of {', '.join(ANSWERS)}")

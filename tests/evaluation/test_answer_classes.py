@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from redi_lab.evaluation.answer_classes import answer_classes
+from redi_lab.evaluation.scoring import answer_classes
 
 from redi_lab.evaluation.metrics import NO_VOTE
 
