@@ -170,6 +170,7 @@ _RULES: tuple[_Rule, ...] = (
     (("sequential.confidence",), lambda value: _is_number(value) and 0 < value < 1, "above 0 and below 1"),
     (("sequential.delta",), lambda value: _is_number(value) and -1 < value < 1, "above -1 and below 1"),
     (("curation.unknown",), *_one_of("unused", "negative")),
+    (("eval.grader.answers", "curation.grading.answers"), *_one_of("boxed", "marker", "last_number")),
     (("curation.grader",), *_one_of("never", "missing", "always")),
     (("curation.demonstrations",), *_one_of("first", "all")),
     (("curation.negatives",), *_one_of("paired", "all")),

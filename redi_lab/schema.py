@@ -139,7 +139,7 @@ class SchedulerConfig:
 
 @dataclass
 class GraderConfig:
-    """Limits of the grading workers."""
+    """Where answers stand, and limits of the grading workers."""
 
     num_workers: int = 2
     """Processes."""
@@ -147,6 +147,8 @@ class GraderConfig:
     """Per answer."""
     memory_mb: int = 1024
     """Per process, beyond its libraries."""
+    answers: str = "boxed"
+    """boxed, marker or last_number: where completions state their answer."""
 
 
 @dataclass

@@ -47,7 +47,7 @@ See docs/sweeps.md.""",
     "grade": (
         "add a verdict and its reason to every row of a file",
         """\
-grade FILE.jsonl [prediction=KEY] [gold=KEY] [workers=N]
+grade FILE.jsonl [prediction=KEY] [gold=KEY] [answers=boxed|marker|last_number] [workers=N]
 
 See docs/grading.md.""",
     ),

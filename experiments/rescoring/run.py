@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.progress import track
 
-from redi_lab.evaluation.grading import Grade, Grader, Verdict
+from redi_lab.grading.grader import Grade, Grader, Verdict
 
 _SCIENTIFIC = re.compile(r"^-?\d+\.?\d*e-?\d+$")
 _SEVERAL = re.compile(r"\\text\{[^}]*\b(and|or)\b[^}]*\}|\\pm|\\quad")

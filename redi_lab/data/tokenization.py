@@ -127,9 +127,15 @@ class TraceEncoder:
     def _open_text(self, completion: str) -> str:
         """The completion without the thinking prefix, and without end-of-turn tokens of the corpus's own."""
         text, end = completion.removeprefix(self.thinking_prefix), self.tokenizer.decode([self.end_of_turn_id])
-        while text.rstrip().endswith(end):  # templates like to end a turn with "<|im_end|>\n"
-            text = text.rstrip().removesuffix(end)
-        return text
+        stop = len(text)
+        while end:  # templates like to end a turn with "<|im_end|>\n"
+            last = stop
+            while last > 0 and text[last - 1].isspace():
+                last -= 1
+            if not text.endswith(end, 0, last):
+                break
+            stop = last - len(end)
+        return text[:stop]
 
     def _ids(self, texts: list[str], *, special: bool) -> list[list[int]]:
         if not texts:

@@ -18,7 +18,6 @@ from typing import Any, final
 
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.evaluation.engines import Engine, Progress, SamplingParams
-from redi_lab.evaluation.grading import Gold, Grade, Grader
 from redi_lab.evaluation.results import (
     EvaluationResult,
     ResultRow,
@@ -30,6 +29,7 @@ from redi_lab.evaluation.results import (
 )
 from redi_lab.evaluation.samples import Sample, SampleStore, draw_samples
 from redi_lab.evaluation.scoring import grade_completions, score
+from redi_lab.grading.grader import Gold, Grade, Grader
 
 
 @final

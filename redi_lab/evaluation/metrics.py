@@ -103,7 +103,7 @@ def majority(correct: Verdicts, classes: NDArray[np.int64]) -> Estimate:
     Args:
         correct: Verdicts, shape (problems, samples).
         classes: Label of each completion's answer, same shape: equal where answers of one problem are equivalent,
-            `NO_VOTE` where there is none. See `redi_lab.evaluation.answer_classes`.
+            `NO_VOTE` where there is none. See `redi_lab.evaluation.scoring.answer_classes`.
 
     Raises:
         ValueError: The shapes differ, the matrix is empty, or a class holds right and wrong answers.

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from redi_lab.evaluation.answer_classes import answer_classes
-from redi_lab.evaluation.grading import Gold, Grade, Grader, Verdict
 from redi_lab.evaluation.metrics import NO_VOTE, Estimate, Verdicts, majority, pass_at_1, pass_at_k
 from redi_lab.evaluation.results import EvaluationResult, ResultRow
 from redi_lab.evaluation.text_statistics import text_statistics
+from redi_lab.grading.equivalence import Outcome, compare_answers
+from redi_lab.grading.grader import Gold, Grade, Grader, Verdict
 
 UNFINISHED_THOUGHT = "unfinished_thought"
 """Reason of a completion that is wrong because its thought never ends."""
@@ -125,3 +125,40 @@ def _classes(rows: Sequence[ResultRow], correct: Verdicts) -> NDArray[np.int64]:
     count = correct.shape[1]
     by_problem = [answers[start : start + count] for start in range(0, len(answers), count)]
     return np.array([answer_classes(*pair) for pair in zip(by_problem, correct.tolist(), strict=True)])
+
+
+def answer_classes(answers: Sequence[str | None], correct: Sequence[bool]) -> NDArray[np.int64]:
+    """Label the answers of one problem so that equivalent ones share a label.
+
+    All right answers meet the gold answer, so they are one class, and no wrong one joins it. The others are compared
+    by the conventions of docs/grading.md with the first answer of each class so far; what those leave undecided counts
+    as different.
+
+    Args:
+        answers: Final answer of each completion, None where none was stated.
+        correct: Whether each was graded right.
+
+    Returns:
+        Labels, shape (completions,): 0 for right answers, 1, 2, … in order of appearance, `NO_VOTE` for no answer.
+    """
+    representatives: dict[str, int] = {}
+    known: dict[str, int] = {}
+    labels = []
+    for answer, is_right in zip(answers, correct, strict=True):
+        if is_right:
+            labels.append(0)
+        elif answer is None:
+            labels.append(NO_VOTE)
+        else:
+            if answer not in known:
+                known[answer] = _find(answer, representatives)
+            labels.append(known[answer])
+    return np.array(labels, dtype=np.int64)
+
+
+def _find(answer: str, representatives: dict[str, int]) -> int:
+    for other, label in representatives.items():
+        if compare_answers(answer, other) is Outcome.SAME:
+            return label
+    representatives[answer] = len(representatives) + 1
+    return representatives[answer]

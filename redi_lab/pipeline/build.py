@@ -38,8 +38,8 @@ from redi_lab.evaluation.benchmarks import (
     load_hub_benchmark,
 )
 from redi_lab.evaluation.engines import Engine, SamplingParams
-from redi_lab.evaluation.grading import Grader
 from redi_lab.evaluation.policy_accuracy import PolicyAccuracy
+from redi_lab.grading.grader import Grader
 from redi_lab.modules.base import CausalLMModule
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -331,7 +331,7 @@ def make_sampling(config: DictConfig) -> SamplingParams:
 def make_grader(config: DictConfig) -> Grader:
     """What grades them."""
     g = config.eval.grader
-    return Grader(num_workers=g.num_workers, timeout_seconds=g.timeout_seconds, memory_mb=g.memory_mb)
+    return Grader(g.num_workers, g.timeout_seconds, g.memory_mb, g.answers)
 
 
 def _instantiate(settings: Any, **extra: Any) -> Any:

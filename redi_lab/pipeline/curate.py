@@ -130,14 +130,20 @@ def make_recipe(config: DictConfig) -> Recipe:
         seed=config.seed,
     )
     plan = WorkerPlan(
-        rules, c.tokenizer, data.prompt_template, data.thinking_prefix, tuple(map(str, c.benchmarks)), c.ngram
+        rules,
+        c.tokenizer,
+        data.prompt_template,
+        data.thinking_prefix,
+        tuple(map(str, c.benchmarks)),
+        c.ngram,
+        c.grading.answers,
     )
     options = OmegaConf.to_container(c)
     assert isinstance(options, dict)
     identity = {
         "source": source.digest(),
         "options": {k: v for k, v in options.items() if k not in _NOT_OPTIONS},
-        "grading": None if c.grader == "never" else options["grading"],
+        "grading": {"answers": c.grading.answers} if c.grader == "never" else options["grading"],
         "tokenizer": None if c.tokenizer is None else _tokenizer_hash(plan),
         "prompt_template": data.prompt_template,
         "thinking_prefix": data.thinking_prefix,

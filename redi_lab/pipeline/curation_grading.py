@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from redi_lab.data.traces import Generation, Problem
-from redi_lab.evaluation.grading import Grader, Verdict
+from redi_lab.grading.grader import Grader, Verdict
 from redi_lab.pipeline.curation_worker import Chunk
 
 GRADER = "grader"

@@ -11,7 +11,7 @@ from redi_lab.data.decontamination import index_benchmarks
 from redi_lab.data.row_curation import RowCurator, RowResult, RowRules
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import Dropped, Problem
-from redi_lab.evaluation.answers import extract_answer
+from redi_lab.grading.extraction import Answers, extract_answer
 
 Chunk = Sequence[tuple[int, Problem | Dropped]]
 """Rows with their index in the source."""
@@ -29,6 +29,7 @@ class WorkerPlan:
         thinking_prefix: see `TraceEncoder`.
         benchmarks: JSONL files of evaluation problems.
         ngram: words of an n-gram that a problem must not share with them.
+        answers: where generations state their answer, see `extract_answer`.
     """
 
     rules: RowRules
@@ -37,6 +38,7 @@ class WorkerPlan:
     thinking_prefix: str
     benchmarks: tuple[str, ...]
     ngram: int
+    answers: Answers = "boxed"
 
     def encoder(self) -> TraceEncoder | None:
         """What counts tokens; None without a tokenizer.
@@ -55,9 +57,8 @@ class WorkerPlan:
     def __call__(self) -> Callable[[Chunk], list[RowResult]]:
         """The function; reads the benchmarks and loads the tokenizer."""
         benchmarks = index_benchmarks(map(Path, self.benchmarks), n=self.ngram) if self.benchmarks else None
-        curator = RowCurator(self.rules, self.encoder(), benchmarks, _has_answer)
+        curator = RowCurator(self.rules, self.encoder(), benchmarks, self._has_answer)
         return lambda chunk: [curator.curate(row, problem) for row, problem in chunk]
 
-
-def _has_answer(text: str) -> bool:
-    return extract_answer(text) is not None
+    def _has_answer(self, text: str) -> bool:
+        return extract_answer(text, self.answers) is not None

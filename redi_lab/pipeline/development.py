@@ -23,7 +23,7 @@ from redi_lab.data.traces import FurtherSource, Pair, TraceCorpus
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem, load_file_benchmark
 from redi_lab.evaluation.engines import SamplingParams
-from redi_lab.evaluation.grading import Grader
+from redi_lab.grading.grader import Grader
 from redi_lab.pipeline import build
 from redi_lab.pipeline.screen import say
 

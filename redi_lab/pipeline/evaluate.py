@@ -25,10 +25,10 @@ from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.evaluation.checkpoint import Checkpoint
 from redi_lab.evaluation.engines import Engine, SamplingParams
 from redi_lab.evaluation.evaluate import Evaluation
-from redi_lab.evaluation.grading import Grader
 from redi_lab.evaluation.metrics import Estimate, average
 from redi_lab.evaluation.results import EvaluationResult, content_digest
 from redi_lab.evaluation.scoring import explain_zero, flatten
+from redi_lab.grading.grader import Grader
 from redi_lab.pipeline.arguments import check_arguments
 from redi_lab.pipeline.build import make_benchmarks, make_engine, make_grader, make_sampling, make_source
 from redi_lab.pipeline.run import command_run, make_logger, quieten_libraries, results_folder, write_summary

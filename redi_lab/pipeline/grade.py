@@ -17,7 +17,7 @@ from typing import final
 
 from redi_lab.data.jsonl import read_jsonl
 from redi_lab.errors import UserError
-from redi_lab.evaluation.grading import Gold, Grader, Verdict
+from redi_lab.grading.grader import Gold, Grader, Verdict
 from redi_lab.pipeline.screen import progress_bar
 
 ADDED_KEYS = ("verdict", "reason")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import cast
 
 from redi_lab.config import load_config
 from redi_lab.errors import UserError
@@ -54,20 +55,26 @@ def doctor(arguments: list[str]) -> None:
 
 def grade(arguments: list[str]) -> None:
     """Add a verdict and its reason to every row of a file."""
-    names, settings = _settings(arguments, prediction="prediction", gold="gold", workers="2")
+    from redi_lab.grading.extraction import ANSWERS, Answers
+
+    names, settings = _settings(arguments, prediction="prediction", gold="gold", workers="2", answers="boxed")
     if len(names) != 1 or settings["workers"] == "0":
         raise UserError(
-            "grade takes one file: redi-lab grade FILE.jsonl [prediction=KEY gold=KEY workers=N], N from 1 on"
+            "grade takes one file: redi-lab grade FILE.jsonl [prediction=KEY gold=KEY workers=N answers=WHERE],"
+            " N from 1 on"
         )
+    if settings["answers"] not in ANSWERS:
+        raise UserError(f"answers={settings['answers']}: must be one of {', '.join(ANSWERS)}")
     config = load_config("evaluate", ["checkpoint=.", "name=grade", *_pass_on(arguments)], check_paths=False)
-    from redi_lab.evaluation.grading import Grader
+    from redi_lab.grading.grader import Grader
     from redi_lab.pipeline.grade import check_rows, grade_file
     from redi_lab.pipeline.run import prepare_output_dir, write_summary
 
     file, keys, limits = Path(names[0]), {key: settings[key] for key in ("prediction", "gold")}, config.eval.grader
     num_rows = check_rows(file, **keys)
     folder = prepare_output_dir(config)
-    with Grader(int(settings["workers"]), limits.timeout_seconds, limits.memory_mb) as grader:
+    answers = cast(Answers, settings["answers"])
+    with Grader(int(settings["workers"]), limits.timeout_seconds, limits.memory_mb, answers) as grader:
         done = grade_file(
             file, folder / "graded.jsonl", grader, prediction=keys["prediction"], gold=keys["gold"], num_rows=num_rows
         )

@@ -18,8 +18,8 @@ from redi_lab.callbacks.accuracy import DEFAULT_MEASUREMENTS, InTrainingAccuracy
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.evaluation.engines import SamplingParams
-from redi_lab.evaluation.grading import Grader
 from redi_lab.evaluation.policy_accuracy import PolicyAccuracy
+from redi_lab.grading.grader import Grader
 from tests.modules.tiny_runs import HARMLESS_WARNINGS, Run, fit, make_backbone, make_data, make_module, tokenizer
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNINGS]

@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.config import CONFIG_DIR
 from redi_lab.errors import UserError
-from redi_lab.evaluation.answers import gold_answer
 from redi_lab.evaluation.benchmarks import Benchmark, Columns, EvalProblem, load_file_benchmark, load_hub_benchmark
-from redi_lab.evaluation.grading import Grader, Verdict, grade
+from redi_lab.grading.extraction import gold_answer
+from redi_lab.grading.grader import Grader, Verdict, grade
 
 
 def write(folder: Path, *rows: object) -> Path:

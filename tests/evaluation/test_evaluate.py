@@ -9,10 +9,10 @@ import pytest
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.evaluation.engines import Engine, SamplingParams
 from redi_lab.evaluation.evaluate import Evaluation
-from redi_lab.evaluation.grading import Grader
 from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.evaluation.scoring import UNFINISHED_THOUGHT
 from redi_lab.evaluation.transformers_engine import TransformersEngine
+from redi_lab.grading.grader import Grader
 from tests.evaluation.scripted_engine import ScriptedEngine
 
 BENCHMARK = Benchmark.of("sums", [EvalProblem("a", "1 2", ("3",)), EvalProblem("b", "2 2", ("4", "four"))])

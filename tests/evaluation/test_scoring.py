@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from redi_lab.evaluation.grading import Grade, Grader, Verdict
 from redi_lab.evaluation.results import EvaluationResult, ResultRow
 from redi_lab.evaluation.scoring import UNFINISHED_THOUGHT, explain_zero, grade_completions, score, verdict_matrix
+from redi_lab.grading.grader import Grade, Grader, Verdict
 
 
 def row(problem: str, sample: int, verdict: str, answer: str | None, text: str = "", tokens: int = 4) -> ResultRow:

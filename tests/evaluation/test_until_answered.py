@@ -9,9 +9,9 @@ import numpy as np
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.evaluation.engines import Completion, Progress, SamplingParams
 from redi_lab.evaluation.evaluate import Evaluation
-from redi_lab.evaluation.grading import Grader
 from redi_lab.evaluation.sequential import better_by, known_to
 from redi_lab.evaluation.until_answered import evaluate_until_answered
+from redi_lab.grading.grader import Grader
 
 NUM_PROBLEMS = 60
 

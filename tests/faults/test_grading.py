@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from redi_lab.evaluation import grading
-from redi_lab.evaluation.grading import Grade, Grader, Verdict
+from redi_lab.grading import grader as grading
+from redi_lab.grading.grader import Grade, Grader, Verdict
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from redi_lab.config import load_config
 from redi_lab.data.curated import file_hash
 from redi_lab.data.traces import Dropped, Generation, Problem
 from redi_lab.errors import UserError
-from redi_lab.evaluation.grading import Grader
+from redi_lab.grading.grader import Grader
 from redi_lab.pipeline.curation_grading import grade_chunk
 from tests.pipeline.test_train import run
 

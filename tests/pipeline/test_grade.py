@@ -7,7 +7,7 @@ import pytest
 
 from redi_lab.cli import main
 from redi_lab.errors import UserError
-from redi_lab.evaluation.grading import Grader
+from redi_lab.grading.grader import Grader
 from redi_lab.pipeline.grade import check_rows, grade_file
 
 ROWS: list[dict[str, object]] = [

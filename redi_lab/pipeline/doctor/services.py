@@ -115,7 +115,7 @@ def check_vllm(python: str) -> Iterator[Finding]:
 
 def check_grader() -> Iterator[Finding]:
     """Grade an answer that only a worker process can."""
-    from redi_lab.evaluation.grading import Grader, Verdict
+    from redi_lab.grading.grader import Grader, Verdict
 
     with Grader(num_workers=1, timeout_seconds=60) as grader:
         (grade,) = grader.grade_all([(r"\boxed{\sum_{k=1}^{2} k}", "3")])

@@ -1,9 +1,9 @@
 r"""Grade completions against accepted answers: right, wrong, or unknown (which is never a negative example).
 
-The conventions of docs/grading.md come first (`redi_lab.evaluation.equivalence`): quick, exact and without a library,
-so most benchmarks start no worker. The rest goes to math-verify, which can take unlimited time and memory on hostile
-text; `Grader` therefore runs it in worker processes under a time and a memory limit, and an answer that breaks its
-worker costs that one answer:
+Numbers, tuples, words and the like are compared here (`redi_lab.grading.equivalence`): quickly, exactly and without a
+library, so most benchmarks start no worker. The rest goes to math-verify, which can take unlimited time and memory on
+hostile text; `Grader` therefore runs it in worker processes under a time and a memory limit, and an answer that breaks
+its worker costs that one answer:
 
     with Grader(num_workers=2) as grader:
         grades = grader.grade_all([("it is \\boxed{1/2}", "0.5"), ("\\boxed{3}", ["3", "3.0"])])
@@ -25,12 +25,12 @@ from typing import Any, Self, final
 
 from pebble import ProcessExpired, ProcessPool
 
-from redi_lab.evaluation.answers import extract_answer, gold_answer, spell_symbols
-from redi_lab.evaluation.equivalence import Outcome, compare_answers
+from redi_lab.grading import algebra
+from redi_lab.grading.equivalence import Outcome, compare_answers
+from redi_lab.grading.extraction import ANSWERS, Answers, extract_answer, gold_answer
 
-MAX_ANSWER_CHARACTERS = 2000  # no final answer of a benchmark is near this; the comparison is never asked beyond it
-LIBRARY_TIMEOUT_SECONDS = 2  # per library call inside a worker: cheaper than losing the worker
-CONVENTIONS_VERSION = 1  # goes up when docs/grading.md changes a verdict, so that cached results are made anew
+MAX_ANSWER_CHARACTERS = 2000  # no final answer of a benchmark is near this; longer ones are not compared
+CONVENTIONS_VERSION = 2  # goes up when docs/grading.md changes a verdict, so that cached results are made anew
 WINDOW = 1024  # gradings under way at once, and comparisons remembered
 TASKS_PER_WORKER = 2000  # then a fresh process takes over, so that what sympy caches cannot pile up
 
@@ -56,7 +56,7 @@ class Grade:
     answer: str | None
 
 
-def grade(prediction: str, gold: Gold) -> Grade:
+def grade(prediction: str, gold: Gold, answers: Answers = "boxed") -> Grade:
     """Grade one completion in this process. Use `Grader` for text that a model wrote.
 
     Length limits apply, but time is limited only by math-verify's own alarms and memory not at all.
@@ -64,6 +64,7 @@ def grade(prediction: str, gold: Gold) -> Grade:
     Args:
         prediction: The completion, of any length.
         gold: The accepted answer, or several of which one must be met.
+        answers: Where the answer stands, see `extract_answer`.
 
     Raises:
         RuntimeError: Outside the main thread, where the alarms cannot work.
@@ -71,81 +72,54 @@ def grade(prediction: str, gold: Gold) -> Grade:
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("grade() limits time by signals and needs the main thread; use Grader elsewhere")
-    decided = _grade_directly(prediction, gold)
+    decided = _grade_directly(prediction, gold, answers)
     return decided if isinstance(decided, Grade) else _grade_by_algebra(*decided)
 
 
-def _grade_directly(prediction: str, gold: Gold) -> Grade | tuple[str, tuple[str, ...]]:
+def _grade_directly(prediction: str, gold: Gold, answers: Answers) -> Grade | _Task:
     """The grade, when no algebra is needed, else the answer and the golds that algebra must compare."""
     golds = (gold,) if isinstance(gold, str) else tuple(gold)
     if not golds:
         raise ValueError("no gold answer to grade against: give one or more")
-    answer = extract_answer(prediction)
+    answer = extract_answer(prediction, answers)
     if answer is None:
         return Grade(Verdict.UNKNOWN, "no final answer", None)
     if len(answer) > MAX_ANSWER_CHARACTERS:
         reason = f"answer longer than {MAX_ANSWER_CHARACTERS} characters"
         return Grade(Verdict.UNKNOWN, reason, answer[:MAX_ANSWER_CHARACTERS])
-    accepted = tuple(gold_answer(text) for text in golds)
-    return _compare_all(answer, tuple(text for text in accepted if len(text) <= MAX_ANSWER_CHARACTERS))
+    accepted = [gold_answer(text) for text in golds]
+    if max(map(len, accepted)) > MAX_ANSWER_CHARACTERS:
+        accepted = [text for text in accepted if len(text) <= MAX_ANSWER_CHARACTERS]
+        if not accepted:
+            return Grade(Verdict.UNKNOWN, f"gold answer longer than {MAX_ANSWER_CHARACTERS} characters", answer)
+    return _compare_all(answer, accepted)
 
 
-def _compare_all(answer: str, golds: tuple[str, ...]) -> Grade | tuple[str, tuple[str, ...]]:
-    """Right if any gold is met; wrong if all are told apart; algebra for what is open, unless nothing could help."""
+def _compare_all(answer: str, golds: Sequence[str]) -> Grade | _Task:
+    """Right if any gold is met; wrong only if all are told apart; algebra for what is open."""
     outcomes = {gold: compare_answers(answer, gold) for gold in golds}
     if Outcome.SAME in outcomes.values():
         return Grade(Verdict.RIGHT, Outcome.SAME.value, answer)
-    undecided = tuple(gold for gold, outcome in outcomes.items() if outcome is Outcome.UNDECIDED)
-    if undecided:
-        return answer, undecided
+    if Outcome.ALGEBRA in outcomes.values():
+        return answer, tuple(gold for gold, outcome in outcomes.items() if outcome is not Outcome.DIFFERENT)
     unclear = [outcome for outcome in outcomes.values() if outcome is not Outcome.DIFFERENT]
     if unclear:
         return Grade(Verdict.UNKNOWN, unclear[0].value, answer)
-    if not outcomes:
-        return Grade(Verdict.UNKNOWN, f"gold answer longer than {MAX_ANSWER_CHARACTERS} characters", answer)
     return Grade(Verdict.WRONG, Outcome.DIFFERENT.value, answer)
 
 
 def _grade_by_algebra(answer: str, golds: tuple[str, ...]) -> Grade:
-    """Compare by math-verify: right if any gold is met, unknown if a comparison failed, else wrong."""
-    failures = []
+    """Compare with math-verify for what the conventions leave open: in a worker."""
+    unclear = []
     for gold in golds:
-        outcome = _algebra_outcome(spell_symbols(answer), spell_symbols(gold))
-        if outcome is True:
+        outcome = compare_answers(answer, gold, algebra.equivalent)
+        if outcome is Outcome.SAME:
             return Grade(Verdict.RIGHT, "equivalent by math-verify", answer)
-        if isinstance(outcome, str):
-            failures.append(outcome)
-    if failures:
-        return Grade(Verdict.UNKNOWN, failures[0], answer)
+        if outcome is not Outcome.DIFFERENT:
+            unclear.append(outcome)
+    if unclear:
+        return Grade(Verdict.UNKNOWN, unclear[0].value, answer)
     return Grade(Verdict.WRONG, "not equivalent by math-verify", answer)
-
-
-def _algebra_outcome(answer: str, gold: str) -> bool | str:
-    """Whether the two are equivalent, or the reason why that cannot be told."""
-    # Imported here: an all-integers benchmark never pays for sympy, and the parent process never loads it.
-    from math_verify import parse, verify
-    from math_verify.errors import TimeoutException
-
-    def read(text: str) -> list[Any]:
-        parsed: list[Any] = parse(_as_mathematics(text), parsing_timeout=LIBRARY_TIMEOUT_SECONDS, raise_on_error=True)
-        return parsed
-
-    try:
-        parsed_gold, parsed_answer = read(gold), read(answer)
-        if not parsed_gold or not parsed_answer:
-            return f"math-verify cannot read the {'answer' if parsed_gold else 'gold answer'}"
-        return bool(verify(parsed_gold, parsed_answer, timeout_seconds=LIBRARY_TIMEOUT_SECONDS, raise_on_error=True))
-    except TimeoutException:
-        return "timeout"
-    except MemoryError:
-        return "out of memory"
-    except Exception as error:  # sympy and its LaTeX parser raise anything on odd input
-        return f"math-verify failed: {type(error).__name__}"
-
-
-def _as_mathematics(text: str) -> str:
-    """Mark bare text as LaTeX; text that already holds delimiters or a box is left for math-verify to search."""
-    return text if "$" in text or "\\boxed" in text or "\\[" in text or "\\(" in text else f"${text}$"
 
 
 def _limit_memory(memory_bytes: int) -> None:
@@ -154,12 +128,9 @@ def _limit_memory(memory_bytes: int) -> None:
     The limit is counted from here: a script that imports torch has its workers import it too, which would leave them
     no room, and every answer unknown.
     """
-    import logging
     import resource
 
-    import math_verify  # noqa: F401 (libraries first, then the limit)
-
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # time-outs are reported as grades
+    algebra.load()  # libraries first, then the limit
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -171,7 +142,7 @@ def _worker_context() -> multiprocessing.context.BaseContext:
     The server loads math-verify once, so that the successor of a killed worker starts in milliseconds.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["redi_lab.evaluation.grading", "math_verify"])
+    context.set_forkserver_preload(["redi_lab.grading.grader", "math_verify"])
     return context
 
 
@@ -185,12 +156,19 @@ class Grader:
         num_workers: Worker processes, at least 1.
         timeout_seconds: Time for one answer; after it the worker is killed and the verdict is unknown.
         memory_mb: Address space that one worker may take beyond that of its libraries, in MiB.
+        answers: Where completions state their answer, see `extract_answer`.
 
     Raises:
-        ValueError: A limit is not positive.
+        ValueError: A limit is not positive, or `answers` is unknown.
     """
 
-    def __init__(self, num_workers: int = 2, timeout_seconds: float = 10.0, memory_mb: int = 1024) -> None:
+    def __init__(
+        self,
+        num_workers: int = 2,
+        timeout_seconds: float = 10.0,
+        memory_mb: int = 1024,
+        answers: Answers = "boxed",
+    ) -> None:
         for name, value in (
             ("num_workers", num_workers),
             ("timeout_seconds", timeout_seconds),
@@ -198,6 +176,9 @@ class Grader:
         ):
             if not value > 0:
                 raise ValueError(f"Grader: {name} must be positive, got {value}")
+        if answers not in ANSWERS:
+            raise ValueError(f"Grader: answers must be one of {', '.join(ANSWERS)}, got {answers}")
+        self._answers = answers
         self._num_workers = num_workers
         self._timeout_seconds = timeout_seconds
         self._memory_mb = memory_mb
@@ -210,6 +191,7 @@ class Grader:
         return {
             "name": "math-verify",
             "conventions": CONVENTIONS_VERSION,
+            "answers": self._answers,
             "version": version("math-verify"),
             "timeout_seconds": self._timeout_seconds,
             "memory_mb": self._memory_mb,
@@ -263,7 +245,7 @@ class Grader:
         """
         waiting: deque[Grade | tuple[_Task, Any]] = deque()
         for prediction, gold in pairs:
-            decided = _grade_directly(prediction, gold)
+            decided = _grade_directly(prediction, gold, self._answers)
             waiting.append(decided if isinstance(decided, Grade) else (decided, self._schedule(decided)))
             while waiting and (isinstance(waiting[0], Grade) or len(waiting) > WINDOW):
                 yield self._collect(waiting.popleft())
