@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from redi_lab.data.template_box import why_unusable
 from redi_lab.errors import UserError, in_short
 
 _SENTINEL = "completion"
@@ -219,8 +220,14 @@ def _render(tokenizer: Any, turns: Any, *, add_generation_prompt: bool = False) 
     """What the chat template makes of one conversation or of several.
 
     Raises:
-        UserError: the template fails; it is a program, and may raise anything.
+        UserError: the template fails; it is a program, and may raise anything, loop, or build gigabytes.
     """
+    template = tokenizer.chat_template
+    if isinstance(template, str) and (danger := why_unusable(template)) is not None:
+        raise UserError(
+            f"{_name(tokenizer)}: its chat template cannot be used ({danger}); correct it, or train with another,"
+            " model.chat_template=FILE"
+        )
     try:
         return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
     except Exception as error:

@@ -14,7 +14,7 @@ from typing import Any
 import transformers
 from omegaconf import DictConfig, OmegaConf
 
-from redi_lab.errors import UserError
+from redi_lab.errors import UserError, unwind_on_sigterm
 from redi_lab.tracking.environment import environment_tags
 from redi_lab.tracking.local import LocalLogger
 from redi_lab.tracking.logger import ResilientMLflowLogger
@@ -36,6 +36,7 @@ def prepare_output_dir(config: DictConfig) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"paths.output_dir={folder}: cannot be made ({error.strerror}); name another folder") from error
+    unwind_on_sigterm()
     return folder
 
 

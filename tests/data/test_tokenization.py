@@ -256,7 +256,7 @@ def test_markup_that_cannot_be_read_as_text_is_refused_by_row(is_special: bool) 
         with pytest.raises(UserError, match=rf"^row 7: its {place} holds <\|User\|>.*remove it"):
             encoder.encode_all([("row 6", "1+1?", "2"), ("row 7", problem, completion)])
     if is_special:  # spelling out the end of a turn would spell out the thought, too
-        with pytest.raises(UserError, match="^row 8: its completion holds"):
+        with pytest.raises(UserError, match=r"^row 8: its completion holds"):
             encoder.encode_all([("row 8", "1+1?", "a</think>b<|im_end|>c")])
 
 
