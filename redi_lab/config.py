@@ -36,6 +36,7 @@ from redi_lab.config_checks import (
 )
 from redi_lab.config_values import check_values
 from redi_lab.errors import UserError, in_short
+from redi_lab.redaction import read_variable
 from redi_lab.schema import (
     CALLBACK_METRICS,
     LOSSES,
@@ -58,6 +59,7 @@ _PACKAGED = Path(__file__).parent / "conf"
 CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "conf"
 """The configuration tree: inside an installed package, else at the top of the repository."""
 
+OmegaConf.register_new_resolver("oc.env", read_variable, replace=True)
 OmegaConf.register_new_resolver("cwd", os.getcwd, replace=True)
 OmegaConf.register_new_resolver("abspath", os.path.abspath, replace=True)
 # Hydra's own `now` is the same for all jobs of a multirun, which would then share one results folder.

@@ -148,7 +148,7 @@ class CausalLM(nn.Module):
                 [self._probe(make_batch([(p,)], token_budget=32, split_examples=True))[0] for p in probes],
             )
             if not all(bool(states.isfinite().all()) for states in alone):
-                raise UserError("model: its hidden states are NaN or infinite; give weights of a training that held")
+                raise UserError("model: its hidden states are NaN or infinite; give other weights")
             is_close = all(torch.allclose(a, b, rtol=1e-2, atol=1e-3) for a, b in zip(packed, alone, strict=True))
             _require(is_close and not self._leaks(probes), self)
             ids = torch.tensor([probes[-1].input_ids], device=self.head_weight.device)

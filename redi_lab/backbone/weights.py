@@ -41,6 +41,12 @@ def check_folder(folder: Path, key: str) -> None:
     found = {path.name for path in folder.glob("*.safetensors")} - {"adapter_model.safetensors"}
     if not found:
         raise UserError(f"{place}: it lacks *.safetensors; {_instead(folder)}")
+    _check_index(folder, found, place)
+    for name in sorted(found):
+        _check_numbers(folder / name, place)
+
+
+def _check_index(folder: Path, found: set[str], place: str) -> None:
     if (folder / _INDEX).is_file():
         shards = _json_object(folder / _INDEX, place).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
@@ -48,16 +54,19 @@ def check_folder(folder: Path, key: str) -> None:
         lost = sorted(set(shards.values()) - found)
         if lost:
             raise UserError(f"{place}: {_INDEX} names {lost[0]}, which is not there; copy the folder again")
-    for name in sorted(found):
-        try:
-            with safe_open(folder / name, framework="pt") as weights:
-                broken = next((key for key in weights.keys() if not _is_finite(weights.get_tensor(key))), None)  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"{place}: {name} is no whole safetensors file ({in_short(error)}); copy the folder again"
-            ) from error
-        if broken is not None:
-            raise UserError(f"{place}: {broken} in {name} holds NaN or infinity; give weights of a training that held")
+
+
+def _check_numbers(file: Path, place: str) -> None:
+    try:
+        with safe_open(file, framework="pt") as weights:
+            names = list(weights.keys())
+            broken = next((name for name in names if not _is_finite(weights.get_tensor(name))), None)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{place}: {file.name} is no whole safetensors file ({in_short(error)}); copy the folder again"
+        ) from error
+    if broken is not None:
+        raise UserError(f"{place}: {broken} in {file.name} holds NaN or infinity; give an earlier checkpoint")
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

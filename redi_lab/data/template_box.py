@@ -2,8 +2,8 @@
 
     why_unusable("{% for m in messages %}…")  # None, or "it does not end"
 
-A template is a program from whoever made the tokenizer. transformers' sandbox keeps it from files and code, but not from
-looping for ever or building a text of 10 GB, and neither can be stopped within the process that does it.
+A template is a program from whoever made the tokenizer. transformers' sandbox keeps it from files and code, but not
+from looping for ever or building a text of 10 GB, and neither can be stopped within the process that does it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import subprocess
 import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 CPU_SECONDS = 5  # a template takes milliseconds
 MEMORY_BYTES = 2**30
@@ -22,7 +23,7 @@ _TURN = ({"role": "user", "content": "prompt"}, {"role": "assistant", "content":
 
 @lru_cache
 def why_unusable(template: str) -> str | None:
-    """What makes a template dangerous to render, in words; None if nothing does. What else may be wrong is not tried."""
+    """What makes a template dangerous to render, in words; None if nothing does. Other faults are not looked for."""
     command = [sys.executable, "-P", str(Path(__file__))]  # not -m: torch is not needed, and takes seconds
     try:
         done = subprocess.run(command, input=template.encode(), capture_output=True, timeout=60, check=False)
@@ -45,7 +46,7 @@ def _try() -> None:
     class Generation(Extension):
         """transformers' tag around what the assistant says."""
 
-        tags = {"generation"}
+        tags: ClassVar[set[str]] = {"generation"}
 
         def parse(self, parser: Parser) -> list[Node]:
             next(parser.stream)

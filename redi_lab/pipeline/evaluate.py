@@ -40,6 +40,7 @@ from redi_lab.pipeline.run import command_run, make_logger, quieten_libraries, r
 from redi_lab.pipeline.samples_html import write_pages, write_table
 from redi_lab.pipeline.score_plot import plot_scores
 from redi_lab.pipeline.sequential_question import Answer, ask, plot_looks
+from redi_lab.redaction import redacted
 
 
 def evaluate_checkpoint(config: DictConfig, checkpoint: Path, benchmark: Benchmark, label: str) -> EvaluationResult:
@@ -94,7 +95,7 @@ def make_evaluation(
         encoder.prompt_ids,
         sampling,
         grader,
-        {"prompt_template": settings.prompt_template, "thinking_prefix": settings.thinking_prefix},
+        redacted({"prompt_template": settings.prompt_template, "thinking_prefix": settings.thinking_prefix}),
         Path(config.paths.cache_dir) / "evaluations",
         settings.chunk_completions,
     )

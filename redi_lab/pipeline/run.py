@@ -15,6 +15,7 @@ import transformers
 from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.errors import UserError, unwind_on_sigterm
+from redi_lab.redaction import redacted
 from redi_lab.tracking.environment import environment_tags
 from redi_lab.tracking.local import LocalLogger
 from redi_lab.tracking.logger import ResilientMLflowLogger
@@ -72,9 +73,8 @@ def make_logger(config: DictConfig, folder: Path, parent_run_id: str | None, tag
             tags=tags,
             flush_seconds=settings.flush_seconds,
         )
-    logger.log_config(OmegaConf.to_yaml(config))
-    plain = OmegaConf.to_container(config)
-    assert isinstance(plain, dict)
+    plain = redacted(OmegaConf.to_container(config))
+    logger.log_config(OmegaConf.to_yaml(OmegaConf.create(plain)))
     logger.log_hyperparams({str(k): v for k, v in plain.items() if k not in ("paths", "logger", "debug")})
     logger.log_environment()
     return logger
@@ -116,7 +116,7 @@ def write_summary(folder: Path, config: DictConfig, content: Mapping[str, Any]) 
     }
     path = folder / SUMMARY
     partial = path.with_name(f".{SUMMARY}.{os.getpid()}")
-    partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(redacted(summary), indent=2) + "\n", encoding="utf-8")
     os.replace(partial, path)
     return path
 

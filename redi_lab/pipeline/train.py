@@ -35,6 +35,7 @@ from redi_lab.pipeline.resume import Run, running
 from redi_lab.pipeline.run import SUMMARY, command_run, make_logger, quieten_libraries, write_summary
 from redi_lab.pipeline.stages import Stage, StageCache, StageRecord, resolve_chain
 from redi_lab.pipeline.trained import Trained, find_trained, finish_training
+from redi_lab.redaction import redacted
 
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
@@ -169,7 +170,8 @@ class _Job:
         module = build.make_module(config, backbone)
         tags = {"redi_lab.stage": self.stage.name, "redi_lab.fingerprint": self.stage.fingerprint, **further_tags}
         logger = make_logger(config, folder, self.parent_run_id, tags)
-        logger.log_dataset(corpus.source, data.digest(), corpus.source, len(data.train_examples))
+        source = redacted(corpus.source)
+        logger.log_dataset(source, data.digest(), source, len(data.train_examples))
         record = StageRecord(self.stage.name, folder, folder / "checkpoints" / "last")
         grader = build.make_grader(self.command_config)
         observers = make_observers(config, self.command_config, development, data, encoder, grader, folder)
