@@ -12,8 +12,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf.resolvers import oc
-
 _PASSWORD_IN_URL = re.compile(r"(://[^:/@\s]*):(?!\d+/)[^\s]*@")  # HOST:PORT/ is none, and a password may hold a /
 _SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|(^|_)PASS|(^|_)PWD|KEY|CREDENTIALS)$")
 _PUBLIC_NAME = re.compile(
@@ -26,12 +24,9 @@ _SHORTEST_WORD = 4
 _interpolated: set[str] = set()
 
 
-def read_variable(name: str, *default: str | None) -> str | None:
-    """OmegaConf's `oc.env`, which remembers what it was asked for."""
-    value = oc.env(name, *default)
-    if name in os.environ:
-        _interpolated.add(name)
-    return value
+def remember_variable(name: str) -> None:
+    """Hide the variable from now on: a configuration has interpolated it."""
+    _interpolated.add(name)
 
 
 def redact(text: str) -> str:

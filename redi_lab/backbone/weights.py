@@ -118,7 +118,7 @@ def check_loaded(found: Mapping[str, Any], place: str) -> None:
 
 def vocabulary_size(tokenizer: Any) -> int:
     """The rows that a model needs: more than there are tokens, where the vocabulary leaves numbers out."""
-    return 1 + max(tokenizer.get_vocab().values())
+    return 1 + max(map(int, tokenizer.get_vocab().values()))
 
 
 def check_vocabulary(model: Any, tokenizer: Any, place: str) -> None:
