@@ -21,6 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 
 from redi_lab.config_checks import (
@@ -38,6 +39,7 @@ from redi_lab.config_checks import (
 from redi_lab.config_values import check_values
 from redi_lab.errors import UserError, in_short
 from redi_lab.overrides import quote_paths
+from redi_lab.redaction import remember_variable
 from redi_lab.schema import (
     CALLBACK_METRICS,
     LOSSES,
@@ -60,6 +62,14 @@ _PACKAGED = Path(__file__).parent / "conf"
 CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "conf"
 """The configuration tree: inside an installed package, else at the top of the repository."""
 
+
+def _read_variable(name: str, *default: str | None) -> str | None:
+    remember_variable(name)
+    value: str | None = oc.env(name, *default)
+    return value
+
+
+OmegaConf.register_new_resolver("oc.env", _read_variable, replace=True)
 OmegaConf.register_new_resolver("cwd", os.getcwd, replace=True)
 OmegaConf.register_new_resolver("abspath", os.path.abspath, replace=True)
 # Hydra's own `now` is the same for all jobs of a multirun, which would then share one results folder.

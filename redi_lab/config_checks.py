@@ -16,11 +16,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from redi_lab.config_values import is_whole
 from redi_lab.errors import UserError, in_short
-from redi_lab.redaction import redact, secret_in
+from redi_lab.redaction import redact, redacted, secret_in
 
 _NAME = re.compile(r"\w[\w.+-]*")
 _OPTION = re.compile(r"\s*[A-Za-z_*][\w.*-]*(/[\w-][\w.-]*)*\s*")
 _STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "file", "databricks")
+_NAMING = re.compile(r"(name|eval\.name|paths\..*|logger\..*)$")
 _MAY_HOLD_PASSWORD = ("sweep.storage",)  # a database's only place for it; redacted wherever it is shown or kept
 
 
@@ -137,7 +138,8 @@ def check_secrets(config: DictConfig) -> None:
     """Refuse secrets in a configuration: it is written into every record of a run.
 
     Raises:
-        UserError: some value holds one; the message names the key and not the secret.
+        UserError: some value holds one, or a name holds a variable that records hide; the message names the key and
+            not the secret.
     """
     for key, value in _texts(config):
         secret = None if key in _MAY_HOLD_PASSWORD else secret_in(value)
@@ -146,6 +148,11 @@ def check_secrets(config: DictConfig) -> None:
                 f"{key}={redact(value)}: holds {secret}, which every record of the run would show; leave it in the"
                 " environment, where the libraries find it (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD,"
                 " PGPASSWORD or ~/.pgpass, HF_TOKEN)"
+            )
+        if _NAMING.match(key) and redacted(value) != value:
+            raise UserError(
+                f"{key}={redact(value)}: names what is written, so the variable cannot be hidden; write its value out,"
+                " or call it REDI_LAB_NAME"
             )
 
 

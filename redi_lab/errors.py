@@ -6,7 +6,10 @@ defect of the lab and keeps its traceback.
 
 from __future__ import annotations
 
-from typing import final
+import os
+import signal
+from types import FrameType
+from typing import NoReturn, final
 
 
 @final
@@ -34,3 +37,22 @@ EXIT_RESUMABLE = 75
 @final
 class RunInterruptedError(BaseException):
     """A signal ended the run; like `KeyboardInterrupt` it is no `Exception`, so nobody handles it by chance."""
+
+
+_AGAIN = "give the same command again"
+
+
+def quit_at_once(number: int, _: FrameType | None) -> NoReturn:
+    """Handle a signal before anything is begun. An exception could be lost in the imports that it would interrupt."""
+    os.write(2, f"\nredi_lab: {signal.Signals(number).name}; {_AGAIN}\n".encode())
+    os._exit(EXIT_RESUMABLE)
+
+
+def unwind_on_sigterm() -> None:
+    """From here on SIGTERM raises `RunInterruptedError`, so that what is open gets closed."""
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        raise RunInterruptedError(f"{signal.Signals(number).name}; {_AGAIN}")
+
+    if signal.getsignal(signal.SIGTERM) is quit_at_once:  # not where the lab is a library
+        signal.signal(signal.SIGTERM, interrupt)

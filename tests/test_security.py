@@ -7,9 +7,9 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ from redi_lab.backbone.causal_lm import load_backbone
 from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.cli import main
 from redi_lab.config import load_config
-from redi_lab.errors import UserError
+from redi_lab.errors import RunInterruptedError, UserError
 from redi_lab.evaluation.engines import SamplingParams
+from redi_lab.evaluation.results import content_digest
 from redi_lab.evaluation.transformers_engine import TransformersEngine
-from redi_lab.pipeline.sweep.driver import _publishable
+from redi_lab.pipeline.resume import running
+from redi_lab.pipeline.sweep.driver import _publishable, compose_sweep
 from redi_lab.pipeline.sweep.report import write_report
 from redi_lab.pipeline.sweep.study import Report, RunResult, RunSpec, open_study, work
-from redi_lab.redaction import redact, secret_in
+from redi_lab.redaction import redact, redacted, secret_in
 from redi_lab.tracking.server import ui_command
 from tests.conftest import REPOSITORY
 from tests.pipeline.conftest import TINY_TASK, qwen_folder  # noqa: F401
@@ -217,6 +219,110 @@ def test_a_secret_in_a_configuration_is_refused_unseen(
     with pytest.raises(UserError, match=message) as caught:
         load_config("train", [override])
     assert _leaks(str(caught.value).encode()) == []
+
+
+@pytest.mark.parametrize("name", ["APIKEY", "OPENAI_APIKEY", "DBPASSWORD", "GHTOKEN", "DB_PASS", "SMTP_PASSPHRASE"])
+@pytest.mark.parametrize("value", ["furtive-value-of-nobody", "fv9"])
+def test_the_name_of_a_secret_needs_no_underscore(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=rf"^data\.thinking_prefix=<{name}>: holds the value of .* {name}") as caught:
+        load_config("train", [f"data.thinking_prefix=${{oc.env:{name}}}"])
+    assert value not in str(caught.value)
+
+
+PHRASE, WORD = "a furtive phrase", "fw_9z"
+
+
+@pytest.fixture
+def interpolated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Overrides that read variables whose names say nothing."""
+    monkeypatch.setenv("MY_PHRASE", PHRASE)
+    monkeypatch.setenv("MY_WORD", WORD)
+    template = "'{problem} ${oc.env:MY_PHRASE}'"
+    return [f"data.prompt_template={template}", f"eval.prompt_template={template}", "+engine.note=${oc.env:MY_WORD}"]
+
+
+def test_interpolated_variables_are_in_no_output(
+    interpolated: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outputs = tmp_path / "outputs"
+    small = [*TINY_TASK, "init_from=null", "loss=sft", "trainer.max_steps=1", "eval.limit=1"]
+    main([*small, *interpolated[:2], f"paths.outputs_dir={outputs}"])
+    leaks = {
+        str(path.relative_to(outputs))
+        for path in outputs.rglob("*")
+        if path.is_file() and any(value.encode() in path.read_bytes() for value in (PHRASE, WORD))
+    }
+    assert leaks == set()
+    assert PHRASE not in "".join(capfd.readouterr())
+    for config in outputs.rglob("config.yaml"):
+        assert "${oc.env:MY_PHRASE}" in config.read_text()
+
+
+def test_what_is_recorded_of_a_variable_resolves_again(interpolated: list[str]) -> None:
+    config = load_config("train", interpolated[:1])
+    recorded = redacted(config.data.prompt_template)
+    assert recorded == "{problem} ${oc.env:MY_PHRASE}"
+    assert load_config("train", [f"data.prompt_template='{recorded}'"]).data.prompt_template.endswith(PHRASE)
+    assert redacted({"a": [WORD, f"x {WORD}!", f"{WORD}x"]}) == {"a": [WORD, f"x {WORD}!", f"{WORD}x"]}
+    with pytest.raises(UserError, match=r"^seed=") as caught:
+        load_config("train", ["seed=${oc.env:MY_WORD}"])
+    assert redact(str(caught.value)).startswith("seed=${oc.env:MY_WORD}: must be")  # as the command line shows it
+    assert redacted({"a": [WORD, f"x {WORD}!", f"{WORD}x"]}) == {
+        "a": ["${oc.env:MY_WORD}", "x ${oc.env:MY_WORD}!", f"{WORD}x"]
+    }
+
+
+def test_trials_of_a_sweep_interpolate_for_themselves(interpolated: list[str]) -> None:
+    overrides = f'sweep.overrides=["{interpolated[0]}"]'
+    _, sweep = compose_sweep(["name=s", "sweep.space={loss.alpha:[0.5]}", "sweep.num_trials=1", overrides])
+    assert PHRASE not in str(sweep)
+    assert load_config("train", sweep.overrides).data.prompt_template.endswith(PHRASE)
+
+
+@pytest.mark.parametrize("key", ["name", "paths.outputs_dir", "logger.experiment_name"])
+def test_what_names_files_and_runs_is_not_hidden_but_refused(
+    key: str, interpolated: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=rf"^{key}=.*names what is written.*REDI_LAB_") as caught:
+        load_config("train", [f"{key}=${{oc.env:MY_WORD}}"])
+    assert WORD not in str(caught.value)
+    monkeypatch.setenv("REDI_LAB_WORD", "w")
+    monkeypatch.setenv("MY_FOLDER", str(tmp_path))
+    for harmless in ("${oc.env:REDI_LAB_WORD}", *(["${oc.env:MY_FOLDER}/x"] if key.startswith("paths") else [])):
+        assert load_config("train", [f"{key}={harmless}"])
+
+
+def test_an_interrupted_run_goes_on_while_its_variables_keep_their_values(
+    interpolated: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = [*interpolated[:1], f"paths.outputs_dir={tmp_path}"]
+
+    def run() -> Path:
+        config = load_config("train", overrides)
+        settings = {"prompt_template": config.data.prompt_template}
+        with suppress(RunInterruptedError), running(config, overrides, [_Stage(settings)]) as begun:
+            raise RunInterruptedError("SIGTERM")
+        return begun.folder
+
+    folder = run()
+    assert PHRASE not in (folder / "run.json").read_text()
+    assert run() == folder
+    monkeypatch.setenv("MY_PHRASE", "another furtive phrase")
+    assert run() != folder
+    overrides.append(f"paths.output_dir={folder}")
+    with pytest.raises(UserError, match="fingerprint"):
+        run()
+
+
+@dataclass(frozen=True)
+class _Stage:
+    identity: Mapping[str, Any]
+    name: str = "sft"
+
+    @property
+    def fingerprint(self) -> str:
+        return content_digest(self.identity)
 
 
 def test_error_messages_show_no_secret(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

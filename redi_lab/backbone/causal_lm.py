@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from redi_lab.backbone.attention import PACKED_SDPA, PADDED, from_grid, packed_arguments, to_grid
 from redi_lab.backbone.hub import from_hub, load_tokenizer
-from redi_lab.backbone.weights import check_loaded, check_vocabulary
+from redi_lab.backbone.weights import check_loaded, check_vocabulary, vocabulary_size
 from redi_lab.data.packing import MicroBatch, make_batch
 from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.errors import UserError, in_short
@@ -155,6 +155,8 @@ class CausalLM(nn.Module):
                 self._probe(make_batch([(p,) for p in probes], token_budget=32, split_examples=True)),
                 [self._probe(make_batch([(p,)], token_budget=32, split_examples=True))[0] for p in probes],
             )
+            if not all(bool(states.isfinite().all()) for states in alone):
+                raise UserError("model: its hidden states are NaN or infinite; give other weights")
             is_close = all(_is_same(a, b, atol=1e-3) for a, b in zip(packed, alone, strict=True))
             _require(is_close and not self._leaks(probes), self)
             ids = torch.tensor([probes[-1].input_ids], device=self.head_weight.device)
@@ -376,7 +378,7 @@ def _new_config(config: Mapping[str, Any], tokenizer: Any) -> Any:
         return AutoConfig.for_model(
             model_type,
             **fields,
-            vocab_size=len(tokenizer),
+            vocab_size=vocabulary_size(tokenizer),
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )

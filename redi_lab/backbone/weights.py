@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from redi_lab.errors import UserError, in_short
@@ -27,30 +28,53 @@ def check_folder(folder: Path, key: str) -> None:
         key: of the configuration, for the message.
 
     Raises:
-        UserError: a file is missing or damaged, or the weights are a pickle or an adapter's.
+        UserError: a file is missing or damaged, a pipe or a device, the weights are a pickle or an adapter's, or hold
+            NaN or infinity.
     """
     place = f"{key}={folder}"
+    for path in folder.iterdir():
+        if not path.is_file() and not path.is_dir():
+            raise UserError(f"{place}: {path.name} is no regular file; copy the folder again")
     config = _json_object(folder / "config.json", place)
     if not isinstance(config.get("model_type"), str):
         raise UserError(f"{place}: config.json names no model_type; give the folder of a transformers model")
     found = {path.name for path in folder.glob("*.safetensors")} - {"adapter_model.safetensors"}
     if not found:
         raise UserError(f"{place}: it lacks *.safetensors; {_instead(folder)}")
+    _check_index(folder, found, place)
+    for name in sorted(found):
+        _check_numbers(folder / name, place)
+
+
+def _check_index(folder: Path, found: set[str], place: str) -> None:
     if (folder / _INDEX).is_file():
         shards = _json_object(folder / _INDEX, place).get("weight_map")
-        if not isinstance(shards, dict):
-            raise UserError(f"{place}: {_INDEX} has no weight_map; copy the folder again")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise UserError(f"{place}: {_INDEX} has no weight_map of file names; copy the folder again")
         lost = sorted(set(shards.values()) - found)
         if lost:
             raise UserError(f"{place}: {_INDEX} names {lost[0]}, which is not there; copy the folder again")
-    for name in sorted(found):
-        try:
-            with safe_open(folder / name, framework="numpy"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"{place}: {name} is no whole safetensors file ({in_short(error)}); copy the folder again"
-            ) from error
+
+
+def _check_numbers(file: Path, place: str) -> None:
+    try:
+        with safe_open(file, framework="pt") as weights:
+            names = list(weights.keys())
+            broken = next((name for name in names if not _is_finite(weights.get_tensor(name))), None)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{place}: {file.name} is no whole safetensors file ({in_short(error)}); copy the folder again"
+        ) from error
+    if broken is not None:
+        raise UserError(f"{place}: {broken} in {file.name} holds NaN or infinity; give an earlier checkpoint")
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Without a copy of it: a sum or `isfinite` would need one."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    wide = tensor if tensor.element_size() > 1 else tensor.float()
+    return all(bool(torch.isfinite(bound)) for bound in torch.aminmax(wide))
 
 
 def _instead(folder: Path) -> str:
@@ -64,7 +88,7 @@ def _instead(folder: Path) -> str:
 def _json_object(path: Path, place: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last of many nested brackets
         raise UserError(f"{place}: {path.name} cannot be read ({in_short(error)}); copy the folder again") from error
     if not isinstance(content, dict):
         raise UserError(f"{place}: {path.name} holds no JSON object; copy the folder again")
@@ -92,16 +116,22 @@ def check_loaded(found: Mapping[str, Any], place: str) -> None:
         raise UserError(f"{place}: the weights of {missing[0]}{more} are missing; give a complete checkpoint")
 
 
+def vocabulary_size(tokenizer: Any) -> int:
+    """The rows that a model needs: more than there are tokens, where the vocabulary leaves numbers out."""
+    return 1 + max(map(int, tokenizer.get_vocab().values()))
+
+
 def check_vocabulary(model: Any, tokenizer: Any, place: str) -> None:
     """Check that every token of the tokenizer has a row in the model.
 
     Raises:
-        UserError: the tokenizer has more tokens.
+        UserError: the tokenizer has more tokens, or numbers that are beyond the model's.
     """
+    size = vocabulary_size(tokenizer)
     for part, layer in (("embedding", model.get_input_embeddings()), ("LM head", model.get_output_embeddings())):
         rows = layer.weight.shape[0]
-        if len(tokenizer) > rows:
+        if size > rows:
             raise UserError(
-                f"{place}: the tokenizer has {len(tokenizer)} tokens, the model's {part} {rows}; give the"
+                f"{place}: the tokenizer has {size} tokens, the model's {part} {rows}; give the"
                 " tokenizer that the model was trained with"
             )

@@ -30,6 +30,7 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
     Raises:
         UserError: the file cannot be read, or a line is not one JSON object in UTF-8.
     """
+    check_regular(file)
     opener = gzip.open if file.name.endswith(".gz") else open
     try:
         with cast(BinaryIO, opener(file, "rb")) as stream:
@@ -43,6 +44,16 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
         raise UserError(f"{file}: cannot be read: {error}; copy or compress it again") from error
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}; give a file that can") from error
+
+
+def check_regular(file: Path) -> None:
+    """Refuse what can be read but once, or waits for a writer: files are checked, hashed and read in several passes.
+
+    Raises:
+        UserError: it is a pipe or a device.
+    """
+    if file.exists() and not file.is_file() and not file.is_dir():
+        raise UserError(f"{file}: is a pipe or a device, and is read more than once; write it to a file first")
 
 
 def _parse_line(line: bytes, where: str, *, is_first: bool) -> dict[str, object]:

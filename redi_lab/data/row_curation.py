@@ -150,7 +150,7 @@ class RowCurator:
             return replace(_given_up(CONTAMINATED, number), match=match)
         if not problem.generations:
             return _given_up(NO_GENERATIONS, 0)
-        prompt_tokens = None if self._encoder is None else len(self._encoder.prompt_ids(problem.problem))
+        prompt_tokens = None if self._encoder is None else len(self._encoder.prompt_ids(problem.problem, problem.id))
         too_long = None if prompt_tokens is None else self._rules.limits.prompt_exceeded(prompt_tokens)
         if too_long is not None:
             return _given_up(too_long, number)
@@ -171,7 +171,7 @@ class RowCurator:
         judged = []
         for place, generation in enumerate(problem.generations):
             cut = truncation(generation, rules.opening)
-            trace = self._trace(place, generation.text)
+            trace = self._trace(place, generation.text, problem.id)
             if cut is not None and rules.require_complete:
                 outcome[place] = f"truncated: {cut}"
             elif trace.tokens is not None and (long := rules.limits.exceeded(prompt_tokens, len(trace))) is not None:
@@ -182,10 +182,10 @@ class RowCurator:
                 judged.append(_Judged(place, generation, self._decide(generation, cut), trace))
         return judged
 
-    def _trace(self, place: int, text: str) -> Trace:
+    def _trace(self, place: int, text: str, row: str) -> Trace:
         if self._encoder is None:
             return Trace(place, text)
-        return Trace(place, text, np.array(self._encoder.completion_ids(text), dtype=np.int32))
+        return Trace(place, text, np.array(self._encoder.completion_ids(text, row), dtype=np.int32))
 
     def _decide(self, generation: Generation, cut: str | None) -> Decision:
         has_answer = not self._rules.require_answer or self._has_answer is None or self._has_answer(generation.text)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from redi_lab.data.hub import HubDataset, find_on_hub, looks_like_hub_id
-from redi_lab.data.jsonl import read_jsonl
+from redi_lab.data.jsonl import check_regular, read_jsonl
 from redi_lab.errors import UserError, in_short
 
 if TYPE_CHECKING:
@@ -184,6 +184,7 @@ def open_rows(path: str, *, split: str, revision: str | None, streaming: bool = 
         raise UserError(f"data.path={path!r}: there is no such file or folder (looked for {local.absolute()})")
     if revision is not None:
         raise UserError(f"data.path={path!r} is local and has no revisions: drop revision={revision!r}")
+    check_regular(local)
     if local.is_file():
         if _suffix(local) == "":
             raise UserError(f"{path}: cannot tell the format; the name must end in {', '.join(SUFFIXES)}")

@@ -7,21 +7,30 @@
 Prompt and completion are tokenised apart, because that is how the model meets them at inference. The chat template
 writes the prompt only: the templates of reasoning models rewrite or drop the thoughts of an assistant turn, so the
 completion is taken as the teacher wrote it.
+
+Turns are opened and closed by the template and by this module alone. `<|im_end|>` within a problem or a completion is
+text, read as the characters that it is made of; every row is checked, and refused where its tokenizer cannot do that.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from redi_lab.data.template_box import why_unusable
 from redi_lab.errors import UserError, in_short
 
 _SENTINEL = "completion"
+_TAG = re.compile(
+    r"</?(?!s>|user>|assistant>|system>|human>|bot>)\w+>|.*(think|thought|reason|solution|answer).*", re.I
+)
+"""Added tokens that a completion may hold: models write their thoughts between them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,23 +72,38 @@ class TraceEncoder:
         self.thinking_prefix = thinking_prefix
         self._check_prompts()
         self.end_of_turn_id = find_end_of_turn(tokenizer)
+        self._end = str(tokenizer.decode([self.end_of_turn_id]))
+        self._markup = find_turn_markup(tokenizer) | {self.end_of_turn_id}
+        self._added = frozenset(getattr(tokenizer, "added_tokens_decoder", {})) - self._markup
+        (self._empty_prompt,) = self._texts([_SENTINEL])
+        self._num_marks = self._count(self._read([self._empty_prompt])[0])
 
-    def prompt_ids(self, problem: str) -> list[int]:
-        """Token ids of everything before the completion. Never truncated."""
-        return self._prompts([problem])[0]
+    def prompt_ids(self, problem: str, row: str = "a problem") -> list[int]:
+        """Token ids of everything before the completion. Never truncated.
 
-    def completion_ids(self, completion: str) -> list[int]:
-        """Token ids of the completion, closed by exactly one end-of-turn token; empty for an empty completion."""
-        return self._completions([completion])[0]
+        Raises:
+            UserError: the problem of `row` holds turn markup that cannot be read as text.
+        """
+        return self._prompts([problem], [row])[0]
+
+    def completion_ids(self, completion: str, row: str = "a completion") -> list[int]:
+        """Token ids of the completion, closed by exactly one end-of-turn token; empty for an empty completion.
+
+        Raises:
+            UserError: the completion of `row` holds turn markup that cannot be read as text.
+        """
+        return self._completions([completion], [row])[0]
 
     def encode_all(self, rows: Sequence[tuple[str, str, str]]) -> list[TokenizedSequence]:
         """Encode (id, problem, completion) rows.
 
         Raises:
-            UserError: a prompt or a completion has no tokens; the message names the rows.
+            UserError: a prompt or a completion has no tokens, or turn markup that cannot be read as text; the message
+                names the rows.
         """
-        prompts = self._prompts([problem for _, problem, _ in rows])
-        completions = self._completions([completion for _, _, completion in rows])
+        names = [name for name, _, _ in rows]
+        prompts = self._prompts([problem for _, problem, _ in rows], names)
+        completions = self._completions([completion for _, _, completion in rows], names)
         for what, encoded in (("prompt", prompts), ("completion", completions)):
             empty = [row[0] for row, ids in zip(rows, encoded, strict=True) if not ids]
             if empty:
@@ -105,42 +129,94 @@ class TraceEncoder:
                 " with it already; set data.thinking_prefix='' and eval.thinking_prefix=''"
             )
 
-    def _prompts(self, problems: Sequence[str]) -> list[list[int]]:
+    def _prompts(self, problems: Sequence[str], rows: Sequence[str]) -> list[list[int]]:
+        texts = self._texts(problems)
+        encoded = self._read(texts)
+        for place, ids in enumerate(encoded):
+            if self._count(ids) != self._num_marks:
+                encoded[place] = self._prompt_of_text(texts[place], problems[place], rows[place], ids)
+        return encoded
+
+    def _texts(self, problems: Sequence[str]) -> list[str]:
+        """All that stands before the completions."""
         template = self.prompt_template
-        if (
-            self.tokenizer.chat_template
-        ):  # it ends the turn; a newline is for prompts that the completion follows at once
+        if self.tokenizer.chat_template:  # ends the turn; a line break is for prompts that the completion follows
             template = template.rstrip("\n")
         texts = [template.replace("{problem}", problem) for problem in problems]
         if self.tokenizer.chat_template and texts:  # transformers refuses an empty list of conversations
             turns = [[{"role": "user", "content": text}] for text in texts]
             texts = _render(self.tokenizer, turns, add_generation_prompt=True)
-        # A template writes its own beginning-of-text token.
-        encoded = self._ids([t + self.thinking_prefix for t in texts], special=not self.tokenizer.chat_template)
-        eos = self.tokenizer.eos_token_id  # some tokenizers close every text
-        return [ids[:-1] if ids and ids[-1] == eos and not self.tokenizer.chat_template else ids for ids in encoded]
+        return [text + self.thinking_prefix for text in texts]
 
-    def _completions(self, completions: Sequence[str]) -> list[list[int]]:
-        encoded = self._ids([self._open_text(text) for text in completions], special=False)
+    def _read(self, texts: list[str], *, as_text: bool = False) -> list[list[int]]:
+        """Token ids of the beginnings of sequences."""
+        has_template = bool(self.tokenizer.chat_template)
+        encoded = self._ids(texts, special=not has_template, as_text=as_text)  # a template writes its own first token
+        eos = self.tokenizer.eos_token_id  # some tokenizers close every text
+        return [ids[:-1] if ids and ids[-1] == eos and not has_template else ids for ids in encoded]
+
+    def _prompt_of_text(self, text: str, problem: str, row: str, ids: list[int]) -> list[int]:
+        """The prompt with the problem read as text, between what the template writes before and behind it."""
+        if self._markup.isdisjoint(self._ids([problem])[0]):
+            return ids  # the template counts turns otherwise for it
+        before, _, behind = self._empty_prompt.partition(_SENTINEL)
+        inner = text[len(before) : len(text) - len(behind)]
+        if before + inner + behind != text or inner not in (problem, problem.strip()):
+            raise self._refusal(row, "problem", ids)
+        written = self._as_text(inner, row, "problem", self._ids([inner])[0])
+        if not before:  # the first piece gets the token that opens a text
+            written = self._read([inner], as_text=True)[0]
+        pieces = [*(self._read([before])[0] if before else ()), *written, *(self._ids([behind])[0] if behind else ())]
+        if self._count(pieces) != self._num_marks:
+            raise self._refusal(row, "problem", ids)
+        return pieces
+
+    def _completions(self, completions: Sequence[str], rows: Sequence[str]) -> list[list[int]]:
+        texts = [self._open_text(text) for text in completions]
+        encoded = self._ids(texts)
+        for place, ids in enumerate(encoded):
+            if not self._markup.isdisjoint(ids):
+                encoded[place] = self._as_text(texts[place], rows[place], "completion", ids)
         return [[*ids, self.end_of_turn_id] if ids else [] for ids in encoded]
+
+    def _as_text(self, text: str, row: str, what: str, ids: list[int]) -> list[int]:
+        """Token ids of a text whose special tokens are spelt out; `ids` are those with them."""
+        try:
+            (spelt,) = self._ids([text], as_text=True)
+        except (ValueError, NotImplementedError):
+            raise self._refusal(row, what, ids) from None
+        kept = [[token for token in some if token in self._added] for some in (ids, spelt)]
+        if not self._markup.isdisjoint(spelt) or kept[0] != kept[1]:  # not special; or thoughts are spelt out, too
+            raise self._refusal(row, what, ids)
+        return spelt
+
+    def _refusal(self, row: str, what: str, ids: list[int]) -> UserError:
+        marks = self.tokenizer.convert_ids_to_tokens(sorted(self._markup.intersection(ids)))
+        return UserError(
+            f"{row}: its {what} holds {', '.join(map(str, marks))}, which {_name(self.tokenizer)} reads as the border"
+            " of a turn and cannot read as text; remove it from the row"
+        )
+
+    def _count(self, ids: list[int]) -> int:
+        return sum(map(self._markup.__contains__, ids))
 
     def _open_text(self, completion: str) -> str:
         """The completion without the thinking prefix, and without end-of-turn tokens of the corpus's own."""
-        text, end = completion.removeprefix(self.thinking_prefix), self.tokenizer.decode([self.end_of_turn_id])
-        stop = len(text)
-        while end:  # templates like to end a turn with "<|im_end|>\n"
-            last = stop
-            while last > 0 and text[last - 1].isspace():
-                last -= 1
-            if not text.endswith(end, 0, last):
+        text, end = completion.removeprefix(self.thinking_prefix), self._end
+        kept = stop = len(text)
+        while end.strip():
+            while stop and text[stop - 1].isspace():  # templates like to end a turn with "<|im_end|>\n"
+                stop -= 1
+            if not text.endswith(end, 0, stop):
                 break
-            stop = last - len(end)
-        return text[:stop]
+            kept = stop = stop - len(end)
+        return text[:kept]
 
-    def _ids(self, texts: list[str], *, special: bool) -> list[list[int]]:
+    def _ids(self, texts: list[str], *, special: bool = False, as_text: bool = False) -> list[list[int]]:
         if not texts:
             return []
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=special)["input_ids"]
+        options = {"add_special_tokens": special, "split_special_tokens": as_text}
+        ids: list[list[int]] = self.tokenizer(texts, **options)["input_ids"]
         return ids
 
 
@@ -148,8 +224,14 @@ def _render(tokenizer: Any, turns: Any, *, add_generation_prompt: bool = False) 
     """What the chat template makes of one conversation or of several.
 
     Raises:
-        UserError: the template fails; it is a program, and may raise anything.
+        UserError: the template fails; it is a program, and may raise anything, loop, or build gigabytes.
     """
+    template = tokenizer.chat_template
+    if isinstance(template, str) and (danger := why_unusable(template)) is not None:
+        raise UserError(
+            f"{_name(tokenizer)}: its chat template cannot be used ({danger}); correct it, or train with another,"
+            " model.chat_template=FILE"
+        )
     try:
         return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
     except Exception as error:
@@ -185,6 +267,26 @@ def find_end_of_turn(tokenizer: Any) -> int:
             " tokenizer_config.json"
         )
     return int(tokenizer.eos_token_id)
+
+
+def find_turn_markup(tokenizer: Any) -> frozenset[int]:
+    """Tokens that open and close texts and turns, which no text of the data may become.
+
+    They are the special tokens, and the added ones that the chat template writes around turns (`<|User|>` is not
+    special in some vocabularies). Tags of thoughts are none, special or not: models generate `</think>`.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    written: list[int] = []
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": _SENTINEL}]
+        written = tokenizer(str(_render(tokenizer, turns)), add_special_tokens=False)["input_ids"]
+    special = {*tokenizer.all_special_ids, *(token for token, text in added.items() if text.special)}
+    candidates = special | set(written).intersection(added)
+    texts = {token: str(tokenizer.convert_ids_to_tokens(token)).strip() for token in candidates}
+    marks = {token for token, text in texts.items() if text and not text.isalnum() and not _TAG.fullmatch(text)}
+    # Where unknown characters have a token, it is no border, unless it is the end of a text, too.
+    marks -= {getattr(tokenizer, "unk_token_id", None)}
+    return frozenset(marks | {token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None})
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, whole_tokens: Sequence[str] = ()) -> Any:

@@ -30,6 +30,7 @@ from redi_lab.evaluation.results import (
 from redi_lab.evaluation.samples import Sample, SampleStore, draw_samples
 from redi_lab.evaluation.scoring import grade_completions, score
 from redi_lab.grading.grader import Gold, Grade, Grader
+from redi_lab.redaction import redacted
 
 
 @final
@@ -156,7 +157,7 @@ class Evaluation:
                 "max_new_tokens": sampling.max_new_tokens,
                 "seed": sampling.seed,
             },
-            "engine": {"name": engine.name, "versions": dict(engine.versions), "settings": dict(engine.settings)},
+            "engine": {"name": engine.name, "versions": dict(engine.versions), "settings": redacted(engine.settings)},
             "prompts_sha256": content_digest(self._prompts),
         }
 

@@ -34,6 +34,7 @@ from redi_lab.pipeline.curation_report import print_report
 from redi_lab.pipeline.curation_worker import WorkerPlan
 from redi_lab.pipeline.run import quieten_libraries, results_folder, write_summary
 from redi_lab.pipeline.screen import progress_bar
+from redi_lab.redaction import redacted
 
 REPORT_FILE = "report.json"
 MANIFEST_FILE = "manifest.json"
@@ -258,4 +259,4 @@ def _manifest(recipe: Recipe, hashes: dict[str, str], report: dict[str, Any]) ->
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(redacted(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -37,6 +37,7 @@ from redi_lab.pipeline.score_plot import plot_scores
 from redi_lab.pipeline.screen import CONSOLE, progress_bar
 from redi_lab.pipeline.sequential_question import Answer, ask, plot_looks
 from redi_lab.pipeline.training_record import read_record, settle_protocol
+from redi_lab.redaction import redacted
 
 BASE_MODEL = "base model"
 
@@ -110,11 +111,13 @@ def make_evaluation(
         encoder.prompt_ids,
         sampling,
         grader,
-        {
-            "prompt_template": settings.prompt_template,
-            "prompt_template_sha256": hashlib.sha256(settings.prompt_template.encode()).hexdigest(),
-            "thinking_prefix": settings.thinking_prefix,
-        },
+        redacted(
+            {
+                "prompt_template": settings.prompt_template,
+                "prompt_template_sha256": hashlib.sha256(settings.prompt_template.encode()).hexdigest(),
+                "thinking_prefix": settings.thinking_prefix,
+            }
+        ),
         Path(config.paths.cache_dir) / "evaluations",
         settings.chunk_completions,
         settings.grader.require_closed_thought,

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from redi_lab.callbacks.disk import as_size, is_disk_full, sync
 from redi_lab.errors import RunInterruptedError, UserError
 from redi_lab.overrides import quoted
+from redi_lab.redaction import redacted
 
 RECORD = "run.json"
 AUTO, NEVER = "auto", "never"
@@ -176,12 +177,12 @@ def _withdraw(folder: Path, note: Path) -> None:
 
 def _open(config: DictConfig, overrides: Sequence[str], chain: Sequence[IdentifiedStage], folder: Path) -> Run:
     """The run of a folder, new or continued."""
-    stages = {stage.name: dict(stage.identity) for stage in chain}
+    stages = _recorded(chain)
     if (folder / _SUMMARY).exists():
         raise UserError(f"paths.output_dir={folder}: already holds a run; name another folder or remove it")
     if (folder / RECORD).exists():
         run = read_run(folder)
-        difference = differences(run.stages, json.loads(json.dumps(stages)))
+        difference = differences(run.stages, stages)
         if difference:
             raise UserError(
                 f"{folder}: holds an interrupted run of something else ({difference}); change it back, or name"
@@ -194,6 +195,16 @@ def _open(config: DictConfig, overrides: Sequence[str], chain: Sequence[Identifi
     run = Run(list(overrides), os.getcwd(), paths, stages, folder=folder)
     run.save()
     return run
+
+
+def _recorded(chain: Sequence[IdentifiedStage]) -> dict[str, Any]:
+    """What identifies the stages, as `run.json` keeps it: by its hash where a part of it is hidden."""
+    whole: dict[str, Any] = json.loads(json.dumps({stage.name: dict(stage.identity) for stage in chain}))
+    shown: dict[str, Any] = redacted(whole)
+    for stage in chain:
+        if shown[stage.name] != whole[stage.name]:
+            shown[stage.name]["fingerprint"] = stage.fingerprint
+    return shown
 
 
 def differences(before: Any, after: Any, prefix: str = "") -> str:
@@ -229,8 +240,7 @@ def _interrupted(note: Path, chain: Sequence[IdentifiedStage]) -> Path | None:
         return None
     if (folder / _SUMMARY).exists() or is_locked(folder / LOCK):
         return None
-    now = {stage.name: dict(stage.identity) for stage in chain}
-    difference = differences(run.stages, json.loads(json.dumps(now)))
+    difference = differences(run.stages, _recorded(chain))
     if difference:
         print(f"Not resumed: {folder}, begun by the same command, had {difference}")
         return None
@@ -319,6 +329,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace a file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(redacted(content), indent=1) + "\n", encoding="utf-8")
     sync(partial)
     os.replace(partial, path)

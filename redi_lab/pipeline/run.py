@@ -17,8 +17,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from redi_lab.errors import UserError
+from redi_lab.errors import UserError, unwind_on_sigterm
 from redi_lab.pipeline.naming import objective, run_name
+from redi_lab.redaction import redacted
 from redi_lab.tracking.environment import environment_tags
 
 SUMMARY = "summary.json"
@@ -37,6 +38,7 @@ def prepare_output_dir(config: DictConfig) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"paths.output_dir={folder}: cannot be made ({error.strerror}); name another folder") from error
+    unwind_on_sigterm()
     return folder
 
 
@@ -75,9 +77,8 @@ def make_logger(config: DictConfig, folder: Path, parent_run_id: str | None, tag
             tags=tags,
             flush_seconds=settings.flush_seconds,
         )
-    logger.log_config(OmegaConf.to_yaml(config))
-    plain = OmegaConf.to_container(config)
-    assert isinstance(plain, dict)
+    plain = redacted(OmegaConf.to_container(config))
+    logger.log_config(OmegaConf.to_yaml(OmegaConf.create(plain)))
     logged = {str(k): v for k, v in plain.items() if k not in ("paths", "logger", "debug")}
     logger.log_hyperparams(logged | ({"objective": objective(config.loss)} if config.get("loss") else {}))
     logger.log_environment()
@@ -122,7 +123,7 @@ def write_summary(folder: Path, config: DictConfig, content: Mapping[str, Any]) 
     }
     path = folder / SUMMARY
     partial = path.with_name(f".{SUMMARY}.{os.getpid()}")
-    partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(redacted(summary), indent=2) + "\n", encoding="utf-8")
     os.replace(partial, path)
     return path
 

@@ -43,6 +43,7 @@ from redi_lab.pipeline.screen import progress_bar, say
 from redi_lab.pipeline.stages import Stage, StageCache, StageRecord, resolve_chain
 from redi_lab.pipeline.trained import Trained, find_trained, finish_training
 from redi_lab.pipeline.training_record import RECORD_FILE, TrainingRecord
+from redi_lab.redaction import redacted
 
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
@@ -219,7 +220,8 @@ class _Job:
         module = build.make_module(config, backbone)
         tags = {"redi_lab.stage": self.stage.name, "redi_lab.fingerprint": self.stage.fingerprint, **further_tags}
         logger = make_logger(config, folder, self.parent_run_id, tags)
-        logger.log_dataset(corpus.source, data.digest(), corpus.source, len(data.train_examples))
+        source = redacted(corpus.source)
+        logger.log_dataset(source, data.digest(), source, len(data.train_examples))
         record = StageRecord(self.stage.name, folder, folder / "checkpoints" / "last")
         grader = build.make_grader(self.command_config)
         observers = make_observers(config, self.command_config, development, data, encoder, grader, folder)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,30 @@ def damaged_index(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text('{"weight_map": ')
 
 
+def indexed(shard: object) -> Spoil:
+    def spoil(folder: Path) -> None:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": WEIGHTS, "b": shard}}))
+
+    return spoil
+
+
+def with_number(number: float) -> Spoil:
+    def spoil(folder: Path) -> None:
+        weights = load_file(folder / WEIGHTS)
+        weights["model.norm.weight"][3] = number
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+    return spoil
+
+
+def pipe(name: str) -> Spoil:
+    def spoil(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return spoil
+
+
 def config(**changes: object) -> Spoil:
     return lambda folder: edit_json(folder / "config.json", **changes)
 
@@ -127,6 +152,13 @@ _BOTH: dict[str, tuple[Spoil, str]] = {
         damaged_index,
         r".*/model: model\.safetensors\.index\.json cannot be read .*; copy the folder again",
     ),
+    "an index with a list in it": (indexed([WEIGHTS]), r".*/model: .*index\.json .*weight_map.*; .*"),
+    "an index with a number in it": (indexed(3), r".*/model: .*index\.json .*weight_map.*; .*"),
+    "weights with NaN": (with_number(float("nan")), r".*/model: model\.norm\.weight in model\.safetensors .*NaN.*; .*"),
+    "weights with infinity": (with_number(float("inf")), r".*/model: model\.norm\.weight in .* infinity; .*"),
+    "weights that are a pipe": (pipe(WEIGHTS), r".*/model: model\.safetensors is no regular file; .*"),
+    "a tokenizer that is a pipe": (pipe("tokenizer.json"), r".*/model: tokenizer\.json is no regular file; .*"),
+    "a config of nested brackets": (config_text("[" * 10**5), r".*/model: config\.json cannot be read .*; .*"),
     "no config.json": (no_config, r".*/model: no Hugging Face folder there \(config\.json is missing\)"),
     "an adapter alone": (an_adapter, r".*/model: no Hugging Face folder there .*; merge the adapter"),
     "a config that is no JSON": (config_text("{"), r".*/model.*: .*config\.json.*; .*"),

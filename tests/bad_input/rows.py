@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -410,11 +411,16 @@ def _curations() -> list[Case]:
 
 
 def _gradings() -> list[Case]:
+    def pipe(world: World) -> list[str]:
+        os.mkfifo(world.write("mine.jsonl", "").with_name("pipe.jsonl"))
+        return ["grade", str(world.folder / "pipe.jsonl")]
+
     def grade(content: bytes, *arguments: str) -> Command:
         return lambda world: ["grade", str(world.write("mine.jsonl", content)), *arguments]
 
     good = {"prediction": "2", "gold": "2"}
     return [
+        Case("a pipe", pipe, r".*pipe\.jsonl: is a pipe or a device, .*; write it to a file first"),
         Case("an empty file", grade(b""), r".*mine\.jsonl: holds no rows; expected one JSON object"),
         Case("no prediction", grade(line({"gold": "2"})), r".*mine\.jsonl:1:prediction: missing; the row has gold \(name it by prediction=KEY\)"),
         Case("no gold", grade(line(good) + line({"prediction": "2"})), r".*mine\.jsonl:2:gold: missing; the row has prediction \(name it by gold=KEY\)"),

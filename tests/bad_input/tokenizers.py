@@ -32,6 +32,14 @@ def content(name: str, text: str) -> Spoil:
     return lambda folder: (folder / name).write_text(text)
 
 
+def with_holes(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary[max(vocabulary, key=vocabulary.__getitem__)] = 10**5
+    path.write_text(json.dumps(tokenizer))
+
+
 def larger_than_the_model(folder: Path) -> None:
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
@@ -66,6 +74,18 @@ _BOTH: dict[str, tuple[Spoil, str]] = {
     "a template that never writes the problem": (
         template("<|im_start|>hello<|im_end|>"),
         r".*chat template.*problem.*",
+    ),
+    "a template that does not end": (
+        template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"),
+        r".*chat template cannot be used \(it takes more than \d+ s.*\); .*",
+    ),
+    "a template that builds gigabytes": (
+        template("{{ messages[0]['content'] * 10**9 }}"),
+        r".*chat template cannot be used \(.*too much text\); .*",
+    ),
+    "a vocabulary with a hole": (
+        with_holes,
+        r".*/model: the tokenizer has 100001 tokens, the model's embedding \d+; give the tokenizer",
     ),
     "no end of a turn": (
         no_end,

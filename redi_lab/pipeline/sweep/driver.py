@@ -27,7 +27,7 @@ from redi_lab.pipeline.sweep.space import Space, as_overrides, check_space, grid
 from redi_lab.pipeline.sweep.storage import check_storage, study_lock
 from redi_lab.pipeline.sweep.study import Sweep, open_study
 from redi_lab.pipeline.sweep.workers import run_workers
-from redi_lab.redaction import redact
+from redi_lab.redaction import redact, redacted
 from redi_lab.schema import SweepConfig
 
 _OWN = ("sweeps", "sweep", "name", "seed")
@@ -86,6 +86,8 @@ def compose_sweep(arguments: Sequence[str]) -> tuple[DictConfig, Sweep]:
     plain = OmegaConf.to_container(config.sweep)
     assert isinstance(plain, dict)
     settings = SweepConfig(**{str(key): value for key, value in plain.items() if key in names})
+    # A variable that the study's YAML interpolates stays one: commands of trials are recorded.
+    settings.overrides = redacted(settings.overrides)
     check_storage(settings.storage)
     space = parse_space(settings.space)
     overrides = (*settings.overrides, *training)
