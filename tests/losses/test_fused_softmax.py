@@ -19,7 +19,7 @@ BOUNDS = {
     "entropy": 2e-5,
     "untouched": 0.0,
     "gradient torch.float32": 5e-6,
-    "gradient torch.bfloat16": 6e-3,
+    "gradient torch.bfloat16": 1e-2,
     "gradient torch.float16": 1e-3,
 }
 
