@@ -174,7 +174,8 @@ def _compare_groups(left: Group, right: Group, algebra: Algebra) -> Outcome:
     if other.opening == "{":
         return Outcome.DIFFERENT
     if any(isinstance(part, Group) for part in other.parts):  # a list of tuples, of which there is but one
-        return _compare_unordered(*((part,) if part is ordered else part.parts for part in (left, right)), algebra)
+        sides = [(part,) if part is ordered else part.parts for part in (left, right)]
+        return _compare_unordered(sides[0], sides[1], algebra)
     return _pairwise(left, right, algebra)  # a bare list may be meant as a tuple: then its order counts
 
 
@@ -197,7 +198,8 @@ def _compare_unordered(left: tuple[Part, ...], right: tuple[Part, ...], algebra:
         return Outcome.SAME
     if {Outcome.DIFFERENT} in missing:
         return Outcome.DIFFERENT
-    return min(missing[0] - {Outcome.DIFFERENT}, key=lambda outcome: outcome is not Outcome.ALGEBRA)
+    open_outcomes = missing[0] - {Outcome.DIFFERENT}
+    return Outcome.ALGEBRA if Outcome.ALGEBRA in open_outcomes else next(iter(open_outcomes))
 
 
 def _all_same(outcomes: Iterable[Outcome]) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,22 @@ def test_the_digest_knows_tokens_lengths_and_order() -> None:
     }
     assert len(digests) == 6
     assert digest_sequences([TokenizedSequence("other name", [1, 2, 3], 1), b]) in digests
+
+
+def test_a_completion_of_end_tokens_costs_linear_time() -> None:
+    """200,000 of them took minutes, each cut off by a copy of the rest. Time of the processor, not of the clock."""
+    tokenizer = byte_tokenizer(CHATML)
+    encoder = TraceEncoder(tokenizer, "{problem}", "")
+    end = tokenizer.decode([encoder.end_of_turn_id])
+    began = time.process_time()
+    assert encoder._open_text("4" + f"{end}\n" * 200_000) == "4"
+    assert encoder._open_text(f"4 {end} \n") == "4 "
+    assert encoder._open_text("4" + " " * 200_000) == "4" + " " * 200_000
+    assert time.process_time() - began < 5
+
+
+def test_an_end_token_without_text_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = byte_tokenizer(CHATML)
+    encoder = TraceEncoder(tokenizer, "{problem}", "")
+    monkeypatch.setattr(type(tokenizer), "decode", lambda self, ids, **_: "")
+    assert encoder._open_text("4 \n") == "4 \n"

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from redi_lab.evaluation.scoring import answer_classes
-
 from redi_lab.evaluation.metrics import NO_VOTE
+from redi_lab.evaluation.scoring import answer_classes
 
 
 def test_equivalent_answers_share_a_label() -> None:
