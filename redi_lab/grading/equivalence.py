@@ -24,7 +24,7 @@ MIN_ROUNDED_DIGITS = 3  # significant digits that a rounded decimal must show to
 
 _CHOICE = re.compile(r"\(?([A-J])\)?[.:]?")
 _CHOICE_WITH_TEXT = re.compile(
-    r"\(([A-J])\).*|([A-J])[).:]\s*\S.*|(?:option|choice|answer) \(?([A-J])\)?", re.DOTALL | re.IGNORECASE
+    r"\(([A-J])\).*|([A-J])[).:]\s*\S.*|(?:[Oo]ption|[Cc]hoice|[Aa]nswer) \(?([A-J])\)?", re.DOTALL
 )
 _BASE = re.compile(r"\(?([0-9A-F]{1,200})\)?_\{?\(?([0-9]{1,2})\)?\}?")
 _RATIO = re.compile(r"[0-9]{1,20}(?::[0-9]{1,20}){1,5}")
@@ -111,7 +111,7 @@ def _compare_labels(left: str, right: str) -> Outcome | None:
 
 def _choice(text: str) -> str | None:
     alone, labelled = _CHOICE.fullmatch(text), _CHOICE_WITH_TEXT.fullmatch(text)
-    return alone[1] if alone else next(filter(None, labelled.groups())).upper() if labelled else None
+    return alone[1] if alone else next(filter(None, labelled.groups())) if labelled else None
 
 
 def _compare_bases(left: str, right: str, bases: tuple[re.Match[str] | None, re.Match[str] | None]) -> Outcome | None:

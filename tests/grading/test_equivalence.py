@@ -103,6 +103,7 @@ UNCLEAR = [
     ("0", "a^2+b=0", Outcome.EQUATION),
     ("f^{-1}(x)", r"\frac{1}{f(x)}", Outcome.NOTATION),
     ("5!!", "15", Outcome.NOTATION),
+    ("a)b", "A", Outcome.NOTATION),
     ("1.000.000", "1000000", Outcome.NOTATION),
     ("32, 349", "32349", Outcome.NOTATION),
     ("1,234", "(1,234)", Outcome.NOTATION),
