@@ -24,7 +24,7 @@ MIN_ROUNDED_DIGITS = 3  # significant digits that a rounded decimal must show to
 
 _CHOICE = re.compile(r"\(?([A-J])\)?[.:]?")
 _CHOICE_WITH_TEXT = re.compile(
-    r"\(([A-J])\).*|([A-J])[).:]\s*\S.*|(?:option|choice|answer) \(?([A-J])\)?", re.DOTALL | re.IGNORECASE
+    r"\(([A-J])\).*|([A-J])[).:]\s*\S.*|(?:[Oo]ption|[Cc]hoice|[Aa]nswer) \(?([A-J])\)?", re.DOTALL
 )
 _BASE = re.compile(r"\(?([0-9A-F]{1,200})\)?_\{?\(?([0-9]{1,2})\)?\}?")
 _RATIO = re.compile(r"[0-9]{1,20}(?::[0-9]{1,20}){1,5}")
@@ -111,7 +111,7 @@ def _compare_labels(left: str, right: str) -> Outcome | None:
 
 def _choice(text: str) -> str | None:
     alone, labelled = _CHOICE.fullmatch(text), _CHOICE_WITH_TEXT.fullmatch(text)
-    return alone[1] if alone else next(filter(None, labelled.groups())).upper() if labelled else None
+    return alone[1] if alone else next(filter(None, labelled.groups())) if labelled else None
 
 
 def _compare_bases(left: str, right: str, bases: tuple[re.Match[str] | None, re.Match[str] | None]) -> Outcome | None:
@@ -174,7 +174,8 @@ def _compare_groups(left: Group, right: Group, algebra: Algebra) -> Outcome:
     if other.opening == "{":
         return Outcome.DIFFERENT
     if any(isinstance(part, Group) for part in other.parts):  # a list of tuples, of which there is but one
-        return _compare_unordered(*((part,) if part is ordered else part.parts for part in (left, right)), algebra)
+        sides = [(part,) if part is ordered else part.parts for part in (left, right)]
+        return _compare_unordered(sides[0], sides[1], algebra)
     return _pairwise(left, right, algebra)  # a bare list may be meant as a tuple: then its order counts
 
 
@@ -197,7 +198,8 @@ def _compare_unordered(left: tuple[Part, ...], right: tuple[Part, ...], algebra:
         return Outcome.SAME
     if {Outcome.DIFFERENT} in missing:
         return Outcome.DIFFERENT
-    return min(missing[0] - {Outcome.DIFFERENT}, key=lambda outcome: outcome is not Outcome.ALGEBRA)
+    open_outcomes = missing[0] - {Outcome.DIFFERENT}
+    return Outcome.ALGEBRA if Outcome.ALGEBRA in open_outcomes else next(iter(open_outcomes))
 
 
 def _all_same(outcomes: Iterable[Outcome]) -> Outcome:

@@ -186,6 +186,8 @@ def _value(text: str, depth: int) -> Part:
     if opening == "{" and not is_set:
         return read(inside, depth + 1)
     pieces = _split(inside, _SEPARATOR)
+    if not pieces:  # nothing but commas would be met by anything
+        raise UnreadableError
     if len(pieces) == 1 and not is_set:
         return read(inside, depth + 1) if (opening, closing) == ("(", ")") and "\\" not in inside[:1] else _leaf(text)
     return Group(opening, closing, tuple(read(piece, depth + 1) for piece in pieces), text)

@@ -277,3 +277,9 @@ def test_markers_of_the_configuration_are_tokens() -> None:
 def test_a_hundred_thousand_ends_are_taken_off_in_linear_time() -> None:
     encoder = TraceEncoder(byte_tokenizer(CHATML))
     assert encoder.completion_ids("2" + "<|im_end|>\n" * 200_000) == encoder.completion_ids("2")
+
+
+def test_an_end_token_without_text_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = byte_tokenizer(CHATML)
+    monkeypatch.setattr(type(tokenizer), "decode", lambda self, ids, **_: "")
+    assert TraceEncoder(tokenizer, "{problem}", "")._open_text("4 \n") == "4 \n"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from redi_lab.grading.equivalence import Outcome, compare_answers
 from redi_lab.grading.extraction import extract_answer, gold_answer
+from redi_lab.grading.reading import Leaf
 
 SAME = [
     ("073", "73"),
@@ -102,12 +103,15 @@ UNCLEAR = [
     ("0", "a^2+b=0", Outcome.EQUATION),
     ("f^{-1}(x)", r"\frac{1}{f(x)}", Outcome.NOTATION),
     ("5!!", "15", Outcome.NOTATION),
+    ("a)b", "A", Outcome.NOTATION),
     ("1.000.000", "1000000", Outcome.NOTATION),
     ("32, 349", "32349", Outcome.NOTATION),
     ("1,234", "(1,234)", Outcome.NOTATION),
     ("1:2", "2:4", Outcome.NOTATION),
     ("]0,1]", "(0,1]", Outcome.NOTATION),
     ("", "", Outcome.NOTATION),
+    (r"\{,\}", "1, 2", Outcome.NOTATION),
+    ("()", "1, 2", Outcome.NOTATION),
 ]
 FOR_ALGEBRA = [
     (r"\sin 30^\circ", "0.5"),
@@ -144,10 +148,12 @@ def test_what_is_left_to_algebra(answer: str, gold: str) -> None:
 
 def test_algebra_decides_the_parts_of_a_list() -> None:
     asked = []
-    outcome = compare_answers(
-        r"(2\sqrt{2}, 3)", r"(\sqrt{8}, 3)", lambda a, g: asked.append((a.text, g.text)) or Outcome.SAME
-    )
-    assert outcome is Outcome.SAME
+
+    def algebra(answer: Leaf, gold: Leaf) -> Outcome:
+        asked.append((answer.text, gold.text))
+        return Outcome.SAME
+
+    assert compare_answers(r"(2\sqrt{2}, 3)", r"(\sqrt{8}, 3)", algebra) is Outcome.SAME
     assert asked == [(r"2\sqrt{2}", r"\sqrt{8}")]
 
 

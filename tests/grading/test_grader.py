@@ -18,7 +18,7 @@ from redi_lab.grading.grader import Grade, Grader, Verdict, grade
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[Grader]:
-    with Grader(num_workers=2, timeout_seconds=5.0, memory_mb=1024) as shared:
+    with Grader(num_workers=2, timeout_seconds=60.0, memory_mb=1024) as shared:
         yield shared
 
 

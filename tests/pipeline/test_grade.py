@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,10 +77,35 @@ def test_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len((tmp_path / "out" / "graded.jsonl").read_text(encoding="utf-8").splitlines()) == 2
 
 
-@pytest.mark.parametrize("arguments", [[], ["a.jsonl", "b.jsonl"], ["a.jsonl", "workers=0"], ["absent.jsonl"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["a.jsonl", "b.jsonl"], ["a.jsonl", "workers=0"], ["a.jsonl", "answers=first"], ["absent.jsonl"]]
+)
 def test_verb_refuses_in_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["grade", *arguments, f"paths.output_dir={tmp_path / 'out'}"])
     assert ended.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("answers", "verdict"), [("boxed", "unknown"), ("last_number", "right")])
+def test_verb_takes_where_the_answer_stands(answers: str, verdict: str, tmp_path: Path) -> None:
+    file = write(tmp_path, [{"prediction": "She has 4 + 5 = 9 left", "gold": "9"}])
+    main(["grade", str(file), f"answers={answers}", f"paths.output_dir={tmp_path / 'out'}"])
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["verdicts"][verdict] == 1
+    assert summary["grader"]["answers"] == answers
+
+
+def test_light_rows_import_nothing_heavy(tmp_path: Path) -> None:
+    file = write(
+        tmp_path, [{"prediction": "The answer is 150.", "gold": "150"}, {"prediction": "**18**", "gold": "18"}]
+    )
+    code = (
+        "import sys; from redi_lab.cli import main; main(sys.argv[1:]);"
+        "print({'torch', 'transformers', 'pytorch_lightning', 'mlflow', 'sympy', 'math_verify'} & set(sys.modules))"
+    )
+    arguments = ["grade", str(file), f"paths.output_dir={tmp_path / 'out'}"]
+    run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "set()"
+    assert "2 right, 0 wrong, 0 unknown" in run.stdout
