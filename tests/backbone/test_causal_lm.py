@@ -413,11 +413,6 @@ def test_a_missing_folder_is_one_line(tmp_path: Path, folder: Path) -> None:
         load_backbone(path=str(half))
 
 
-def test_flash_attention_without_its_needs_is_refused(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"flash_attention_2 needs a GPU.*got float32.*model\.attention=packed_sdpa"):
-        load_backbone(path=str(folder), attention="flash_attention_2")
-
-
 def trained_adapters(backbone: CausalLM) -> CausalLM:
     """Give the adapters a part in the output: a fresh B is zero."""
     torch.manual_seed(1)
