@@ -54,8 +54,9 @@ def train(
 
     class Look(pl.Callback):
         def on_train_batch_end(self, *_: object) -> None:
-            with console.capture() as shown:
-                console.print(progress.get_renderable())
+            still = Console(file=io.StringIO(), width=80)  # the console itself adds what moves its cursor
+            with still.capture() as shown:
+                still.print(progress.get_renderable())
             lines.append(shown.get().strip())
 
     data = DataLoader(TensorDataset(torch.zeros(3, 1)))
