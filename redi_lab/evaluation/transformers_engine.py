@@ -232,9 +232,9 @@ class TransformersEngine:
             if tokens.shape[1] == width + sampling.max_new_tokens:
                 break
             kept = (~torch.isin(new, is_stop).any(dim=-1)).nonzero().squeeze(-1)
+            if on_finished is not None and 0 < len(kept) < len(open_rows):
+                on_finished(len(batch) - len(kept))
             open_rows = [open_rows[position] for position in kept.tolist()]
-            if on_finished is not None:
-                on_finished(len(batch) - len(open_rows))
             cache.batch_select_indices(kept)
             tokens, mask = tokens[kept], torch.cat([mask[kept], mask.new_ones(len(kept), new.shape[1])], dim=-1)
             numbers = None if numbers is None else numbers[kept]

@@ -293,7 +293,7 @@ def _dress(ax: Any, panel: Panel) -> None:
     ax.grid(color="#e6e6e6", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if panel.is_share:
         ax.ticklabel_format(axis="y", style="plain", useOffset=False)
     else:

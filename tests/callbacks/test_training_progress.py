@@ -12,6 +12,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from redi_lab.callbacks.training_progress import COLUMN, TrainingProgress
 from redi_lab.pipeline import screen
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec"),
+]
 SECONDS = 45.0  # of a step, by the clock of the test
 
 
@@ -50,12 +54,19 @@ def train(
 
     class Look(pl.Callback):
         def on_train_batch_end(self, *_: object) -> None:
-            with console.capture() as shown:
-                console.print(progress.get_renderable())
+            still = Console(file=io.StringIO(), width=80)  # the console itself adds what moves its cursor
+            with still.capture() as shown:
+                still.print(progress.get_renderable())
             lines.append(shown.get().strip())
 
     data = DataLoader(TensorDataset(torch.zeros(3, 1)))
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+        "accelerator": "cpu",
+    }
     callbacks = [TrainingProgress(progress), Look()]
     trainer = pl.Trainer(default_root_dir=folder, callbacks=callbacks, **quiet, **options)
     trainer.fit(module, data)
@@ -80,7 +91,8 @@ def test_the_bar_counts_the_whole_training_and_knows_the_time_left(
 def test_max_steps_decide_where_they_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     _, lines = train(Steps(clock), clock, monkeypatch, tmp_path, max_epochs=4, max_steps=5)
-    assert [line.split("━ ")[-1].split()[0] for line in lines][-1] == "5/5"
+    assert len(lines) == 5
+    assert " 5/5 " in lines[-1], lines
 
 
 def test_an_error_gives_the_terminal_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

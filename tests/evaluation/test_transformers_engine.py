@@ -141,12 +141,13 @@ def test_progress_moves_as_completions_of_a_batch_finish(checkpoint: Path) -> No
     """Short ones are reported before the batch that they share with long ones is done."""
     seen: list[tuple[int, int]] = []
     made = TransformersEngine().generate(
-        checkpoint, PROMPTS, sampling(max_new_tokens=200), lambda done, total: seen.append((done, total))
+        checkpoint, PROMPTS, sampling(), lambda done, total: seen.append((done, total))
     )
-    ends = sorted(len(completion.token_ids) for completion in made)
-    assert ends[0] <= 16 < ends[-1]  # the first look is after 16 tokens
-    assert seen[0][0] == sum(length <= 16 for length in ends)
+    lengths = [len(completion.token_ids) for completion in made]
+    assert min(lengths) <= 16 < max(lengths)  # the first look is after 16 tokens
+    assert seen[0] == (sum(length <= 16 for length in lengths), len(made))
     assert seen[-1] == (len(made), len(made))
+    assert seen == sorted(set(seen))
 
 
 def test_impossible_requests_are_refused(checkpoint: Path) -> None:

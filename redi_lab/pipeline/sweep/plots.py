@@ -27,7 +27,7 @@ _CANDIDATES = 8
 """Most cells of an axis that is a continuum."""
 
 
-def plot_map(trials: Sequence[TrialView], space: Space, metric: str, path: Path) -> Path | None:
+def plot_map(trials: Sequence[TrialView], space: Space, metric: str, path: Path, title: str = "Trials") -> Path | None:
     """Mean value of the trials in each cell of two parameters; None if the space has no two that always exist.
 
     Of more than two, α and the learning rate are taken if they are there, else the first two; a cell then holds trials
@@ -64,11 +64,11 @@ def plot_map(trials: Sequence[TrialView], space: Space, metric: str, path: Path)
         set_ticks(range(axis.num_cells), axis.labels)
         label(axis.parameter.path)
     figure.colorbar(ScalarMappable(norm, _COLOURS), ax=ax, label=metric)
-    ax.set_title("Mean of the trials in a cell; ✕: collapsed, at which step", loc="left", fontsize=10)
+    ax.set_title(f"{title}: mean in a cell; ✕: collapsed, at which step", loc="left", fontsize=10)
     return _save(figure, path)
 
 
-def plot_parallel(trials: Sequence[TrialView], space: Space, metric: str, path: Path) -> Path:
+def plot_parallel(trials: Sequence[TrialView], space: Space, metric: str, path: Path, title: str = "Trials") -> Path:
     """One line a trial through its parameters to its value; a parameter that it does not have is left out."""
     paths = list(dict.fromkeys(parameter.path for parameter in space))
     scales = {
@@ -90,7 +90,7 @@ def plot_parallel(trials: Sequence[TrialView], space: Space, metric: str, path: 
     ax.set_yticks([])
     ax.set_xlim(-0.2, len(paths) + 0.5)
     ax.spines[:].set_visible(False)
-    ax.set_title("Each line a trial; dashed: collapsed, dotted: pruned", loc="left", fontsize=10)
+    ax.set_title(f"{title}: a line each; dashed: collapsed, dotted: pruned", loc="left", fontsize=10)
     return _save(figure, path)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from redi_lab.config import load_config
+from redi_lab.pipeline.naming import objective
 from redi_lab.pipeline.page import embedded_image, render_page
 from redi_lab.pipeline.sweep.confirm import Confirmation
 from redi_lab.pipeline.sweep.experiment import experiment_text
@@ -31,10 +33,10 @@ def write_report(sweep: Sweep, study: optuna.Study, confirmation: Confirmation |
     Returns:
         The files, the page last.
     """
-    trials, space, metric = view_trials(study), sweep.space, sweep.settings.metric
-    files = [plot_map(trials, space, metric, sweep.folder / "map.png")]
+    trials, space, metric, title = view_trials(study), sweep.space, sweep.settings.metric, _title(sweep)
+    files = [plot_map(trials, space, metric, sweep.folder / "map.png", title)]
     if any(t.value is not None and math.isfinite(t.value) for t in trials):
-        files.append(plot_parallel(trials, space, metric, sweep.folder / "parallel.png"))
+        files.append(plot_parallel(trials, space, metric, sweep.folder / "parallel.png", title))
     importances = parameter_importances(study)
     if importances:
         files.append(plot_importances(importances, sweep.folder / "importances.png"))
@@ -44,6 +46,16 @@ def write_report(sweep: Sweep, study: optuna.Study, confirmation: Confirmation |
     page = sweep.folder / PAGE
     page.write_text(_page(sweep, trials, winner, pictures, confirmation), encoding="utf-8")
     return [*pictures, *experiment, page]
+
+
+def _title(sweep: Sweep) -> str:
+    """Whose trials they are: the objective with what of it is not searched, where it is not searched itself."""
+    searched = {parameter.path for parameter in sweep.space}
+    if "loss" in searched:
+        return sweep.name
+    loss = load_config("train", list(sweep.overrides), check_paths=False).loss
+    fixed = {key: value for key, value in loss.items() if f"loss.{key}" not in searched}
+    return f"{sweep.name}, {objective(fixed)}"
 
 
 def summarise(sweep: Sweep, study: optuna.Study, confirmation: Confirmation | None) -> dict[str, Any]:

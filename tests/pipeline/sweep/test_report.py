@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -180,3 +182,21 @@ def test_a_winner_is_confirmed_by_workers_on_fresh_seeds(tmp_path: Path, capsys:
     assert found.winner == (round(4 * winner.value) / 4,) * 2
     arm = optuna.load_study(study_name="fake.confirm-baseline", storage=open_storage(sweep.settings.storage))
     assert sorted(trial.params["seed"] for trial in arm.trials) == [101, 102]
+
+
+@pytest.mark.parametrize(
+    ("space", "overrides", "title"),
+    [
+        ({"loss.alpha": [0.2, 0.8], "optimizer.lr": [1e-4]}, ("+experiment=demo",), "fake, redi"),
+        ({"optimizer.lr": [1e-4]}, ("+experiment=demo_simpo", "loss.gamma=0.5"), "fake, simpo β10 γ.5"),
+        ({"loss": ["redi", "dpo"], "optimizer.lr": [1e-4]}, ("+experiment=demo",), "fake"),
+    ],
+)
+def test_plots_name_the_objective(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: dict[str, Any], overrides: tuple[str, ...], title: str
+) -> None:
+    sweep = replace(fakes.make_sweep(tmp_path, space=space), overrides=overrides)
+    titles: list[str] = []
+    monkeypatch.setattr("redi_lab.pipeline.sweep.report.plot_map", lambda *args: titles.append(args[-1]))
+    write_report(sweep, planned(sweep)[0], None)
+    assert titles == [title]
