@@ -43,8 +43,8 @@ class Forecast(pl.Callback):
         total = sum(p.numel() for p in pl_module.parameters())
         steps = _steps_left(trainer)
         self._say(
-            f"{steps:,} step{'s' * (steps != 1)} in {trainer.precision}; {trained:,} of {total:,} parameters are trained."
-            f" Memory: {as_size(fixed)} for weights, gradients and optimizer, activations come on top;"
+            f"{steps:,} step{'s' * (steps != 1)} in {trainer.precision}; {trained:,} of {total:,} parameters are"
+            f" trained. Memory: {as_size(fixed)} for weights, gradients and optimizer, activations come on top;"
             f" {as_size(free)} are free"
         )
         held = sum(p.nbytes for p in pl_module.parameters())  # in memory already, so not in what is free
@@ -104,7 +104,7 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def _steps_left(trainer: pl.Trainer) -> int:
-    return int(trainer.estimated_stepping_batches) - trainer.global_step
+    return int(trainer.estimated_stepping_batches - trainer.global_step)
 
 
 def _tokens_per_step(trainer: pl.Trainer, default: float) -> float:
