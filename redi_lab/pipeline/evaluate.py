@@ -331,7 +331,7 @@ def _table(results: Mapping[str, Sequence[EvaluationResult]]) -> Table:
     table = Table(title=f"{samples} samples each", title_justify="left")
     headings = ("model", "benchmark", "problems", "pass@1 (95 % CI)", "SEM", f"pass@{samples}", "truncated", "unknown")
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in headings[:2] else "right")
+        table.add_column(heading, justify="left" if heading in headings[:2] else "right", overflow="fold")
     for model, each in results.items():
         for name, score in _scores(each).items():
             m = next((r.metrics for r in each if r.benchmark == name), average_metrics(each))

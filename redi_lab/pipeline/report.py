@@ -103,7 +103,7 @@ def score_table(outcomes: Sequence[Outcome], baseline: EvaluationResult | None =
     problems = int(first.metrics["num_problems"])
     table = Table(title=f"{first.benchmark}: {problems} problems × {samples} samples", title_justify="left")
     for heading in ("stage", "objective", "pass@1 (95 % CI)", "SEM", f"pass@{samples}", "truncated", "unknown"):
-        table.add_column(heading, justify="left" if heading in ("stage", "objective") else "right")
+        table.add_column(heading, justify="left" if heading in ("stage", "objective") else "right", overflow="fold")
     if baseline is not None:
         table.add_row(BASE_MODEL, "–", *_cells(baseline, samples))
     for outcome in judged:
