@@ -41,9 +41,10 @@ class Forecast(pl.Callback):
         free = free_bytes(pl_module.device)
         trained = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
         total = sum(p.numel() for p in pl_module.parameters())
+        steps = _steps_left(trainer)
         self._say(
-            f"{_steps_left(trainer):,} steps in {trainer.precision}; {trained:,} of {total:,} parameters are trained."
-            f" Memory: {as_size(fixed)} for weights, gradients and optimizer, activations come on top;"
+            f"{steps:,} step{'s' * (steps != 1)} in {trainer.precision}; {trained:,} of {total:,} parameters are"
+            f" trained. Memory: {as_size(fixed)} for weights, gradients and optimizer, activations come on top;"
             f" {as_size(free)} are free"
         )
         held = sum(p.nbytes for p in pl_module.parameters())  # in memory already, so not in what is free
@@ -92,18 +93,18 @@ def free_bytes(device: torch.device) -> int:
     info = Path("/proc/meminfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-    return available[0] if available else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return available[0] if available else int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def peak_bytes(device: torch.device) -> int:
     """Most memory that tensors had on a GPU, or that this process had, so far."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
 
 
 def _steps_left(trainer: pl.Trainer) -> int:
-    return int(trainer.estimated_stepping_batches) - trainer.global_step
+    return int(trainer.estimated_stepping_batches - trainer.global_step)
 
 
 def _tokens_per_step(trainer: pl.Trainer, default: float) -> float:

@@ -331,19 +331,23 @@ def _tell(results: Mapping[str, Sequence[EvaluationResult]], output_dir: Path, p
 
 def _table(results: Mapping[str, Sequence[EvaluationResult]]) -> Table:
     first = next(iter(results.values()))
-    samples = int(first[0].metrics["num_samples"])
-    table = Table(title=f"{samples} samples each", title_justify="left")
-    headings = ("model", "benchmark", "problems", "pass@1 (95 % CI)", "SEM", f"pass@{samples}", "truncated", "unknown")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in headings[:2] else "right")
+    samples, is_suite = int(first[0].metrics["num_samples"]), len(first) > 1
+    of = "" if is_suite else f"{first[0].benchmark}: {int(first[0].metrics['num_problems']):,} problems × "
+    table = Table(title=f"{of}{samples} samples{' each' * is_suite}", title_justify="left")
+    for heading in ("model", *(("benchmark", "problems") if is_suite else ())):
+        table.add_column(heading, overflow="fold")
+    for heading in ("pass@1 (95 % CI)", "SEM", f"pass@{samples}", "truncated", "unknown"):
+        table.add_column(heading, justify="right", overflow="fold")
     for model, each in results.items():
         for name, score in _scores(each).items():
             m = next((r.metrics for r in each if r.benchmark == name), average_metrics(each))
-            rates = [f"{m[rate]:.1%}" if rate in m else "" for rate in ("truncation_rate", "unknown_rate")]
-            cells = [f"{score.num_problems:,}", f"{score.value:.3f} ({score.ci_low:.3f}–{score.ci_high:.3f})"]
+            place = [name, f"{score.num_problems:,}"] if is_suite else []
             sem = "–" if score.sem is None else f"{score.sem:.3f}"
-            table.add_row(
-                escape(model), name, *cells, sem, f"{m[f'pass_at_{samples}']:.3f}", *rates,
-                end_section=name == each[-1].benchmark,
-            )  # fmt: skip
+            cells = [
+                f"{score.value:.3f} ({score.ci_low:.3f}–{score.ci_high:.3f})",
+                sem,
+                f"{m[f'pass_at_{samples}']:.3f}",
+            ]
+            rates = [f"{m[rate]:.1%}" if rate in m else "" for rate in ("truncation_rate", "unknown_rate")]
+            table.add_row(escape(model), *place, *cells, *rates, end_section=name == each[-1].benchmark)
     return table

@@ -101,7 +101,7 @@ def score_table(outcomes: Sequence[Outcome], baseline: EvaluationResult | None =
         table.caption = "haste: answers with an addition done in the head; columns: additions by columns that are right"
     scores = ("pass@1 (95 % CI)", "SEM", f"pass@{samples}", *embedded, "truncated", "unknown")
     for heading in ("stage", "objective", *scores):
-        table.add_column(heading, justify="left" if heading in ("stage", "objective") else "right")
+        table.add_column(heading, justify="left" if heading in ("stage", "objective") else "right", overflow="fold")
     if baseline is not None:
         table.add_row(BASE_MODEL, "–", *_cells(baseline, samples, embedded.values()))
     for outcome in judged:

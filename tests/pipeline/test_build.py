@@ -22,6 +22,7 @@ from redi_lab.pipeline.curate import make_recipe
 
 NEEDED = {
     ("model", "hf"): ["model.path=Qwen/Qwen2.5-0.5B", "name=own"],
+    ("model", "qwen2_5_math_1p5b"): ["name=own"],
     ("model", "hf_lora"): ["model.path=Qwen/Qwen2.5-0.5B", "name=own"],
     ("data", "jsonl"): ["data.path=someone/some-data"],
     ("data", "openr1_math"): ["data.batch_size=4"],

@@ -140,13 +140,16 @@ def test_without_the_hub_the_paper_says_at_once_what_is_missing(
 
 def own_model(tmp_path: Path, folder: Path, rows: Path, *more: str) -> list[str]:
     """A pretrained model on a user's chats, in a few steps."""
+    template = tmp_path / "chat.jinja"
+    template.write_text(CHAT_TEMPLATE)
     return [
         "+experiment=own_model",
         f"model.path={folder}",
-        f"model.chat_template='{CHAT_TEMPLATE}'",
+        f"model.chat_template={template}",
         f"data.path={rows}",
         "data.source.num_heldout=3",
         "data.max_new_tokens=7",
+        "data.batch_size=4",  # nine pairs: three steps an epoch
         "trainer.max_steps=2",
         "init_overrides=['trainer.max_steps=2']",
         "logger=none",
