@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -90,24 +91,25 @@ def score_table(outcomes: Sequence[Outcome]) -> Table:
     samples = int(first.metrics["num_samples"])
     problems = int(first.metrics["num_problems"])
     table = Table(title=f"{first.benchmark}: {problems} problems × {samples} samples", title_justify="left")
-    embedded = _EMBEDDED if "haste" in first.metrics else {}
-    if embedded:
+    is_embedded = "haste" in first.metrics
+    further = _EMBEDDED if is_embedded else {"SEM": "pass_at_1_sem"}
+    if is_embedded:  # narrow enough for 80 columns
+        table.box, table.pad_edge, table.collapse_padding, table.caption_justify = SIMPLE_HEAD, False, True, "left"
         table.caption = "haste: answers with an addition done in the head; columns: additions by columns that are right"
-    for heading in ("stage", "objective", "pass@1 (95 % CI)", "SEM", f"pass@{samples}", *embedded, "truncated"):
-        table.add_column(heading, justify="left" if heading in ("stage", "objective") else "right")
+    for heading in ("stage", "objective", "pass@1 (95 % CI)", f"pass@{samples}", *further, "truncated"):
+        is_text, width = heading in ("stage", "objective"), 13 if heading.startswith("pass@1 (") else None
+        table.add_column(heading, justify="left" if is_text else "right", min_width=width)
     for outcome in judged:
         assert outcome.result is not None
-        cells = _cells(outcome.result, samples, embedded.values())
+        cells = _cells(outcome.result, samples, further.values())
         table.add_row(outcome.stage.name, describe_loss(outcome.stage.config), *cells)
     return table
 
 
 def _cells(result: EvaluationResult, samples: int, further: Iterable[str]) -> list[str]:
     m = result.metrics
-    sem = m.get("pass_at_1_sem")
     return [
         f"{m['pass_at_1']:.3f} ({m['pass_at_1_ci_low']:.3f}–{m['pass_at_1_ci_high']:.3f})",
-        "–" if sem is None else f"{sem:.3f}",
         f"{m.get(f'pass_at_{samples}', m['pass_at_1']):.3f}",
         *(f"{m[name]:.3f}" if name in m else "–" for name in further),
         f"{m['truncation_rate']:.1%}",
