@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -96,30 +97,31 @@ def score_table(outcomes: Sequence[Outcome], baseline: EvaluationResult | None =
     samples = int(first.metrics["num_samples"])
     problems = int(first.metrics["num_problems"])
     table = Table(title=f"{first.benchmark}: {problems} problems × {samples} samples", title_justify="left")
-    embedded = _EMBEDDED if "haste" in first.metrics else {}
-    if embedded:
+    is_embedded = "haste" in first.metrics
+    further = _EMBEDDED if is_embedded else {"SEM": "pass_at_1_sem"}
+    if is_embedded:  # narrow enough for 80 columns
+        table.box, table.pad_edge, table.collapse_padding, table.caption_justify = SIMPLE_HEAD, False, True, "left"
         table.caption = "haste: answers with an addition done in the head; columns: additions by columns that are right"
-    scores = ("pass@1 (95 % CI)", "SEM", f"pass@{samples}", *embedded, "truncated", "unknown")
+    scores = ("pass@1 (95 % CI)", f"pass@{samples}", *further, "truncated", "unknown")
     for heading in ("stage", "objective", *scores):
-        table.add_column(heading, justify="left" if heading in ("stage", "objective") else "right", overflow="fold")
+        is_text, width = heading in ("stage", "objective"), 13 if heading.startswith("pass@1 (") else None
+        table.add_column(heading, justify="left" if is_text else "right", min_width=width, overflow="fold")
     if baseline is not None:
-        table.add_row(BASE_MODEL, "–", *_cells(baseline, samples, embedded.values()))
+        table.add_row(BASE_MODEL, "–", *_cells(baseline, samples, further.values()))
     for outcome in judged:
         assert outcome.result is not None
-        name, further = outcome.stage.name, embedded.values()
-        table.add_row(name, run_label(outcome.stage.config), *_cells(outcome.result, samples, further))
+        name = outcome.stage.name
+        table.add_row(name, run_label(outcome.stage.config), *_cells(outcome.result, samples, further.values()))
         if outcome.best is not None and outcome.best.result is not None:
             step = int(outcome.best.note["step"])
-            table.add_row(f"{name} best", f"at step {step:,}", *_cells(outcome.best.result, samples, further))
+            table.add_row(f"{name} best", f"at step {step:,}", *_cells(outcome.best.result, samples, further.values()))
     return table
 
 
 def _cells(result: EvaluationResult, samples: int, further: Iterable[str]) -> list[str]:
     m = result.metrics
-    sem = m.get("pass_at_1_sem")
     return [
         f"{m['pass_at_1']:.3f} ({m['pass_at_1_ci_low']:.3f}–{m['pass_at_1_ci_high']:.3f})",
-        "–" if sem is None else f"{sem:.3f}",
         f"{m.get(f'pass_at_{samples}', m['pass_at_1']):.3f}",
         *(f"{m[name]:.3f}" if name in m else "–" for name in further),
         f"{m['truncation_rate']:.1%}",

@@ -43,6 +43,7 @@ def test_the_demo_trains_judges_and_records_both_stages(
     for stage in summary["stages"]:
         assert {"greedy_pass_at_1", "haste"} <= stage["metrics"].keys()
     assert all(heading in screen for heading in ("greedy", "haste", "columns"))
+    assert "…" not in screen[screen.index("heldout: 6 problems") :]  # nothing is cut off at 80 columns
     assert summary["config"]["seed"] == summary["seed"] == 42
     assert summary["data"]["selection"]["rows_read"] == 54
     assert {"torch", "transformers", "python"} <= summary["versions"].keys()
