@@ -309,7 +309,9 @@ def load_backbone(
         )
         check_loaded(found, f"model.path={path}")
         check_vocabulary(model, tokenizer, f"model.path={path}")
-    set_checkpointing(model, {True: "full", False: "none"}.get(gradient_checkpointing, str(gradient_checkpointing)))
+    if isinstance(gradient_checkpointing, bool):
+        gradient_checkpointing = "full" if gradient_checkpointing else "none"
+    set_checkpointing(model, gradient_checkpointing)
     if compile:
         compile_layers(model)
     backbone = CausalLM(

@@ -18,7 +18,7 @@ BLOCK = 8192  # columns that a program holds at a time
 WARPS = 16
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _softmax(  # type: ignore[no-untyped-def]
     logits,
     targets,
@@ -68,7 +68,7 @@ def _softmax(  # type: ignore[no-untyped-def]
             tl.store(entropies + row, entropy)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _to_logits(x, scale: tl.constexpr, softcap: tl.constexpr):  # type: ignore[no-untyped-def]
     x = x * scale
     if softcap > 0.0:
@@ -101,7 +101,7 @@ def softmax_(
     if not len(logits):
         return
     grads = logps if token_grads is None else token_grads.to(torch.float32).contiguous()
-    with torch.cuda.device_of(logits):
+    with torch.cuda.device(logits.device):
         _softmax[(len(logits),)](
             logits,
             targets.contiguous(),

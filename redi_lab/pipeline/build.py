@@ -242,7 +242,7 @@ def make_trainer(config: DictConfig, callbacks: Sequence[pl.Callback], logger: A
     assert isinstance(plain, dict)
     if plain.get("deterministic") == "warn":
         # Else torch would fill all fresh memory with NaN, chunks of logits included, to catch reads before writes.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return pl.Trainer(
         **{str(key): value for key, value in ({"log_every_n_steps": 1, "enable_model_summary": False} | plain).items()},
         callbacks=list(callbacks),

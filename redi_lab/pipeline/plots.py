@@ -233,7 +233,7 @@ def _line_at_zero(points: Sequence[tuple[int, float]]) -> float:
     x, y = (sum(column) / len(points) for column in zip(*points, strict=True))
     spread = sum((at - x) ** 2 for at, _ in points)
     slope = sum((at - x) * (value - y) for at, value in points) / spread if spread else 0.0
-    return y - slope * x
+    return float(y - slope * x)
 
 
 def _read(path: Path) -> dict[str, Curve]:

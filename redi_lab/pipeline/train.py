@@ -228,7 +228,7 @@ class _Job:
         notes = {RECORD_FILE: TrainingRecord.of(config, self.base).as_dict()}
         callbacks = [
             *build.make_callbacks(config, record.checkpoint.parent, encoder.end_of_turn_id, observers, notes),
-            Forecast(report.say),
+            Forecast(say),
             *further_callbacks,
         ]
         trainer = build.make_trainer(config, [*callbacks, TrainingProgress(progress_bar(COLUMN))], logger)

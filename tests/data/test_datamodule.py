@@ -42,7 +42,7 @@ def make(corpus: TraceCorpus, encoder: TraceEncoder, **changes: Any) -> TraceDat
 
 def train_batches(data: TraceDataModule, epoch: int = 0) -> list[Batch]:
     loader = data.train_dataloader()
-    loader.sampler.set_epoch(epoch)  # type: ignore[union-attr]
+    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
     return list(loader)
 
 

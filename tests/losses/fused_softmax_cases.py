@@ -58,7 +58,7 @@ def all_errors(device: str) -> dict[str, dict[str, float]]:
     """Of every seventh case, by a name that begins with its dtype: a GPU compiles each, the interpreter is slow."""
     cases = list(itertools.product(DTYPES, VOCABULARIES, OPTIONS, ASKED))[::7]
     return {
-        f"{dtype} {vocabulary} {options} {asked}": errors(dtype, vocabulary, options, *asked, device)
+        f"{dtype} {vocabulary} {options} {asked}": errors(dtype, vocabulary, options, asked[0], asked[1], device)
         for dtype, vocabulary, options, asked in cases
     }
 

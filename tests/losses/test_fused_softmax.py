@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def test_every_kind_of_pass_agrees_with_plain_torch(dtype: torch.dtype, monkeypa
     hidden = torch.randn(300, 64, device="cuda").to(dtype).requires_grad_()
     weight = torch.randn(5003, 64, device="cuda").mul_(0.2).requires_grad_()
     targets, weights = torch.randint(5003, (300,), device="cuda"), torch.randn(300, device="cuda")
-    options = {"chunk_size": 128, "softcap": 5.0, "with_entropy": True}
+    options: dict[str, Any] = {"chunk_size": 128, "softcap": 5.0, "with_entropy": True}
 
     def passes() -> list[torch.Tensor]:
         found: list[torch.Tensor] = []

@@ -50,7 +50,7 @@ def make_backbone() -> CausalLM:
 def make_step(objective: str, backbone: CausalLM) -> tuple[CausalLMModule, Batch]:
     """A module that can take gradients outside a trainer, and two micro-batches for it."""
     module = make_module(objective, backbone)
-    module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
+    module.manual_backward = lambda loss: loss.backward()
     module._trainer = SimpleNamespace(world_size=1, strategy=SimpleNamespace(model=None))
     draw = random.Random(1)
     sequences = [
@@ -150,4 +150,4 @@ def test_training_checks_the_kernels_of_the_gpu_first(monkeypatch: pytest.Monkey
         default_root_dir=tmp_path,
     )
     with pytest.raises(UserError, match="cannot be packed exactly"):
-        trainer.fit(module, torch.utils.data.DataLoader([0], batch_size=None))
+        trainer.fit(module, torch.utils.data.DataLoader([0], batch_size=None)  # type: ignore[arg-type])

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from redi_lab.errors import UserError
-from redi_lab.pipeline import compare as page_of_runs
 from redi_lab.pipeline.compare import Comparison, compare, find_runs
+from redi_lab.pipeline.plots import plot_curves
 from redi_lab.tracking.state import RunState
 
 URI = "sqlite:////data/mlflow.db"
@@ -176,13 +176,13 @@ def test_legends_name_the_objective_and_runs_of_one_label_by_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[list[str]] = []
-    original = page_of_runs.plot_curves
+    original = plot_curves
 
     def record(runs: Mapping[str, Path], *rest: Any) -> Path:
         drawn.append(list(runs))
         return original(runs, *rest)
 
-    monkeypatch.setattr(page_of_runs, "plot_curves", record)
+    monkeypatch.setattr("redi_lab.pipeline.compare.plot_curves", record)
     for name, module in (("a", "redi.REDI"), ("b", "redi.REDI"), ("c", "dpo.DPO")):
         folder = make_run(tmp_path / name, name=f"experiment-{name}")
         write_config(folder, {"name": f"experiment-{name}", "seed": 1, "loss": {"_target_": f"m.{module}"}})

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 
 from redi_lab.callbacks.update_norm import UpdateNorm
 from redi_lab.cli import main
 from redi_lab.errors import EXIT_RESUMABLE, UserError
 from redi_lab.pipeline.evaluate import evaluate_checkpoint
-from redi_lab.pipeline.resume import RECORD, differences, recorded_overrides
+from redi_lab.pipeline.resume import LOCK, RECORD, differences, recorded_overrides
 
 Tiny = Callable[..., list[str]]
 STEPS = 3
@@ -195,8 +196,6 @@ def test_a_signal_in_the_last_step_does_not_train_again(
 def test_what_is_not_the_same_run_starts_anew(
     change: str, tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from redi_lab.pipeline.resume import _lock
-
     command = ["+experiment=demo_sft", *tiny("eval=none", *BARE)]
     first = tmp_path / "outputs" / "runs" / "first"
     interrupt(2)
@@ -205,7 +204,7 @@ def test_what_is_not_the_same_run_starts_anew(
     (note,) = (tmp_path / "outputs" / "cache" / "interrupted").iterdir()
     note.write_text(json.dumps({"folder": str(first)}))
     if change == "another process":
-        with _lock(first):
+        with filelock.FileLock(first / LOCK):
             main(command)
     else:
         main([*(o for o in command if not o.startswith(change.split("=")[0])), change])
