@@ -150,4 +150,4 @@ def test_training_checks_the_kernels_of_the_gpu_first(monkeypatch: pytest.Monkey
         default_root_dir=tmp_path,
     )
     with pytest.raises(UserError, match="cannot be packed exactly"):
-        trainer.fit(module, torch.utils.data.DataLoader([0], batch_size=None)  # type: ignore[arg-type])
+        trainer.fit(module, torch.utils.data.DataLoader([0], batch_size=None))  # type: ignore[arg-type]
