@@ -13,6 +13,7 @@ import yaml
 from redi_lab.errors import UserError
 from redi_lab.pipeline import compare as page_of_runs
 from redi_lab.pipeline.compare import Comparison, compare, find_runs
+from redi_lab.pipeline.plots import plot_curves
 from redi_lab.tracking.state import RunState
 
 URI = "sqlite:////data/mlflow.db"
@@ -165,7 +166,7 @@ def test_legends_name_the_objective_and_runs_of_one_label_by_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[list[str]] = []
-    original = page_of_runs.plot_curves
+    original = plot_curves
 
     def record(runs: Mapping[str, Path], *rest: Any) -> Path:
         drawn.append(list(runs))
