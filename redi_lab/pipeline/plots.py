@@ -230,7 +230,7 @@ def _line_at_zero(points: Sequence[tuple[int, float]]) -> float:
     """Value at 0 of the least-squares line through points; their mean where they all lie at one place."""
     if not points:
         return math.nan
-    x, y = (sum(column) / len(points) for column in zip(*points, strict=True))
+    x, y = sum(at for at, _ in points) / len(points), sum(value for _, value in points) / len(points)
     spread = sum((at - x) ** 2 for at, _ in points)
     slope = sum((at - x) * (value - y) for at, value in points) / spread if spread else 0.0
     return float(y - slope * x)
