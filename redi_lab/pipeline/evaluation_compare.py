@@ -74,11 +74,9 @@ def run_evaluation_compare(arguments: Sequence[str]) -> Path:
     config = load_config("evaluate", ["checkpoint=.", "name=evaluate_compare", *settings], check_paths=False)
     judged = _told_apart([read_judged(folder) for folder in folders])
     rows = compare_all(judged[0], judged[1:])
-    from redi_lab.pipeline.run import prepare_output_dir, write_summary  # heavy: after all that can be refused
+    from redi_lab.pipeline.run import results_folder, write_summary  # heavy: after all that can be refused
 
-    output_dir = prepare_output_dir(config)
     averages = _averages(rows)
-    picture = plot_comparisons(rows, averages, output_dir / "comparison.png")
     content = {
         "name": "evaluate_compare",
         "verb": "evaluate compare",
@@ -86,7 +84,9 @@ def run_evaluation_compare(arguments: Sequence[str]) -> Path:
         "comparisons": [asdict(row) | {"finding": row.finding} for row in rows],
         "averages": {name: asdict(estimate) for name, estimate in averages.items()},
     }
-    write_summary(output_dir, config, content)
+    with results_folder(config) as output_dir:
+        picture = plot_comparisons(rows, averages, output_dir / "comparison.png")
+        write_summary(output_dir, config, content)
     for line in _protocol_differences(judged):
         print(f"Note:       {line}")
     for row in rows:

@@ -22,8 +22,8 @@ from typing import Any, Protocol, final
 import filelock
 from omegaconf import DictConfig, OmegaConf
 
-from redi_lab.callbacks.disk import as_size, is_disk_full, sync
 from redi_lab.errors import RunInterruptedError, UserError
+from redi_lab.files import explained, naming, write_text
 from redi_lab.overrides import quoted
 
 RECORD = "run.json"
@@ -303,22 +303,15 @@ def _told(folder: Path) -> Iterator[None]:
     """Interruptions and a full disk as one line that says how to go on. Training itself notes signals and saves."""
     go_on = f"give the same command again, or: redi-lab resume={folder}"
     try:
-        with interruptible(go_on):
+        with interruptible(go_on), naming(folder):
             yield
     except Exception as error:
-        if not is_disk_full(error):
+        if (told := explained(error, go_on)) is None:
             raise
-        disk = os.statvfs(folder)
-        raise UserError(
-            f"{getattr(error, 'filename', None) or folder}: the disk is full (or a quota reached),"
-            f" {as_size(disk.f_bavail * disk.f_frsize)} are free; make room, then {go_on}"
-        ) from error
+        raise told from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace a file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    sync(partial)
-    os.replace(partial, path)
+    write_text(path, json.dumps(content, indent=1) + "\n", is_synced=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -18,6 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.errors import UserError
+from redi_lab.files import is_disk_full, naming, write_text
 from redi_lab.pipeline.naming import objective, run_name
 from redi_lab.tracking.environment import environment_tags
 
@@ -42,15 +43,20 @@ def prepare_output_dir(config: DictConfig) -> Path:
 
 @contextmanager
 def results_folder(config: DictConfig) -> Iterator[Path]:
-    """As `prepare_output_dir`; a command that is refused leaves no empty folder.
+    """As `prepare_output_dir`; a command that is refused leaves no empty folder, and one without room no torn files.
 
     Raises:
         UserError: as `prepare_output_dir`.
     """
     folder = prepare_output_dir(config)
+    before = set(folder.iterdir())
     try:
-        yield folder
-    except UserError:
+        with naming(folder):
+            yield folder
+    except Exception as error:
+        if is_disk_full(error):
+            for path in set(folder.iterdir()) - before:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         with suppress(OSError):  # it is not empty
             folder.rmdir()
         raise
@@ -121,9 +127,7 @@ def write_summary(folder: Path, config: DictConfig, content: Mapping[str, Any]) 
         "config": OmegaConf.to_container(config),
     }
     path = folder / SUMMARY
-    partial = path.with_name(f".{SUMMARY}.{os.getpid()}")
-    partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(summary, indent=2) + "\n")
     return path
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
 
-from redi_lab.callbacks.disk import as_size
 from redi_lab.errors import UserError
 from redi_lab.evaluation.results import content_digest
+from redi_lab.files import as_size
 from redi_lab.pipeline.resume import LOCK, RECORD, Run, is_locked, noted_folders, read_run
 from redi_lab.pipeline.run import SUMMARY
 
