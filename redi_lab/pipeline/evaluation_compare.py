@@ -6,7 +6,6 @@ several comparisons are adjusted together.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from redi_lab.evaluation.results import EvaluationResult, load_result
 from redi_lab.evaluation.scoring import verdicts_of
 
 _USAGE = "evaluate compare OLD_FOLDER NEW_FOLDER [NEW_FOLDER ...]: results folders of evaluations or training runs"
-_SUMMARY = "summary.json"
 _COLOURS = {Finding.BETTER: "#009E73", Finding.WORSE: "#D55E00", Finding.UNDECIDED: "#777777"}
 
 
@@ -104,11 +102,9 @@ def read_judged(folder: Path) -> Judged:
     Raises:
         UserError: the folder has no summary, was not judged, or its evaluation is gone.
     """
-    path = folder / _SUMMARY
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no results folder with a readable {_SUMMARY} ({error})") from error
+    from redi_lab.pipeline.run import read_summary
+
+    summary = read_summary(folder)
     parts = summary.get("benchmarks") or {"": summary}
     keys = [part["evaluation"]["key"] for part in parts.values() if part.get("evaluation")]
     if not keys:

@@ -92,7 +92,7 @@ def read_run(folder: Path) -> Run:
         return run
     except FileNotFoundError:
         raise UserError(f"resume={folder}: no {RECORD} there; name the results folder of an interrupted run") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); start the run anew with resume={NEVER}") from error
 
 
@@ -101,9 +101,11 @@ def _check_record(run: Run) -> None:
 
     Raises:
         TypeError: one is another.
+        ValueError: a number is NaN or infinite.
     """
     if not isinstance(run.overrides, list) or not isinstance(run.stages, dict) or not isinstance(run.paths, dict):
         raise TypeError("its overrides, paths or stages are of another kind")
+    json.dumps(run.stages, allow_nan=False)
     texts = [*run.overrides, run.working_dir, *run.paths, *run.paths.values()]
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("its overrides, working_dir or paths hold what is no text")

@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from redi_lab.errors import UserError
+from redi_lab.errors import UserError, in_short
 from redi_lab.files import is_disk_full, naming, write_text
 from redi_lab.pipeline.naming import objective, run_name
 from redi_lab.tracking.environment import environment_tags
@@ -129,6 +129,30 @@ def write_summary(folder: Path, config: DictConfig, content: Mapping[str, Any]) 
     path = folder / SUMMARY
     write_text(path, json.dumps(summary, indent=2) + "\n")
     return path
+
+
+_KINDS = {"name": str, "metrics": dict, "evaluation": dict, "benchmarks": dict, "config": dict}
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read summary.json; of what is checked, all may be absent or null.
+
+    Raises:
+        UserError: there is none, or it is not as a run writes it.
+    """
+    path = folder / SUMMARY
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        wrong = [key for key, kind in _KINDS.items() if not isinstance(summary.get(key), kind | None)]
+        parts = (summary, *(summary.get("benchmarks") or {}).values())
+        judged = [part["evaluation"] for part in parts if part.get("evaluation")]
+        if wrong or not all(isinstance(one["key"], str) and isinstance(one["protocol"], dict) for one in judged):
+            raise TypeError(f"{', '.join(wrong) or 'evaluation'} is of another kind")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{folder}: no results folder with a readable {SUMMARY} ({in_short(error)}); restore or remove it"
+        ) from error
+    return summary
 
 
 def quieten_libraries() -> None:
