@@ -18,6 +18,7 @@ from redi_lab import usage
 from redi_lab.config import CONFIG_DIR, check, explain_composition, load_config
 from redi_lab.config_checks import check_choices
 from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError, UserError
+from redi_lab.files import explained
 from redi_lab.overrides import quote_paths
 from redi_lab.pipeline import verbs
 from redi_lab.pipeline.resume import recorded_overrides
@@ -26,6 +27,8 @@ from redi_lab.redaction import redact
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exits with 0, with 2 after a mistake of the user, or with a traceback after one of ours.
+
+    A full disk and other errors of the system that a user can mend are told like mistakes.
 
     A run that a signal ended exits with 75 (EX_TEMPFAIL): the same command goes on with it.
     """
@@ -45,10 +48,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     wants_traceback = any(a in ("debug=traceback", "debug=fast", "debug.traceback=true") for a in rest)
     try:
         _VERBS[verb](rest)
-    except UserError as error:
-        if wants_traceback:
+    except Exception as error:
+        told = error if isinstance(error, UserError) else explained(error)
+        if wants_traceback or told is None:
             raise
-        _refuse(error)
+        _refuse(told)
     except RunInterruptedError as error:
         print(f"\nredi_lab: {error}", file=sys.stderr)
         sys.exit(EXIT_RESUMABLE)

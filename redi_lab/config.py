@@ -483,6 +483,8 @@ def explain_composition(error: Exception, name: str, overrides: Sequence[str], c
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: {error.problem}; correct the YAML there"
+    if isinstance(error, UserError):
+        return str(error)
     text = str(error)
     if ambiguous := re.search(r"Ambiguous value for argument '(.+)'", text):
         return f"{ambiguous[1]}: several values need -m, a run of each; one list stands in brackets: KEY=[A,B]"

@@ -5,14 +5,21 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+import yaml
+from hydra._internal.config_repository import ConfigRepository
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml.reader import ReaderError
 
 from redi_lab.config_values import is_whole
 from redi_lab.errors import UserError, in_short
@@ -56,6 +63,62 @@ def _is_option(value: str) -> bool:
         return True
     parts = re.split(r"[\[\]'\",()]+", value)  # Hydra's lists, quotes and functions
     return value not in ("", "null") and ".." not in value and all(_OPTION.fullmatch(part) for part in parts if part)
+
+
+_load_unchecked = ConfigRepository.load_config
+_MANY_VALUES = 100_000
+
+
+def _load_checked(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
+    """What Hydra calls for each file of a composition; a user's own, or one from the web, may hold anything.
+
+    Raises:
+        UserError: the file is no text in UTF-8, is nested too deeply, or its aliases stand for very many values.
+    """
+    folders = [Path(source.path) for source in repository.get_sources() if source.scheme() == "file"]
+    files = [folder / f"{config_path.removesuffix('.yaml')}.yaml" for folder in folders]
+    file = next((file for file in files if os.path.isfile(file)), None)
+    try:
+        if file is not None:
+            check_aliases(file)
+        return _load_unchecked(repository, config_path)
+    except (RecursionError, ReaderError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = "is nested too deeply" if isinstance(error, RecursionError) else in_short(error)
+        raise UserError(f"{file or config_path}: {reason}; correct it, or save it as YAML in UTF-8") from error
+
+
+# Its only place that knows which files a composition reads: defaults lists lead from one to the next.
+ConfigRepository.load_config = _load_checked  # type: ignore[method-assign, assignment]
+
+
+def check_aliases(file: Path) -> None:
+    """Refuse a YAML file whose aliases (*NAME) stand for a hundred thousand values or for what they are part of.
+
+    PyYAML reads nine lines of ten aliases each in no time; a copy of what they stand for has a billion values.
+
+    Raises:
+        ValueError: they do.
+    """
+    sizes: dict[int, float] = {}
+
+    def size(node: Any) -> float:
+        if id(node) not in sizes:
+            sizes[id(node)] = math.inf  # until it is known: met again by then, it holds itself
+            parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+            sizes[id(node)] = 1 + sum(
+                map(size, chain.from_iterable(p if isinstance(p, tuple) else (p,) for p in parts))
+            )
+        return sizes[id(node)]
+
+    text = file.read_text(encoding="utf-8")
+    if not ("*" in text and "&" in text):
+        return
+    with file.open(encoding="utf-8") as stream:  # which names the file in errors
+        is_small = size(yaml.compose(stream, yaml.SafeLoader)) <= _MANY_VALUES
+    if not is_small:
+        raise ValueError(f"its aliases stand for more than {_MANY_VALUES:,} values, or for themselves")
 
 
 def resolve(config: DictConfig) -> None:

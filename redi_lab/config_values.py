@@ -35,6 +35,11 @@ def is_whole(low: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
 
 
+def is_count(text: str) -> bool:
+    """Whether a word of the command line is a whole number that `int` reads and a machine can count to."""
+    return bool(re.fullmatch("[0-9]{1,9}", text))
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -89,6 +94,15 @@ _RULES: tuple[_Rule, ...] = (
          "logger.flush_seconds", "loss.beta", "optimizer.lr", "optimizer.max_grad_norm", "sweep.lease_seconds"),
         lambda value: _is_number(value) and 0 < value < math.inf,
         "a number above 0",
+    ),
+    (("eval.num_samples", "callbacks.accuracy.num_samples"), lambda n: n <= 100_000, "at most 100,000 (16 are usual)"),
+    (("data.source.num_problems",), lambda n: n <= 10_000_000, "at most 10,000,000"),
+    (("sweep.num_trials",), lambda n: n <= 100_000, "at most 100,000"),
+    (
+        ("eval.grader.num_workers", "curation.grading.num_workers", "curation.num_workers", "data.num_workers",
+         "sweep.num_workers"),
+        lambda n: n <= 1024,
+        "at most 1,024 processes, and for most machines as many as it has cores",
     ),
     (
         ("loss.gamma", "eval.temperature", "callbacks.accuracy.temperature", "optimizer.weight_decay"),

@@ -13,7 +13,8 @@ from typing import Any, Literal, final
 import pytorch_lightning as pl
 
 from redi_lab.backbone.causal_lm import CausalLM
-from redi_lab.callbacks.disk import sync, writing
+from redi_lab.callbacks.disk import writing
+from redi_lab.files import sync
 
 BEST = "best"
 """Folder of the best checkpoint, beside the others."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from redi_lab.errors import UserError
+from redi_lab.files import as_size, is_disk_full
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MARGIN = 1 << 20  # bytes for what is small: JSON, tokenizer, directory entries
 
 
@@ -35,7 +32,7 @@ def writing(folder: Path, num_bytes: int, what: str, partial: Path) -> Iterator[
         if shutil.disk_usage(folder).free < num_bytes + _MARGIN:
             raise OSError(errno.ENOSPC, "No space left on device")
         yield
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
         if not is_disk_full(error):
             raise
@@ -44,29 +41,3 @@ def writing(folder: Path, num_bytes: int, what: str, partial: Path) -> Iterator[
             f" {as_size(shutil.disk_usage(folder).free)} are free; make room and run the same command again,"
             " which goes on from the last state that was saved"
         ) from error
-
-
-def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk itself."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether writing failed for want of room. safetensors tells the number in its text alone."""
-    if isinstance(error, OSError):
-        return error.errno in _FULL
-    return isinstance(error, SafetensorError) and any(f"os error {number})" in str(error) for number in _FULL)
-
-
-def as_size(num_bytes: int) -> str:
-    """1234567 is "1.2 MB"."""
-    size = float(num_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

@@ -13,8 +13,8 @@ from typing import Any, final
 import pytorch_lightning as pl
 import torch
 
-from redi_lab.callbacks.disk import as_size
 from redi_lab.data.packing import Batch
+from redi_lab.files import as_size
 
 _MEASURED_STEPS = 3
 """After the first one, which is slower: memory is allocated, kernels are chosen."""

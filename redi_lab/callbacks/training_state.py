@@ -28,8 +28,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from redi_lab.callbacks.disk import sync, writing
+from redi_lab.callbacks.disk import writing
 from redi_lab.callbacks.tensor_tree import flatten_tree, unflatten_tree
+from redi_lab.files import sync
 
 MANIFEST = "manifest.json"
 _STATE, _TENSORS = "state.json", "tensors.safetensors"

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
@@ -128,8 +129,9 @@ class CuratedWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for table in (self._sft, self._pairs, self._negatives):
-            table.close()
+        with ExitStack() as closing:  # each, also after one that fails
+            for table in (self._sft, self._pairs, self._negatives):
+                closing.callback(table.close)
 
 
 @final
@@ -237,10 +239,12 @@ def _num_rows(*tables: list[dict[str, Any]]) -> int:
 def _read(file: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
     try:
         with ParquetFile(file) as parquet:
-            missing = [name for name in schema.names if name not in parquet.schema_arrow.names]
+            missing = [name for name in schema.names if parquet.schema_arrow.names.count(name) != 1]
             if missing:
                 raise UserError(f"{file}: without the columns {', '.join(missing)}: not of `curate`; curate again")
             for batch in parquet.iter_batches(batch_size=256):
                 yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
         raise UserError(f"{file}: not a readable Parquet file: {in_short(error)}; curate again") from error

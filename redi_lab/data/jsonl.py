@@ -21,6 +21,7 @@ from typing import BinaryIO, NoReturn, cast
 from redi_lab.errors import UserError
 
 _GZIP = b"\x1f\x8b"
+_LINE_BYTES = 64 * 2**20  # a thousand traces of 16,000 tokens fit
 _MAYBE_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -34,7 +35,13 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
     opener = gzip.open if file.name.endswith(".gz") else open
     try:
         with cast(BinaryIO, opener(file, "rb")) as stream:
-            for number, line in enumerate(stream, start=1):  # bytes: only \n ends a line, U+2028 does not
+            # Bytes: only \n ends a line, U+2028 does not. Bounded: a gzip file of 1 MB may hold a line of 1 GB.
+            for number, line in enumerate(iter(lambda: stream.readline(_LINE_BYTES + 1), b""), start=1):
+                if len(line) > _LINE_BYTES:
+                    raise UserError(
+                        f"{file}:{number}: a line of more than {_LINE_BYTES:,} bytes; end each row with a line break,"
+                        " and split rows as long as this"
+                    )
                 if number == 1 and line.startswith(_GZIP):
                     raise UserError(f"{file}: is compressed with gzip: name it {file.name}.gz, or decompress it")
                 if line.strip():
@@ -95,6 +102,8 @@ def parse_json(text: str, where: str) -> object:
         ) from error
     except RecursionError as error:
         raise UserError(f"{where}: not usable as JSON: lists or objects nested too deeply; flatten them") from error
+    except MemoryError as error:
+        raise UserError(f"{where}: does not fit into memory as JSON; split it, or give more memory") from error
     except ValueError as error:  # ours, or of Python's limit on digits, whose advice is for programmers
         reason = str(error).partition("; use sys.")[0]
         raise UserError(f"{where}: not usable as JSON: {reason}") from error

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -259,24 +259,33 @@ def _open_parquet(file: Path) -> ParquetFile:
     from pyarrow.parquet import ParquetFile
 
     try:
-        return ParquetFile(file)
+        parquet = ParquetFile(file)
+        names = parquet.schema_arrow.names
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{file}: not a readable Parquet file: {in_short(error)}; copy or write it again") from error
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{file}: has the column {twice} twice; drop or rename one")
+    return parquet
 
 
 def _read_parquet(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
+    with _open_parquet(file) as parquet:
+        batches = (batch.to_pylist() for batch in parquet.iter_batches(batch_size=_PARQUET_BATCH_ROWS))
+        yield from _numbered(str(file), itertools.chain.from_iterable(batches))
+
+
+def _numbered(source: str, rows: Iterable[dict[str, object]]) -> Iterator[tuple[str, dict[str, object]]]:
+    """The rows with their places, as long as Arrow can read them and Python has the like: it has no year 5,000,000."""
     import pyarrow
 
     number = 0
     try:
-        with _open_parquet(file) as parquet:
-            for batch in parquet.iter_batches(batch_size=_PARQUET_BATCH_ROWS):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield f"{file}: row {number}", values
-    except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
+        for number, values in enumerate(rows, start=1):
+            yield f"{source}: row {number}", values
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
         raise UserError(
-            f"{file}: cannot be read after row {number}: {in_short(error)}; copy or write it again"
+            f"{source}: cannot be read after row {number}: {in_short(error)}; correct it or write it again"
         ) from error
 
 
@@ -303,5 +312,5 @@ def _load_from_disk(folder: Path, split: str) -> Dataset:
 def _read_dataset(dataset: Dataset, source: str) -> Iterator[Row]:
     if len(dataset) == 0:
         raise UserError(f"{source}: there is no row in it; give rows")
-    for number, values in enumerate(dataset.with_format(None), start=1):
-        yield Row(f"{source}: row {number}", dict(values))
+    for where, values in _numbered(source, map(dict, dataset.with_format(None))):
+        yield Row(where, values)

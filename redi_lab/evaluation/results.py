@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any, final
 
 from redi_lab.errors import UserError
+from redi_lab.files import write_text
 
 # Everything in a Hugging Face folder that can change a completion; optimiser states and logs beside it cannot.
 _CHECKPOINT_FILES = (
@@ -118,9 +117,9 @@ def save_result(folder: Path, result: EvaluationResult) -> Path:
     rows = "".join(json.dumps(asdict(row)) + "\n" for row in result.rows)
     head = {name: getattr(result, name) for name in _HEAD}
     head["num_rows"], head["rows_sha256"] = len(result.rows), hashlib.sha256(rows.encode()).hexdigest()
-    _write_atomically(folder / f"{result.key}.jsonl", rows)
+    write_text(folder / f"{result.key}.jsonl", rows, is_synced=True)
     path = folder / f"{result.key}.json"
-    _write_atomically(path, json.dumps(head, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(head, indent=2, allow_nan=False) + "\n", is_synced=True)
     return path
 
 
@@ -161,17 +160,3 @@ def _parse_rows(rows: bytes) -> Iterator[ResultRow]:
     for line in rows.decode().split("\n"):
         if line:
             yield ResultRow(**json.loads(line))
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """Write beside the target, then rename: a reader sees the old file or the whole new one."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -29,6 +29,7 @@ import filelock
 from redi_lab.errors import UserError
 from redi_lab.evaluation.engines import Engine, Progress, SamplingParams
 from redi_lab.evaluation.results import content_digest
+from redi_lab.files import appending
 
 _LOG = logging.getLogger(__name__)
 
@@ -123,11 +124,9 @@ class SampleStore:
         """
         rows = [[astuple(sample) for sample in drawn] for drawn in samples]
         chunk = {"problems": list(problems), "first_sample": first_sample, "samples": rows}
-        with self.path.open("ab") as file:
+        with appending(self.path) as file:
             head = b"" if file.tell() else self._head() + b"\n"
             file.write(head + json.dumps(chunk).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
 
     def _head(self) -> bytes:
         return json.dumps(self._identity, sort_keys=True).encode()

@@ -20,10 +20,12 @@ from urllib.parse import quote
 
 import yaml
 
-from redi_lab.errors import UserError
+from redi_lab.config_checks import check_aliases
+from redi_lab.errors import UserError, in_short
 from redi_lab.pipeline.naming import objective, run_label
 from redi_lab.pipeline.page import embedded_image, render_page
 from redi_lab.pipeline.plots import DIAGNOSTICS, PANELS, Panel, plot_curves
+from redi_lab.pipeline.run import read_summary
 from redi_lab.tracking.server import TRAINING_MODE
 from redi_lab.tracking.state import METRICS_FILE, STATE_FILE, RunState, load_state
 
@@ -149,7 +151,7 @@ def find_runs(outputs_dir: Path) -> list[Path]:
     summaries = [
         path
         for path in outputs_dir.rglob(_SUMMARY_FILE)
-        if path.with_name(METRICS_FILE).exists() and _read_mapping(path, json.loads).get("verb", "train") == "train"
+        if path.with_name(METRICS_FILE).exists() and read_summary(path.parent).get("verb", "train") == "train"
     ]
     return [path.parent for path in sorted(summaries, key=lambda path: (path.stat().st_mtime_ns, str(path)))]
 
@@ -185,8 +187,8 @@ def _identities(folder: Path) -> set[str]:
 
 
 def _read_run(folder: Path) -> RunView:
-    summary = _read_mapping(folder / _SUMMARY_FILE, json.loads)
-    config = _read_mapping(folder / _CONFIG_FILE, yaml.safe_load) or summary.get("config") or {}
+    summary = read_summary(folder) if (folder / _SUMMARY_FILE).is_file() else {}
+    config = _read_config(folder / _CONFIG_FILE) or summary.get("config") or {}
     state = load_state(folder) if (folder / STATE_FILE).exists() else None
     plain = config if isinstance(config, Mapping) else {}
     settings, name = _flatten(plain), summary.get("name") or folder.name
@@ -204,13 +206,14 @@ def _distinct_labels(runs: Sequence[RunView]) -> list[str]:
     return next(labels for labels in ways if len(set(labels)) == len(runs))
 
 
-def _read_mapping(path: Path, parse: Any) -> Mapping[str, Any]:
+def _read_config(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = parse(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+        check_aliases(path)
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is damaged: {in_short(error)}; restore it, or remove the folder") from error
     return content if isinstance(content, Mapping) else {}
 
 

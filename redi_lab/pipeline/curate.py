@@ -27,6 +27,7 @@ from redi_lab.data.parallel import map_ordered
 from redi_lab.data.row_curation import RowResult, RowRules
 from redi_lab.data.traces import Dropped, Problem, ProblemSource
 from redi_lab.errors import UserError
+from redi_lab.files import naming
 from redi_lab.pipeline.arguments import check_arguments
 from redi_lab.pipeline.build import make_source
 from redi_lab.pipeline.curation_grading import graded_chunks
@@ -187,12 +188,17 @@ def _curate_into(recipe: Recipe, kept: Path) -> None:
     for stale in (partial, kept):
         shutil.rmtree(stale, ignore_errors=True)
     partial.mkdir()
-    with CuratedWriter(partial) as writer:
-        account = curate_rows(recipe, writer)
-    unit = "characters" if recipe.plan.tokenizer is None else "tokens"
-    _write_json(partial / REPORT_FILE, account.as_dict(unit))
-    _write_json(partial / _HASHES_FILE, {name: file_hash(partial / name) for name in _OUTPUTS})
-    os.replace(partial, kept)
+    try:
+        with naming(kept):
+            with CuratedWriter(partial) as writer:
+                account = curate_rows(recipe, writer)
+            unit = "characters" if recipe.plan.tokenizer is None else "tokens"
+            _write_json(partial / REPORT_FILE, account.as_dict(unit))
+            _write_json(partial / _HASHES_FILE, {name: file_hash(partial / name) for name in _OUTPUTS})
+            os.replace(partial, kept)
+    except Exception:
+        shutil.rmtree(partial)
+        raise
 
 
 def _is_intact(kept: Path) -> bool:

@@ -208,26 +208,26 @@ def run_evaluation(config: DictConfig, overrides: Sequence[str]) -> Path:
     with results_folder(config) as output_dir:
         results, answer = _judge(config, checkpoint, benchmarks)
         baseline = [] if base is None else _evaluate_base(config, base, checkpoint, benchmarks)
-    metrics = _metrics(config, results) | (answer.metrics() if answer else {})
-    with command_run(config, list(overrides)) as parent:
-        logger = make_logger(config, output_dir, parent, {"redi_lab.stage": "evaluate"})
-        logger.log_metrics({f"eval/{k}": v for k, v in metrics.items()}, step=0)
-        page = log_samples(logger, output_dir, results, benchmarks)
-        content = {
-            "name": config.name,
-            "verb": "evaluate",
-            "checkpoint": str(checkpoint),
-            "mlflow_run_id": logger.version,
-            "sequential": answer and answer.as_dict(),
-            "baseline": {"checkpoint": str(base), **_summary(baseline)} if baseline else None,
-            **_summary(results),
-        }
-        logger.log_artifact(write_summary(output_dir, config, content))
-        if len(results) > 1:
-            logger.log_artifact(plot_scores(_scores(results), checkpoint.name, output_dir / "scores.png"))
-        if answer is not None:
-            logger.log_artifact(plot_looks(answer, output_dir / "looks.png"))
-        logger.finalize("success")
+        metrics = _metrics(config, results) | (answer.metrics() if answer else {})
+        with command_run(config, list(overrides)) as parent:
+            logger = make_logger(config, output_dir, parent, {"redi_lab.stage": "evaluate"})
+            logger.log_metrics({f"eval/{k}": v for k, v in metrics.items()}, step=0)
+            page = log_samples(logger, output_dir, results, benchmarks)
+            content = {
+                "name": config.name,
+                "verb": "evaluate",
+                "checkpoint": str(checkpoint),
+                "mlflow_run_id": logger.version,
+                "sequential": answer and answer.as_dict(),
+                "baseline": {"checkpoint": str(base), **_summary(baseline)} if baseline else None,
+                **_summary(results),
+            }
+            logger.log_artifact(write_summary(output_dir, config, content))
+            if len(results) > 1:
+                logger.log_artifact(plot_scores(_scores(results), checkpoint.name, output_dir / "scores.png"))
+            if answer is not None:
+                logger.log_artifact(plot_looks(answer, output_dir / "looks.png"))
+            logger.finalize("success")
     _tell({checkpoint.name: results} | ({BASE_MODEL: baseline} if baseline else {}), output_dir, page)
     if answer is not None:
         print(f"{answer.sentence}\nPlot:       {output_dir / 'looks.png'}")

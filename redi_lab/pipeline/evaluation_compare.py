@@ -6,7 +6,6 @@ several comparisons are adjusted together.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from redi_lab.evaluation.results import EvaluationResult, load_result
 from redi_lab.evaluation.scoring import verdicts_of
 
 _USAGE = "evaluate compare OLD_FOLDER NEW_FOLDER [NEW_FOLDER ...]: results folders of evaluations or training runs"
-_SUMMARY = "summary.json"
 _COLOURS = {Finding.BETTER: "#009E73", Finding.WORSE: "#D55E00", Finding.UNDECIDED: "#777777"}
 
 
@@ -74,11 +72,9 @@ def run_evaluation_compare(arguments: Sequence[str]) -> Path:
     config = load_config("evaluate", ["checkpoint=.", "name=evaluate_compare", *settings], check_paths=False)
     judged = _told_apart([read_judged(folder) for folder in folders])
     rows = compare_all(judged[0], judged[1:])
-    from redi_lab.pipeline.run import prepare_output_dir, write_summary  # heavy: after all that can be refused
+    from redi_lab.pipeline.run import results_folder, write_summary  # heavy: after all that can be refused
 
-    output_dir = prepare_output_dir(config)
     averages = _averages(rows)
-    picture = plot_comparisons(rows, averages, output_dir / "comparison.png")
     content = {
         "name": "evaluate_compare",
         "verb": "evaluate compare",
@@ -86,7 +82,9 @@ def run_evaluation_compare(arguments: Sequence[str]) -> Path:
         "comparisons": [asdict(row) | {"finding": row.finding} for row in rows],
         "averages": {name: asdict(estimate) for name, estimate in averages.items()},
     }
-    write_summary(output_dir, config, content)
+    with results_folder(config) as output_dir:
+        picture = plot_comparisons(rows, averages, output_dir / "comparison.png")
+        write_summary(output_dir, config, content)
     for line in _protocol_differences(judged):
         print(f"Note:       {line}")
     for row in rows:
@@ -104,11 +102,9 @@ def read_judged(folder: Path) -> Judged:
     Raises:
         UserError: the folder has no summary, was not judged, or its evaluation is gone.
     """
-    path = folder / _SUMMARY
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no results folder with a readable {_SUMMARY} ({error})") from error
+    from redi_lab.pipeline.run import read_summary
+
+    summary = read_summary(folder)
     parts = summary.get("benchmarks") or {"": summary}
     keys = [part["evaluation"]["key"] for part in parts.values() if part.get("evaluation")]
     if not keys:

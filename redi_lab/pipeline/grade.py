@@ -7,7 +7,6 @@ so the file may be larger than memory.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import final
 
 from redi_lab.data.jsonl import read_jsonl
 from redi_lab.errors import UserError
+from redi_lab.files import replacing
 from redi_lab.grading.grader import Gold, Grader, Verdict
 from redi_lab.pipeline.screen import progress_bar
 
@@ -69,9 +69,8 @@ def grade_file(
         UserError: as `check_rows`.
     """
     verdicts, reasons = Counter({verdict.value: 0 for verdict in Verdict}), Counter[str]()
-    partial = destination.with_name(f".{destination.name}.{os.getpid()}")
     rows, pairs = tee(_rows(file, prediction, gold))
-    with progress_bar() as progress, partial.open("w", encoding="utf-8") as output:
+    with replacing(destination) as partial, progress_bar() as progress, partial.open("w", encoding="utf-8") as output:
         task = progress.add_task("Grading", total=num_rows)
         grades = grader.grade_stream((text, accepted) for _, text, accepted in pairs)
         for (values, _, _), made in zip(rows, grades, strict=True):
@@ -80,7 +79,6 @@ def grade_file(
             verdicts[made.verdict.value] += 1
             reasons[f"{made.verdict.value}: {made.reason}"] += 1
             progress.advance(task)
-    os.replace(partial, destination)
     return GradedFile(destination, dict(verdicts), dict(reasons.most_common()))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, final
 
 from redi_lab.errors import UserError
+from redi_lab.files import replacing
 from redi_lab.tracking.journal import Curve, read_curves
 
 # Okabe and Ito's palette: distinct for colour-blind readers, too.
@@ -162,7 +163,8 @@ def plot_curves(runs: Mapping[str, Path], destination: Path, panels: Sequence[Pa
         raise UserError(f"nothing to plot: none of the known metrics, such as train/loss, is in {files}")
     figure = _figure(drawn, read)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(destination, format="png", dpi=110)
+    with replacing(destination) as partial:
+        figure.savefig(partial, format="png", dpi=110)
     return destination
 
 

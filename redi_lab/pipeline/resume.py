@@ -22,8 +22,8 @@ from typing import Any, Protocol, final
 import filelock
 from omegaconf import DictConfig, OmegaConf
 
-from redi_lab.callbacks.disk import as_size, is_disk_full, sync
 from redi_lab.errors import RunInterruptedError, UserError
+from redi_lab.files import explained, naming, write_text
 from redi_lab.overrides import quoted
 from redi_lab.redaction import redacted
 
@@ -93,7 +93,7 @@ def read_run(folder: Path) -> Run:
         return run
     except FileNotFoundError:
         raise UserError(f"resume={folder}: no {RECORD} there; name the results folder of an interrupted run") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); start the run anew with resume={NEVER}") from error
 
 
@@ -102,9 +102,11 @@ def _check_record(run: Run) -> None:
 
     Raises:
         TypeError: one is another.
+        ValueError: a number is NaN or infinite.
     """
     if not isinstance(run.overrides, list) or not isinstance(run.stages, dict) or not isinstance(run.paths, dict):
         raise TypeError("its overrides, paths or stages are of another kind")
+    json.dumps(run.stages, allow_nan=False)
     texts = [*run.overrides, run.working_dir, *run.paths, *run.paths.values()]
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("its overrides, working_dir or paths hold what is no text")
@@ -313,22 +315,15 @@ def _told(folder: Path) -> Iterator[None]:
     """Interruptions and a full disk as one line that says how to go on. Training itself notes signals and saves."""
     go_on = f"give the same command again, or: redi-lab resume={folder}"
     try:
-        with interruptible(go_on):
+        with interruptible(go_on), naming(folder):
             yield
     except Exception as error:
-        if not is_disk_full(error):
+        if (told := explained(error, go_on)) is None:
             raise
-        disk = os.statvfs(folder)
-        raise UserError(
-            f"{getattr(error, 'filename', None) or folder}: the disk is full (or a quota reached),"
-            f" {as_size(disk.f_bavail * disk.f_frsize)} are free; make room, then {go_on}"
-        ) from error
+        raise told from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace a file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(redacted(content), indent=1) + "\n", encoding="utf-8")
-    sync(partial)
-    os.replace(partial, path)
+    write_text(path, json.dumps(redacted(content), indent=1) + "\n", is_synced=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -17,7 +17,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from redi_lab.errors import UserError, unwind_on_sigterm
+from redi_lab.errors import UserError, in_short, unwind_on_sigterm
+from redi_lab.files import is_disk_full, naming, write_text
 from redi_lab.pipeline.naming import objective, run_name
 from redi_lab.redaction import redacted
 from redi_lab.tracking.environment import environment_tags
@@ -44,15 +45,20 @@ def prepare_output_dir(config: DictConfig) -> Path:
 
 @contextmanager
 def results_folder(config: DictConfig) -> Iterator[Path]:
-    """As `prepare_output_dir`; a command that is refused leaves no empty folder.
+    """As `prepare_output_dir`; a command that is refused leaves no empty folder, and one without room no torn files.
 
     Raises:
         UserError: as `prepare_output_dir`.
     """
     folder = prepare_output_dir(config)
+    before = set(folder.iterdir())
     try:
-        yield folder
-    except UserError:
+        with naming(folder):
+            yield folder
+    except Exception as error:
+        if is_disk_full(error):
+            for path in set(folder.iterdir()) - before:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         with suppress(OSError):  # it is not empty
             folder.rmdir()
         raise
@@ -122,10 +128,32 @@ def write_summary(folder: Path, config: DictConfig, content: Mapping[str, Any]) 
         "config": OmegaConf.to_container(config),
     }
     path = folder / SUMMARY
-    partial = path.with_name(f".{SUMMARY}.{os.getpid()}")
-    partial.write_text(json.dumps(redacted(summary), indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(redacted(summary), indent=2) + "\n")
     return path
+
+
+_KINDS = {"name": str, "metrics": dict, "evaluation": dict, "benchmarks": dict, "config": dict}
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read summary.json; of what is checked, all may be absent or null.
+
+    Raises:
+        UserError: there is none, or it is not as a run writes it.
+    """
+    path = folder / SUMMARY
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        wrong = [key for key, kind in _KINDS.items() if not isinstance(summary.get(key), kind | None)]
+        parts = (summary, *(summary.get("benchmarks") or {}).values())
+        judged = [part["evaluation"] for part in parts if part.get("evaluation")]
+        if wrong or not all(isinstance(one["key"], str) and isinstance(one["protocol"], dict) for one in judged):
+            raise TypeError(f"{', '.join(wrong) or 'evaluation'} is of another kind")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{folder}: no results folder with a readable {SUMMARY} ({in_short(error)}); restore or remove it"
+        ) from error
+    return summary
 
 
 def quieten_libraries() -> None:

@@ -8,7 +8,6 @@ a process is writing is touched.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -16,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
 
-from redi_lab.callbacks.disk import as_size
 from redi_lab.errors import UserError
 from redi_lab.evaluation.results import content_digest
+from redi_lab.files import as_size
 from redi_lab.pipeline.resume import LOCK, RECORD, Run, is_locked, noted_folders, read_run
-from redi_lab.pipeline.run import SUMMARY
+from redi_lab.pipeline.run import SUMMARY, read_summary
 
 _STATES = "states"
 _DAY = 24 * 3600.0
 
-State = Literal["finished", "running", "interrupted", "abandoned"]
+State = Literal["finished", "running", "interrupted", "abandoned", "damaged"]
 
 
 @final
@@ -36,7 +35,7 @@ class FoundRun:
     Attributes:
         folder: Where it lies.
         name: The experiment's; of a stage that is not finished, its folder's.
-        state: "abandoned": interrupted, and the same command would not continue it.
+        state: "abandoned": interrupted, and the same command would not continue it. "damaged": its summary is.
         score: pass@1, None without an evaluation.
         size: Bytes of all its files.
         modified: When anything in it last changed, in seconds since the epoch.
@@ -93,20 +92,21 @@ def _record(folder: Path) -> Run | None:
 
 
 def _view(folder: Path, unfinished: State, is_stage: bool) -> FoundRun:
+    state: State = "finished"
     try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        summary = {}
+        summary = read_summary(folder)
+    except UserError:
+        summary, state = {}, "damaged" if (folder / SUMMARY).exists() else unfinished
+    score = (summary.get("metrics") or {}).get("pass_at_1")
     lock = folder.with_suffix(".lock") if is_stage else folder / LOCK
-    state: State = "finished" if summary else unfinished
     if lock.exists() and is_locked(lock):
         state = "running"
     files = [path.stat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     return FoundRun(
         folder,
-        str(summary.get("name", folder.name)),
+        summary.get("name") or folder.name,
         state,
-        (summary.get("metrics") or {}).get("pass_at_1", {}).get("value"),
+        score["value"] if isinstance(score, dict) and isinstance(score.get("value"), float) else None,
         sum(stat.st_size for stat in files),
         max((stat.st_mtime for stat in files), default=folder.stat().st_mtime),
         is_stage,

@@ -29,6 +29,7 @@ from redi_lab.backbone.weights import check_folder
 from redi_lab.config import experiment_names
 from redi_lab.errors import UserError
 from redi_lab.evaluation.results import checkpoint_hash, content_digest
+from redi_lab.files import write_text
 from redi_lab.pipeline.arguments import check_arguments
 from redi_lab.pipeline.build import make_source
 from redi_lab.pipeline.inheritance import earlier_overrides, load_earlier
@@ -179,9 +180,7 @@ class StageCache:
             "checkpoint": self._stored(record.checkpoint),
             "checkpoint_hash": checkpoint_hash(record.checkpoint),
         }
-        partial = self._folder / f"{fingerprint}.{os.getpid()}.partial"
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, self._folder / f"{fingerprint}.json")
+        write_text(self._folder / f"{fingerprint}.json", json.dumps(content, indent=2) + "\n")
 
     def _stored(self, path: Path) -> str:
         """Relative to the record where both lie in one outputs folder, so that the folder can be moved or renamed."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from redi_lab.config import load_config
+from redi_lab.config_values import is_count
 from redi_lab.errors import UserError
 
 
@@ -18,19 +19,19 @@ def compare(arguments: list[str]) -> None:
     names, settings = _settings(arguments, last="2", port="5000")
     config = load_config("evaluate", ["checkpoint=.", "name=compare", *_pass_on(arguments)], check_paths=False)
     from redi_lab.pipeline.compare import compare as compare_runs
-    from redi_lab.pipeline.run import prepare_output_dir, write_summary
+    from redi_lab.pipeline.run import results_folder, write_summary
 
-    folder = prepare_output_dir(config)
-    done = compare_runs(
-        names,
-        outputs_dir=Path(config.paths.outputs_dir),
-        tracking_uri=config.logger.tracking_uri,
-        destination=folder / "index.html",
-        last=int(settings["last"]),
-        ui_url=f"http://127.0.0.1:{settings['port']}",
-    )
-    content = {"name": "compare", "verb": "compare", "runs": done.metrics, "page": str(done.page)}
-    write_summary(folder, config, content | {"mlflow_url": done.mlflow_url, "curves_url": done.curves_url})
+    with results_folder(config) as folder:
+        done = compare_runs(
+            names,
+            outputs_dir=Path(config.paths.outputs_dir),
+            tracking_uri=config.logger.tracking_uri,
+            destination=folder / "index.html",
+            last=int(settings["last"]),
+            ui_url=f"http://127.0.0.1:{settings['port']}",
+        )
+        content = {"name": "compare", "verb": "compare", "runs": done.metrics, "page": str(done.page)}
+        write_summary(folder, config, content | {"mlflow_url": done.mlflow_url, "curves_url": done.curves_url})
     print(f"Compared:   {', '.join(done.runs)}")
     for title, url in (("MLflow", done.mlflow_url), ("Curves", done.curves_url)):
         if url is not None:
@@ -58,23 +59,25 @@ def grade(arguments: list[str]) -> None:
     from redi_lab.grading.extraction import ANSWERS, Answers
 
     names, settings = _settings(arguments, prediction="prediction", gold="gold", workers="2", answers="boxed")
-    if len(names) != 1 or settings["workers"] == "0":
+    if len(names) != 1 or not 1 <= int(settings["workers"]) <= 1024:
         raise UserError(
             "grade takes one file: redi-lab grade FILE.jsonl [prediction=KEY gold=KEY workers=N answers=WHERE],"
-            " N from 1 on"
+            " N from 1 on to 1024"
         )
     if settings["answers"] not in ANSWERS:
         raise UserError(f"answers={settings['answers']}: must be one of {', '.join(ANSWERS)}")
     config = load_config("evaluate", ["checkpoint=.", "name=grade", *_pass_on(arguments)], check_paths=False)
     from redi_lab.grading.grader import Grader
     from redi_lab.pipeline.grade import check_rows, grade_file
-    from redi_lab.pipeline.run import prepare_output_dir, write_summary
+    from redi_lab.pipeline.run import results_folder, write_summary
 
     file, keys, limits = Path(names[0]), {key: settings[key] for key in ("prediction", "gold")}, config.eval.grader
     num_rows = check_rows(file, **keys)
-    folder = prepare_output_dir(config)
     answers = cast(Answers, settings["answers"])
-    with Grader(int(settings["workers"]), limits.timeout_seconds, limits.memory_mb, answers) as grader:
+    with (
+        results_folder(config) as folder,
+        Grader(int(settings["workers"]), limits.timeout_seconds, limits.memory_mb, answers) as grader,
+    ):
         done = grade_file(
             file, folder / "graded.jsonl", grader, prediction=keys["prediction"], gold=keys["gold"], num_rows=num_rows
         )
@@ -102,7 +105,7 @@ def runs(arguments: list[str]) -> None:
     if names not in ([], ["clean"]):
         raise UserError(f"runs {' '.join(names)}: unknown; runs lists, runs clean shows what can be removed")
     config = load_config("evaluate", ["checkpoint=.", *_pass_on(arguments)], check_paths=False)
-    from redi_lab.callbacks.disk import as_size
+    from redi_lab.files import as_size
     from redi_lab.pipeline.runs import describe, find_runs, removable, remove
 
     outputs = Path(config.paths.outputs_dir)
@@ -167,8 +170,8 @@ def _settings(arguments: list[str], **defaults: str) -> tuple[list[str], dict[st
         elif not key.startswith(("paths.", "logger.")):
             raise UserError(f"unknown key {key}: allowed are {', '.join([*defaults, 'paths.*', 'logger.*'])}")
     for key in ("last", "port", "workers", "keep_days"):
-        if key in settings and not settings[key].isdigit():
-            raise UserError(f"{key}={settings[key]}: must be a whole number")
+        if key in settings and not is_count(settings[key]):
+            raise UserError(f"{key}={settings[key]}: must be a whole number of at most nine digits")
     return names, settings
 
 

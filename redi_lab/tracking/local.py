@@ -10,6 +10,7 @@ from typing import Any, SupportsFloat, final
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from redi_lab.files import write_text
 from redi_lab.tracking.environment import environment_text
 from redi_lab.tracking.journal import MetricsJournal
 from redi_lab.tracking.state import METRICS_FILE
@@ -64,12 +65,12 @@ class LocalLogger(Logger):
     @rank_zero_only  # type: ignore[misc, unused-ignore]
     def log_config(self, text: str) -> None:
         """Write config.yaml."""
-        (self._output_dir / "config.yaml").write_text(text, encoding="utf-8")
+        write_text(self._output_dir / "config.yaml", text)
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
     def log_environment(self) -> None:
         """Write environment.txt."""
-        (self._output_dir / "environment.txt").write_text(environment_text(), encoding="utf-8")
+        write_text(self._output_dir / "environment.txt", environment_text())
 
     def log_dataset(self, name: str, digest: str, source: str, num_rows: int, context: str = "training") -> None:
         """summary.json holds the digest."""

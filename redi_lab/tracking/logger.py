@@ -24,6 +24,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from redi_lab.errors import UserError
+from redi_lab.files import write_text
 from redi_lab.tracking.environment import environment_tags, environment_text
 from redi_lab.tracking.journal import MetricsJournal
 from redi_lab.tracking.state import METRICS_FILE, STATE_FILE, RunState, load_state
@@ -270,7 +271,7 @@ class ResilientMLflowLogger(Logger):
         return self._journal
 
     def _log_text(self, name: str, text: str) -> None:
-        self._output_dir.joinpath(name).write_text(text, encoding="utf-8")
+        write_text(self._output_dir / name, text)
         self.log_artifact(self._output_dir / name)
 
 

@@ -8,13 +8,13 @@ atomically after every successful upload, so that whatever a crash leaves behind
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
 
 from redi_lab.errors import UserError
+from redi_lab.files import write_text
 
 STATE_FILE = "mlflow.json"
 METRICS_FILE = "metrics.jsonl"
@@ -90,10 +90,7 @@ class RunState:
 
     def save(self, output_dir: Path) -> None:
         """Replace `mlflow.json` atomically."""
-        target = output_dir / STATE_FILE
-        temporary = target.with_name(f".{STATE_FILE}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        temporary.replace(target)
+        write_text(output_dir / STATE_FILE, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def load_state(output_dir: Path) -> RunState:

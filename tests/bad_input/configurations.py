@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tests.bad_input.world import Case, Command, World, given
 
+_LONG = "a" * 300  # of which a file system allows 255
+
 _TRAIN: dict[str, str] = {
     # unknown keys and options
     "loss.alhpa=0.3": r"unknown key loss\.alhpa: loss has alpha, log_entropy \(did you mean alpha\?\)",
@@ -90,6 +92,9 @@ _TRAIN: dict[str, str] = {
     "model.vocab_size=3": r"model\.vocab_size=3: must be at least 257",
     "data.source.num_problems=0": r"data\.source\.num_problems=0: must be a whole number of at least 1",
     "data.max_prompt_tokens=0": r"data\.max_prompt_tokens=0: must be a whole number of at least 1",
+    "eval.num_samples=1000000000000": r"eval\.num_samples=1000000000000: must be at most 100,000",
+    "data.num_workers=1000000": r"data\.num_workers=1000000: must be at most 1,024",
+    f"data.development_path={_LONG}": r"a{300}: File name too long; give a shorter path",
     "eval.top_p=0": r"eval\.top_p=0\.0: must be in \(0, 1\]",
     "callbacks.probes.num_examples=true": r"callbacks\.probes\.num_examples=True: must be a whole number of at least 1",
     "callbacks.checkpoints.monitor=0": r"callbacks\.checkpoints\.monitor=0: no such metric",
@@ -189,6 +194,10 @@ _OTHER_VERBS: dict[tuple[str, ...], str] = {
     ("grade", "a.jsonl", "workers=0"): r"grade takes one file: .*N from 1 on",
     ("compare", "foo=1"): r"unknown key foo: allowed are last, port",
     ("compare", "last=x"): r"last=x: must be a whole number",
+    ("compare", "last=²"): r"last=²: must be a whole number",
+    ("compare", "last=" + "9" * 5000): r"last=9+: must be a whole number",
+    ("compare", _LONG, "b"): r"a{300}/metrics\.jsonl: File name too long; give a shorter path",
+    ("evaluate", f"checkpoint={_LONG}"): r"a{300}/config\.json: File name too long; give a shorter path",
     ("upload",): r"upload takes one results folder",
     ("upload", "/nowhere"): r"/nowhere/mlflow\.json does not exist: name the output folder",
     ("ui", "port=99999"): r"port must lie between 1 and 65535, got 99999",
@@ -232,7 +241,19 @@ _SWEEP: dict[tuple[str, ...], str] = {
     ("name=s", "sweep.space={loss.alpha:[0.5]}", "sweep.num_trials=0"): r"sweep\.num_trials=0: must be a whole number",
 }
 
-_YAML: dict[str, tuple[str, str]] = {
+_BOMB = "a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
+
+_YAML: dict[str, tuple[str | bytes, str]] = {
+    "control characters": (
+        b"# @package _global_\nname: \x00\n",
+        r".*experiment/mine\.yaml: unacceptable character .*UTF-8",
+    ),
+    "random bytes": (bytes(range(255, 0, -1)), r".*experiment/mine\.yaml: 'utf-8' codec .*; correct it, or save it"),
+    "UTF-16": ("seed: 1\n".encode("utf-16"), r".*experiment/mine\.yaml: 'utf-8' codec .*; correct it, or save it"),
+    "an alias of itself": ("# @package _global_\na: &a [*a]\n", r".*experiment/mine\.yaml: its aliases stand for .*"),
+    "an alias bomb": ("# @package _global_\n" + _BOMB, r".*experiment/mine\.yaml: its aliases stand for more than .*"),
+    "lists 5,000 deep": ("a: " + "[" * 5000, r".*experiment/mine\.yaml: is nested too deeply; correct it"),
+    "a number of 5,000 digits": ("a: " + "9" * 5000, r".*experiment/mine\.yaml: .*5000 digits.*; correct it"),
     "broken YAML": ("a: [1, 2", r".*experiment/mine\.yaml, line \d+: .*; correct the YAML"),
     "a tab": ("a:\n\tb: 1", r".*experiment/mine\.yaml, line \d+: .*; correct the YAML"),
     "a list": ("- a\n- b\n", r"experiment: its YAML file must begin with # @package _global_"),
@@ -252,7 +273,7 @@ _YAML: dict[str, tuple[str, str]] = {
 }
 
 
-def _with_experiment(text: str) -> Command:
+def _with_experiment(text: str | bytes) -> Command:
     def command(world: World) -> list[str]:
         world.write("conf/experiment/mine.yaml", text)
         return ["-cd", str(Path(world.folder) / "conf"), "+experiment=mine"]

@@ -47,6 +47,12 @@ def parquet(rows: Sequence[dict[str, Any]], keep: int | None = None) -> bytes:
     return stream.getvalue()
 
 
+def table(content: pa.Table) -> bytes:
+    stream = io.BytesIO()
+    pyarrow.parquet.write_table(content, stream)
+    return stream.getvalue()
+
+
 def training(name: str, content: bytes) -> Command:
     return lambda world: [
         *SMALL,
@@ -120,6 +126,21 @@ _FILES: list[Case] = [
         "JSON lines named Parquet",
         training("mine.parquet", line(GOOD)),
         r".*mine\.parquet: not a readable Parquet file: .*; .*",
+    ),
+    Case(
+        "a gzip bomb of one line",
+        training("mine.jsonl.gz", gzip.compress(b'{"problem": "' + b"0" * (65 * 2**20), compresslevel=1)),
+        r".*mine\.jsonl\.gz:1: a line of more than 67,108,864 bytes; end each row with a line break",
+    ),
+    Case(
+        "a Parquet column twice",
+        training("mine.parquet", table(pa.table([["1"], ["2"]], names=["problem", "problem"]))),
+        r".*mine\.parquet: has the column problem twice; drop or rename one",
+    ),
+    Case(
+        "a Parquet date in the year 5,000,000",
+        training("mine.parquet", table(pa.table({"day": pa.array([2**31 - 1], pa.int32()).cast(pa.date32())}))),
+        r".*mine\.parquet: cannot be read after row 0: .*; correct it or write it again",
     ),
     Case(
         "Parquet without rows",

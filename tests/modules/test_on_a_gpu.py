@@ -72,7 +72,8 @@ def move(batch: Batch, to: Any) -> Batch:
         values = {k: to(v) if isinstance(v, Tensor) else v for k, v in vars(item).items()}
         return dataclasses.replace(item, **values)
 
-    return dataclasses.replace(moved(batch), micro_batches=[moved(micro) for micro in batch.micro_batches])
+    found: Batch = dataclasses.replace(moved(batch), micro_batches=[moved(micro) for micro in batch.micro_batches])
+    return found
 
 
 @pytest.mark.parametrize("objective", ["sft", "redi", "dpo", "simpo"])

@@ -20,7 +20,7 @@ from typing import Literal, final
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from redi_lab.callbacks.disk import as_size
+from redi_lab.files import as_size
 
 _REPOSITORY = Path(__file__).resolve().parents[3]
 _LOCK = "requirements.lock"

@@ -18,9 +18,11 @@ from typing import Any, final
 
 from rich.console import Console
 
+from redi_lab.config_values import is_count
 from redi_lab.data.curated import PAIRS_FILE, SFT_FILE
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.errors import UserError, in_short
+from redi_lab.files import write_text
 from redi_lab.pipeline.preview.html import Fact, preview_page
 from redi_lab.pipeline.preview.marks import Window, mark_pair
 from redi_lab.pipeline.preview.plots import drops_figure, lengths_figure, sources_figure
@@ -98,7 +100,7 @@ def preview(
     subtitle = f"{folder}" + (f", from {source}" if source else "")
     facts = _facts(contents, report)
     views = [mark_pair(row, encoder, PAGE_WINDOW) for row in rows]
-    destination.write_text(preview_page(f"Preview of {folder.name}", subtitle, facts, figures, views), encoding="utf-8")
+    write_text(destination, preview_page(f"Preview of {folder.name}", subtitle, facts, figures, views))
     show(console or Console(), subtitle, facts, [mark_pair(row, encoder, SCREEN_WINDOW) for row in rows])
     return destination
 
@@ -112,7 +114,7 @@ def _settings(arguments: Sequence[str]) -> dict[str, str]:
         settings[key] = value
     if not settings["path"]:
         raise UserError("curate preview: path=FOLDER is required: the results folder of `curate`")
-    if not settings["n"].isdecimal():
+    if not is_count(settings["n"]):
         raise UserError(f"curate preview: n={settings['n']}: must be a whole number of pairs to show")
     return settings
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from redi_lab.files import replacing
 from redi_lab.pipeline.preview.marks import visible
 
 RIGHT_COLOUR, WRONG_COLOUR, NEUTRAL_COLOUR = "#0072B2", "#D55E00", "#8A94A3"  # after Okabe and Ito: safe for all eyes
@@ -178,5 +179,6 @@ def _save(figure: Any, destination: Path) -> Path:
     destination.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # drawn as a box: no harm
-        figure.savefig(destination, format="png", dpi=130)
+        with replacing(destination) as partial:
+            figure.savefig(partial, format="png", dpi=130)
     return destination

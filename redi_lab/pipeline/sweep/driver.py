@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.config import CONFIG_DIR, load_config, metric_names
 from redi_lab.errors import UserError
+from redi_lab.files import naming
 from redi_lab.pipeline.inheritance import inherited
 from redi_lab.pipeline.preflight import check_hub
 from redi_lab.pipeline.resume import interruptible
@@ -52,6 +53,11 @@ def run_sweep(arguments: Sequence[str]) -> Path:
     config, sweep = compose_sweep(arguments)
     shared = [*sweep.overrides, *sweep.local_overrides]
     check_hub(load_config("train", shared), shared)
+    with naming(sweep.folder):
+        return _run(config, sweep)
+
+
+def _run(config: DictConfig, sweep: Sweep) -> Path:
     sweep.folder.mkdir(parents=True, exist_ok=True)
     study, storage = open_study(sweep)
     plan = Claims(study, storage, sweep.settings.storage, sweep.settings.lease_seconds, sweep.settings.max_retries)

@@ -18,6 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from redi_lab.files import replacing
 from redi_lab.pipeline.sweep.results import TrialView
 from redi_lab.pipeline.sweep.space import Parameter, Space, Value
 
@@ -217,5 +218,6 @@ def _figure(size: tuple[float, float]) -> tuple[Any, Any]:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    figure.savefig(path, format="png", dpi=110)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
     return path

@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from redi_lab.config import load_config
+from redi_lab.files import write_text
 from redi_lab.pipeline.naming import objective
 from redi_lab.pipeline.page import embedded_image, render_page
 from redi_lab.pipeline.sweep.confirm import Confirmation
@@ -44,7 +45,7 @@ def write_report(sweep: Sweep, study: optuna.Study, confirmation: Confirmation |
     winner = best_trial(study)
     experiment = [] if winner is None else [_write_experiment(sweep, winner)]
     page = sweep.folder / PAGE
-    page.write_text(_page(sweep, trials, winner, pictures, confirmation), encoding="utf-8")
+    write_text(page, _page(sweep, trials, winner, pictures, confirmation))
     return [*pictures, *experiment, page]
 
 
@@ -122,7 +123,7 @@ def _write_experiment(sweep: Sweep, winner: FrozenTrial) -> Path:
     overrides = [*sweep.overrides, *as_overrides(winner.user_attrs["values"])]
     at = f"trial {winner.number}, {sweep.settings.metric} {winner.value:.4g}"
     comment = f"Best of {sweep.name}: {at}.     {best_command(sweep)}"
-    path.write_text(experiment_text(best_name(sweep), overrides, comment), encoding="utf-8")
+    write_text(path, experiment_text(best_name(sweep), overrides, comment))
     return path
 
 

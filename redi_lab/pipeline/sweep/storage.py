@@ -10,21 +10,24 @@ claim relies on SELECT … FOR UPDATE, which sqlite does not have, and its table
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import filelock
 import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import get_lock_file
 
 from redi_lab.errors import UserError, in_short
+from redi_lab.files import appending
 from redi_lab.redaction import redact
 
 _LOG = logging.getLogger(__name__)
@@ -65,7 +68,7 @@ def open_storage(url: str) -> BaseStorage:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         if path is not None and url.startswith(_FILES["journal"]):
-            return JournalStorage(JournalFileBackend(str(path)))
+            return JournalStorage(_WholeLines(str(path)))
         waits = {"connect_args": {"timeout": _BUSY_SECONDS}} if path is not None else {"pool_pre_ping": True}
         storage = RDBStorage(_with_driver(url), engine_kwargs=waits)
     except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
@@ -74,6 +77,16 @@ def open_storage(url: str) -> BaseStorage:
         _REACHED.add(url)
         _outlast_restarts(storage.engine, url)
     return storage
+
+
+@final
+class _WholeLines(JournalFileBackend):
+    """Optuna's journal; where the disk is full, that would leave half a line, behind which nobody can read on."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add lines, all of them or none."""
+        with get_lock_file(self._lock), appending(Path(self._file_path)) as file:
+            file.write("".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode())
 
 
 @contextmanager

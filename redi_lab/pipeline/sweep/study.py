@@ -25,6 +25,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from redi_lab.errors import UserError
+from redi_lab.files import is_disk_full
 from redi_lab.pipeline.sweep.claims import Claims, origin
 from redi_lab.pipeline.sweep.space import Space, as_overrides, parse_space, suggest
 from redi_lab.pipeline.sweep.storage import open_storage, quieten_optuna, study_lock
@@ -221,6 +222,8 @@ def _try(study: optuna.Study, claimed: FrozenTrial, sweep: Sweep, space: Space, 
     except optuna.exceptions.UpdateFinishedTrialError:
         return None  # the lease was lost, and another worker runs it
     except Exception as error:  # whatever it is, the other trials may still do
+        if is_disk_full(error):
+            raise  # no other can, and the study itself may have no room to note this one's end
         message = f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else str(error)
         if not isinstance(error, UserError):
             traceback.print_exc()

@@ -22,6 +22,7 @@ import optuna
 from optuna.trial import TrialState
 
 from redi_lab.errors import RunInterruptedError, UserError
+from redi_lab.files import explained, naming
 from redi_lab.pipeline.screen import progress_bar
 from redi_lab.pipeline.sweep.results import best_trial, is_feasible
 from redi_lab.pipeline.sweep.study import RunTraining, Sweep, work
@@ -138,9 +139,13 @@ def _work(sweep: Sweep, starts: Sequence[str], run: RunTraining | None, complain
             run = train
             for start in starts:
                 train_start([*sweep.overrides, *sweep.local_overrides, start], sweep.folder / "start" / f"{start}.log")
-        work(sweep, run)
-    except UserError as error:
-        complaints.put(str(error))
+        with naming(sweep.folder):
+            work(sweep, run)
+    except Exception as error:
+        told = error if isinstance(error, UserError) else explained(error)
+        if told is None:
+            raise
+        complaints.put(str(told))
     except (KeyboardInterrupt, RunInterruptedError):
         pass  # the trial was given back; the command itself says that it was interrupted
 

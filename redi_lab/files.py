@@ -1,0 +1,124 @@
+"""Files that appear whole or not at all, and what a user can do about a full disk and other errors of the system.
+
+write_text(folder / "summary.json", text)
+with replacing(folder / "map.png") as partial:
+    figure.savefig(partial, format="png")
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from redi_lab.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Libraries in Rust and sqlite say so in their text alone.
+_FULL_TEXTS = ("database or disk is full", *(f"os error {number})" for number in _FULL))
+_REMEDIES = {
+    errno.ENAMETOOLONG: "give a shorter path (file systems allow 255 bytes for each part of it)",
+    errno.EACCES: "change its permissions, or name another place",
+    errno.EROFS: "name another place with paths.outputs_dir=DIR",
+}
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the path on an error that names none, as errors of writing do."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "filename", None) is None:
+            error.filename = str(path)  # type: ignore[attr-defined]
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the name of a file to write beside `path`, then put it in its place; after an error nothing is left."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with naming(path):
+            yield partial
+            os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to append to it; what is written inside is there as a whole or, after an error, not at all."""
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with naming(path), path.open("ab") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except Exception:
+        if path.exists():
+            os.truncate(path, before)
+        raise
+
+
+def write_text(path: Path, text: str, *, is_synced: bool = False) -> None:
+    """Replace a text file, whole or not at all; `is_synced`: so that it survives a power cut."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        if is_synced:
+            sync(partial)
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, is the lack of room."""
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in _FULL) or any(text in str(error) for text in _FULL_TEXTS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def explained(error: Exception, go_on: str = "give the same command again") -> UserError | None:
+    """What a user can do about an error of the system; None where it is none of those, but perhaps a defect.
+
+    Args:
+        error: of the system or of a library; see `naming`.
+        go_on: what to do when there is room again.
+    """
+    path = getattr(error, "filename2", None) or getattr(error, "filename", None)  # of a copy, where to
+    where = f"{path}: " if path else ""
+    if isinstance(error, UserError):
+        return None
+    if is_disk_full(error):
+        there = next(folder for folder in (*Path(path or ".").absolute().parents, Path("/")) if folder.is_dir())
+        free = as_size(shutil.disk_usage(there).free)
+        return UserError(f"{where}the disk is full (or a quota reached), {free} are free; make room, then {go_on}")
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        return UserError(f"{where}{error.strerror}; {_REMEDIES[error.errno]}")
+    if isinstance(error, MemoryError):
+        return UserError("there is not enough memory for this; give smaller input, or more memory")
+    return None
+
+
+def as_size(num_bytes: int) -> str:
+    """1234567 is "1.2 MB"."""
+    size = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
