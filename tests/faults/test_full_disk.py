@@ -6,31 +6,31 @@ import errno
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from redi_lab.cli import main
 from redi_lab.evaluation.samples import Sample, SampleStore
 from redi_lab.files import explained, replacing, write_text
 from redi_lab.pipeline.sweep.storage import open_storage
 from tests.callbacks.test_training_state import largest_file
-from tests.conftest import REPOSITORY
 
 _NO_ROOM = OSError(errno.ENOSPC, "No space left on device")
 
 
-def _run(arguments: list[str], num_bytes: int, folder: Path) -> subprocess.CompletedProcess[str]:
+def _run(
+    arguments: list[str], num_bytes: int, folder: Path, patch: pytest.MonkeyPatch, screen: pytest.CaptureFixture[str]
+) -> None:
     """A command whose files cannot grow beyond a size, which to it is a full disk."""
-    limited = (
-        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({num_bytes}, {num_bytes}));"
-        " from redi_lab.cli import main; main()"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "REDI_LAB_OUTPUTS": str(folder / "outputs")}
-    return subprocess.run(
-        [sys.executable, "-c", limited, *arguments], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    patch.setenv("REDI_LAB_OUTPUTS", str(folder / "outputs"))
+    with pytest.raises(SystemExit) as ended, largest_file(num_bytes):
+        main(arguments)
+    told = screen.readouterr().err
+    assert ended.value.code == 2, told
+    assert re.fullmatch(r"redi_lab: /.*: the disk is full .*; make room, then .*\n", told), told
+    files = [path for path in (folder / "outputs").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert files == []
 
 
 def _rows(path: Path, *rows: object) -> Path:
@@ -38,23 +38,20 @@ def _rows(path: Path, *rows: object) -> Path:
     return path
 
 
-def _check(done: subprocess.CompletedProcess[str], folder: Path) -> None:
-    assert done.returncode == 2, done.stderr
-    assert re.fullmatch(r"redi_lab: /.*: the disk is full .*; make room, then .*\n", done.stderr), done.stderr
-    files = [path for path in (folder / "outputs").rglob("*") if path.is_file() and path.suffix != ".lock"]
-    assert files == []
-
-
-def test_grade_says_that_the_disk_is_full(tmp_path: Path) -> None:
+def test_grade_says_that_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = _rows(tmp_path / "p.jsonl", *({"prediction": "2", "gold": "2", "more": "x" * 500} for _ in range(50)))
-    _check(_run(["grade", str(file)], 4096, tmp_path), tmp_path)
+    _run(["grade", str(file)], 4096, tmp_path, monkeypatch, capsys)
 
 
-def test_curate_says_that_the_disk_is_full(tmp_path: Path) -> None:
+def test_curate_says_that_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     texts = [{"text": f"{os.urandom(2000).hex()} {n}", "correct": n == 0} for n in range(2)]
     file = _rows(tmp_path / "t.jsonl", *({"problem": f"{n}+1?", "answer": "2", "generations": texts} for n in range(9)))
     arguments = ["curate", "data=jsonl", f"data.path={file}", "curation.num_workers=0"]
-    _check(_run(arguments, 2048, tmp_path), tmp_path)
+    _run(arguments, 2048, tmp_path, monkeypatch, capsys)
 
 
 def test_a_file_that_has_no_room_leaves_the_old_one_and_no_other(tmp_path: Path) -> None:

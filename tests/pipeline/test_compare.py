@@ -157,7 +157,7 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="last must be at least 2"):
         run_compare(tmp_path, last=1)
     make_run(tmp_path / "b").joinpath("summary.json").write_text("{")
-    with pytest.raises(UserError, match=r"b/summary\.json is damaged"):
+    with pytest.raises(UserError, match=r"/b: no results folder with a readable summary\.json"):
         run_compare(tmp_path)
 
 
