@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 
 from redi_lab.backbone.hub import load_tokenizer
-from redi_lab.config import load_config
+from redi_lab.config.compose import load_config
 from redi_lab.data.tokenization import TraceEncoder
-from redi_lab.evaluation.engines import Completion, Engine, SamplingParams
-from redi_lab.evaluation.transformers_engine import TransformersEngine
-from redi_lab.evaluation.vllm_engine import VLLMEngine
-from redi_lab.pipeline.build import make_source
+from redi_lab.generation.engines import Completion, Engine, SamplingParams
+from redi_lab.generation.transformers_engine import TransformersEngine
+from redi_lab.generation.vllm_engine import VLLMEngine
+from redi_lab.run.build import make_source
 
 
 def embedded_prompts(checkpoint: Path, count: int) -> list[list[int]]:

@@ -14,15 +14,15 @@ from typing import NoReturn
 
 from omegaconf import DictConfig
 
-from redi_lab import usage
-from redi_lab.config import CONFIG_DIR, check, explain_composition, load_config
-from redi_lab.config_checks import check_choices
+from redi_lab.config.checks import check_choices
+from redi_lab.config.compose import CONFIG_DIR, check, explain_composition, load_config
+from redi_lab.config.overrides import quote_paths
 from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError, UserError
 from redi_lab.files import explained
-from redi_lab.overrides import quote_paths
-from redi_lab.pipeline import verbs
-from redi_lab.pipeline.resume import recorded_overrides
 from redi_lab.redaction import redact
+from redi_lab.run.interrupted import recorded_overrides
+from redi_lab.verbs import plain as verbs
+from redi_lab.verbs import usage
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -89,20 +89,20 @@ def _configured(name: str) -> Callable[[list[str]], None]:
 
 def _execute(name: str, config: DictConfig, overrides: list[str]) -> None:
     if name != "curate":
-        from redi_lab.pipeline.preflight import check_engine, check_hub
+        from redi_lab.run.preflight import check_engine, check_hub
 
         check_engine(config)
         check_hub(config, overrides)
     if name == "train":
-        from redi_lab.pipeline.train import run_training
+        from redi_lab.verbs.train.command import run_training
 
         folder = run_training(config, overrides)
     elif name == "curate":
-        from redi_lab.pipeline.curate import run_curation
+        from redi_lab.verbs.curate.command import run_curation
 
         folder = run_curation(config)
     else:
-        from redi_lab.pipeline.evaluate import run_evaluation
+        from redi_lab.verbs.evaluate.command import run_evaluation
 
         folder = run_evaluation(config, overrides)
     print(f"Results:    {folder}")
@@ -110,7 +110,7 @@ def _execute(name: str, config: DictConfig, overrides: list[str]) -> None:
 
 def _curate(arguments: list[str]) -> None:
     if arguments[:1] == ["preview"]:
-        from redi_lab.pipeline.preview.command import run_preview
+        from redi_lab.verbs.curate.preview.command import run_preview
 
         run_preview(arguments[1:])
     elif any(argument.lstrip("+").startswith("data.source.num_heldout=") for argument in arguments):
@@ -124,7 +124,7 @@ def _curate(arguments: list[str]) -> None:
 
 def _evaluate(arguments: list[str]) -> None:
     if arguments[:1] == ["compare"]:
-        from redi_lab.pipeline.evaluation_compare import run_evaluation_compare
+        from redi_lab.verbs.evaluate.compare import run_evaluation_compare
 
         run_evaluation_compare(arguments[1:])
     else:
@@ -132,7 +132,7 @@ def _evaluate(arguments: list[str]) -> None:
 
 
 def _sweep(arguments: list[str]) -> None:
-    from redi_lab.pipeline.sweep.driver import run_sweep
+    from redi_lab.verbs.sweep.driver import run_sweep
 
     if flags := [argument for argument in arguments if argument.startswith("-")]:
         raise UserError(f"{flags[0]}: sweep takes no flags, only KEY=VALUE, +sweeps=NAME and overrides of its runs")
@@ -183,7 +183,7 @@ def _execute_apart(name: str, config: DictConfig, overrides: list[str]) -> None:
     """
     from hydra.core.hydra_config import HydraConfig
 
-    from redi_lab.pipeline.sweep.space import as_overrides
+    from redi_lab.verbs.sweep.space import as_overrides
 
     hydra = HydraConfig.get()
     verb = [] if name == "train" else [name]

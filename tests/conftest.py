@@ -6,10 +6,14 @@ import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is imported, as redi_lab.cli does
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from redi_lab.data.tokenization import train_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -26,3 +30,70 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return locate
+
+
+TINY_TASK = (
+    "data.source.num_problems=48",
+    "data.source.num_heldout=6",
+    "data.num_development=4",
+    "model.config.hidden_size=24",
+    "model.config.num_hidden_layers=1",
+    "model.config.intermediate_size=32",
+    "trainer.max_steps=3",
+    "eval.num_samples=2",
+    "eval.max_new_tokens=24",
+)
+"""Overrides that make the embedded task run in about a second a stage."""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., list[str]]:
+    """A function that adds the tiny task and a private outputs folder to overrides."""
+
+    def overrides(*more: str, logger: str = "none") -> list[str]:
+        earlier = "init_overrides=['trainer.max_steps=3']"
+        return [*TINY_TASK, f"logger={logger}", f"paths.outputs_dir={tmp_path / 'outputs'}", earlier, *more]
+
+    return overrides
+
+
+@pytest.fixture(scope="session")
+def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder of a tiny random Qwen2 with its own tokenizer."""
+    folder = tmp_path_factory.mktemp("qwen")
+    tokenizer = train_tokenizer(
+        ["[SYNTHETIC ROW] What is 3 + 4? <think> Okay </think> The value is $\\boxed{7}$."], 400
+    )
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<|endoftext|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture
+def own_rows(tmp_path: Path) -> Path:
+    """A user's file: twelve problems as chats, a right and a wrong answer of each."""
+
+    def row(n: int, text: str, correct: bool) -> str:
+        messages = [{"role": "user", "content": f"What is {n} + 4?"}, {"role": "assistant", "content": text}]
+        return json.dumps({"messages": messages, "correct": correct, "answer": str(n + 4)}) + "\n"
+
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(row(n, f"The value is {n + 4 + slip}.", not slip) for n in range(12) for slip in (0, 1)))
+    return path

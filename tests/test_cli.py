@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from redi_lab.cli import _VERBS, main
-from tests.conftest import REPOSITORY
-from tests.pipeline.conftest import TINY_TASK
-from tests.pipeline.test_train import run
+from tests.conftest import REPOSITORY, TINY_TASK
+from tests.verbs.train.test_command import run
 
 
 def command(*arguments: str, cwd: Path, path: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
@@ -28,7 +27,7 @@ def command(*arguments: str, cwd: Path, path: Path = REPOSITORY) -> subprocess.C
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., list[str]]:
-    """As in tests/pipeline."""
+    """As the fixture of that name, without options."""
 
     def overrides(*more: str) -> list[str]:
         earlier = "init_overrides=['trainer.max_steps=3']"
@@ -135,7 +134,7 @@ def test_an_installed_wheel_brings_its_configuration(tmp_path: Path) -> None:
     where = command("loss=foo", cwd=elsewhere, path=site)
     assert "choose dpo, mild_redi, redi, sft, simpo, symmetric_redi" in where.stderr
     origin = subprocess.run(
-        [sys.executable, "-c", "import redi_lab.config as c; print(c.CONFIG_DIR)"],
+        [sys.executable, "-c", "import redi_lab.config.compose as c; print(c.CONFIG_DIR)"],
         env={**os.environ, "PYTHONPATH": str(site)},
         cwd=elsewhere,
         capture_output=True,

@@ -19,21 +19,20 @@ import pytest
 from redi_lab.backbone.causal_lm import load_backbone
 from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.cli import main
-from redi_lab.config import load_config
+from redi_lab.config.compose import load_config
 from redi_lab.errors import RunInterruptedError, UserError
-from redi_lab.evaluation.engines import SamplingParams
 from redi_lab.evaluation.results import content_digest
-from redi_lab.evaluation.transformers_engine import TransformersEngine
-from redi_lab.pipeline.resume import running
-from redi_lab.pipeline.sweep.driver import _publishable, compose_sweep
-from redi_lab.pipeline.sweep.report import write_report
-from redi_lab.pipeline.sweep.study import Report, RunResult, RunSpec, open_study, work
+from redi_lab.generation.engines import SamplingParams
+from redi_lab.generation.transformers_engine import TransformersEngine
 from redi_lab.redaction import redact, redacted, secret_in
+from redi_lab.run.interrupted import running
 from redi_lab.tracking.server import ui_command
-from tests.conftest import REPOSITORY
-from tests.pipeline.conftest import TINY_TASK, qwen_folder  # noqa: F401
-from tests.pipeline.sweep import fakes
-from tests.pipeline.sweep.test_study import planned
+from redi_lab.verbs.sweep.driver import _publishable, compose_sweep
+from redi_lab.verbs.sweep.report import write_report
+from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, open_study, work
+from tests.conftest import REPOSITORY, TINY_TASK, qwen_folder  # noqa: F401
+from tests.verbs.sweep import fakes
+from tests.verbs.sweep.test_study import planned
 
 CODE = "import pathlib\npathlib.Path({marker!r}).touch()\n"
 

@@ -54,8 +54,8 @@ def main() -> None:
 
 def record(outputs: Path, name: str, seed: int, overrides: tuple[str, ...]) -> None:
     """One run, in this process: a new one would import for longer than it trains."""
-    from redi_lab.config import load_config
-    from redi_lab.pipeline.train import run_training
+    from redi_lab.config.compose import load_config
+    from redi_lab.verbs.train.command import run_training
 
     folder = outputs / "runs" / f"{name}_seed{seed}"
     if (folder / "summary.json").exists():

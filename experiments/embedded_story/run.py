@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from redi_lab.evaluation.metrics import t_quantile
-from redi_lab.pipeline.plots import plot_curves
+from redi_lab.figures.curves import plot_curves
 
 Scores = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Arm → seed → measure → value."""

@@ -13,7 +13,7 @@ Rules, in order, each refusal counted under its name:
    an empty generation is dropped, since nothing can be learnt from it as an answer.
 4. A generation is correct iff `llama_verification` and `math_verify_reparsed_answer` are both true; otherwise it is
    incorrect, a missing verdict included. (So a right trace that one verifier rejects can become a negative.)
-5. Demonstrations and pairs are chosen by `redi_lab.data.curation.select`.
+5. Demonstrations and pairs are chosen by `redi_lab.data.selection.select`.
 
 The limits on tokens (800 for prompts, 19,000 for responses) are applied after tokenisation, by the data module.
 """
@@ -28,8 +28,8 @@ from typing import TypeGuard, final
 
 import numpy as np
 
-from redi_lab.data.curation import NO_GENERATIONS, curate
 from redi_lab.data.rows import OnProgress, Row, RowTable, open_rows, tracked_rows
+from redi_lab.data.selection import NO_GENERATIONS, curate
 from redi_lab.data.traces import Demonstration, Dropped, Generation, Pair, Problem, TraceCorpus
 from redi_lab.errors import UserError
 

@@ -15,7 +15,6 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import final
 
-from redi_lab.data.curation import NO_GENERATIONS, curate
 from redi_lab.data.openr1 import (
     EMPTY_GENERATION,
     NO_PROBLEM,
@@ -25,6 +24,7 @@ from redi_lab.data.openr1 import (
     parse_answer,
 )
 from redi_lab.data.rows import OnProgress, Row, RowTable, open_rows, tracked_rows
+from redi_lab.data.selection import NO_GENERATIONS, curate
 from redi_lab.data.traces import Dropped, Generation, Problem, TraceCorpus
 from redi_lab.data.verdicts import decide, truncation
 from redi_lab.errors import UserError

@@ -31,8 +31,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Literal, final
 
-from redi_lab.data.curation import curate
 from redi_lab.data.rows import OnProgress, Row, RowTable, open_rows, tracked_rows
+from redi_lab.data.selection import curate
 from redi_lab.data.traces import Dropped, Generation, Problem, TraceCorpus
 from redi_lab.errors import UserError
 

@@ -1,7 +1,7 @@
 """The records that travel from raw traces to training: what was read, what was selected, and where each row went.
 
 A *trace* is one generation of a teacher with a verdict. Readers yield `Problem` (or `Dropped` for a row that they
-refuse), `redi_lab.data.curation` turns those into demonstrations and pairs, and a `TraceSource` does both:
+refuse), `redi_lab.data.selection` turns those into demonstrations and pairs, and a `TraceSource` does both:
 
     corpus = TraceFileSource("traces.jsonl").load()
     corpus.demonstrations[0].completion, corpus.pairs[0].rejected, corpus.counts.as_dict()

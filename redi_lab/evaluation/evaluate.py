@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, final
 
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
-from redi_lab.evaluation.engines import Engine, Progress, SamplingParams
 from redi_lab.evaluation.results import (
     EvaluationResult,
     ResultRow,
@@ -29,6 +28,7 @@ from redi_lab.evaluation.results import (
 )
 from redi_lab.evaluation.samples import Sample, SampleStore, draw_samples
 from redi_lab.evaluation.scoring import grade_completions, score
+from redi_lab.generation.engines import Engine, Progress, SamplingParams
 from redi_lab.grading.grader import Gold, Grade, Grader
 from redi_lab.redaction import redacted
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.evaluation.benchmarks import Benchmark
-from redi_lab.evaluation.engines import SamplingParams
 from redi_lab.evaluation.metrics import pass_at_1
 from redi_lab.evaluation.scoring import grade_completions
-from redi_lab.evaluation.transformers_engine import TransformersEngine
+from redi_lab.generation.engines import SamplingParams
+from redi_lab.generation.transformers_engine import TransformersEngine
 from redi_lab.grading.grader import Gold, Grader, Verdict
 
 

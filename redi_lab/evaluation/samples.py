@@ -27,9 +27,9 @@ from typing import Any, final
 import filelock
 
 from redi_lab.errors import UserError
-from redi_lab.evaluation.engines import Engine, Progress, SamplingParams
 from redi_lab.evaluation.results import content_digest
 from redi_lab.files import appending
+from redi_lab.generation.engines import Engine, Progress, SamplingParams
 
 _LOG = logging.getLogger(__name__)
 

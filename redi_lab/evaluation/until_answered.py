@@ -15,11 +15,11 @@ from functools import partial
 
 import numpy as np
 
-from redi_lab.evaluation.engines import Progress
 from redi_lab.evaluation.evaluate import Evaluation
 from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.evaluation.scoring import verdict_matrix
 from redi_lab.evaluation.sequential import State, looks
+from redi_lab.generation.engines import Progress
 
 
 def evaluate_until_answered(

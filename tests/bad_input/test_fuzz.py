@@ -22,17 +22,17 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.backbone.weights import check_folder
-from redi_lab.config import load_config
+from redi_lab.config.compose import load_config
 from redi_lab.data.openr1 import OpenR1Source
 from redi_lab.data.openr1_220k import OpenR1Math220kSource
 from redi_lab.data.readers import TraceFileSource
 from redi_lab.data.traces import TraceSource
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import load_file_benchmark
-from redi_lab.pipeline.arguments import check_arguments
-from redi_lab.pipeline.grade import check_rows
-from redi_lab.pipeline.resume import RECORD, read_run, recorded_overrides
-from redi_lab.pipeline.sweep.space import grid, parse_space
+from redi_lab.run.arguments import check_arguments
+from redi_lab.run.interrupted import RECORD, read_run, recorded_overrides
+from redi_lab.verbs.grade import check_rows
+from redi_lab.verbs.sweep.space import grid, parse_space
 from tests.bad_input.rows import GOOD, PAIR, RAW, changed
 
 SCALARS = st.one_of(

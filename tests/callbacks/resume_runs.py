@@ -33,7 +33,7 @@ from redi_lab.callbacks.checkpoints import ExportCheckpoints
 from redi_lab.callbacks.resume import TrainingStates
 from redi_lab.callbacks.update_norm import UpdateNorm
 from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError
-from redi_lab.pipeline.resume import _told
+from redi_lab.run.interrupted import _told
 from redi_lab.tracking.local import LocalLogger
 from tests.conftest import REPOSITORY
 from tests.modules.tiny_runs import HUGE, attach_reference, make_backbone, make_data, make_module

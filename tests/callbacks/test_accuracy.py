@@ -17,8 +17,8 @@ from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.callbacks.accuracy import DEFAULT_MEASUREMENTS, InTrainingAccuracy
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
-from redi_lab.evaluation.engines import SamplingParams
 from redi_lab.evaluation.policy_accuracy import PolicyAccuracy
+from redi_lab.generation.engines import SamplingParams
 from redi_lab.grading.grader import Grader
 from tests.modules.tiny_runs import HARMLESS_WARNINGS, Run, fit, make_backbone, make_data, make_module, tokenizer
 
@@ -168,7 +168,7 @@ def test_accuracy_counts_what_the_policy_says(monkeypatch: pytest.MonkeyPatch) -
     before = (policy.model.config._attn_implementation, policy.model.generation_config)
     with Grader() as grader:
         measure = measure_of(grader, max_new_tokens=20)
-        engine = "redi_lab.evaluation.transformers_engine.TransformersEngine._generate_batch"
+        engine = "redi_lab.generation.transformers_engine.TransformersEngine._generate_batch"
         monkeypatch.setattr(engine, lambda self, model, batch, *_: ([says] * len(batch), [None] * len(batch)))
         metrics = measure(policy)
         assert measure_of(grader, max_new_tokens=20, require_closed_thought=True)(policy)["pass_at_1"] == 0.0

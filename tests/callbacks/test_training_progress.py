@@ -10,7 +10,7 @@ from rich.console import Console
 from torch.utils.data import DataLoader, TensorDataset
 
 from redi_lab.callbacks.training_progress import COLUMN, TrainingProgress
-from redi_lab.pipeline import screen
+from redi_lab.run import screen
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),

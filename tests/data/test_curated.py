@@ -8,8 +8,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from redi_lab.data.curated import PAIRS_SCHEMA, TRACE_SCHEMA, CuratedSource, CuratedWriter, file_hash
-from redi_lab.data.row_curation import RowCurator, RowRules
+from redi_lab.curation.curator import RowCurator, RowRules
+from redi_lab.curation.writer import CuratedWriter
+from redi_lab.data.curated import PAIRS_SCHEMA, TRACE_SCHEMA, CuratedSource, file_hash
 from redi_lab.data.traces import Generation, Problem
 from redi_lab.errors import UserError
 

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
-from redi_lab.evaluation.engines import SamplingParams
 from redi_lab.evaluation.evaluate import Evaluation
-from redi_lab.evaluation.transformers_engine import TransformersEngine
+from redi_lab.generation.engines import SamplingParams
+from redi_lab.generation.transformers_engine import TransformersEngine
 from redi_lab.grading.grader import Grader
 
 NUM_PROBLEMS, NUM_SAMPLES = 24, 2

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from redi_lab.evaluation.engines import Completion, SamplingParams
+from redi_lab.generation.engines import Completion, SamplingParams
 
 
 class ScriptedEngine:

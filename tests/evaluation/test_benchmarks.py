@@ -9,7 +9,7 @@ import datasets
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from redi_lab.config import CONFIG_DIR
+from redi_lab.config.compose import CONFIG_DIR
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark, Columns, EvalProblem, load_file_benchmark, load_hub_benchmark
 from redi_lab.grading.extraction import gold_answer

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
-from redi_lab.evaluation.engines import Engine, SamplingParams
 from redi_lab.evaluation.evaluate import Evaluation
 from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.evaluation.scoring import UNFINISHED_THOUGHT
-from redi_lab.evaluation.transformers_engine import TransformersEngine
+from redi_lab.generation.engines import Engine, SamplingParams
+from redi_lab.generation.transformers_engine import TransformersEngine
 from redi_lab.grading.grader import Grader
 from tests.evaluation.scripted_engine import ScriptedEngine
 

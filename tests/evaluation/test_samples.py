@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from redi_lab.errors import UserError
-from redi_lab.evaluation.engines import Completion, SamplingParams
 from redi_lab.evaluation.samples import Sample, SampleStore, draw_samples
+from redi_lab.generation.engines import Completion, SamplingParams
 from tests.evaluation import evaluate_worker
 from tests.evaluation.scripted_engine import ScriptedEngine
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
-from redi_lab.evaluation.engines import Completion, Progress, SamplingParams
 from redi_lab.evaluation.evaluate import Evaluation
 from redi_lab.evaluation.sequential import better_by, known_to
 from redi_lab.evaluation.until_answered import evaluate_until_answered
+from redi_lab.generation.engines import Completion, Progress, SamplingParams
 from redi_lab.grading.grader import Grader
 
 NUM_PROBLEMS = 60

@@ -13,7 +13,7 @@ import pytest
 from redi_lab.cli import main
 from redi_lab.evaluation.samples import Sample, SampleStore
 from redi_lab.files import explained, replacing, write_text
-from redi_lab.pipeline.sweep.storage import open_storage
+from redi_lab.run.study_storage import open_storage
 from tests.callbacks.test_training_state import largest_file
 
 _NO_ROOM = OSError(errno.ENOSPC, "No space left on device")

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 
-@pytest.mark.parametrize("module", ["omegaconf", "redi_lab.config", "numpy", "torch", "redi_lab.pipeline.stages"])
+@pytest.mark.parametrize("module", ["omegaconf", "redi_lab.config.compose", "numpy", "torch", "redi_lab.run.stages"])
 @pytest.mark.parametrize("verb", [["init_from=null", "loss=sft"], ["evaluate", "checkpoint=."]])
 def test_a_signal_during_start_up(verb: list[str], module: str, tmp_path: Path) -> None:
     """Python reports every import, so the signal comes at a known place on any machine."""

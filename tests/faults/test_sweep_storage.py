@@ -17,10 +17,10 @@ import optuna
 import pytest
 
 from redi_lab.errors import UserError
-from redi_lab.pipeline.sweep import storage as sweep_storage
-from redi_lab.pipeline.sweep.claims import Claims
-from redi_lab.pipeline.sweep.study import Report, RunResult, RunSpec, Sweep, open_study, work
-from tests.pipeline.sweep import fakes
+from redi_lab.run import study_storage as sweep_storage
+from redi_lab.verbs.sweep.claims import Claims
+from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, open_study, work
+from tests.verbs.sweep import fakes
 
 
 def run(sweep: Sweep, in_the_second_trial: Callable[[], None]) -> dict[str, int]:

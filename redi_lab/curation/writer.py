@@ -1,0 +1,84 @@
+"""Writes what curation chose: three Parquet tables, in row groups of bounded size."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, final
+
+import pyarrow as pa
+from pyarrow.parquet import ParquetWriter
+
+from redi_lab.curation.curator import RowResult
+from redi_lab.data.curated import NEGATIVES_FILE, PAIRS_FILE, PAIRS_SCHEMA, SFT_FILE, TRACE_SCHEMA
+
+_GROUP_ROWS = 4096
+
+
+_GROUP_CHARACTERS = 16 * 2**20  # a row group is held in memory, here and by whoever reads it
+
+
+_TEXTS = ("problem", "completion", "chosen", "rejected")
+
+
+@final
+class _Table:
+    """One Parquet file, written a row group at a time."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        # Named, so that another default of another pyarrow changes nothing.
+        self._writer = ParquetWriter(
+            path, schema, version="2.6", compression="zstd", compression_level=3, data_page_version="1.0"
+        )
+        self._rows: list[dict[str, Any]] = []
+        self._characters = 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        self._characters += sum(len(row[name]) for name in _TEXTS if name in row)
+        if len(self._rows) >= _GROUP_ROWS or self._characters >= _GROUP_CHARACTERS:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows, self._characters = [], 0
+
+
+@final
+class CuratedWriter:
+    """Writes the files of a folder; a context manager.
+
+    Args:
+        folder: is there already.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._sft = _Table(folder / SFT_FILE, TRACE_SCHEMA)
+        self._pairs = _Table(folder / PAIRS_FILE, PAIRS_SCHEMA)
+        self._negatives = _Table(folder / NEGATIVES_FILE, TRACE_SCHEMA)
+
+    def add(self, result: RowResult) -> None:
+        """Write what a row gave."""
+        for row in result.demonstrations:
+            self._sft.add(row)
+        for row in result.pairs:
+            self._pairs.add(row)
+        for row in result.negatives:
+            self._negatives.add(row)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with ExitStack() as closing:  # each, also after one that fails
+            for table in (self._sft, self._pairs, self._negatives):
+                closing.callback(table.close)

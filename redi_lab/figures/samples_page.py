@@ -1,0 +1,177 @@
+"""Samples to look at: HTML pages with filters, which need no network, and a table for the MLflow UI.
+
+    pages = write_pages(folder, result, benchmark)  # samples_math500.html, ..., every sample is on one of them
+    table = write_table(folder, result, benchmark)  # samples_math500.json, long texts shortened
+
+A page holds its samples as JSON, and a script of its own (samples_page.html) shows a few at a time, always as text and
+never as HTML. So a page of 16 MB opens at once; what goes beyond is on further pages, which the first names.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
+from redi_lab.evaluation.results import EvaluationResult, ResultRow
+
+PAGE_CHARACTERS = 16_000_000
+TABLE_CHARACTERS = 2_000
+TABLE_ROWS = 5_000  # the MLflow UI loads a table as a whole
+
+_TEMPLATE = Path(__file__).with_name("samples_page.html")
+_PLACE = re.compile(r"@([A-Z_]+)@")
+_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+_Judged = tuple[EvalProblem, Sequence[ResultRow]]
+
+
+def write_pages(
+    folder: Path, result: EvaluationResult, benchmark: Benchmark, page_characters: int = PAGE_CHARACTERS
+) -> list[Path]:
+    """Write every sample of a result into HTML pages, all samples of a problem into the same one.
+
+    Args:
+        folder: Where to.
+        result: The samples.
+        benchmark: Their problems.
+        page_characters: Text after which a further page begins.
+
+    Returns:
+        The pages, the first one first.
+    """
+    parts = list(_parts(_by_problem(result, benchmark), page_characters))
+    stem = f"samples_{_file_name(benchmark.name)}"
+    paths = [
+        folder / (f"{stem}.html" if number == 1 else f"{stem}_{number}.html") for number in range(1, len(parts) + 1)
+    ]
+    template = _TEMPLATE.read_text(encoding="utf-8")
+    script = _SCRIPT.findall(template)[-1]
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    first = 1
+    for number, (path, part) in enumerate(zip(paths, parts, strict=True)):
+        last = first + len(part) - 1
+        where = f"Problems {first:,} to {last:,} of {len(benchmark.problems):,}, all their samples."
+        values = {
+            "SCRIPT_HASH": f"sha256-{script_hash}",
+            "TITLE": html.escape(f"Samples on {benchmark.name}"),
+            "SUBTITLE": html.escape(_subtitle(result)),
+            "PAGES": where + _links(paths, number),
+            "DATA": _embedded(part),
+        }
+        pieces = _PLACE.split(template)  # text and names of places in turn
+        page = "".join(values[piece] if index % 2 else piece for index, piece in enumerate(pieces))
+        path.write_text(page, encoding="utf-8")
+        first = last + 1
+    return paths
+
+
+def write_table(folder: Path, result: EvaluationResult, benchmark: Benchmark) -> Path:
+    """Write the samples as a table in the format of `mlflow.log_table`; a first row tells where something lacks.
+
+    Args:
+        folder: Where to.
+        result: The samples.
+        benchmark: Their problems.
+    """
+    columns = ("id", "sample", "verdict", "reason", "answer", "accepted", "finish_reason", "num_tokens", "completion")
+    rows: list[list[Any]] = [
+        [row.id, row.sample, row.verdict, row.reason, row.answer, " or ".join(problem.answers), row.finish_reason,
+         row.num_tokens, _shortened(row.text)]
+        for problem, judged in _by_problem(result, benchmark)
+        for row in judged
+    ]  # fmt: skip
+    if len(rows) > TABLE_ROWS or any(len(row.text) > TABLE_CHARACTERS for row in result.rows):
+        note = (
+            f"{min(len(rows), TABLE_ROWS):,} of {len(rows):,} samples, completions shortened to"
+            f" {TABLE_CHARACTERS:,} characters; the HTML pages show everything"
+        )
+        rows.insert(0, ["(about this table)", *[None] * (len(columns) - 2), note])
+    path = folder / f"samples_{_file_name(benchmark.name)}.json"
+    path.write_text(json.dumps({"columns": columns, "data": rows[: TABLE_ROWS + 1]}), encoding="utf-8")
+    return path
+
+
+def _by_problem(result: EvaluationResult, benchmark: Benchmark) -> list[_Judged]:
+    problems = {problem.id: problem for problem in benchmark.problems}
+    return [(problems[key], list(rows)) for key, rows in groupby(result.rows, key=lambda row: row.id)]
+
+
+def _parts(judged: Sequence[_Judged], page_characters: int) -> Iterator[list[_Judged]]:
+    part: list[_Judged] = []
+    size = 0
+    for problem, rows in judged:
+        added = len(problem.problem) + sum(len(row.text) for row in rows)
+        if part and size + added > page_characters:
+            yield part
+            part, size = [], 0
+        part.append((problem, rows))
+        size += added
+    yield part
+
+
+def _embedded(part: Sequence[_Judged]) -> str:
+    """JSON that can stand in an HTML script element: no "<" can end it, whatever a model wrote."""
+    problems = [{"id": p.id, "problem": p.problem, "answers": p.answers} for p, _ in part]
+    samples = [_sample(number, row) for number, (_, rows) in enumerate(part) for row in rows]
+    return json.dumps({"problems": problems, "samples": samples}).replace("<", "\\u003c")
+
+
+def _sample(problem: int, row: ResultRow) -> Mapping[str, Any]:
+    names = ("sample", "verdict", "reason", "answer", "finish_reason", "num_tokens", "text")
+    return {"problem": problem, **{name: getattr(row, name) for name in names}}
+
+
+def _subtitle(result: EvaluationResult) -> str:
+    m = result.metrics
+    return (
+        f"pass@1 {m['pass_at_1']:.3f} (95 % CI {m['pass_at_1_ci_low']:.3f}–{m['pass_at_1_ci_high']:.3f}),"
+        f" {int(m['num_samples'])} samples each; {m['truncation_rate']:.1%} truncated, {m['unknown_rate']:.1%} unknown"
+        f" · checkpoint {result.checkpoint_hash[:12]} · result {result.key}"
+    )
+
+
+def _links(paths: Sequence[Path], current: int) -> str:
+    if len(paths) == 1:
+        return ""
+    pages = (
+        f"<b>{number + 1}</b>" if number == current else f'<a href="{html.escape(path.name)}">{number + 1}</a>'
+        for number, path in enumerate(paths)
+    )
+    return f" Filters and search look at this page alone. Page {' '.join(pages)}"
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= TABLE_CHARACTERS:
+        return text
+    half = TABLE_CHARACTERS // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters left out …]\n{text[-half:]}"
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+def log_samples(
+    logger: Any, folder: Path, results: Sequence[EvaluationResult], benchmarks: Sequence[Benchmark]
+) -> Path:
+    """Write the samples of a run as pages and tables, log both, and return the first page.
+
+    Args:
+        logger: of the run.
+        folder: of the run.
+        results: one of each benchmark.
+        benchmarks: what they were judged on.
+    """
+    judged = list(zip(results, benchmarks, strict=True))
+    pages = [page for result, benchmark in judged for page in write_pages(folder, result, benchmark)]
+    for page in pages:
+        logger.log_artifact(page)
+    logger.log_tables([write_table(folder, result, benchmark) for result, benchmark in judged])
+    return pages[0]

@@ -1,0 +1,122 @@
+"""What evaluation asks of a generator: prompts and sampling parameters in, completions out.
+
+    engine: Engine = TransformersEngine()
+    completions = engine.generate(folder, prompts, SamplingParams(0.6, 0.95, 1024, num_samples=4, seed=42))
+
+`redi_lab.generation.transformers_engine` runs everywhere; `redi_lab.generation.vllm_engine` needs vLLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, final
+
+FinishReason = Literal["stop", "length"]
+Progress = Callable[[int, int], None]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How completions are drawn.
+
+    Attributes:
+        temperature: 0 for the most probable token at each step, else a positive divisor of the logits.
+        top_p: Sample from the smallest set of tokens that holds this probability, in (0, 1].
+        max_new_tokens: Longest completion, in tokens, the end token included.
+        num_samples: Completions of each prompt.
+        seed: Seed of all streams, not negative. Each completion has a stream of its own, named by the seed, its
+            prompt's tokens and its sample index: more samples or another order of prompts change no other completion.
+        first_sample: Index of the first of the samples, not negative.
+        wants_token_logps: Whether completions come with the log-probs of their tokens.
+    """
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    num_samples: int
+    seed: int
+    first_sample: int = 0
+    wants_token_logps: bool = False
+
+    @property
+    def sample_indices(self) -> range:
+        """Indices of the samples of each prompt."""
+        return range(self.first_sample, self.first_sample + self.num_samples)
+
+    def __post_init__(self) -> None:
+        for name, value, is_valid, rule in (
+            ("temperature", self.temperature, 0 <= self.temperature < float("inf"), "not negative"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "in (0, 1]"),
+            ("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1"),
+            ("num_samples", self.num_samples, self.num_samples >= 1, "at least 1"),
+            ("seed", self.seed, self.seed >= 0, "not negative"),
+            ("first_sample", self.first_sample, self.first_sample >= 0, "not negative"),
+        ):
+            if not is_valid:
+                raise ValueError(f"sampling.{name} must be {rule}, got {value}")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One generated completion.
+
+    Attributes:
+        problem_index: Position of its prompt in the request.
+        sample_index: Which of the prompt's samples it is.
+        token_ids: The generated tokens, the end token included where there is one.
+        text: The decoded tokens without special tokens.
+        finish_reason: "stop" after an end token, "length" when cut at max_new_tokens.
+        token_logps: Log-probs of `token_ids` under the model itself, at temperature 1 and with no token cut off,
+            whatever the sampling; None unless asked for.
+    """
+
+    problem_index: int
+    sample_index: int
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason
+    token_logps: tuple[float, ...] | None = None
+
+
+class Engine(Protocol):
+    """What evaluation asks of a generator. `settings` and `versions` become part of a result's protocol."""
+
+    @property
+    def name(self) -> str:
+        """Short name of the engine."""
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Versions of the libraries that decide the numbers."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Settings that can change a completion, such as the precision; JSON values."""
+
+    def generate(
+        self,
+        checkpoint: Path,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams,
+        on_progress: Progress | None = None,
+    ) -> list[Completion]:
+        """Complete every prompt `sampling.num_samples` times.
+
+        The model stays loaded for further calls on the same checkpoint, until `close`.
+
+        Args:
+            checkpoint: Hugging Face folder with model and tokenizer.
+            prompts: Token ids of each prompt.
+            sampling: How completions are drawn.
+            on_progress: Called with (completions done, completions wanted).
+
+        Returns:
+            One completion for each prompt and sample, ordered by problem, then sample.
+        """
+
+    def close(self) -> None:
+        """Free the model and whatever runs it; the engine can be used again."""

@@ -1,0 +1,143 @@
+"""Score a checkpoint: what the verbs train and evaluate share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from redi_lab.backbone.hub import load_tokenizer
+from redi_lab.data.tokenization import TraceEncoder
+from redi_lab.errors import UserError
+from redi_lab.evaluation.benchmarks import Benchmark
+from redi_lab.evaluation.evaluate import Evaluation
+from redi_lab.evaluation.results import EvaluationResult
+from redi_lab.generation.checkpoint import Checkpoint
+from redi_lab.generation.engines import Engine, SamplingParams
+from redi_lab.grading.grader import Grader
+from redi_lab.redaction import redacted
+from redi_lab.run.build import make_engine, make_grader, make_sampling
+from redi_lab.run.screen import progress_bar
+
+BASE_MODEL = "base model"
+
+
+def evaluate_checkpoint(
+    config: DictConfig, checkpoint: Path, benchmark: Benchmark, label: str, tokenizer: Any | None = None
+) -> EvaluationResult:
+    """Generate, grade and score; a result that exists for the very same weights, protocol and problems is read.
+
+    Args:
+        config: with groups eval, engine and paths.
+        checkpoint: Hugging Face folder.
+        benchmark: the problems.
+        label: shown beside the progress bar.
+        tokenizer: writes the prompts; None: the checkpoint's.
+    """
+    return evaluate_benchmarks(config, checkpoint, [benchmark], label, tokenizer)[0]
+
+
+def evaluate_benchmarks(
+    config: DictConfig, checkpoint: Path, benchmarks: Sequence[Benchmark], label: str, tokenizer: Any | None = None
+) -> list[EvaluationResult]:
+    """Evaluate on each benchmark, with one engine; see `evaluate_checkpoint`."""
+    results = []
+    with progress_bar() as progress, closing(make_engine(config)) as engine, make_grader(config) as grader:
+        for benchmark in benchmarks:
+            task = progress.add_task(f"Evaluating {label} on {benchmark.name}", total=None)
+            evaluation = make_evaluation(config, checkpoint, benchmark, engine, grader, progress.console, tokenizer)
+            result = evaluation.result(partial(_advance, progress, task))
+            results.append(result if benchmark.describe is None else _with_greedy(result, evaluation))
+    return results
+
+
+def _with_greedy(result: EvaluationResult, evaluation: Evaluation) -> EvaluationResult:
+    """Add `greedy_pass_at_1`: on the embedded task, most of a gain in pass@1 may be what sampling no longer draws."""
+    sampling = replace(evaluation.sampling, temperature=0.0, num_samples=1)
+    greedy = replace(evaluation, sampling=sampling).result().metrics
+    names = ("pass_at_1", "pass_at_1_ci_low", "pass_at_1_ci_high")
+    return replace(result, metrics={**result.metrics, **{f"greedy_{name}": greedy[name] for name in names}})
+
+
+def _advance(progress: Progress, task: TaskID, done: int, total: int) -> None:
+    progress.update(task, completed=done, total=total)
+
+
+def make_evaluation(
+    config: DictConfig,
+    checkpoint: Path,
+    benchmark: Benchmark,
+    engine: Engine,
+    grader: Grader,
+    console: Console,
+    tokenizer: Any | None = None,
+) -> Evaluation:
+    """The evaluation that the groups eval and paths describe; what `eval.fit_context` changes is said on the console.
+
+    Raises:
+        UserError: the tokenizer cannot be loaded, or a prompt leaves no room in the model's context.
+    """
+    settings = config.eval
+    tokenizer = tokenizer or load_tokenizer(str(checkpoint), key="checkpoint")
+    encoder = TraceEncoder(tokenizer, settings.prompt_template, settings.thinking_prefix)
+    sampling = make_sampling(config)
+    if settings.fit_context:
+        longest = max(len(encoder.prompt_ids(problem.problem)) for problem in benchmark.problems)
+        sampling = _fitted(sampling, Checkpoint.open(checkpoint).max_positions, longest, benchmark.name, console)
+    return Evaluation(
+        engine,
+        checkpoint,
+        benchmark,
+        encoder.prompt_ids,
+        sampling,
+        grader,
+        redacted(
+            {
+                "prompt_template": settings.prompt_template,
+                "prompt_template_sha256": hashlib.sha256(settings.prompt_template.encode()).hexdigest(),
+                "thinking_prefix": settings.thinking_prefix,
+            }
+        ),
+        Path(config.paths.cache_dir) / "evaluations",
+        settings.chunk_completions,
+        settings.grader.require_closed_thought,
+    )
+
+
+def _fitted(
+    sampling: SamplingParams, positions: int | None, longest: int, name: str, console: Console
+) -> SamplingParams:
+    if positions is None or longest + sampling.max_new_tokens <= positions:
+        return sampling
+    room = positions - longest
+    if room < 1:
+        raise UserError(
+            f"{name}: its longest prompt has {longest} tokens, and the model {positions} positions; choose another"
+            " benchmark or a model with a longer context"
+        )
+    console.print(
+        f"{name}: at most {room:,} new tokens instead of {sampling.max_new_tokens:,}: the model has {positions:,}"
+        f" positions, and the longest prompt takes {longest:,}",
+        soft_wrap=True,
+    )
+    return replace(sampling, max_new_tokens=room)
+
+
+def nested_metrics(metrics: Mapping[str, float]) -> dict[str, Any]:
+    """`pass_at_1`, `pass_at_1_ci_low`, … as {"pass_at_1": {"value", "ci_low", "ci_high", "sem"}, …}."""
+    nested: dict[str, Any] = {}
+    for name, value in metrics.items():
+        base, _, part = next(
+            ((name.removesuffix(f"_{p}"), "_", p) for p in ("ci_low", "ci_high", "sem") if name.endswith(f"_{p}")),
+            (name, "", "value"),
+        )
+        nested.setdefault(base, {})[part] = value
+    return nested

@@ -1,0 +1,118 @@
+"""What a run wants from the hub, the web or vLLM, asked before torch is imported; what lacks is told in one line."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+from omegaconf import DictConfig
+
+from redi_lab.config.compose import benchmarks, experiment_names, is_hub_id, is_url
+from redi_lab.config.inheritance import load_earlier
+from redi_lab.errors import UserError
+
+TIMEOUT_S = 5.0
+_REMEDIES = {"model.path": "FOLDER", "data.path": "FOLDER_OR_FILE"}
+
+
+def check_hub(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Check that the hub ids of a training run or an evaluation can be had, if the hub cannot be reached.
+
+    Raises:
+        UserError: the hub cannot be reached, and something is neither on disk nor in its cache.
+    """
+    wanted = _wanted(config, overrides)
+    missing = {key: path for key, path in wanted.items() if not _is_at_hand(key, path)}
+    if missing and is_hub_reachable():
+        missing = {key: path for key, path in missing.items() if is_url(path) and not _answers(path)}
+    if not missing:
+        return
+    named = " ".join(f"{key}={path}" for key, path in missing.items())
+    remedy = " ".join(f"{key}={_REMEDIES.get(key, 'FILE.jsonl')}" for key in missing)
+    where = "its server" if all(is_url(path) for path in missing.values()) else "the Hugging Face hub"
+    raise UserError(
+        f"{named}: not on this disk, not in the hub's cache, and {where} cannot be reached; give local copies: {remedy}"
+    )
+
+
+def check_engine(config: DictConfig) -> None:
+    """Check that vLLM can be had where the engine is to run it; it is not imported.
+
+    Raises:
+        UserError: it is not installed there, or the engine's settings contradict each other.
+    """
+    engine = config.engine
+    if engine._target_ != "redi_lab.generation.vllm_engine.VLLMEngine":
+        return
+    if engine.in_process and (engine.python is not None or engine.data_parallel_size > 1):
+        raise UserError(
+            "engine.in_process=true: one replica of vLLM in this very process, which leaves no choice of engine.python"
+            " or engine.data_parallel_size"
+        )
+    remedy = "`make install-vllm` makes .venv-vllm with its CPU build: then add engine.python=.venv-vllm/bin/python"
+    if engine.python is None:
+        if find_spec("vllm") is None:
+            raise UserError(f"engine=vllm: vLLM is not installed in this environment; {remedy}")
+        return
+    question = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+    try:
+        answer = subprocess.run([engine.python, "-I", "-c", question], capture_output=True)
+    except OSError as error:
+        raise UserError(f"engine.python={engine.python} cannot be run ({error.strerror}); {remedy}") from error
+    if answer.returncode:
+        raise UserError(f"engine.python={engine.python}: vLLM is not installed in that environment; {remedy}")
+
+
+def _wanted(config: DictConfig, overrides: Sequence[str]) -> dict[str, str]:
+    """Hub ids and URLs by key: the model of the first stage, the data, the benchmarks."""
+    is_training = "model" in config
+    wanted: dict[str, str | None] = {"data.path": None, "model.path": None}
+    if is_training or any(settings.benchmark == "heldout" for settings in benchmarks(config).values()):
+        wanted["data.path"] = config.data.path
+    for key, settings in benchmarks(config).items():
+        if settings.benchmark == "hub":
+            wanted[f"{key}.path"] = settings.path
+    if is_training and config.init_from is None:
+        wanted["model.path"] = config.model.path
+    elif is_training and config.init_from in experiment_names():
+        wanted["model.path"] = load_earlier(config, overrides).model.path
+    return {key: path for key, path in wanted.items() if path is not None and (is_hub_id(path) or is_url(path))}
+
+
+def _is_at_hand(key: str, path: str) -> bool:
+    if Path(path).exists():
+        return True
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if key == "model.path":
+        return isinstance(try_to_load_from_cache(path, "config.json"), str)
+    if is_url(path):
+        return False  # `datasets` asks the server whether the file has changed
+    datasets = Path(constants.HF_HOME) / "datasets"  # a data set's own cache is looked into later, when it is read
+    return any(folder.name.lower().startswith(path.replace("/", "___").lower()) for folder in datasets.glob("*___*"))
+
+
+def _answers(url: str) -> bool:
+    """Whether the server of a file has it."""
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=TIMEOUT_S):
+            return True
+    except OSError:
+        return False
+
+
+def is_hub_reachable() -> bool:
+    """Whether the Hugging Face hub answers one short request; libraries would retry for half a minute each."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().model_info("openai-community/gpt2", timeout=TIMEOUT_S)  # any model will do
+    except HfHubHTTPError:
+        return True  # it answered
+    except Exception:  # name resolution, proxy, TLS, time-out, offline mode: each HTTP library has its own
+        return False
+    return True

@@ -1,0 +1,234 @@
+"""Stages, their fingerprints, and the cache that keeps each from being trained twice.
+
+A stage is one experiment's training. Its fingerprint covers all that decides its weights: the resolved configuration
+of model, data, loss, optimizer, scheduler, trainer and seed, the content of the data, the stage or weights it starts
+from, the source code that computes, and the versions of torch and transformers. It works as `make` does: same
+fingerprint, same result, so a stage that others start from is trained once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, final
+
+import filelock
+from omegaconf import DictConfig, OmegaConf
+from transformers import AutoConfig
+
+from redi_lab.backbone.hub import from_hub
+from redi_lab.backbone.weights import check_folder
+from redi_lab.config.compose import experiment_names
+from redi_lab.config.inheritance import earlier_overrides, load_earlier
+from redi_lab.errors import UserError
+from redi_lab.evaluation.results import EvaluationResult, checkpoint_hash, content_digest
+from redi_lab.files import write_text
+from redi_lab.run.arguments import check_arguments
+from redi_lab.run.build import make_source
+from redi_lab.run.evaluation import nested_metrics
+from redi_lab.run.precision import settle_precision
+
+_CODE = ("backbone", "data", "losses", "modules")  # what computes the weights
+_NO_EFFECT = {
+    # A source counts by its content, not its name.
+    "data": ("source", "path", "max_new_tokens", "num_development", "development_path"),
+    "loss": ("log_entropy",),
+    "trainer": ("log_every_n_steps", "enable_model_summary", "profiler", "val_check_interval", "limit_val_batches",
+                "check_val_every_n_epoch"),
+}  # fmt: skip
+
+
+@final
+@dataclass(frozen=True)
+class Stage:
+    """One training run of a chain: how it is configured, where it starts, and what identifies its result."""
+
+    config: DictConfig
+    identity: Mapping[str, Any]
+    """All that decides its result: settings, data, start, code, versions."""
+    init: Path | None
+    """A folder that it starts from, where that is not the stage before."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the identity."""
+        return content_digest(self.identity)[:32]
+
+    @property
+    def name(self) -> str:
+        """Of the experiment."""
+        return str(self.config.name)
+
+
+@final
+@dataclass(frozen=True)
+class StageRecord:
+    """Where a finished stage lies."""
+
+    name: str
+    output_dir: Path
+    checkpoint: Path
+
+
+def resolve_chain(config: DictConfig, overrides: Sequence[str]) -> list[Stage]:
+    """The stages that end in `config`, first one first; `trainer.precision=auto` is settled in place.
+
+    Raises:
+        UserError: an earlier stage's configuration is wrong, its data or model is missing, or experiments start from
+            each other in a circle.
+    """
+    return _resolve(config, overrides, ())
+
+
+def _resolve(config: DictConfig, overrides: Sequence[str], seen: tuple[str, ...]) -> list[Stage]:
+    check_arguments(config)
+    settle_precision(config)
+    init = config.init_from
+    if init is None:
+        return [Stage(config, _identity(config, _model_identity(config)), None)]
+    if init not in experiment_names():
+        folder = Path(init).absolute()
+        check_folder(folder, "init_from")
+        return [Stage(config, _identity(config, checkpoint_hash(folder)), folder)]
+    if init in seen:
+        raise UserError(f"init_from={init}: experiments start from each other in a circle: {' → '.join([*seen, init])}")
+    chain = _resolve(load_earlier(config, overrides), earlier_overrides(config, overrides), (*seen, init))
+    return [*chain, Stage(config, _identity(config, chain[-1].fingerprint), None)]
+
+
+def _identity(config: DictConfig, init: str) -> dict[str, Any]:
+    settings: dict[str, Any] = {"seed": config.seed}
+    for group in ("model", "data", "loss", "optimizer", "scheduler", "trainer"):
+        node = OmegaConf.to_container(config[group])
+        assert isinstance(node, dict)
+        settings[group] = {str(k): v for k, v in node.items() if k not in _NO_EFFECT.get(group, ())}
+    reference = settings["loss"].get("reference")
+    if reference not in (None, "init"):
+        check_folder(Path(reference), "loss.reference")
+        settings["loss"]["reference"] = checkpoint_hash(Path(reference))
+    return {
+        "settings": settings,
+        "data": make_source(config).digest(),
+        "init": init,
+        "code": _code_digest(),
+        "versions": {package: version(package) for package in ("torch", "transformers")},
+    }
+
+
+def _model_identity(config: DictConfig) -> str:
+    """What the weights of the model group are: a local folder's content, or a hub id at its commit."""
+    path = config.model.path
+    if path is None:
+        return "new"
+    if Path(path).is_dir():
+        check_folder(Path(path), "model.path")
+        return checkpoint_hash(Path(path))
+    found = from_hub(AutoConfig, path, config.model.revision)  # also says at once that the hub cannot be reached
+    return f"{path}@{getattr(found, '_commit_hash', None)}"
+
+
+def _code_digest() -> str:
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for file in sorted(file for part in _CODE for file in (package / part).glob("*.py")):
+        digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+@final
+class StageCache:
+    """Finished stages by fingerprint, safe under concurrent runs.
+
+    Args:
+        cache_dir: holds `stages/<fingerprint>.json` (where a finished stage lies) and, for stages trained on the way to
+            another, `stages/<fingerprint>/` (its output folder).
+    """
+
+    def __init__(self, cache_dir: Path) -> None:
+        self._folder = cache_dir / "stages"
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def find(self, fingerprint: str) -> StageRecord | None:
+        """The finished stage, if its checkpoint is there with the content that it had when it was finished."""
+        try:
+            stored = json.loads((self._folder / f"{fingerprint}.json").read_text(encoding="utf-8"))
+            record = StageRecord(stored["name"], self._place(stored["output_dir"]), self._place(stored["checkpoint"]))
+            expected = stored["checkpoint_hash"]
+        except (OSError, ValueError, KeyError, TypeError):  # never finished, or a torn record: train it
+            return None
+        try:
+            if checkpoint_hash(record.checkpoint) == expected:
+                return record
+            state = "has changed since"
+        except (OSError, UserError):
+            state = "is gone"
+        print(f"{record.name} was trained before, but {record.checkpoint} {state}: it is trained again")
+        return None
+
+    def add(self, fingerprint: str, record: StageRecord) -> None:
+        """Record a finished stage; the last one to finish wins."""
+        content = {
+            "name": record.name,
+            "output_dir": self._stored(record.output_dir),
+            "checkpoint": self._stored(record.checkpoint),
+            "checkpoint_hash": checkpoint_hash(record.checkpoint),
+        }
+        write_text(self._folder / f"{fingerprint}.json", json.dumps(content, indent=2) + "\n")
+
+    def _stored(self, path: Path) -> str:
+        """Relative to the record where both lie in one outputs folder, so that the folder can be moved or renamed."""
+        outputs, path = self._folder.absolute().parents[1], path.absolute()
+        return os.path.relpath(path, self._folder.absolute()) if path.is_relative_to(outputs) else str(path)
+
+    def _place(self, stored: str) -> Path:
+        return Path(os.path.normpath(self._folder.absolute() / stored))
+
+    @contextmanager
+    def place_for(self, fingerprint: str) -> Iterator[Path]:
+        """The output folder of the one process that trains this stage; others wait until it is done.
+
+        It is empty, or holds an interrupted attempt to go on with.
+        """
+        with filelock.FileLock(self._folder / f"{fingerprint}.lock"):
+            folder = self._folder / fingerprint
+            if (folder / "summary.json").exists() and self.find(fingerprint) is None:
+                shutil.rmtree(folder)  # finished, but stopped early or damaged since
+            yield folder
+
+
+@final
+@dataclass(frozen=True)
+class Best:
+    """The checkpoint that `callbacks.checkpoints.monitor` chose during training, evaluated as the last one is.
+
+    `note` says at which step and by which value it was chosen.
+    """
+
+    checkpoint: Path
+    note: Mapping[str, float]
+    result: EvaluationResult | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a summary tells of it."""
+        metrics = {} if self.result is None else nested_metrics(self.result.metrics)
+        return {"checkpoint": str(self.checkpoint), "chosen": dict(self.note), "metrics": metrics}
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """A stage that is trained and evaluated: its last checkpoint and, where one was chosen, its best."""
+
+    stage: Stage
+    record: StageRecord
+    result: EvaluationResult | None
+    best: Best | None
+    is_reused: bool

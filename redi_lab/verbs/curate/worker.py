@@ -1,0 +1,64 @@
+"""What a worker process of `curate` is made of. Apart from the rest of the pipeline, so that workers start quickly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from redi_lab.curation.curator import RowCurator, RowResult, RowRules
+from redi_lab.curation.decontamination import index_benchmarks
+from redi_lab.data.tokenization import TraceEncoder
+from redi_lab.data.traces import Dropped, Problem
+from redi_lab.grading.extraction import Answers, extract_answer
+
+Chunk = Sequence[tuple[int, Problem | Dropped]]
+"""Rows with their index in the source."""
+
+
+@final
+@dataclass(frozen=True)
+class WorkerPlan:
+    """Makes the function that curates a chunk of rows; small enough to be sent to a process.
+
+    Attributes:
+        rules: how rows are judged, filtered and paired.
+        tokenizer: folder or hub id of the student's tokenizer, or None.
+        prompt_template: see `TraceEncoder`.
+        thinking_prefix: see `TraceEncoder`.
+        benchmarks: JSONL files of evaluation problems.
+        ngram: words of an n-gram that a problem must not share with them.
+        answers: where generations state their answer, see `extract_answer`.
+    """
+
+    rules: RowRules
+    tokenizer: str | None
+    prompt_template: str
+    thinking_prefix: str
+    benchmarks: tuple[str, ...]
+    ngram: int
+    answers: Answers = "boxed"
+
+    def encoder(self) -> TraceEncoder | None:
+        """What counts tokens; None without a tokenizer.
+
+        Raises:
+            UserError: there is no tokenizer at that place.
+        """
+        if self.tokenizer is None:
+            return None
+        from redi_lab.backbone.hub import load_tokenizer  # imports transformers
+
+        tokenizer = load_tokenizer(self.tokenizer, key="curation.tokenizer")
+        tokenizer.model_max_length = int(1e30)  # long traces are meant, and nothing is truncated: no warning
+        return TraceEncoder(tokenizer, self.prompt_template, self.thinking_prefix)
+
+    def __call__(self) -> Callable[[Chunk], list[RowResult]]:
+        """The function; reads the benchmarks and loads the tokenizer."""
+        benchmarks = index_benchmarks(map(Path, self.benchmarks), n=self.ngram) if self.benchmarks else None
+        curator = RowCurator(self.rules, self.encoder(), benchmarks, self._has_answer)
+        return lambda chunk: [curator.curate(row, problem) for row, problem in chunk]
+
+    def _has_answer(self, text: str) -> bool:
+        return extract_answer(text, self.answers) is not None

@@ -1,0 +1,154 @@
+"""What lies below outputs/: runs with their state, score and size, and what of it can be removed.
+
+Three things are safe to remove: training states of what is finished (only training reads them), an interrupted run
+whose command has begun anew since (no note in the cache leads to it), and a stage that was begun on the way to a run
+that is not waiting for it any more. An interrupted run that can still be continued goes only on request. Nothing that
+a process is writing is touched.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, final
+
+from redi_lab.errors import UserError
+from redi_lab.evaluation.results import content_digest
+from redi_lab.files import as_size
+from redi_lab.run.interrupted import LOCK, RECORD, Run, is_locked, noted_folders, read_run
+from redi_lab.run.record import SUMMARY, read_summary
+
+_STATES = "states"
+_DAY = 24 * 3600.0
+
+State = Literal["finished", "running", "interrupted", "abandoned", "damaged"]
+
+
+@final
+@dataclass(frozen=True)
+class FoundRun:
+    """One run, or one stage that was trained on the way to a run.
+
+    Attributes:
+        folder: Where it lies.
+        name: The experiment's; of a stage that is not finished, its folder's.
+        state: "abandoned": interrupted, and the same command would not continue it. "damaged": its summary is.
+        score: pass@1, None without an evaluation.
+        size: Bytes of all its files.
+        modified: When anything in it last changed, in seconds since the epoch.
+        is_stage: Whether it lies in the cache of stages.
+    """
+
+    folder: Path
+    name: str
+    state: State
+    score: float | None
+    size: int
+    modified: float
+    is_stage: bool
+
+
+@final
+@dataclass(frozen=True)
+class Removable:
+    """A folder that can go, why, and how many bytes that frees."""
+
+    folder: Path
+    reason: str
+    size: int
+
+
+def find_runs(outputs_dir: Path, cache_dir: Path) -> list[FoundRun]:
+    """All runs and stages below a folder, the last changed one last."""
+    stages = [path for path in (cache_dir / "stages").glob("*") if path.is_dir()]
+    marks = [path for name in (RECORD, SUMMARY) for path in outputs_dir.rglob(name)]
+    folders = {path.parent for path in marks} - set(stages)
+    records = {folder: run for folder in folders if (run := _record(folder)) is not None}
+    awaited = {
+        content_digest(identity)[:32]
+        for folder, run in records.items()
+        if not (folder / SUMMARY).exists()
+        for identity in run.stages.values()
+    }
+    continued = noted_folders(cache_dir)
+    found = [_view(stage, "interrupted" if stage.name in awaited else "abandoned", True) for stage in stages]
+    for folder in folders:
+        run = records.get(folder)
+        # A command that names its folder finds it by that name, any other by its note.
+        is_named = run is None or any(override.startswith("paths.output_dir=") for override in run.overrides)
+        unfinished: State = "interrupted" if is_named or folder.resolve() in continued else "abandoned"
+        found.append(_view(folder, unfinished, False))
+    return sorted(found, key=lambda run: (run.modified, str(run.folder)))
+
+
+def _record(folder: Path) -> Run | None:
+    try:
+        return read_run(folder)
+    except UserError:
+        return None
+
+
+def _view(folder: Path, unfinished: State, is_stage: bool) -> FoundRun:
+    state: State = "finished"
+    try:
+        summary = read_summary(folder)
+    except UserError:
+        summary, state = {}, "damaged" if (folder / SUMMARY).exists() else unfinished
+    score = (summary.get("metrics") or {}).get("pass_at_1")
+    lock = folder.with_suffix(".lock") if is_stage else folder / LOCK
+    if lock.exists() and is_locked(lock):
+        state = "running"
+    files = [path.stat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return FoundRun(
+        folder,
+        summary.get("name") or folder.name,
+        state,
+        score["value"] if isinstance(score, dict) and isinstance(score.get("value"), float) else None,
+        sum(stat.st_size for stat in files),
+        max((stat.st_mtime for stat in files), default=folder.stat().st_mtime),
+        is_stage,
+    )
+
+
+def removable(runs: Sequence[FoundRun], *, keep_days: float = 0.0, interrupted: bool = False) -> list[Removable]:
+    """What can go.
+
+    Args:
+        runs: from `find_runs`.
+        keep_days: leave what changed within so many days.
+        interrupted: also interrupted runs that could still be continued.
+    """
+    old = [run for run in runs if run.modified <= time.time() - keep_days * _DAY]
+    return [found for run in old for found in _removable(run, interrupted)]
+
+
+def _removable(run: FoundRun, interrupted: bool) -> Iterator[Removable]:
+    states = run.folder / _STATES
+    if run.state == "finished" and states.is_dir():
+        yield Removable(states, "training states of a finished run", _size(states))
+    elif run.state == "abandoned":
+        yield Removable(run.folder, "interrupted, and its command would not continue it", run.size)
+    elif run.state == "interrupted" and interrupted:
+        yield Removable(run.folder, "interrupted", run.size)
+
+
+def remove(found: Sequence[Removable]) -> None:
+    """Delete the folders."""
+    for item in found:
+        shutil.rmtree(item.folder)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def describe(runs: Sequence[FoundRun]) -> Iterator[str]:
+    """The list as lines of text."""
+    for run in runs:
+        score = "" if run.score is None else f"pass@1 {run.score:.3f}"
+        kind = f"{run.state} stage" if run.is_stage else run.state
+        changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.modified))
+        yield f"{changed}  {kind:<17}  {as_size(run.size):>9}  {score:<12}  {run.name}  {run.folder}"

@@ -1,0 +1,140 @@
+"""Is the winner of a sweep good, or the luckiest of many? Both arms are trained anew on fresh seeds and compared.
+
+The winner was chosen by accuracy on development problems; here both are judged on the final evaluation's. An arm is a
+study of its own with one trial a seed, so it survives kills and is shared out among workers as the sweep itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from redi_lab.errors import UserError
+from redi_lab.evaluation.comparison import Comparison, Finding, compare
+from redi_lab.evaluation.metrics import Verdicts
+from redi_lab.run.screen import say
+from redi_lab.verbs.sweep.claims import Claims
+from redi_lab.verbs.sweep.results import seed_interval
+from redi_lab.verbs.sweep.space import as_overrides, grid
+from redi_lab.verbs.sweep.study import RunTraining, Sweep, open_study
+from redi_lab.verbs.sweep.workers import run_workers
+
+
+@final
+@dataclass(frozen=True)
+class Confirmation:
+    """The winner against the baseline on fresh seeds.
+
+    Attributes:
+        seeds: On which both were trained.
+        winner: pass@1 of each seed.
+        baseline: pass@1 of each seed.
+        over_seeds: 95 % interval of the mean difference over seeds; None with a single one.
+        over_problems: Both on the same problems, with all these runs: other problems, but these very runs. Where all
+            seeds have the same problems, the seeds' samples are samples of one problem.
+    """
+
+    seeds: tuple[int, ...]
+    winner: tuple[float, ...]
+    baseline: tuple[float, ...]
+    over_seeds: tuple[float, float] | None
+    over_problems: Comparison
+
+    @property
+    def difference(self) -> float:
+        """Mean over seeds, winner − baseline."""
+        return float(np.mean(np.subtract(self.winner, self.baseline)))
+
+    def verdict(self) -> str:
+        """In words; what generalises to another training is the interval over seeds."""
+        e = self.over_problems.difference
+        finding = self.over_problems.finding()
+        low, high = self.over_seeds or (e.ci_low, e.ci_high)
+        if self.over_seeds is not None:
+            finding = Finding.BETTER if low > 0 else Finding.WORSE if high < 0 else Finding.UNDECIDED
+        word = "not told apart from" if finding is Finding.UNDECIDED else f"{finding} than"
+        unit = f"{len(self.seeds)} fresh seeds" if self.over_seeds else f"{e.num_problems} problems of one fresh seed"
+        return (
+            f"On {unit} the winner is {word} the run without the sweep's values: {self.difference:+.3f} pass@1"
+            f" (95 % CI {low:+.3f} to {high:+.3f}); paired over the {e.num_problems} problems of these runs"
+            f" {e.value:+.3f} ({e.ci_low:+.3f} to {e.ci_high:+.3f})"
+        )
+
+
+def confirm(sweep: Sweep, winner: FrozenTrial, run: RunTraining | None = None) -> Confirmation:
+    """Train and judge both arms on `confirm_seeds`, as far as that is not done yet.
+
+    Args:
+        sweep: its overrides name a final evaluation, its local ones do not switch it off.
+        winner: the best trial.
+        run: trains once; None: the pipeline.
+
+    Raises:
+        UserError: a run failed, or judged nothing.
+    """
+    best = (*sweep.overrides, *as_overrides(winner.user_attrs["values"]))
+    arms = {f"confirm-{winner.number}": best, "confirm-baseline": sweep.overrides}
+    seeds = ", ".join(map(str, sweep.settings.confirm_seeds))
+    say(f"Confirming: trial {winner.number} and the run without the sweep's values, on fresh seeds {seeds}")
+    judged = [_run_arm(_arm(sweep, label, overrides), run) for label, overrides in arms.items()]
+    return compare_arms(tuple(sweep.settings.confirm_seeds), *judged)
+
+
+@final
+@dataclass(frozen=True)
+class Arm:
+    """What the runs of an arm came to.
+
+    Attributes:
+        verdicts: Of each seed's run, shape (problems, samples).
+        has_same_problems: Whether all seeds are evaluated on the same problems, as on a published benchmark.
+    """
+
+    verdicts: Sequence[Verdicts]
+    has_same_problems: bool
+
+    def joined(self) -> Verdicts:
+        """All runs as one: a problem that several seeds answered is still one problem."""
+        return np.concatenate(self.verdicts, axis=1 if self.has_same_problems else 0)
+
+
+def compare_arms(seeds: tuple[int, ...], winner: Arm, baseline: Arm) -> Confirmation:
+    """Compare two arms."""
+    scores = [tuple(float(verdicts.mean()) for verdicts in arm.verdicts) for arm in (winner, baseline)]
+    return Confirmation(
+        seeds=seeds,
+        winner=scores[0],
+        baseline=scores[1],
+        over_seeds=seed_interval([w - b for w, b in zip(*scores, strict=True)]),
+        over_problems=compare(winner.joined(), baseline.joined()),
+    )
+
+
+def _arm(sweep: Sweep, label: str, overrides: tuple[str, ...]) -> Sweep:
+    settings = replace(
+        sweep.settings, space={"seed": list(sweep.settings.confirm_seeds)}, seeds=[], sampler="grid", pruner="none"
+    )
+    return replace(
+        sweep, name=f"{sweep.name}.{label}", folder=sweep.folder / label, settings=settings, overrides=overrides
+    )
+
+
+def _run_arm(arm: Sweep, run: RunTraining | None) -> Arm:
+    """Train on each seed, and read the verdicts in the order of the seeds."""
+    study, storage = open_study(arm)
+    claims = Claims(study, storage, arm.settings.storage, arm.settings.lease_seconds, arm.settings.max_retries)
+    claims.plan_points(grid(arm.space))
+    run_workers(arm, study, run=run)
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    by_seed = {trial.params["seed"]: trial.user_attrs["runs"][0]["details"] for trial in done}
+    verdicts = []
+    for seed in arm.space[0].choices:
+        if "right" not in by_seed.get(seed, {}):
+            raise UserError(f"{arm.name}: no judged run with seed {seed}; see {arm.folder} and start the command again")
+        right, num_samples = np.array(by_seed[seed]["right"]), by_seed[seed]["num_samples"]
+        verdicts.append(np.arange(num_samples) < right[:, None])
+    return Arm(verdicts, len({by_seed[seed].get("benchmark_digest", seed) for seed in by_seed}) == 1)

@@ -1,0 +1,218 @@
+"""`python -m redi_lab sweep +sweeps=NAME`: an Optuna study over training runs.
+
+A trial is the command `python -m redi_lab OVERRIDES VALUES seed=S`. The study is kept in a storage that any number of
+workers share; killed at any moment, the same command goes on with it. Results: a page with the map of α and learning
+rate and other plots, the best configuration as an experiment, and, on fresh seeds, whether it is better indeed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+import filelock
+import optuna
+from omegaconf import DictConfig, OmegaConf
+
+from redi_lab.config.compose import CONFIG_DIR, load_config, metric_names
+from redi_lab.config.inheritance import inherited
+from redi_lab.config.schema import SweepConfig
+from redi_lab.errors import UserError
+from redi_lab.files import naming
+from redi_lab.redaction import redact, redacted
+from redi_lab.run.interrupted import interruptible
+from redi_lab.run.preflight import check_hub
+from redi_lab.run.study_storage import check_storage, study_lock
+from redi_lab.verbs.sweep.claims import Claims
+from redi_lab.verbs.sweep.confirm import Confirmation, confirm
+from redi_lab.verbs.sweep.results import best_trial
+from redi_lab.verbs.sweep.space import Space, as_overrides, check_space, grid, parse_space
+from redi_lab.verbs.sweep.study import Sweep, open_study
+from redi_lab.verbs.sweep.workers import run_workers
+
+_OWN = ("sweeps", "sweep", "name", "seed")
+_SHARED = ("paths", "logger", "debug")
+_NO_FINAL_EVALUATION = "eval.benchmark=null"
+
+
+def run_sweep(arguments: Sequence[str]) -> Path:
+    """Run a study, or go on with it.
+
+    Args:
+        arguments: overrides of the sweep (sweep.*, name, seed, +sweeps=NAME), of sweep and trials (paths, logger,
+            debug), and of the training run that all trials share (everything else).
+
+    Returns:
+        The study's folder.
+
+    Raises:
+        UserError: something that a user can mend, before any training; or trials that fail one after the other.
+        RunInterruptedError: SIGTERM or SIGINT, while trials run as while the winner is confirmed.
+    """
+    config, sweep = compose_sweep(arguments)
+    shared = [*sweep.overrides, *sweep.local_overrides]
+    check_hub(load_config("train", shared), shared)
+    with naming(sweep.folder):
+        return _run(config, sweep)
+
+
+def _run(config: DictConfig, sweep: Sweep) -> Path:
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    study, storage = open_study(sweep)
+    plan = Claims(study, storage, sweep.settings.storage, sweep.settings.lease_seconds, sweep.settings.max_retries)
+    if sweep.settings.sampler == "grid":
+        plan.plan_points(grid(sweep.space))
+    else:
+        assert sweep.settings.num_trials is not None  # checked by compose_sweep
+        plan.plan(sweep.settings.num_trials)
+    with interruptible("give the same command again: it goes on with the study"):
+        sweep = replace(sweep, parent_run_id=_open_parent_run(config, sweep, study))
+        run_workers(sweep, study, starts=_starts(sweep))
+        confirmation = None
+        winner = best_trial(study)
+        if winner is not None and sweep.settings.confirm_seeds:
+            local = tuple(override for override in sweep.local_overrides if override != _NO_FINAL_EVALUATION)
+            confirmation = confirm(replace(sweep, local_overrides=local), winner)
+    _report(config, sweep, study, confirmation)
+    return sweep.folder
+
+
+def compose_sweep(arguments: Sequence[str]) -> tuple[DictConfig, Sweep]:
+    """The sweep's configuration and what it says, checked to the ends of the search space.
+
+    Raises:
+        UserError: one line that names the key, the value and what is allowed.
+    """
+    own = [argument for argument in arguments if _root(argument) in _OWN]
+    shared = [argument for argument in arguments if _root(argument) in _SHARED]
+    training = [argument for argument in arguments if _root(argument) not in (*_OWN, *_SHARED)]
+    config = _load(own, shared)
+    names = {field.name for field in fields(SweepConfig)}
+    plain = OmegaConf.to_container(config.sweep)
+    assert isinstance(plain, dict)
+    settings = SweepConfig(**{str(key): value for key, value in plain.items() if key in names})
+    # A variable that the study's YAML interpolates stays one: commands of trials are recorded.
+    settings.overrides = redacted(settings.overrides)
+    check_storage(settings.storage)
+    space = parse_space(settings.space)
+    overrides = (*settings.overrides, *training)
+    for_trials = [argument for argument in shared if not argument.startswith("paths.output_dir=")]
+    base = load_config("train", [*overrides, *for_trials])
+    _check_settings(settings, space, base)
+    if base.callbacks.get("collapse") and settings.pruner != "none":
+        for_trials.append("callbacks.collapse.action=stop")
+    local = (*for_trials, _NO_FINAL_EVALUATION)
+    check_space(space, lambda values: load_config("train", [*overrides, *local, *values]))
+    folder = Path(config.paths.output_dir).absolute()
+    return config, Sweep(config.name, folder, settings, overrides, local, config.seed)
+
+
+def _load(own: Sequence[str], shared: Sequence[str]) -> DictConfig:
+    """Compose; studies are found in the sweeps folders of the working directory and of the lab."""
+    if not any(_root(argument) in ("sweeps", "name") for argument in own):
+        raise UserError(f"sweep: name a study, +sweeps=NAME with one of {', '.join(sweep_names())}, or name=NAME")
+    search = ",".join(f"'file://{folder}'" for folder in _search_path())
+    chosen = next((a.partition("=")[2] for a in own if _root(a) == "sweeps"), None)
+    if chosen is not None and chosen not in sweep_names():
+        raise UserError(f"sweeps={chosen}: no such study; choose one of {', '.join(sweep_names())}")
+    return load_config("sweep", [*own, *shared, f"hydra.searchpath=[{search}]"])
+
+
+def sweep_names() -> list[str]:
+    """The studies that `+sweeps=` can name."""
+    return sorted({path.stem for folder in _search_path() for path in (folder / "sweeps").glob("*.yaml")})
+
+
+def _search_path() -> list[Path]:
+    return list(dict.fromkeys([Path.cwd(), CONFIG_DIR.resolve().parent]))
+
+
+def _root(argument: str) -> str:
+    return argument.lstrip("+~").partition("=")[0].partition(".")[0]
+
+
+def _check_settings(settings: SweepConfig, space: Space, base: DictConfig) -> None:
+    if settings.sampler == "grid":
+        size = len(grid(space))
+        if settings.num_trials not in (None, size):
+            raise UserError(
+                f"sweep.num_trials={settings.num_trials}: the grid has {size} points and all are tried; set"
+                " sweep.num_trials=null"
+            )
+    elif settings.num_trials is None:
+        raise UserError("sweep.num_trials=null: only sweep.sampler=grid knows by itself when it is done")
+    if settings.sampler == "gp" and any(parameter.when for parameter in space):
+        raise UserError("sweep.sampler=gp: it cannot search parameters with conditions (when); choose tpe or random")
+    if not settings.seeds:
+        raise UserError("sweep.seeds=[]: name at least one seed")
+    if any(parameter.path == "seed" for parameter in space):
+        raise UserError("sweep.space.seed: seeds are not searched; a trial averages over sweep.seeds")
+    seen = sorted(set(settings.seeds) & set(settings.confirm_seeds))
+    if seen:
+        raise UserError(f"sweep.confirm_seeds: {seen[0]} is one of sweep.seeds; a confirmation needs fresh ones")
+    if settings.confirm_seeds and base.eval.benchmark is None:
+        raise UserError("sweep.confirm_seeds needs a final evaluation (eval=...), which eval=none switches off")
+    if settings.metric not in metric_names(base):
+        measured = [name for name in metric_names(base) if name.startswith("val/")]
+        raise UserError(
+            f"sweep.metric={settings.metric}: these runs do not measure it; choose one of"
+            f" {', '.join(measured) or 'val/..., which need data.num_development or data.num_validation above 0'}"
+        )
+
+
+def _starts(sweep: Sweep) -> list[str]:
+    """Seeds for which the stage before the trials is trained first; none if the space reaches that stage."""
+    reached = inherited(as_overrides({parameter.path: None for parameter in sweep.space}))
+    return [] if reached else [f"seed={seed}" for seed in sweep.settings.seeds]
+
+
+def _open_parent_run(config: DictConfig, sweep: Sweep, study: optuna.Study) -> str | None:
+    """The MLflow run of the study: made by the first command, found by the others; None where there is no store."""
+    from redi_lab.run.record import make_logger, quieten_libraries
+    from redi_lab.tracking.state import STATE_FILE
+
+    quieten_libraries()
+    with study_lock(sweep.settings.storage):
+        known = study.user_attrs.get("mlflow_run_id")
+        if known is not None and not (sweep.folder / STATE_FILE).exists():
+            return str(known)  # made by another machine
+        logger = make_logger(_publishable(config), sweep.folder, None, _tags(sweep))
+        run_id: str | None = logger.version
+        study.set_user_attr("mlflow_run_id", run_id)
+        logger.finalize("running")
+    return run_id
+
+
+def _report(config: DictConfig, sweep: Sweep, study: optuna.Study, confirmation: Confirmation | None) -> None:
+    """Write page, plots, experiment and summary, and put them into MLflow where the study's run is this folder's."""
+    from redi_lab.run.record import make_logger, write_summary
+    from redi_lab.tracking.state import STATE_FILE
+    from redi_lab.verbs.sweep.report import conclusions, summarise, write_report
+
+    public = _publishable(config)
+    with filelock.FileLock(sweep.folder / ".report.lock"):
+        files = write_report(sweep, study, confirmation)
+        print(*conclusions(sweep, study, confirmation), f"Page:       {files[-1]}", sep="\n")
+        content = summarise(sweep, study, confirmation)
+        files.append(write_summary(sweep.folder, public, content))
+        if not (sweep.folder / STATE_FILE).exists() and study.user_attrs.get("mlflow_run_id") is not None:
+            return
+        logger = make_logger(
+            public, sweep.folder, None, _tags(sweep) | {"redi_lab.best_trial": str(content["best_trial"])}
+        )
+        for file in files:
+            logger.log_artifact(file)
+        logger.log_metrics(content["metrics"], step=0)
+        logger.finalize("success")
+
+
+def _tags(sweep: Sweep) -> dict[str, str]:
+    return {"redi_lab.study": sweep.name, "redi_lab.storage": redact(sweep.settings.storage)}
+
+
+def _publishable(config: DictConfig) -> DictConfig:
+    """Without the password of the storage."""
+    public = config.copy()
+    public.sweep.storage = redact(config.sweep.storage)
+    return public

@@ -1,0 +1,186 @@
+"""The worker processes of one machine, and the bar that shows how far the study is.
+
+A worker lives as long as there are trials, so that imports are paid once. It ends with the process that started it,
+however that ends; one that dies of itself is replaced, and its trial is retried when its lease is over.
+"""
+
+from __future__ import annotations
+
+import _thread
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from redi_lab.errors import RunInterruptedError, UserError
+from redi_lab.files import explained, naming
+from redi_lab.run.screen import progress_bar
+from redi_lab.verbs.sweep.results import best_trial, is_feasible
+from redi_lab.verbs.sweep.study import RunTraining, Sweep, work
+
+_POLL_SECONDS = 1.0
+_FAREWELL_SECONDS = 20.0
+_GPUS = Path("/proc/driver/nvidia/gpus")
+
+
+def run_workers(sweep: Sweep, study: optuna.Study, starts: Sequence[str] = (), run: RunTraining | None = None) -> None:
+    """Run what waits in the study with as many processes as the sweep asks for, behind a progress bar.
+
+    Args:
+        sweep: the study and how its trials run.
+        study: the same, to look at.
+        starts: seeds, as overrides, for which the stage before the trials is trained first.
+        run: trains once; None: the pipeline. It is imported by the workers, so it has to be a module's function.
+
+    Raises:
+        UserError: a worker gave up, with its message, or workers die again and again.
+    """
+    crew = _Crew(sweep, starts, run)
+    try:
+        with progress_bar() as progress:
+            task = progress.add_task(sweep.name, total=None)
+            while crew.is_working():
+                done, total, text = _describe(study)
+                progress.update(task, completed=done, total=total, description=f"{sweep.name}: {text}")
+                time.sleep(_POLL_SECONDS)
+    except (KeyboardInterrupt, RunInterruptedError):
+        crew.interrupt()
+        raise
+    finally:
+        crew.join()
+    crew.complain()
+
+
+def worker_environment(index: int, number: int, environment: Mapping[str, str], num_gpus: int) -> dict[str, str]:
+    """What one of several workers of a machine finds in its environment: its share of the cores, and one GPU.
+
+    Args:
+        index: of the worker, from 0.
+        number: of workers.
+        environment: of the command; what it says of threads is kept, and its visible GPUs are shared out.
+        num_gpus: of the machine.
+    """
+    share = max(1, len(os.sched_getaffinity(0)) // number)
+    found = {} if number == 1 else {"OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS", str(share))}
+    visible = environment.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(num_gpus))))
+    devices = [device for device in visible.split(",") if device]
+    return found | ({"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} if number > 1 and devices else {})
+
+
+class _Crew:
+    """The processes; one that dies is replaced a few times."""
+
+    def __init__(self, sweep: Sweep, starts: Sequence[str], run: RunTraining | None) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._complaints = self._context.SimpleQueue()
+        self._sweep, self._starts, self._run = sweep, list(starts), run
+        self._spare = sweep.settings.max_retries
+        self._number = sweep.settings.num_workers
+        self._exit_codes: list[int] = []
+        self._workers = [self._start(index) for index in range(self._number)]
+
+    def is_working(self) -> bool:
+        """Whether any worker is; replaces those that died."""
+        for index, worker in enumerate(self._workers):
+            if worker.exitcode not in (None, 0):
+                self._exit_codes.append(worker.exitcode)
+                if self._spare > 0:
+                    self._spare -= 1
+                    self._workers[index] = self._start(index)
+        return any(worker.is_alive() for worker in self._workers)
+
+    def interrupt(self) -> None:
+        """Have each give its trial back and end; a signal to the command alone does not reach them."""
+        for worker in self._workers:
+            if worker.pid is not None and worker.is_alive():
+                os.kill(worker.pid, signal.SIGINT)
+
+    def join(self) -> None:
+        """Wait for all."""
+        for worker in self._workers:
+            worker.join()
+
+    def complain(self) -> None:
+        """Say what went wrong."""
+        if not self._complaints.empty():
+            raise UserError(self._complaints.get())
+        if any(worker.exitcode for worker in self._workers):
+            raise UserError(
+                f"worker processes died (exit codes {', '.join(map(str, self._exit_codes))}; -9 is mostly a lack of"
+                " memory); the same command goes on with the study"
+            )
+
+    def _start(self, index: int) -> BaseProcess:
+        own = worker_environment(index, self._number, os.environ, len(list(_GPUS.glob("*"))))
+        turn = index % max(len(self._starts), 1)  # so that several workers train several starts at once
+        starts = [*self._starts[turn:], *self._starts[:turn]]
+        worker = self._context.Process(target=_work, args=(self._sweep, starts, self._run, self._complaints))
+        with _environment(own):
+            worker.start()
+        return worker
+
+
+def _work(sweep: Sweep, starts: Sequence[str], run: RunTraining | None, complaints: Any) -> None:
+    """In the worker process."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        if run is None:
+            from redi_lab.verbs.sweep.trial_run import train, train_start
+
+            run = train
+            for start in starts:
+                train_start([*sweep.overrides, *sweep.local_overrides, start], sweep.folder / "start" / f"{start}.log")
+        with naming(sweep.folder):
+            work(sweep, run)
+    except Exception as error:
+        told = error if isinstance(error, UserError) else explained(error)
+        if told is None:
+            raise
+        complaints.put(str(told))
+    except (KeyboardInterrupt, RunInterruptedError):
+        pass  # the trial was given back; the command itself says that it was interrupted
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    _thread.interrupt_main()  # gives the trial back
+    time.sleep(_FAREWELL_SECONDS)
+    os._exit(1)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """A spawned process takes over the environment of the moment."""
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+
+
+def _describe(study: optuna.Study) -> tuple[int, int, str]:
+    """Trials done, trials in all, and how they stand in words."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
+    done = [trial for trial in trials if trial.state.is_finished()]
+    collapsed = sum(not is_feasible(trial) for trial in done)
+    pruned = sum(trial.state == TrialState.PRUNED for trial in done)
+    best = best_trial(study)
+    text = "no result yet" if best is None else f"best {best.value:.3f} (trial {best.number})"
+    extras = [f"{number} {word}" for number, word in ((collapsed, "collapsed"), (pruned, "pruned")) if number]
+    return len(done), len(trials), ", ".join([text, *extras])

@@ -1,0 +1,151 @@
+"""What is looked at during training: problems for val/pass_at_1, and sequences for the probes.
+
+No such problem is trained on or judged on at the end. Where they come from, the first that there is:
+
+- Problems: the file `data.development_path`; further ones, where the source can make them (the embedded task); the
+  last `data.num_development` of the held-out problems, which the final evaluation then leaves out.
+- Probes: validation examples (`data.num_validation`); further pairs, where the source can make them; the first
+  examples of the training set, which is said on the screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+from omegaconf import DictConfig
+
+from redi_lab.data.datamodule import TraceDataModule
+from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
+from redi_lab.data.traces import FurtherSource, Pair, TraceCorpus
+from redi_lab.errors import UserError
+from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem, load_file_benchmark
+from redi_lab.generation.engines import SamplingParams
+from redi_lab.grading.grader import Grader
+from redi_lab.run import build
+from redi_lab.run.screen import say
+
+
+@final
+@dataclass(frozen=True)
+class Development:
+    """Problems for accuracy during training, None where there are none, and pairs for the probes where they are made.
+
+    `origin` says in words where the problems come from.
+    """
+
+    benchmark: Benchmark | None
+    origin: str
+    pairs: tuple[Pair, ...] = ()
+
+    def as_dict(self, sampling: SamplingParams | None) -> dict[str, Any] | None:
+        """What a summary says of the problems, and of how answers to them are drawn."""
+        if self.benchmark is None:
+            return None
+        return {
+            "origin": self.origin,
+            "num_problems": len(self.benchmark.problems),
+            "digest": self.benchmark.digest,
+            "sampling": None if sampling is None else asdict(sampling),
+        }
+
+
+def load_development(config: DictConfig, corpus: TraceCorpus, final: Benchmark | None) -> Development:
+    """Find both, and make sure that the problems occur neither in training nor in the final evaluation.
+
+    Args:
+        config: with the groups data and callbacks.
+        corpus: what is trained on.
+        final: what is judged on at the end.
+
+    Raises:
+        UserError: some of the problems are trained or judged on, or they cannot be read.
+    """
+    number, path = config.data.num_development, config.data.development_path
+    trained = {row.problem for rows in (corpus.demonstrations, corpus.pairs, corpus.negatives) for row in rows}
+    judged = set() if final is None else {problem.problem for problem in final.problems}
+    problems, origin = corpus.held_out[max(0, len(corpus.held_out) - number) :], "held-out problems"
+    pairs: tuple[Pair, ...] = ()
+    source = build.make_source(config)
+    if isinstance(source, FurtherSource):
+        num_pairs = config.callbacks.probes.num_examples if config.callbacks.get("probes") else 0
+        known = trained.union(judged, (row.problem for row in corpus.held_out))
+        problems, pairs = source.further(number, num_pairs, known)
+        origin = "further problems"
+    if number == 0:
+        return Development(None, origin, pairs)
+    if path is None:
+        found = tuple(EvalProblem(row.id, row.problem, row.answers) for row in problems)
+    else:
+        found, origin = load_file_benchmark(Path(path), limit=number).problems, f"problems in {path}"
+    if len(found) < number:
+        raise UserError(f"data.num_development={number}: there are {len(found)} {origin}; lower it")
+    benchmark = Benchmark.of("development", found)
+    for texts, where in ((trained, "trained on"), (judged, "part of the final evaluation")):
+        _check_disjoint(benchmark, texts, where)
+    return Development(benchmark, origin, pairs)
+
+
+def make_observers(
+    config: DictConfig,
+    eval_config: DictConfig,
+    development: Development,
+    data: TraceDataModule,
+    encoder: TraceEncoder,
+    grader: Grader,
+    folder: Path,
+) -> dict[str, dict[str, Any] | None]:
+    """What the callbacks that look at the policy need besides their settings, by name; says where it comes from.
+
+    Args:
+        config: with the groups data and callbacks.
+        eval_config: with the group eval, whose protocol holds for all stages of a command.
+        development: the problems and pairs.
+        data: what is trained on.
+        encoder: turns text into tokens.
+        grader: stays open as long as the training lasts.
+        folder: the run's.
+    """
+    observers: dict[str, dict[str, Any] | None] = {}
+    if config.callbacks.get("accuracy"):
+        observers["accuracy"] = None
+        if development.benchmark is not None:
+            measure = build.make_accuracy(config, eval_config, development.benchmark, encoder, grader)
+            observers["accuracy"] = {"measure": measure}
+            say(f"accuracy during training: {len(development.benchmark.problems)} {development.origin}")
+    if config.callbacks.get("probes"):
+        probes, origin = choose_probes(data, encoder, development.pairs, config.callbacks.probes.num_examples)
+        observers["probes"] = {"probes": probes, "folder": folder, "token_budget": config.data.micro_batch_tokens}
+        say(f"probes: {len(probes)} {origin}")
+    return observers
+
+
+def _check_disjoint(benchmark: Benchmark, texts: Collection[str], where: str) -> None:
+    known = {" ".join(text.split()) for text in texts}
+    shared = [problem.id for problem in benchmark.problems if " ".join(problem.problem.split()) in known]
+    if shared:
+        raise UserError(
+            f"{len(shared)} of the {len(benchmark.problems)} development problems are {where}, first {shared[0]}:"
+            " remove them from data.development_path, or set data.num_development=0"
+        )
+
+
+def choose_probes(
+    data: TraceDataModule, encoder: TraceEncoder, pairs: Sequence[Pair], number: int
+) -> tuple[list[TokenizedSequence], str]:
+    """Up to `number` chosen and, unless the data are demonstrations, as many rejected sequences; and their origin."""
+    examples, origin = data.train_examples, "sequences of the training set, since data.num_validation=0 keeps none back"
+    if data.val_examples:
+        examples, origin = data.val_examples, "sequences of validation examples"
+    elif pairs:
+        chosen, rejected = (
+            encoder.encode_all([(pair.id, pair.problem, getattr(pair, side)) for pair in pairs])
+            for side in ("chosen", "rejected")
+        )
+        examples = [(c, replace(r, is_chosen=False)) for c, r in zip(chosen, rejected, strict=True)]
+        origin = "sequences of further pairs"
+    sequences = [sequence for example in examples for sequence in example]
+    sides = (True,) if data.task == "demonstrations" else (True, False)
+    return [s for side in sides for s in [s for s in sequences if s.is_chosen is side][:number]], origin

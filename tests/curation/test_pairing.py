@@ -1,0 +1,77 @@
+"""Orders of pairs on hand-made traces, and prefixes and distances against naive twins."""
+
+from __future__ import annotations
+
+import random
+from typing import cast
+
+import numpy as np
+import pytest
+
+from redi_lab.curation.pairing import PAIR_ORDERS, PairOrder, Trace, choose_pairs, common_prefix, edit_distance
+
+POSITIVES = [Trace(0, "abcdefgh"), Trace(3, "xyz")]
+NEGATIVES = [Trace(1, "abcd" * 9), Trace(2, "xYz"), Trace(4, "abcdefg!h")]
+
+
+@pytest.mark.parametrize(
+    ("order", "best"),
+    [
+        ("first", (0, 0)),
+        ("length_matched", (1, 1)),  # 3 and 3 characters
+        ("nearest", (0, 2)),  # one insertion in nine characters; xyz → xYz is one in three
+        ("longest_prefix", (0, 2)),  # seven characters; the first negative shares four
+    ],
+)
+def test_the_best_pair_of_each_order(order: PairOrder, best: tuple[int, int]) -> None:
+    assert choose_pairs(POSITIVES, NEGATIVES, order=order) == [best]
+
+
+def test_first_and_no_limit_is_all_of_them_in_order() -> None:
+    every = [(i, j) for i in range(2) for j in range(3)]
+    assert choose_pairs(POSITIVES, NEGATIVES, per_problem=None) == every
+    assert choose_pairs(POSITIVES, NEGATIVES, per_problem=4) == every[:4]
+
+
+@pytest.mark.parametrize("order", PAIR_ORDERS)
+def test_every_order_gives_every_pair_once(order: str) -> None:
+    pairs = choose_pairs(POSITIVES, NEGATIVES, order=cast(PairOrder, order), per_problem=None, salt="1/a")
+    assert sorted(pairs) == [(i, j) for i in range(2) for j in range(3)]
+
+
+def test_random_depends_on_the_salt_alone() -> None:
+    def draw(salt: str) -> list[tuple[int, int]]:
+        return choose_pairs(POSITIVES, NEGATIVES, order="random", per_problem=2, salt=salt)
+
+    assert draw("1/a") == draw("1/a")
+    assert len({tuple(draw(f"{seed}/a")) for seed in range(20)}) > 5
+
+
+def test_a_text_is_not_paired_with_itself() -> None:
+    assert choose_pairs([Trace(0, "x")], [Trace(1, "x"), Trace(2, "y")], order="nearest") == [(0, 1)]
+    assert choose_pairs([Trace(0, "x")], [Trace(1, "x")]) == []
+    assert choose_pairs([Trace(0, "x")], []) == []
+
+
+def naive_prefix(left: str, right: str) -> int:
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+
+
+def test_common_prefix_of_texts_against_a_naive_twin() -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        left, right = ("".join(rng.choices("ab", weights=(9, 1), k=rng.randint(0, 30))) for _ in range(2))
+        assert common_prefix(Trace(0, left), Trace(1, right)) == naive_prefix(left, right)
+
+
+def test_tokens_are_measured_where_there_are_any() -> None:
+    left = Trace(0, "same text", np.array([1, 2, 3, 4], dtype=np.int32))
+    right = Trace(1, "same text!", np.array([1, 2, 9], dtype=np.int32))
+    assert common_prefix(left, right) == 2
+    assert edit_distance(left, right) == pytest.approx(2 / 4)  # one substitution, one deletion
+    assert (len(left), len(right)) == (4, 3)
+    assert common_prefix(left, left) == 4
+
+
+def test_edit_distance_looks_at_the_beginning_alone() -> None:
+    assert edit_distance(Trace(0, "a" * 3000), Trace(1, "a" * 2000 + "b" * 1000)) == 0

@@ -1,0 +1,196 @@
+"""Every YAML that is shipped composes, fits the schema, and becomes the object that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig
+
+from redi_lab.config.compose import CONFIG_DIR, load_config
+from redi_lab.data.arithmetic import build_tokenizer
+from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
+from redi_lab.errors import UserError
+from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
+from redi_lab.run import build
+from redi_lab.verbs.curate.command import make_recipe
+
+NEEDED = {
+    ("model", "hf"): ["model.path=Qwen/Qwen2.5-0.5B", "name=own"],
+    ("model", "qwen2_5_math_1p5b"): ["name=own"],
+    ("model", "hf_lora"): ["model.path=Qwen/Qwen2.5-0.5B", "name=own"],
+    ("data", "jsonl"): ["data.path=someone/some-data"],
+    ("data", "openr1_math"): ["data.batch_size=4"],
+    ("data", "openr1_220k"): ["data.batch_size=4"],
+    ("data", "curated"): ["data.path=someone/some-data"],
+    ("curation", "grader"): ["data=openr1_math"],
+    ("curation", "paper"): ["data=openr1_math"],
+    ("curation", "strict"): ["data=openr1_math"],
+    ("eval", "jsonl"): [f"eval.path={__file__}"],
+}
+OPTIONS = sorted(
+    (file.parent.name, file.stem)
+    for file in CONFIG_DIR.glob("*/*.yaml")
+    if file.parent.name != "experiment" and file.stem != "paper_suite"  # see test_evaluate.py
+)
+NOT_OBJECTS = ("debug", "logger", "paths")
+VERBS = {"curation": "curate"}  # that read the group; the others are read by training
+
+
+def _model(config: DictConfig, folder: Path) -> None:
+    if config.model.path is None:
+        backbone = build.make_backbone(config, build_tokenizer(), None)
+        assert 3e5 < sum(p.numel() for p in backbone.parameters()) < 4e5
+    else:
+        assert config.model.config is None
+
+
+def _data(config: DictConfig, folder: Path) -> None:
+    assert isinstance(build.make_source(config), get_class(config.data.source._target_))
+
+
+def _loss(config: DictConfig, folder: Path) -> None:
+    settings = {k: v for k, v in config.loss.items() if k != "reference"}
+    module = instantiate(settings)(backbone=torch.nn.Linear(1, 1))
+    assert isinstance(module, build.objective_class(config))
+    assert all(getattr(module, k) == config.loss[k] for k in ("alpha", "beta", "gamma") if k in config.loss)
+
+
+def _optimizer(config: DictConfig, folder: Path) -> None:
+    settings = {k: v for k, v in config.optimizer.items() if k != "max_grad_norm"}
+    optimizer = instantiate(settings)([torch.nn.Parameter(torch.zeros(2))])
+    assert optimizer.param_groups[0]["lr"] == 2e-4
+
+
+def _scheduler(config: DictConfig, folder: Path) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=1.0)
+    schedule = build._schedule(config.scheduler.name, config.scheduler.warmup_ratio)(optimizer, 100)
+    assert schedule.get_last_lr() == [0.0]
+
+
+def _trainer(config: DictConfig, folder: Path) -> None:
+    assert build.make_trainer(config, [], False).max_epochs == 1
+
+
+def _callbacks(config: DictConfig, folder: Path) -> None:
+    probe = TokenizedSequence("probe", (1, 2), 1)
+    needs: dict[str, dict[str, Any]] = {
+        "accuracy": {"measure": lambda policy: {}},
+        "probes": {"probes": [probe], "folder": folder, "token_budget": 8},
+    }
+    assert len(build.make_callbacks(config, folder, 0, needs)) == len(config.callbacks)
+    without = build.make_callbacks(config, folder, 0, {**needs, "accuracy": None})
+    assert len(without) == len(config.callbacks) - 1
+
+
+def _engine(config: DictConfig, folder: Path) -> None:
+    assert build.make_engine(config).name in config.engine._target_.lower()
+
+
+def _eval(config: DictConfig, folder: Path) -> None:
+    if config.eval.benchmark is None:
+        assert build.make_benchmark(config, pytest.fail) is None
+    elif config.eval.benchmark in ("heldout", "arithmetic"):
+        benchmark = build.make_benchmark(config, build.make_source(config).load)
+        assert benchmark is not None
+        assert (benchmark.name, len(benchmark.problems)) == (config.eval.name, 600)
+        heldout = build.make_benchmark(load_config("train", []), build.make_source(config).load)
+        assert heldout is not None
+        assert heldout.digest == benchmark.digest
+    assert build.make_sampling(config).num_samples == 4
+    with build.make_grader(config) as grader:
+        assert not grader.has_workers  # they start with the first answer that needs them
+
+
+def _protocol(config: DictConfig, folder: Path) -> None:
+    assert build.make_sampling(config).num_samples == (16 if config.eval.max_new_tokens == 32768 else 4)
+    is_final = config.eval.num_samples == 16
+    assert (config.eval.thinking_prefix == "<think>\n") == config.eval.grader.require_closed_thought == is_final
+    assert config.eval.fit_context == (config.eval.max_new_tokens >= 32000)
+
+
+def _curation(config: DictConfig, folder: Path) -> None:
+    config.data.source.path = str(folder / "raw.jsonl")
+    (folder / "raw.jsonl").write_text('{"problem": "1+1?"}\n')
+    rules = make_recipe(config).plan.rules
+    assert (rules.unknown, rules.require_complete) in (("negative", False), ("unused", True))
+
+
+CHECKS: dict[str, Callable[[DictConfig, Path], None]] = {
+    "model": _model,
+    "data": _data,
+    "loss": _loss,
+    "optimizer": _optimizer,
+    "scheduler": _scheduler,
+    "trainer": _trainer,
+    "callbacks": _callbacks,
+    "engine": _engine,
+    "eval": _eval,
+    "protocol": _protocol,
+    "curation": _curation,
+}
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_becomes_an_object(group: str, option: str, tmp_path: Path) -> None:
+    config = load_config(VERBS.get(group, "train"), [f"{group}={option}", *NEEDED.get((group, option), [])])
+    if group not in NOT_OBJECTS:
+        CHECKS[group](config, tmp_path)
+
+
+def test_the_warm_up_lasts_the_first_tenth_and_the_decay_ends_at_zero() -> None:
+    config = load_config("train", [])
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=1.0)
+    schedule = build._schedule(config.scheduler.name, config.scheduler.warmup_ratio)(optimizer, 100)
+    rates = []
+    for _ in range(100):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[:3] == pytest.approx([0.0, 0.1, 0.2])
+    assert max(rates) == rates[10] == 1.0
+    assert schedule.get_last_lr()[0] == 0.0
+
+
+def test_accuracy_during_training_follows_the_evaluation_and_is_never_longer() -> None:
+    def made(*overrides: str) -> Any:
+        config = load_config("train", list(overrides))
+        encoder = TraceEncoder(build_tokenizer())
+        benchmark = Benchmark.of("one", [EvalProblem("a", "1 + 1 ?", ("2",))])
+        return build.make_accuracy(config, config, benchmark, encoder, build.make_grader(config))
+
+    assert made()._sampling.max_new_tokens == 96
+    assert made("callbacks.accuracy.max_new_tokens=8")._sampling.max_new_tokens == 8
+    assert made("callbacks.accuracy.max_new_tokens=200")._sampling.max_new_tokens == 96
+    assert [made(f"protocol={name}")._require_closed_thought for name in ("quick", "paper")] == [False, True]
+
+
+def test_sequences_over_the_position_limit_are_refused_by_name() -> None:
+    sequence = TokenizedSequence("long-one", tuple(range(9)), 4)
+    data: Any = SimpleNamespace(train_examples=[(TokenizedSequence("short", (1, 2), 1),)], val_examples=[(sequence,)])
+    for limit in (None, 9):
+        build.check_positions(data, SimpleNamespace(max_positions=limit, unsupported_window=None))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"long-one has 9 tokens, the model 8 positions: .*max_sequence_tokens=8"):
+        build.check_positions(data, SimpleNamespace(max_positions=8, unsupported_window=None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], (0.6, 0.95, 96, 1, 42)),
+        (["protocol=paper", "seed=7"], (0.6, 0.95, 32768, 1, 7)),
+        (["eval.temperature=1.0", "eval.top_p=0.9", "callbacks.accuracy.num_samples=4"], (1.0, 0.9, 96, 4, 42)),
+        (["callbacks.accuracy.temperature=0"], (0.0, 0.95, 96, 1, 42)),
+    ],
+)
+def test_accuracy_during_training_is_decoded_as_the_final_score(
+    overrides: list[str], expected: tuple[float, float, int, int, int]
+) -> None:
+    config = load_config("train", overrides)
+    s = build.accuracy_sampling(config, config)
+    assert (s.temperature, s.top_p, s.max_new_tokens, s.num_samples, s.seed) == expected

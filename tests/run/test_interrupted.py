@@ -1,0 +1,245 @@
+"""Commands that a signal ended go on: in their folder, their MLflow runs and their numbers, to the bit."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pytest
+
+from redi_lab.callbacks.update_norm import UpdateNorm
+from redi_lab.cli import main
+from redi_lab.errors import EXIT_RESUMABLE, UserError
+from redi_lab.run.evaluation import evaluate_checkpoint
+from redi_lab.run.interrupted import LOCK, RECORD, differences, recorded_overrides
+
+Tiny = Callable[..., list[str]]
+STEPS = 3
+BARE = [
+    "data.batch_size=4",
+    *(f"callbacks.{name}=null" for name in ("accuracy", "probes", "gradient_conflict", "collapse")),
+]
+"""As many steps in the second stage, and faster: without the callbacks that look at the policy."""
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """A function that lets the n-th training step from now on be interrupted, and none after it."""
+    measure = UpdateNorm.on_train_batch_end
+    left = [0]
+
+    def step(*arguments: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGTERM)
+        measure(*arguments)
+
+    def at(number: int) -> None:
+        left[0] = number
+
+    monkeypatch.setattr(UpdateNorm, "on_train_batch_end", step)
+    return at
+
+
+def interrupted(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == EXIT_RESUMABLE
+
+
+def the_run(outputs: Path) -> Path:
+    (folder,) = (outputs / "runs").iterdir()
+    return folder
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return content
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    ignored = ("time", "train/tokens_per_second")
+    lines = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if key not in ignored} for line in lines]
+
+
+def weights(summary: dict[str, Any]) -> bytes:
+    return (Path(summary["checkpoint"]) / "model.safetensors").read_bytes()
+
+
+def test_the_same_command_goes_on(
+    tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With everything that a run does by default, interrupted in its second stage."""
+    outputs = tmp_path / "outputs"
+    command = tiny("data.batch_size=4", logger="mlflow")
+    interrupt(STEPS + 2)
+    interrupted(command)
+    folder = the_run(outputs)
+    said = capsys.readouterr().err
+    assert "SIGTERM: the state after" in said
+    assert f"give the same command again, or: redi-lab resume={folder}" in said
+
+    main(command)
+    assert the_run(outputs) == folder
+    assert f"Resuming:   {folder}" in capsys.readouterr().out
+    found = summary_of(folder)
+    assert not (folder / "states").exists()
+
+    through = [*tiny("data.batch_size=4"), f"paths.outputs_dir={tmp_path / 'through'}"]
+    main([*through, f"paths.output_dir={tmp_path / 'whole'}"])
+    expected = summary_of(tmp_path / "whole")
+    assert weights(found) == weights(expected)
+    assert found["metrics"] == expected["metrics"]
+    assert log(folder) == log(tmp_path / "whole")
+    assert_one_mlflow_run_each(outputs)
+
+
+def assert_one_mlflow_run_each(outputs: Path) -> None:
+    """One for the command and each stage, finished, and with one point a step."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{outputs / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("redi_lab")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    experiments = Counter(str(run.info.run_name).split(" · ")[1] for run in runs)
+    assert experiments == {"demo (command)": 1, "demo_sft": 1, "demo": 1}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for run in (run for run in runs if "command" not in str(run.info.run_name)):
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
+        assert sorted(steps) == list(range(STEPS))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_first_step_says_resume_me(
+    number: signal.Signals, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning is at work already, and would end with 1."""
+    monkeypatch.setattr(UpdateNorm, "setup", lambda *_, **__: signal.raise_signal(number))
+    interrupted(["+experiment=demo_sft", *tiny("eval=none", *BARE)])
+    assert f"{number.name}; to go on, give the same command again" in capsys.readouterr().err
+
+
+def test_the_first_stage_goes_on_too(tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None]) -> None:
+    interrupt(2)
+    interrupted(tiny("eval=none", *BARE))
+    (states,) = (tmp_path / "outputs" / "cache" / "stages").glob("*/states")
+    interrupt(STEPS + 1)  # more steps than are left
+    interrupted(tiny("eval=none", *BARE))
+    assert not states.exists()
+    main(tiny("eval=none", *BARE))
+    summary = summary_of(the_run(tmp_path / "outputs"))
+    assert summary["stages"][0]["is_reused"]
+    for stage in summary["stages"]:
+        losses = [line["train/loss"] for line in log(Path(stage["output_dir"])) if "train/loss" in line]
+        assert len(losses) == STEPS
+
+
+def test_a_run_is_named_from_anywhere(
+    tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    command = [*(o for o in tiny("eval=none", *BARE) if not o.startswith("paths.")), "paths.outputs_dir=relative"]
+    interrupt(STEPS + 2)
+    interrupted(command)
+    folder = the_run(tmp_path / "here" / "relative")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"\(demo\.settings\.loss\.alpha: 0\.5 → 0\.3\); change it back"):
+        main([f"resume={folder}", "loss.alpha=0.3", "debug=traceback"])
+    main([f"resume={folder}", "data.max_new_tokens=95"])
+    assert summary_of(folder)["stages"][0]["is_reused"]
+    assert len(log(folder)) == STEPS
+    with pytest.raises(UserError, match="that run is finished"):
+        recorded_overrides([f"resume={folder}"])
+
+
+def test_a_run_that_is_trained_is_only_judged(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt: Callable[[int], None]
+) -> None:
+    judged_by = "redi_lab.verbs.train.command.evaluate_checkpoint"
+    command = ["+experiment=demo_sft", *tiny(*BARE)]
+
+    def killed(*_: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(judged_by, killed)
+    interrupted(command)
+    folder = the_run(tmp_path / "outputs")
+    trained = (folder / "metrics.jsonl").read_text()
+    monkeypatch.setattr(judged_by, evaluate_checkpoint)
+    interrupt(1)  # would end any training step
+    main(command)
+    assert "pass_at_1" in summary_of(folder)["metrics"]
+    assert (folder / "metrics.jsonl").read_text().startswith(trained)
+
+
+def test_a_signal_in_the_last_step_does_not_train_again(
+    tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["+experiment=demo_sft", *tiny("eval=none", *BARE)]
+    interrupt(STEPS)
+    interrupted(command)
+    assert "SIGTERM: the trained policy is saved" in capsys.readouterr().err
+    interrupt(1)
+    main(command)
+    assert len(log(the_run(tmp_path / "outputs"))) == STEPS
+
+
+@pytest.mark.parametrize("change", ["resume=never", "data.source.num_problems=47", "another process"])
+def test_what_is_not_the_same_run_starts_anew(
+    change: str, tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["+experiment=demo_sft", *tiny("eval=none", *BARE)]
+    first = tmp_path / "outputs" / "runs" / "first"
+    interrupt(2)
+    interrupted(command)
+    the_run(tmp_path / "outputs").rename(first)
+    (note,) = (tmp_path / "outputs" / "cache" / "interrupted").iterdir()
+    note.write_text(json.dumps({"folder": str(first)}))
+    if change == "another process":
+        with filelock.FileLock(first / LOCK):
+            main(command)
+    else:
+        main([*(o for o in command if not o.startswith(change.split("=")[0])), change])
+    assert "Resuming" not in capsys.readouterr().out
+    assert not (first / "summary.json").exists()
+    assert len(list((tmp_path / "outputs" / "runs").iterdir())) == 2
+
+
+def test_other_data_under_the_same_name_are_told(
+    tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The configuration is the same, the file is not."""
+    rows = [{"prompt": f"{n}?", "chosen": f"{n} it is", "rejected": f"{n + 1} is it"} for n in range(12)]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = ["data=jsonl", f"data.path={file}", "data.source.num_heldout=0", "data.batch_size=4", "init_from=null"]
+    command = [*(o for o in tiny("eval=none", *BARE) if not o.startswith(("data", "eval.", "init"))), *own]
+    interrupt(2)
+    interrupted(command)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
+    main(command)
+    said = capsys.readouterr().out
+    assert "Not resumed: " in said
+    assert "demo.data: " in said
+
+
+def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"resume={tmp_path}: no {RECORD} there"):
+        recorded_overrides([f"resume={tmp_path}"])
+    (tmp_path / RECORD).write_text("{")
+    with pytest.raises(UserError, match=r"run\.json: cannot be read"):
+        recorded_overrides([f"resume={tmp_path}"])
+
+
+def test_differences_name_the_place() -> None:
+    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": None}}) == "a.c: 2 → 3"
+    assert differences({"code": "0" * 64}, {"code": "1" * 64}) == "code: 000000000000… → 111111111111…"
+    assert differences({"a": [1]}, {"a": [1]}) == ""

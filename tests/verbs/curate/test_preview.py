@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow.parquet import write_table
+from rich.console import Console
+
+from redi_lab.data.curated import PAIRS_SCHEMA, TRACE_SCHEMA
+from redi_lab.data.tokenization import TraceEncoder, train_tokenizer
+from redi_lab.errors import UserError
+from redi_lab.verbs.curate.preview.command import preview, run_preview
+from redi_lab.verbs.curate.preview.marks import END_OF_TURN, Piece, Window, mark_pair, visible
+
+PNG = b"\x89PNG\r\n\x1a\n"
+ALL = Window(head=10_000, around=0, tail=0)
+NASTY = '<script>alert("x")</script> [bold]&amp;[/bold] \x1b[31m \u202egnorw\u202c $\\undefined$'
+
+
+def pair(**changes: Any) -> dict[str, Any]:
+    values = {
+        "id": "a/1",
+        "problem": "What is 1+1?",
+        "chosen": "I add one and one. It is 2.",
+        "rejected": "I add one and two. It is 3.",
+        "answer": "2",
+        "source": "sums",
+        "source_row": 4,
+        "chosen_index": 1,
+        "rejected_index": 0,
+        "chosen_verdicts": '{"math_verify": true, "llama": null}',
+        "rejected_verdicts": '{"math_verify": false}',
+        "common_prefix": 14,
+        "length_ratio": 1.0,
+    }
+    return values | changes
+
+
+def demonstration(**changes: Any) -> dict[str, Any]:
+    row = {key: value for key, value in pair().items() if key in TRACE_SCHEMA.names}
+    return row | {"completion": "It is 2.", "generation_index": 1, "verdicts": "{}"} | changes
+
+
+def write_folder(
+    folder: Path, pairs: Sequence[dict[str, Any]], sft: Sequence[dict[str, Any]], report: object = None
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(pa.Table.from_pylist(list(pairs), schema=PAIRS_SCHEMA), folder / "pairs.parquet", row_group_size=2)
+    write_table(pa.Table.from_pylist(list(sft), schema=TRACE_SCHEMA), folder / "sft.parquet")
+    if report is not None:
+        (folder / "report.json").write_text(json.dumps(report))
+    return folder
+
+
+REPORT = {
+    "rows": {"read": 10, "used": 6, "dropped": {NASTY: 3, "no generations": 1}, "used_without_pair": {"none": 2}},
+    "generations": {"read": 40, "used": 9, "not_used": {"right, but not chosen": 31}},
+    "verdicts": {"right": 20, "wrong": 12, "unknown": {"truncated": 8}, "unknown_used_as_negative": {"truncated": 2}},
+}
+
+
+class Page(HTMLParser):
+    """What a browser sees: the tags, and the text of elements by tag and class."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.pieces: list[tuple[str, str, str]] = []
+        self._open: list[tuple[str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in ("meta", "img"):
+            self._open.append((tag, str(dict(attrs).get("class") or "")))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.pieces.append((*self._open[-1], data))
+
+
+def shown(folder: Path, tmp_path: Path, tokenizer: Any = None, num_pairs: int = 3) -> tuple[str, str]:
+    """The page and what stands on the screen."""
+    screen = io.StringIO()
+    console = Console(file=screen, width=100, force_terminal=True, color_system="standard")
+    page = preview(folder, tmp_path / "page" / "index.html", num_pairs=num_pairs, tokenizer=tokenizer, console=console)
+    return page.read_text(), screen.getvalue()
+
+
+def card(page: str) -> Page:
+    return Page(page.split("<article>")[1].split("</article>")[0])
+
+
+def joined(pieces: Sequence[Piece], kind: str) -> str:
+    return "".join(piece.text for piece in pieces if piece.kind == kind)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return train_tokenizer(["I add one and one. It is 2. What is 1+1?"], 300)
+
+
+def test_words_are_marked() -> None:
+    view = mark_pair(pair(), None, ALL)
+    assert joined(view.prompt, "prompt") == "What is 1+1?"
+    assert joined(view.chosen.pieces, "loss") == pair()["chosen"]
+    assert [piece for piece in view.chosen.pieces if piece.kind == "end"] == [Piece(END_OF_TURN, "end", 0)]
+    assert [piece.text for piece in view.chosen.pieces if piece.is_parting] == ["one. "]
+    assert [piece.text for piece in view.rejected.pieces if piece.is_parting] == ["two. "]
+    assert (view.common_prefix, view.unit, view.chosen.length) == (14, "characters", len(pair()["chosen"]))
+    assert view.chosen.verdicts == {"math_verify": True, "llama": None}
+
+
+def test_tokens_are_marked_as_in_training(tokenizer: Any) -> None:
+    encoder = TraceEncoder(tokenizer, "Q: {problem}\n", "<think>")
+    view = mark_pair(pair(), encoder, ALL)
+    (sequence,) = encoder.encode_all([("a", pair()["problem"], pair()["chosen"])])
+    assert joined(view.prompt, "prompt") == "Q: What is 1+1?\n<think>"
+    assert sum(piece.size for piece in view.prompt) == view.prompt_length == sequence.prompt_length
+    assert sum(piece.size for piece in view.chosen.pieces) == view.chosen.length == sequence.completion_length
+    assert joined(view.chosen.pieces, "loss") == pair()["chosen"]
+    assert [p.text for p in view.chosen.pieces if p.kind == "end"] == ["<|endoftext|>"]
+    same = sequence.input_ids[sequence.prompt_length :][: view.common_prefix]
+    assert tokenizer.decode(list(same)).startswith("I add one and")
+    (parting,) = [piece for piece in view.chosen.pieces if piece.is_parting]
+    assert parting.text.strip() in "one"
+
+
+def test_a_trace_that_continues_the_other_parts_at_its_end(tokenizer: Any) -> None:
+    row = pair(chosen="It is 2.", rejected="It is 2. And more")
+    for encoder in (None, TraceEncoder(tokenizer)):
+        view = mark_pair(row, encoder, ALL)
+        assert [piece.kind for piece in view.chosen.pieces if piece.is_parting] == ["end"]
+        assert [piece.kind for piece in view.rejected.pieces if piece.is_parting] == ["loss"]
+
+
+def test_characters_of_several_tokens_are_shown_whole(tokenizer: Any) -> None:
+    text = "∫ 😀 求和 é"
+    view = mark_pair(pair(chosen=text, rejected=text + "."), TraceEncoder(tokenizer), ALL)
+    assert joined(view.chosen.pieces, "loss") == text
+    assert any(piece.size > 1 for piece in view.chosen.pieces)
+
+
+@pytest.mark.parametrize("length", [0, 1, 40, 59, 60, 61, 5000])
+def test_what_is_left_out_is_said(length: int, tokenizer: Any) -> None:
+    start = "word " * length
+    for encoder in (None, TraceEncoder(tokenizer)):
+        view = mark_pair(pair(chosen=start + "a tail", rejected=start + "b tail"), encoder, Window(20, 10, 5))
+        for side in (view.chosen, view.rejected):
+            assert sum(piece.size for piece in side.pieces) == side.length
+            assert sum(piece.is_parting for piece in side.pieces) == 1
+            assert side.pieces[-1].kind == "end"
+            gaps = [piece for piece in side.pieces if piece.kind == "gap"]
+            assert len(gaps) == (length == 5000) or length < 100
+            assert all(piece.size > 0 for piece in gaps)
+
+
+def test_nothing_of_the_data_becomes_markup(tmp_path: Path) -> None:
+    row = pair(
+        id=NASTY, problem=NASTY, chosen=NASTY, rejected=NASTY + "!", answer=NASTY, source=NASTY,
+        chosen_verdicts=json.dumps({NASTY: True}), rejected_verdicts=NASTY,
+    )  # fmt: skip
+    folder = write_folder(tmp_path / NASTY.split("/")[0], [row], [demonstration(source=NASTY)], REPORT)
+    page, screen = shown(folder, tmp_path)
+    seen = Page(page)
+    assert "script" not in seen.tags
+    ours = "html head meta title style body header h1 h2 h3 h4 p section article div span img em i b s"
+    assert set(seen.tags) <= {*ours.split()}
+    assert page.count("alert(") == page.count("&lt;script&gt;alert(") > 5
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e]", page)
+    assert "default-src 'none'" in page
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+    assert "[bold]" in screen
+    assert "\u202e" not in screen
+    assert "\x1b[31m gnorw" not in screen.replace("⟨U+202E⟩", "")
+    assert visible("\x1b\x00\x7f\u202e a\n\t") == "␛␀␡⟨U+202E⟩ a\n\t"
+
+
+def test_the_page_marks_prompt_loss_parting_and_end(tmp_path: Path, tokenizer: Any) -> None:
+    page, screen = shown(write_folder(tmp_path / "data", [pair()], [demonstration()], REPORT), tmp_path, tokenizer)
+    pieces = card(page).pieces
+    assert "".join(text for _, name, text in pieces if name == "prompt") == "What is 1+1?"
+    assert [text for tag, _, text in pieces if tag == "b"] == ["<|endoftext|>"] * 2
+    assert len([text for tag, name, text in pieces if (tag, name) == ("i", "part")]) == 2
+    assert "".join(text for tag, _, text in pieces if tag == "i") == pair()["chosen"] + pair()["rejected"]
+    assert {(name, text) for _, name, text in pieces if name.startswith("verdict")} == {
+        ("verdict right", "✓ math_verify"),
+        ("verdict unknown", "? llama"),
+        ("verdict wrong", "✗ math_verify"),
+    }
+    assert "unknown used as wrong" in page
+    for text in ("a/1", "chosen", "rejected", "math_verify", "source sums", "<|endoftext|>"):
+        assert text in re.sub(r"\x1b\[[\d;]*m", "", screen)
+
+
+def test_the_manifest_says_how_prompts_are_written(tmp_path: Path, tokenizer: Any) -> None:
+    folder = write_folder(tmp_path / "data", [pair()], [demonstration()])
+    manifest = {"decided_by": {"prompt_template": "Please: {problem}", "thinking_prefix": "<think>"}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    page, _ = shown(folder, tmp_path, tokenizer)
+    prompt = "".join(text for _, name, text in card(page).pieces if name == "prompt")
+    assert prompt == "Please: What is 1+1?<think>"
+
+
+def test_pairs_are_spread_over_the_file(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "data", [pair(id=f"row-{i}-") for i in range(9)], [demonstration()])
+    page, _ = shown(folder, tmp_path, num_pairs=3)
+    assert re.findall(r"row-\d-", page) == ["row-1-", "row-4-", "row-7-"]
+    page, _ = shown(folder, tmp_path, num_pairs=100)
+    assert len(re.findall(r"row-\d-", page)) == 9
+    page, _ = shown(folder, tmp_path, num_pairs=0)
+    assert "no pair" in page
+
+
+def test_plots_are_files_and_part_of_the_page(tmp_path: Path) -> None:
+    sft = [demonstration(source=name, completion="x" * 10**i) for i, name in enumerate(("a", "$b$", "_c", "求", None))]
+    folder = write_folder(tmp_path / "data", [pair(source=None)], sft, REPORT)
+    page, _ = shown(folder, tmp_path)
+    names = {"lengths.png", "sources.png", "drops.png"}
+    files = {path.name: path.read_bytes() for path in (tmp_path / "page").glob("*.png")}
+    assert set(files) == names
+    assert all(content.startswith(PNG) for content in files.values())
+    assert page.count("data:image/png;base64,") == 3
+    again, _ = shown(folder, tmp_path)
+    assert again == page
+
+
+def test_sources_and_reasons_beyond_the_most_frequent_are_one_bar(tmp_path: Path) -> None:
+    report = {"rows": {"read": 99, "used": 1, "dropped": {f"reason {i}": i + 1 for i in range(30)}}}
+    sft = [demonstration(source=f"source {i}") for i in range(40)]
+    page, _ = shown(write_folder(tmp_path / "data", [pair()], sft, report), tmp_path)
+    assert page.count("data:image/png;base64,") == 3
+
+
+def test_lengths_are_in_tokens_only_where_all_rows_have_them(tmp_path: Path) -> None:
+    from redi_lab.verbs.curate.preview.command import _contents
+
+    some = [demonstration(completion_tokens=5), demonstration(completion="abc")]
+    pairs = [pair(rejected_tokens=7)]
+    mixed = _contents(write_folder(tmp_path / "mixed", pairs, some))
+    assert (mixed.unit, list(mixed.right), list(mixed.wrong)) == ("characters", [8, 3], [27])
+    assert (mixed.demonstrations.total(), mixed.pairs["sums"]) == (2, 1)
+    full = _contents(write_folder(tmp_path / "full", pairs, some[:1]))
+    assert (full.unit, list(full.right), list(full.wrong)) == ("tokens", [5], [7])
+
+
+def test_an_empty_folder_of_curate_is_shown(tmp_path: Path) -> None:
+    page, _ = shown(write_folder(tmp_path / "data", [], []), tmp_path)
+    assert "There is no pair in this folder." in page
+
+
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str], tokenizer: Any) -> None:
+    folder = write_folder(tmp_path / "data", [pair()], [demonstration()], REPORT)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    page = run_preview([f"path={folder}", "n=1", f"tokenizer={tmp_path / 'tokenizer'}"])
+    assert page == folder / "preview" / "index.html"
+    assert "<|endoftext|>" in capsys.readouterr().out
+    (folder / "manifest.json").write_text(json.dumps({"tokenizer": str(tmp_path / "tokenizer")}))
+    assert "&lt;|endoftext|&gt;" in run_preview([f"path={folder}"]).read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "path=FOLDER is required"),
+        (["path=absent"], r"absent: no sft.parquet there; give the results folder of"),
+        (["path=.", "n=two"], "n=two: must be a whole number"),
+        (["path=.", "n=-1"], "n=-1: must be a whole number"),
+        (["path=.", "m=1"], "cannot use 'm=1': allowed are path=FOLDER"),
+        (["folder"], "cannot use 'folder'"),
+    ],
+)
+def test_mistakes_are_named(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run_preview(arguments)
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "data", [pair()], [demonstration()])
+    (folder / "report.json").write_text("{")
+    with pytest.raises(UserError, match=r"report\.json is damaged"):
+        shown(folder, tmp_path)
+    (folder / "report.json").unlink()
+    (folder / "pairs.parquet").write_bytes(b"no parquet")
+    with pytest.raises(UserError, match=r"pairs\.parquet: not a readable Parquet file"):
+        shown(folder, tmp_path)
+    write_table(pa.table({"problem": ["x"]}), folder / "pairs.parquet")
+    with pytest.raises(UserError, match=r"pairs\.parquet: without the columns chosen, rejected"):
+        shown(folder, tmp_path)
+    with pytest.raises(UserError, match=r"tokenizer=.*nowhere: cannot load its tokenizer"):
+        run_preview([f"path={folder}", f"tokenizer={tmp_path / 'nowhere'}"])
+
+
+def test_real_long_traces(tmp_path: Path, shared_data: Callable[[str], Path], tokenizer: Any) -> None:
+    with shared_data("traces/sky_aime24.jsonl").open() as file:
+        rows = [json.loads(next(file)) for _ in range(2)]
+    pairs = []
+    for row in rows:
+        by_verdict = {generation["correct"]: generation["text"] for generation in row["generations"]}
+        pairs.append(pair(id=row["id"], problem=row["problem"], chosen=by_verdict[True], rejected=by_verdict[False]))
+    page, screen = shown(write_folder(tmp_path / "data", pairs, [demonstration()]), tmp_path, tokenizer)
+    assert len(page) < 2_000_000
+    assert "tokens not shown" in page
+    assert rows[0]["id"] in screen

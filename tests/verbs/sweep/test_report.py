@@ -1,0 +1,202 @@
+"""The results of a study: page, pictures, numbers, the winner as an experiment, and the confirmation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from omegaconf import OmegaConf
+
+from redi_lab.config.compose import load_config
+from redi_lab.run.study_storage import open_storage
+from redi_lab.verbs.sweep.confirm import Arm, compare_arms, confirm
+from redi_lab.verbs.sweep.experiment import experiment_text
+from redi_lab.verbs.sweep.plots import _Axis, plot_map
+from redi_lab.verbs.sweep.report import parameter_importances, summarise, write_report
+from redi_lab.verbs.sweep.results import TrialView, best_trial, seed_interval, view_trials
+from redi_lab.verbs.sweep.space import parse_space
+from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, open_study, work
+from tests.verbs.sweep import fakes
+from tests.verbs.sweep.test_study import planned
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """A study with finished, collapsed, pruned and failed trials."""
+    calls = iter(range(100))
+
+    def train(spec: RunSpec, report: Report) -> RunResult:
+        return fakes.fail(spec, report) if next(calls) == 2 else fakes.train(spec, report)
+
+    sweep = fakes.make_sweep(tmp_path_factory.mktemp("study"), num_trials=20, pruner="median", sampler="random")
+    planned(sweep)
+    work(sweep, train)
+    return sweep
+
+
+def test_the_page_needs_nothing_else_and_tells_all(finished: Sweep) -> None:
+    study, _ = open_study(finished)
+    confirmation = compare_arms(
+        (1, 2), *(Arm([np.full((4, 2), is_right)] * 2, has_same_problems=False) for is_right in (True, False))
+    )
+    files = write_report(finished, study, confirmation)
+    names = [file.name for file in files]
+    assert names == ["map.png", "parallel.png", "importances.png", "fake_best.yaml", "index.html"]
+    assert all(file.stat().st_size > 5_000 for file in files[:3])
+    page = files[-1].read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "http" not in page.replace('http-equiv="Content-Security-Policy"', "")
+    outcomes = {trial.outcome for trial in view_trials(study)}
+    assert outcomes == {"finished", "collapsed", "pruned", "failed"}
+    for part in ("collapsed at step", "both fell", "behind", "no such file", "Confirmation", "saved", "run of "):
+        assert part in page
+    assert f"--config-dir {finished.folder / 'conf'} +experiment=fake_best" in page
+
+
+def test_the_summary_adds_up(finished: Sweep) -> None:
+    study, _ = open_study(finished)
+    summary = json.loads(json.dumps(summarise(finished, study, None), allow_nan=False))
+    metrics = summary["metrics"]
+    assert (
+        metrics["num_finished"] + metrics["num_collapsed"] + metrics["num_pruned"] == 20 - metrics["num_failed"] == 19
+    )
+    assert metrics["steps"] == sum(trial["steps"] for trial in summary["trials"])
+    assert 0 < metrics["steps"] < metrics["planned_steps"] == 19 * fakes.STEPS
+    best = summary["trials"][summary["best_trial"]]
+    assert (
+        best["value"]
+        == metrics["best_value"]
+        == max(t["value"] for t in summary["trials"] if t["outcome"] == "finished")
+    )
+    assert best["interval"] == pytest.approx([best["value"] - 0.1, best["value"] + 0.1])
+    assert best["command"] == summary["best_command"]
+    assert best["runs"][0]["commit"] == "abc"
+    assert best["runs"][0]["mlflow_run_id"] == "run of seed=42"
+
+
+def test_importances_tell_the_parameters_that_matter(finished: Sweep) -> None:
+    study, _ = open_study(finished)
+    assert parameter_importances(study).keys() == {"loss.alpha", "optimizer.lr"}
+
+
+def test_a_study_without_a_single_result_is_told_too(tmp_path: Path) -> None:
+    sweep = fakes.make_sweep(tmp_path)
+    study, _ = planned(sweep)
+    files = write_report(sweep, study, None)
+    assert "No trial finished without a collapse" in files[-1].read_text()
+    assert summarise(sweep, study, None)["best_trial"] is None
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["+experiment=demo", "loss.alpha=0.4", "optimizer.lr=3e-05"],
+        ["+experiment=demo_dpo", "loss=simpo", "loss.gamma=0.5", "~callbacks.update_norm"],
+        ["loss=symmetric_redi", "eval=math500", "data.num_development=7", "init_from=null"],
+    ],
+)
+def test_the_winner_is_an_experiment_that_composes_to_the_same(overrides: list[str], tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "best.yaml").write_text(experiment_text("best", overrides, "Best."))
+    search = f"hydra.searchpath=['file://{tmp_path}']"
+    found, wanted = (
+        OmegaConf.to_container(load_config("train", arguments, check_paths=False))
+        for arguments in (["+experiment=best", search, "seed=3"], [*overrides, "seed=3"])
+    )
+    assert isinstance(found, dict)
+    assert isinstance(wanted, dict)
+    for config in (found, wanted):
+        del config["name"], config["paths"]
+        config["callbacks"] = {key: value for key, value in config["callbacks"].items() if value is not None}
+    assert found == wanted
+
+
+def trial_at(value: float, **values: float) -> TrialView:
+    return TrialView(
+        0, {k.replace("_", ".", 1): v for k, v in values.items()}, "finished", value, None, None, None, 1, 1, 1, "", []
+    )
+
+
+def test_cells_of_the_map_are_values_or_equal_bins() -> None:
+    space = parse_space(fakes.SPACE)
+    alpha, lr = (_Axis(parameter, num_trials=8) for parameter in space)
+    assert alpha.labels == ["0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1"]
+    assert alpha.cell(trial_at(0.5, loss_alpha=0.3)) == 3
+    assert lr.num_cells == 4  # each a factor of 40 ** (1 / 4) wide
+    edges = [5e-5, 1.2e-4, 1.3e-4, 1.9e-3, 2e-3]
+    assert [lr.cell(trial_at(0.5, optimizer_lr=value)) for value in edges] == [0, 0, 1, 3, 3]
+
+
+def test_a_map_needs_two_parameters(tmp_path: Path) -> None:
+    space = parse_space({"loss": ["redi", "dpo"], "loss.beta": {"choices": [1.0], "when": {"loss": "dpo"}}})
+    assert plot_map([], space, "m", tmp_path / "map.png") is None
+
+
+def test_an_interval_over_seeds_is_students() -> None:
+    assert seed_interval([0.5]) is None
+    low, high = seed_interval([0.4, 0.6]) or (0, 0)
+    assert (low, high) == pytest.approx((0.5 - 12.7062 * 0.1, 0.5 + 12.7062 * 0.1), abs=1e-4)
+
+
+def test_arms_are_compared_over_seeds_and_over_problems() -> None:
+    """Winner right on 3 of 4 and 4 of 4 problems, baseline on 2 of 4 and 2 of 4: +0.25 and +0.5."""
+    winner = [np.array([[1], [1], [1], [0]], bool), np.ones((4, 1), bool)]
+    baseline = [np.array([[1], [1], [0], [0]], bool)] * 2
+    arms = [Arm(verdicts, has_same_problems=False) for verdicts in (winner, baseline)]
+    found = compare_arms((7, 8), *arms)
+    assert (found.winner, found.baseline) == ((0.75, 1.0), (0.5, 0.5))
+    assert found.difference == found.over_problems.difference.value == 0.375
+    assert found.over_seeds == pytest.approx((0.375 - 12.7062 * 0.125, 0.375 + 12.7062 * 0.125), abs=1e-4)
+    assert found.verdict().startswith("On 2 fresh seeds the winner is not told apart from the run without")
+    assert "8 problems" in found.verdict()
+
+
+def test_a_problem_that_every_seed_answers_counts_once() -> None:
+    """Two of eight problems get better on each of three seeds: p = 1/2, not 2 · 2⁻⁶."""
+    better, same = np.array([[1]] * 5 + [[0]] * 3, bool), np.array([[1]] * 3 + [[0]] * 5, bool)
+    arms = [Arm([verdicts] * 3, has_same_problems=True) for verdicts in (better, same)]
+    found = compare_arms((7, 8, 9), *arms).over_problems
+    assert (found.difference.num_problems, found.difference.value, found.p_value) == (8, 0.25, 0.5)
+    single = [Arm(arm.verdicts[:1], has_same_problems=True) for arm in arms]
+    assert "not told apart from" in compare_arms((7,), *single).verdict()
+
+
+def test_a_winner_is_confirmed_by_workers_on_fresh_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = fakes.make_sweep(tmp_path, num_trials=5, confirm_seeds=[101, 102])
+    study, _ = planned(sweep)
+    work(sweep, fakes.train)
+    winner = best_trial(study)
+    assert winner is not None
+    found = confirm(sweep, winner, fakes.train)
+    assert f"Confirming: trial {winner.number} " in capsys.readouterr().out
+    default = fakes.accuracy(0.8, 2e-4, fakes.STEPS)
+    assert winner.value is not None
+    assert default is not None
+    assert found.seeds == (101, 102)
+    assert found.baseline == (round(4 * default) / 4,) * 2
+    assert found.winner == (round(4 * winner.value) / 4,) * 2
+    arm = optuna.load_study(study_name="fake.confirm-baseline", storage=open_storage(sweep.settings.storage))
+    assert sorted(trial.params["seed"] for trial in arm.trials) == [101, 102]
+
+
+@pytest.mark.parametrize(
+    ("space", "overrides", "title"),
+    [
+        ({"loss.alpha": [0.2, 0.8], "optimizer.lr": [1e-4]}, ("+experiment=demo",), "fake, redi"),
+        ({"optimizer.lr": [1e-4]}, ("+experiment=demo_simpo", "loss.gamma=0.5"), "fake, simpo β10 γ.5"),
+        ({"loss": ["redi", "dpo"], "optimizer.lr": [1e-4]}, ("+experiment=demo",), "fake"),
+    ],
+)
+def test_plots_name_the_objective(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: dict[str, Any], overrides: tuple[str, ...], title: str
+) -> None:
+    sweep = replace(fakes.make_sweep(tmp_path, space=space), overrides=overrides)
+    titles: list[str] = []
+    monkeypatch.setattr("redi_lab.verbs.sweep.report.plot_map", lambda *args: titles.append(args[-1]))
+    write_report(sweep, planned(sweep)[0], None)
+    assert titles == [title]
