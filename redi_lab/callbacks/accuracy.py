@@ -1,6 +1,6 @@
 """val/pass_at_1: accuracy against steps, as in the paper's figures, on problems that nothing else is judged on.
 
-The pipeline injects the function that generates and grades with the policy in memory; see
+`redi_lab.run.build` injects the function that generates and grades with the policy in memory; see
 `redi_lab.evaluation.policy_accuracy`.
 """
 

@@ -1,7 +1,7 @@
 """What a configuration may say, checked before anything heavy is imported.
 
-`load_config` composes with Hydra, `check` holds the result against `redi_lab.config.schema`. Both raise `UserError` with
-a line that names the key, the value and what is allowed. Nothing here imports torch: mistakes end within a second or two.
+`load_config` composes with Hydra, `check` holds the result against `redi_lab.config.schema`. Both raise `UserError`
+with one line that names the key, the value and what is allowed. Nothing here imports torch: mistakes end at once.
 """
 
 from __future__ import annotations

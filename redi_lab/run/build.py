@@ -157,7 +157,7 @@ def objective_class(config: DictConfig) -> type[CausalLMModule]:
 def make_module(config: DictConfig, backbone: CausalLM) -> CausalLMModule:
     """The objective around the policy, with its optimizer and schedule."""
     settings = {key: value for key, value in config.optimizer.items() if key != "max_grad_norm"}
-    loss = {key: value for key, value in config.loss.items() if key != "reference"}  # read by the pipeline
+    loss = {key: value for key, value in config.loss.items() if key != "reference"}  # read by the verb
     module: CausalLMModule = _instantiate(loss)(
         backbone=backbone,
         optimizer=_instantiate(settings),

@@ -150,7 +150,7 @@ class Run(NamedTuple):
 def fit(
     module: CausalLMModule, data: Any, *, max_steps: int = 1, callbacks: Sequence[pl.Callback] = (), **options: Any
 ) -> Run:
-    """Train with a trainer as the pipeline makes it."""
+    """Train with a trainer as `redi_lab.run.build` makes it."""
     logger, tap = MemoryLogger(), GradientTap()
     trainer = pl.Trainer(
         **{"accelerator": "cpu", "devices": 1} | options,

@@ -71,7 +71,7 @@ def confirm(sweep: Sweep, winner: FrozenTrial, run: RunTraining | None = None) -
     Args:
         sweep: its overrides name a final evaluation, its local ones do not switch it off.
         winner: the best trial.
-        run: trains once; None: the pipeline.
+        run: trains once; None: as the verb train does.
 
     Raises:
         UserError: a run failed, or judged nothing.

@@ -1,4 +1,4 @@
-"""One training run of a sweep, in the process of its worker: the pipeline of `python -m redi_lab`, quietly."""
+"""One training run of a sweep, in the process of its worker: what `python -m redi_lab` does, quietly."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def run_workers(sweep: Sweep, study: optuna.Study, starts: Sequence[str] = (), r
         sweep: the study and how its trials run.
         study: the same, to look at.
         starts: seeds, as overrides, for which the stage before the trials is trained first.
-        run: trains once; None: the pipeline. It is imported by the workers, so it has to be a module's function.
+        run: trains once; None: as the verb train does. Workers import it, so it has to be a function of a module.
 
     Raises:
         UserError: a worker gave up, with its message, or workers die again and again.

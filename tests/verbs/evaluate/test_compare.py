@@ -21,7 +21,7 @@ def judged_run(
     digest: str = "problems",
     temperature: float = 0.6,
 ) -> Path:
-    """A results folder as the pipeline writes it, with one evaluation of 50 problems for each benchmark."""
+    """A results folder as the verb writes it, with one evaluation of 50 problems for each benchmark."""
     parts = {}
     for benchmark, chance in chances.items():
         generator = np.random.default_rng([len(name), len(benchmark)])
