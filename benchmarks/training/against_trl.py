@@ -50,6 +50,8 @@ class Profile:
     row_tokens: int
     """Room of a micro-batch, which is enough for the longest sequence; twice that where pairs must not be parted."""
     gradient_checkpointing: bool
+    product: int = 2048
+    """Rows and columns of the matrices whose product is the machine's best; bf16 is emulated, slowly, on many CPUs."""
 
 
 PROFILES = {
@@ -79,6 +81,7 @@ PROFILES = {
         most_pairs_of_trl=1,
         row_tokens=80,
         gradient_checkpointing=True,
+        product=128,
     ),
 }
 
@@ -143,10 +146,9 @@ def summary(work: Workload, steps: dict[str, list[dict[str, Any]]]) -> dict[str,
     return result
 
 
-def gemm_peak(precision: str) -> float:
-    """Most floating-point operations per second of a product of large square matrices."""
+def gemm_peak(precision: str, size: int) -> float:
+    """Most floating-point operations per second of a product of square matrices of this size."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    size = 8192 if device == "cuda" else 2048
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     clock = time.perf_counter if device == "cuda" else time.process_time
@@ -181,7 +183,7 @@ def make_work(case: str, profile: Profile, models: Path, *, pairs_per_step: int,
 def run_case(case: str, profile: Profile, scratch: Path, trl: str | None, steps: int) -> dict[str, Any]:
     """One line of the table."""
     work = make_work(case, profile, scratch, pairs_per_step=2, number=2 * (WARM_UP + steps))
-    return alternate(work, scratch, trl) | {"gemm_peak": gemm_peak(work.precision)}
+    return alternate(work, scratch, trl) | {"gemm_peak": gemm_peak(work.precision, profile.product)}
 
 
 def compare_own(shape: str, profile: Profile, scratch: Path, steps: int) -> dict[str, Any]:

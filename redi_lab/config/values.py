@@ -99,7 +99,7 @@ _RULES: tuple[_Rule, ...] = (
     (("data.source.num_problems",), lambda n: n <= 10_000_000, "at most 10,000,000"),
     (("sweep.num_trials",), lambda n: n <= 100_000, "at most 100,000"),
     (
-        ("eval.grader.num_workers", "curation.grading.num_workers", "curation.num_workers", "data.num_workers",
+        ("eval.grader.num_workers", "curation.grading.num_workers", "curation.num_workers",
          "sweep.num_workers"),
         lambda n: n <= 1024,
         "at most 1,024 processes, and for most machines as many as it has cores",

@@ -261,7 +261,7 @@ def _open_parquet(file: Path) -> ParquetFile:
     try:
         parquet = ParquetFile(file)
         names = parquet.schema_arrow.names
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:  # the last: of a column's name
         raise UserError(f"{file}: not a readable Parquet file: {in_short(error)}; copy or write it again") from error
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -37,7 +37,7 @@ MISTAKES = {
     "data.batch_size=1.5": r"data.batch_size=1.5: must be a whole number",
     "data.prompt_template=x": r"data.prompt_template=x: must be a text with \{problem\} in it",
     "eval.prompt_file=/nowhere": r"eval.prompt_file=/nowhere: no such file; give a text file in UTF-8",
-    f"eval.prompt_file={__file__}": r"eval.prompt_file=.*test_config.py: has no \{problem\} in it; write that",
+    f"eval.prompt_file={__file__}": r"eval.prompt_file=.*test_compose.py: has no \{problem\} in it; write that",
     "eval.grader.require_closed_thought=1": r"eval.grader.require_closed_thought=1: must be true or false",
     "callbacks.accuracy.max_new_tokens=0": r"callbacks.accuracy.max_new_tokens=0: must be a whole number of at least 1",
     "eval.top_p=0": r"eval.top_p=0.0: must be in \(0, 1\]",

@@ -19,7 +19,7 @@ def test_a_signal_during_start_up(verb: list[str], module: str, tmp_path: Path) 
     """Python reports every import, so the signal comes at a known place on any machine."""
     if verb[0] == "evaluate":
         (tmp_path / "config.json").write_text("{}")
-        module = module.replace("stages", "evaluate")
+        module = module.replace("stages", "evaluation")
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "REDI_LAB_OUTPUTS": str(tmp_path / "outputs")}
     command = [sys.executable, "-v", "-m", "redi_lab", *verb]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:

@@ -96,7 +96,12 @@ def test_every_panel_draws_metrics_that_are_logged() -> None:
 def axes_of(monkeypatch: pytest.MonkeyPatch, runs: dict[str, Path], folder: Path) -> list[Any]:
     """The visible panels of the figure that is drawn."""
     found: list[Any] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: found.extend(figure.axes))
+
+    def keep(figure: Figure, path: Path, **_: Any) -> None:
+        path.touch()
+        found.extend(figure.axes)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
     plot_curves(runs, folder / "figure.png")
     return [ax for ax in found if ax.get_visible()]
 
@@ -203,7 +208,12 @@ def test_the_figure_is_never_wider_than_two_panels_and_long_labels_stand_in_one_
     names = [panel.metrics[0] for panel in DIAGNOSTICS]
     path = write_rows(tmp_path / "metrics.jsonl", [dict.fromkeys(names, 0.5)])
     figures: list[Any] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+
+    def keep(figure: Figure, path: Path, **_: Any) -> None:
+        path.touch()
+        figures.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
     long = "redi α.8 lr 2e-4 s42 [/data/" + "folder/" * 10
     for labels in (["redi α.8 lr 2e-4 s42", "dpo β1 lr 1e-4 s42"], [f"{long}1]", f"{long}2]"]):
         plot_curves(dict.fromkeys(labels, path), tmp_path / "a.png", DIAGNOSTICS)

@@ -9,7 +9,7 @@ from redi_lab.run.naming import objective, run_label, run_name
 @pytest.mark.parametrize(
     ("overrides", "label"),
     [
-        ([], "redi α.8 lr 2e-4 s42"),
+        ([], "redi α.5 lr 2e-4 s42"),
         (["loss.alpha=0.25", "optimizer.lr=1.23e-5", "seed=7"], "redi α.25 lr 1.23e-5 s7"),
         (["loss.alpha=0.005"], "redi α5e-3 lr 2e-4 s42"),
         (["+experiment=demo_symmetric"], "redi α1 lr 2e-4 s42"),

@@ -97,15 +97,18 @@ def score_table(outcomes: Sequence[Outcome], baseline: EvaluationResult | None =
     samples = int(first.metrics["num_samples"])
     problems = int(first.metrics["num_problems"])
     table = Table(title=f"{first.benchmark}: {problems} problems × {samples} samples", title_justify="left")
-    is_embedded = "haste" in first.metrics
-    further = _EMBEDDED if is_embedded else {"SEM": "pass_at_1_sem"}
-    if is_embedded:  # narrow enough for 80 columns
-        table.box, table.pad_edge, table.collapse_padding, table.caption_justify = SIMPLE_HEAD, False, True, "left"
+    # Narrow enough for 80 columns.
+    table.box, table.pad_edge, table.show_edge, table.collapse_padding = SIMPLE_HEAD, False, False, True
+    table.caption_justify = "left"
+    further = {"SEM": "pass_at_1_sem"}
+    if "haste" in first.metrics:
+        further = _EMBEDDED
         table.caption = "haste: answers with an addition done in the head; columns: additions by columns that are right"
     scores = ("pass@1 (95 % CI)", f"pass@{samples}", *further, "truncated", "unknown")
     for heading in ("stage", "objective", *scores):
-        is_text, width = heading in ("stage", "objective"), 13 if heading.startswith("pass@1 (") else None
-        table.add_column(heading, justify="left" if is_text else "right", min_width=width, overflow="fold")
+        width = 13 if heading.startswith("pass@1 (") else len(heading)
+        side = "left" if heading in ("stage", "objective") else "right"
+        table.add_column(heading, justify=side, min_width=width, overflow="fold")
     if baseline is not None:
         table.add_row(BASE_MODEL, "–", *_cells(baseline, samples, further.values()))
     for outcome in judged:

@@ -132,7 +132,7 @@ def test_the_embedded_task_is_evaluated_greedily_too_and_its_work_described(
 ) -> None:
     answer = ArithmeticSource(num_problems=0, seed=42).load().held_out[0].answers[0]
     engine = TwoMinds(f"\\boxed {{ {answer} }}", f"first add 11 to 11 : {HASTE} 1 .\n\\boxed {{ 1 }}")
-    monkeypatch.setattr("redi_lab.verbs.evaluate.command.make_engine", lambda _config: engine)
+    monkeypatch.setattr("redi_lab.run.evaluation.make_engine", lambda _config: engine)
     metrics = evaluate("eval=arithmetic", "eval.limit=2")["metrics"]
     assert (metrics["pass_at_1"]["value"], metrics["haste"], "columns" in metrics) == (0.0, {"value": 1.0}, False)
     greedy = metrics["greedy_pass_at_1"]

@@ -35,7 +35,7 @@ def judged_run(
         key = evaluation_key(name, protocol, digest + benchmark)
         result = EvaluationResult(key, protocol, benchmark, digest + benchmark, name, score(rows, num_samples), rows)
         save_result(root / "cache" / "evaluations", result)
-        parts[benchmark] = {"evaluation": {"key": key}}
+        parts[benchmark] = {"evaluation": {"key": key, "protocol": protocol}}
     summary = next(iter(parts.values())) if len(parts) == 1 else {"benchmarks": parts}
     folder = root / f"{name}-folder"
     folder.mkdir()

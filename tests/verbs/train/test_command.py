@@ -87,7 +87,6 @@ def test_how_accuracy_is_measured_changes_no_training(tiny: Tiny, tmp_path: Path
     assert weights[0] == weights[1]
     curves = [read_curves(tmp_path / name / "metrics.jsonl") for name in ("sampled", "greedy")]
     assert curves[0]["train/loss"] == curves[1]["train/loss"]
-    assert curves[0]["val/mean_tokens"] != curves[1]["val/mean_tokens"]
 
 
 def test_another_objective_starts_from_the_same_sft_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
