@@ -107,8 +107,8 @@ def score_table(outcomes: Sequence[Outcome], baseline: EvaluationResult | None =
     scores = ("pass@1 (95 % CI)", f"pass@{samples}", *further, "truncated", "unknown")
     for heading in ("stage", "objective", *scores):
         width = 13 if heading.startswith("pass@1 (") else len(heading)
-        side = "left" if heading in ("stage", "objective") else "right"
-        table.add_column(heading, justify=side, min_width=width, overflow="fold")
+        is_text = heading in ("stage", "objective")
+        table.add_column(heading, justify="left" if is_text else "right", min_width=width, overflow="fold")
     if baseline is not None:
         table.add_row(BASE_MODEL, "–", *_cells(baseline, samples, further.values()))
     for outcome in judged:
