@@ -165,7 +165,7 @@ def quieten_libraries() -> None:
     for name in ("pytorch_lightning", "lightning.pytorch", "alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
-        r".*does not have many workers.*",  # packing a batch takes a millisecond
+        r".*does not have many workers.*",  # packing a batch takes milliseconds
         r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
         r".*Found .* module\(s\) in eval mode at the start of training.*",
         r".*You defined a `validation_step` but have no `val_dataloader`.*",
