@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from redi_lab.errors import UserError
 from redi_lab.generation.engines import Completion, SamplingParams
 from redi_lab.generation.transformers_engine import TransformersEngine
-from tests.evaluation.conftest import build_checkpoint
+from tests.generation.conftest import build_checkpoint
 
 PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5, 3, 5], [8, 9], [7, 9, 3, 2, 3]]
 STOPS = (22, 23)

@@ -98,7 +98,7 @@ def score_table(outcomes: Sequence[Outcome], baseline: EvaluationResult | None =
     problems = int(first.metrics["num_problems"])
     table = Table(title=f"{first.benchmark}: {problems} problems × {samples} samples", title_justify="left")
     # Narrow enough for 80 columns.
-    table.box, table.pad_edge, table.show_edge, table.collapse_padding = SIMPLE_HEAD, False, False, True
+    table.box, table.show_edge, table.padding = SIMPLE_HEAD, False, 0
     table.caption_justify = "left"
     further = {"SEM": "pass_at_1_sem"}
     if "haste" in first.metrics:
@@ -106,9 +106,12 @@ def score_table(outcomes: Sequence[Outcome], baseline: EvaluationResult | None =
         table.caption = "haste: answers with an addition done in the head; columns: additions by columns that are right"
     scores = ("pass@1 (95 % CI)", f"pass@{samples}", *further, "truncated", "unknown")
     for heading in ("stage", "objective", *scores):
-        width = 13 if heading.startswith("pass@1 (") else len(heading)
-        is_text = heading in ("stage", "objective")
-        table.add_column(heading, justify="left" if is_text else "right", min_width=width, overflow="fold")
+        if heading in ("stage", "objective"):
+            table.add_column(heading, overflow="fold")
+        elif heading.startswith("pass@1 ("):
+            table.add_column(heading, justify="right", width=13)
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
     if baseline is not None:
         table.add_row(BASE_MODEL, "–", *_cells(baseline, samples, further.values()))
     for outcome in judged:
