@@ -150,7 +150,7 @@ def test_servers_listen_on_this_machine_alone() -> None:
     assert command[command.index("--host") + 1] == "127.0.0.1"
     for file in (*(REPOSITORY / "redi_lab").rglob("*.py"), REPOSITORY / "Makefile"):
         assert "0.0.0.0" not in file.read_text(encoding="utf-8"), file
-    worker = (REPOSITORY / "redi_lab" / "evaluation" / "vllm_worker.py").read_text(encoding="utf-8")
+    worker = (REPOSITORY / "redi_lab" / "generation" / "vllm_worker.py").read_text(encoding="utf-8")
     assert 'setdefault("VLLM_HOST_IP", "127.0.0.1")' in worker
 
 

@@ -122,6 +122,11 @@ def settle_protocol(config: DictConfig, checkpoint: Path, record: TrainingRecord
         known = {"prompt_template": "{problem}", "thinking_prefix": "", "max_new_tokens": DEFAULT_NEW_TOKENS}
         config.eval.fit_context = config.eval.fit_context or "max_new_tokens" in left_open
     for key in left_open:
+        if record is not None and "${oc.env:" in str(known[key]):
+            raise UserError(
+                f"{checkpoint / RECORD_FILE}: {key} holds a variable of the environment that was not recorded; give"
+                f" eval.{key}=TEXT"
+            )
         config.eval[key] = known[key]
     if not left_open or record is not None or known is config.data:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,12 @@ def test_without_a_record_problems_of_a_data_group_are_put_as_it_says(tmp_path: 
 def test_problems_of_the_toy_are_refused_where_training_was_on_others(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data=jsonl data\.path=/traces\.jsonl"):
         settle_protocol(config_of(tmp_path), tmp_path, RECORD, uses_data=True)
+
+
+def test_a_prompt_that_held_a_variable_has_to_be_given_again(tmp_path: Path) -> None:
+    hidden = replace(RECORD, prompt_template="{problem} ${oc.env:MY_PHRASE}")
+    with pytest.raises(UserError, match=r"redi_lab\.json: prompt_template .*eval\.prompt_template=TEXT"):
+        settle_protocol(config_of(tmp_path, "eval=gsm8k", "protocol=as_trained"), tmp_path, hidden, uses_data=False)
+    config = config_of(tmp_path, "eval=gsm8k", "protocol=as_trained", "eval.prompt_template='{problem}?'")
+    settle_protocol(config, tmp_path, hidden, uses_data=False)
+    assert asked(config) == ("{problem}?", "<think>", 384)

@@ -170,7 +170,7 @@ def assert_columns_exist(experiment: Any, stage: Any) -> None:
     assert set(view["selectedColumns"]) <= has
     assert view["orderByKey"] in has
     assert view["searchFilter"].split("`")[1] in stage.data.tags
-    assert stage.data.params["objective"] == "redi α.8"
+    assert stage.data.params["objective"] == "redi α.5"
 
 
 def test_mlflow_holds_a_run_for_the_command_and_one_for_each_stage(tiny: Tiny, tmp_path: Path) -> None:
