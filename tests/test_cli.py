@@ -15,7 +15,6 @@ import pytest
 
 from redi_lab.cli import _VERBS, main
 from tests.conftest import REPOSITORY, TINY_TASK
-from tests.verbs.train.test_command import run
 
 
 def command(*arguments: str, cwd: Path, path: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
@@ -86,27 +85,33 @@ def test_compare_without_runs_says_so(tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_compare_writes_a_page_of_the_last_two_runs(
-    tiny: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_hydras_flags_work_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for alpha in (0.2, 0.8):
-        run(tiny(f"loss.alpha={alpha}", "eval=none"), tmp_path / "outputs" / "runs" / f"a{alpha}")
-    folder = tmp_path / "comparison"
-    main(["compare", f"paths.outputs_dir={tmp_path / 'outputs'}", f"paths.output_dir={folder}"])
-    page = (folder / "index.html").read_text()
-    assert len(json.loads((folder / "summary.json").read_text())["runs"]) == 2
-    assert "<th>loss.alpha</th>" in page
-    assert "<th>optimizer.lr</th>" not in page  # the same in both
-    assert f"Results:    {folder}" in capsys.readouterr().out
-
-
-def test_hydras_flags_work_from_any_folder(tmp_path: Path) -> None:
-    done = command("--cfg", "job", "loss.alpha=0.3", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "alpha: 0.3" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    main(["--cfg", "job", "loss.alpha=0.3"])
+    assert "alpha: 0.3" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 
+def test_multirun_starts_a_process_for_each_value(
+    tiny: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr("redi_lab.cli.subprocess.run", lambda line, check: started.append(line))
+    monkeypatch.chdir(tmp_path)
+    main(["-m", "loss.alpha=0.2,0.5", *tiny("eval=none")])
+    assert [line[1:3] for line in started] == [["-m", "redi_lab"]] * 2
+    assert [[a for a in line if a.startswith("loss.alpha=")] for line in started] == [
+        ["loss.alpha=0.2"],
+        ["loss.alpha=0.5"],
+    ]
+    folders = [line[-1] for line in started]
+    assert folders[0].startswith("paths.output_dir=")
+    assert [folder[-2:] for folder in folders] == ["-0", "-1"]
+
+
+@pytest.mark.slow
 def test_multirun_runs_each_value(tiny: Callable[..., list[str]], tmp_path: Path) -> None:
     done = command("-m", "loss.alpha=0.2,0.5", *tiny("eval=none"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -115,11 +120,16 @@ def test_multirun_runs_each_value(tiny: Callable[..., list[str]], tmp_path: Path
     assert sorted(s["stages"][0]["is_reused"] for s in summaries) == [False, True]
 
 
-def test_a_mistake_behind_hydras_flags_is_one_line_too(tmp_path: Path) -> None:
-    done = command("-m", "loss.alpha=7,0.2", "paths.outputs_dir=outputs", "logger=none", "debug=none", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "loss.alpha=7" in done.stderr
+def test_a_mistake_behind_hydras_flags_is_one_line_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["-m", "loss.alpha=7,0.2", "paths.outputs_dir=outputs", "logger=none", "debug=none"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "loss.alpha=7" in said
 
 
 def test_an_installed_wheel_brings_its_configuration(tmp_path: Path) -> None:
@@ -128,20 +138,18 @@ def test_an_installed_wheel_brings_its_configuration(tmp_path: Path) -> None:
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()
     zipfile.ZipFile(tmp_path / done.stdout.split()[-1]).extractall(site)
-    shown = command("--cfg", "job", "+experiment=redi_1p5b", cwd=elsewhere, path=site)
-    assert shown.returncode == 0, shown.stderr
-    assert "name: redi_1p5b" in shown.stdout
-    where = command("loss=foo", cwd=elsewhere, path=site)
-    assert "choose dpo, mild_redi, redi, sft, simpo, symmetric_redi" in where.stderr
-    origin = subprocess.run(
-        [sys.executable, "-c", "import redi_lab.config.compose as c; print(c.CONFIG_DIR)"],
-        env={**os.environ, "PYTHONPATH": str(site)},
-        cwd=elsewhere,
-        capture_output=True,
-        text=True,
-        check=True,
+    script = (
+        "import redi_lab.config.compose as c\nfrom redi_lab.cli import main\nprint(c.CONFIG_DIR)\n"
+        "main(['--cfg', 'job', '+experiment=redi_1p5b'])\nmain(['loss=foo'])\n"
     )
-    assert Path(origin.stdout.strip()) == site / "redi_lab" / "conf"
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    shown = subprocess.run(
+        [sys.executable, "-c", script], cwd=elsewhere, env=environment, capture_output=True, text=True, check=False
+    )
+    assert shown.stdout.startswith(f"{site / 'redi_lab' / 'conf'}\n"), shown.stderr
+    assert "name: redi_1p5b" in shown.stdout
+    assert shown.returncode == 2
+    assert "choose dpo, mild_redi, redi, sft, simpo, symmetric_redi" in shown.stderr
 
 
 def test_the_version_is_that_of_redi_lab(capsys: pytest.CaptureFixture[str]) -> None:
