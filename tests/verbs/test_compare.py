@@ -154,7 +154,7 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path) -> None:
         run_compare(tmp_path, ("a", str(folder)))
     with pytest.raises(UserError, match="'b' is neither an output folder nor"):
         run_compare(tmp_path, ("a", "b"))
-    with pytest.raises(UserError, match="last must be at least 2"):
+    with pytest.raises(UserError, match="last=1: must be at least 2"):
         run_compare(tmp_path, last=1)
     make_run(tmp_path / "b").joinpath("summary.json").write_text("{")
     with pytest.raises(UserError, match=r"/b: no results folder with a readable summary\.json"):
