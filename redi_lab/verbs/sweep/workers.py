@@ -1,7 +1,7 @@
 """The worker processes of one machine, and the bar that shows how far the study is.
 
 A worker lives as long as there are trials, so that imports are paid once. It ends with the process that started it,
-however that ends; one that dies of itself is replaced, and its trial is retried when its lease is over.
+however that ends; one that dies is replaced, and its trial is retried when its lease is over.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -25,33 +25,33 @@ from redi_lab.errors import RunInterruptedError, UserError
 from redi_lab.files import explained, naming
 from redi_lab.run.screen import progress_bar
 from redi_lab.verbs.sweep.results import best_trial, is_feasible
-from redi_lab.verbs.sweep.study import RunTraining, Sweep, work
+from redi_lab.verbs.sweep.study import RunTraining, Sweep
+from redi_lab.verbs.sweep.trial import work
 
 _POLL_SECONDS = 1.0
 _FAREWELL_SECONDS = 20.0
 _GPUS = Path("/proc/driver/nvidia/gpus")
 
 
-def run_workers(sweep: Sweep, study: optuna.Study, starts: Sequence[str] = (), run: RunTraining | None = None) -> None:
+def run_workers(sweep: Sweep, study: optuna.Study, run: RunTraining | None = None) -> None:
     """Run what waits in the study with as many processes as the sweep asks for, behind a progress bar.
 
     Args:
         sweep: the study and how its trials run.
         study: the same, to look at.
-        starts: seeds, as overrides, for which the stage before the trials is trained first.
         run: trains once; None: as the verb train does. Workers import it, so it has to be a function of a module.
 
     Raises:
         UserError: a worker gave up, with its message, or workers die again and again.
     """
-    crew = _Crew(sweep, starts, run)
+    crew = _Crew(sweep, run)
     try:
         with progress_bar() as progress:
             task = progress.add_task(sweep.name, total=None)
             while crew.is_working():
                 done, total, text = _describe(study)
                 progress.update(task, completed=done, total=total, description=f"{sweep.name}: {text}")
-                time.sleep(_POLL_SECONDS)
+                crew.wait(_POLL_SECONDS)
     except (KeyboardInterrupt, RunInterruptedError):
         crew.interrupt()
         raise
@@ -61,32 +61,33 @@ def run_workers(sweep: Sweep, study: optuna.Study, starts: Sequence[str] = (), r
 
 
 def worker_environment(index: int, number: int, environment: Mapping[str, str], num_gpus: int) -> dict[str, str]:
-    """What one of several workers of a machine finds in its environment: its share of the cores, and one GPU.
+    """The environment variables of one of several workers of a machine: its share of the cores, and one GPU.
 
     Args:
         index: of the worker, from 0.
         number: of workers.
-        environment: of the command; what it says of threads is kept, and its visible GPUs are shared out.
+        environment: of the command; its number of threads is kept, and its visible GPUs are shared out.
         num_gpus: of the machine.
     """
+    if number == 1:
+        return {}
     share = max(1, len(os.sched_getaffinity(0)) // number)
-    found = {} if number == 1 else {"OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS", str(share))}
     visible = environment.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(num_gpus))))
     devices = [device for device in visible.split(",") if device]
-    return found | ({"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} if number > 1 and devices else {})
+    gpu = {"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} if devices else {}
+    return {"OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS", str(share))} | gpu
 
 
 class _Crew:
     """The processes; one that dies is replaced a few times."""
 
-    def __init__(self, sweep: Sweep, starts: Sequence[str], run: RunTraining | None) -> None:
+    def __init__(self, sweep: Sweep, run: RunTraining | None) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._complaints = self._context.SimpleQueue()
-        self._sweep, self._starts, self._run = sweep, list(starts), run
+        self._sweep, self._run = sweep, run
         self._spare = sweep.settings.max_retries
-        self._number = sweep.settings.num_workers
         self._exit_codes: list[int] = []
-        self._workers = [self._start(index) for index in range(self._number)]
+        self._workers = [self._start(index) for index in range(sweep.settings.num_workers)]
 
     def is_working(self) -> bool:
         """Whether any worker is; replaces those that died."""
@@ -97,6 +98,10 @@ class _Crew:
                     self._spare -= 1
                     self._workers[index] = self._start(index)
         return any(worker.is_alive() for worker in self._workers)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until a worker ends, and no longer than this."""
+        wait([worker.sentinel for worker in self._workers if worker.is_alive()], seconds)
 
     def interrupt(self) -> None:
         """Have each give its trial back and end; a signal to the command alone does not reach them."""
@@ -110,35 +115,31 @@ class _Crew:
             worker.join()
 
     def complain(self) -> None:
-        """Say what went wrong."""
+        """Raise what went wrong."""
         if not self._complaints.empty():
             raise UserError(self._complaints.get())
         if any(worker.exitcode for worker in self._workers):
             raise UserError(
-                f"worker processes died (exit codes {', '.join(map(str, self._exit_codes))}; -9 is mostly a lack of"
-                " memory); the same command goes on with the study"
+                f"worker processes died (exit codes {', '.join(map(str, self._exit_codes))}; -9 mostly means too little"
+                f" memory; the last lines of {self._sweep.folder}/trials/*/*/screen.log may say more); the same command"
+                " continues the study"
             )
 
     def _start(self, index: int) -> BaseProcess:
-        own = worker_environment(index, self._number, os.environ, len(list(_GPUS.glob("*"))))
-        turn = index % max(len(self._starts), 1)  # so that several workers train several starts at once
-        starts = [*self._starts[turn:], *self._starts[:turn]]
-        worker = self._context.Process(target=_work, args=(self._sweep, starts, self._run, self._complaints))
-        with _environment(own):
-            worker.start()
+        num_workers, num_gpus = self._sweep.settings.num_workers, len(list(_GPUS.glob("*")))
+        own = worker_environment(index, num_workers, os.environ, num_gpus)
+        worker = self._context.Process(target=_work, args=(self._sweep, self._run, self._complaints, own))
+        worker.start()
         return worker
 
 
-def _work(sweep: Sweep, starts: Sequence[str], run: RunTraining | None, complaints: Any) -> None:
-    """In the worker process."""
+def _work(sweep: Sweep, run: RunTraining | None, complaints: Any, environment: Mapping[str, str]) -> None:
+    """In the worker process; torch, which reads the environment once, is imported with `train`."""
+    os.environ.update(environment)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         if run is None:
-            from redi_lab.verbs.sweep.trial_run import train, train_start
-
-            run = train
-            for start in starts:
-                train_start([*sweep.overrides, *sweep.local_overrides, start], sweep.folder / "start" / f"{start}.log")
+            from redi_lab.verbs.sweep.trial_run import train as run
         with naming(sweep.folder):
             work(sweep, run)
     except Exception as error:
@@ -157,21 +158,6 @@ def _end_with_parent() -> None:
     _thread.interrupt_main()  # gives the trial back
     time.sleep(_FAREWELL_SECONDS)
     os._exit(1)
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """A spawned process takes over the environment of the moment."""
-    before = {key: os.environ.get(key) for key in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
 
 
 def _describe(study: optuna.Study) -> tuple[int, int, str]:

@@ -18,22 +18,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from redi_lab.config.schema import SweepConfig
 from redi_lab.errors import RunInterruptedError, UserError
 from redi_lab.run.interrupted import interruptible
 from redi_lab.verbs.sweep.claims import Claims, fixed_parameters
 from redi_lab.verbs.sweep.results import best_trial, budget, view_trials
-from redi_lab.verbs.sweep.space import grid, parse_space
-from redi_lab.verbs.sweep.study import (
-    Report,
-    RunResult,
-    RunSpec,
-    Sweep,
-    make_sampler,
-    open_study,
-    violation,
-    work,
-)
+from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, make_sampler, open_study
+from redi_lab.verbs.sweep.trial import violation, work
 from redi_lab.verbs.sweep.workers import run_workers, worker_environment
 from tests.conftest import REPOSITORY
 from tests.verbs.sweep import fakes
@@ -41,12 +31,9 @@ from tests.verbs.sweep import fakes
 
 def planned(sweep: Sweep, lease_seconds: float = 60.0) -> tuple[optuna.Study, Claims]:
     """The study with its budget waiting."""
-    study, storage = open_study(sweep)
-    claims = Claims(study, storage, sweep.settings.storage, lease_seconds, sweep.settings.max_retries)
-    if sweep.settings.sampler == "grid":
-        claims.plan_points(grid(sweep.space))
-    else:
-        claims.plan(sweep.settings.num_trials or 0)
+    study = open_study(sweep)
+    claims = Claims(study, fakes.changed(sweep, lease_seconds=lease_seconds).settings)
+    claims.plan(sweep.budget())
     return study, claims
 
 
@@ -78,11 +65,11 @@ def test_a_study_with_one_worker_is_reproducible_and_its_trials_differ(tmp_path:
 
 
 def test_workers_that_start_together_do_not_propose_the_same(tmp_path: Path) -> None:
-    space = parse_space(fakes.SPACE)
+    sweep = fakes.make_sweep(tmp_path, sampler="random")
     study = optuna.create_study()
     first = []
     for number in range(2):
-        study.sampler = make_sampler(SweepConfig(sampler="random"), space, seed=0, trial_number=number)
+        study.sampler = make_sampler(sweep, number)
         first.append(study.ask().suggest_float("x", 0, 1))
     assert first[0] != first[1]
 
@@ -91,7 +78,7 @@ def test_a_grid_is_run_once_point_by_point(tmp_path: Path) -> None:
     space = {"loss": ["redi", "dpo"], "loss.beta": {"choices": [0.1, 1.0], "when": {"loss": "dpo"}}}
     sweep = fakes.make_sweep(tmp_path, space=space, sampler="grid", num_trials=None)
     study, claims = planned(sweep)
-    claims.plan_points(grid(sweep.space))
+    claims.plan(sweep.budget())
     work(sweep, fakes.train)
     assert sorted(str(trial.user_attrs["values"]) for trial in study.trials) == [
         "{'loss': 'dpo', 'loss.beta': 0.1}",
@@ -169,7 +156,7 @@ def test_a_collapse_is_told_with_its_worst_value_its_step_and_a_violated_constra
     assert best_trial(study) is None
     view = view_trials(study)
     assert (view[0].outcome, view[0].step, view[0].reason) == ("collapsed", 20, "both fell")
-    assert (budget(view).steps, budget(view).planned_steps) == (20, 100)
+    assert (budget(view)["steps"], budget(view)["planned_steps"]) == (20, 100)
 
 
 def test_an_earlier_collapse_is_worse_and_health_is_no_violation() -> None:
@@ -207,7 +194,7 @@ def test_a_trial_that_is_behind_is_pruned(tmp_path: Path) -> None:
     assert states(study)["PRUNED"] >= 2
     view = [trial for trial in view_trials(study) if trial.outcome == "pruned"]
     assert all(trial.reason == "behind" and trial.step is not None and 0 < trial.step < 100 for trial in view)
-    assert budget(view).steps < budget(view).planned_steps == 100 * len(view)
+    assert budget(view)["steps"] < budget(view)["planned_steps"] == 100 * len(view)
     best = best_trial(study)
     assert best is not None
     assert best.params["optimizer.lr"] == max(trial.params["optimizer.lr"] for trial in study.trials)
@@ -245,7 +232,7 @@ def test_a_metric_that_is_never_measured_is_a_failure(tmp_path: Path) -> None:
 def test_another_study_of_the_same_name_is_refused(change: dict[str, Any], key: str, tmp_path: Path) -> None:
     open_study(fakes.make_sweep(tmp_path))
     open_study(fakes.make_sweep(tmp_path, num_trials=9, sampler="gp", num_workers=3))  # these may change
-    with pytest.raises(UserError, match=f"study fake in journal:///.* was begun with other {key}"):
+    with pytest.raises(UserError, match=f"study fake in journal:///.* was begun with {key}="):
         open_study(fakes.make_sweep(tmp_path, **change))
 
 
@@ -310,8 +297,7 @@ def test_after_a_kill_nothing_is_lost_or_run_twice(storage: str, tmp_path: Path)
         time.sleep(0.01)
     worker.send_signal(signal.SIGKILL)
     worker.wait()
-    quick = replace(sweep, settings=replace(sweep.settings, lease_seconds=0.2))
-    work(quick, fakes.log_and_train, poll_seconds=0.05)
+    work(fakes.changed(sweep, lease_seconds=0.2), fakes.log_and_train, poll_seconds=0.05)
     assert states(study) == {"COMPLETE": 6, "FAIL": 1}
     ended = [line.split()[2:4] for line in log.read_text().splitlines() if line.startswith("ended")]
     assert len(ended) == len({tuple(values) for values in ended}) == 6
