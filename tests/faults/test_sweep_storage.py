@@ -52,7 +52,7 @@ def test_a_locked_sqlite_file_is_waited_for(tmp_path: Path) -> None:
             with closing(sqlite3.connect(database, isolation_level=None)) as connection:
                 connection.execute("BEGIN EXCLUSIVE")
                 is_locked.set()
-                time.sleep(1)
+                time.sleep(0.3)
 
         threading.Thread(target=hold).start()
         assert is_locked.wait(10)

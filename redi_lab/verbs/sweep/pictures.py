@@ -92,7 +92,7 @@ class Axis:
         return math.log(value) if self._is_log else float(value)
 
 
-def plot_with_optuna(study: optuna.Study, folder: Path) -> list[Path]:
+def plot_with_optuna(study: optuna.Study, metric: str, folder: Path) -> list[Path]:
     """Parallel coordinates and importances (PED-ANOVA); none that too few or too equal trials cannot fill."""
     import matplotlib
     from matplotlib import pyplot
@@ -108,7 +108,11 @@ def plot_with_optuna(study: optuna.Study, folder: Path) -> list[Path]:
     for name, plot in drawn.items():
         with matplotlib.rc_context(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about parameters with a single value; they get 0
-            figure = plot(study).figure
+            axes = plot(study, target_name=metric)
+            axes.set_title("")  # it would lie on the legend
+            for lines in axes.collections:
+                lines.set_cmap(_COLOURS)  # in Optuna's colours the worst, and so every collapsed trial, is white
+            figure = axes.figure
             figure.set(size_inches=(9.0, 5.0), layout_engine="tight")
             files.append(save_figure(figure, folder / f"{name}.png"))
             pyplot.close(figure)

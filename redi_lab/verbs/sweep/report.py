@@ -34,12 +34,15 @@ def write_report(sweep: Sweep, study: optuna.Study, confirmation: Confirmation |
     """
     trials, page = view_trials(study), sweep.folder / PAGE
     map_file = plot_map(trials, sweep.space, sweep.settings.metric, sweep.folder / "map.png", _title(sweep))
-    pictures = [*([] if map_file is None else [map_file]), *plot_with_optuna(study, sweep.folder)]
-    told = "".join(f"<p>{html.escape(line)}</p>\n" for line in conclusions(sweep, study, confirmation))
+    pictures = [
+        *([] if map_file is None else [map_file]),
+        *plot_with_optuna(study, sweep.settings.metric, sweep.folder),
+    ]
+    sentences = "".join(f"<p>{html.escape(line)}</p>\n" for line in conclusions(sweep, study, confirmation))
     images = "".join(embedded_image(picture.stem, picture) for picture in pictures)
     storage = html.escape(redact(sweep.settings.storage).removeprefix("journal://"))
     body = f"""<h1>{html.escape(sweep.name)}</h1>
-{told}<h2>Plots</h2>
+{sentences}<h2>Plots</h2>
 {images}
 <h2>Trials</h2>
 {_table(sweep, trials)}

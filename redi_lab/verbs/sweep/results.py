@@ -27,7 +27,7 @@ class TrialView:
         values: By override path.
         outcome: finished, collapsed, pruned or failed.
         value: Mean of the metric over seeds; of a pruned trial the last measurement; None if there is none.
-        interval: Of the value, 95 %: over seeds if there are several, else over problems; None if unknown.
+        interval: 95 % interval of the value: over seeds if there are several, else over problems; None if unknown.
         step: At which it collapsed or was pruned.
         reason: In words.
         steps: Optimizer steps taken, over all seeds.

@@ -28,12 +28,12 @@ class Sweep:
     """All that a worker needs to know; it travels to worker processes.
 
     Attributes:
-        name: Of the study.
+        name: The study's name.
         folder: Where trials and report go.
         settings: The group `sweep`.
-        overrides: Of the training run that all trials share.
+        overrides: Those of the training run that all trials share.
         local_overrides: Further ones that change no result: paths of this machine, no final evaluation.
-        seed: Of the sampler.
+        seed: The sampler's seed.
         parent_run_id: MLflow run under which the trials' runs are nested.
     """
 
@@ -66,12 +66,12 @@ class RunSpec:
     """One training run of a trial.
 
     Attributes:
-        overrides: Of the training run, seed included.
-        folder: For its results; it does not exist yet.
+        overrides: All that make the run, seed included.
+        folder: Its results go here; it does not exist yet.
         metric: What is reported.
         mode: Whether it should be high (max) or low (min).
         parent_run_id: MLflow run to nest it under.
-        tags: Of its MLflow run.
+        tags: Tags of its MLflow run.
     """
 
     overrides: tuple[str, ...]

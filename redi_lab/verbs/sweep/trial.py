@@ -128,7 +128,7 @@ def _report(study: optuna.Study, trial: Trial, results: Sequence[RunResult], swe
 
 
 def violation(result: RunResult) -> float:
-    """Of the constraint `collapse`: −1 without one, else the share of training that was missed, in (0, 1]."""
+    """The value of the constraint `collapse`: −1 without one, else the share of training that was missed, in (0, 1]."""
     if result.collapse_step is None:
         return -1.0
     planned = max(result.planned_steps, result.collapse_step, 1)

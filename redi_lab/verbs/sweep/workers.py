@@ -44,20 +44,51 @@ def run_workers(sweep: Sweep, study: optuna.Study, run: RunTraining | None = Non
     Raises:
         UserError: a worker gave up, with its message, or workers die again and again.
     """
-    crew = _Crew(sweep, run)
+    context, num_workers = multiprocessing.get_context("spawn"), sweep.settings.num_workers
+    complaints = context.SimpleQueue()
+
+    def start(index: int) -> BaseProcess:
+        own = worker_environment(index, num_workers, os.environ, len(list(_GPUS.glob("*"))))
+        worker = context.Process(target=_work, args=(sweep, run, complaints, own))
+        worker.start()
+        return worker
+
+    workers = {index: start(index) for index in range(num_workers)}
+    deaths: list[int] = []
     try:
         with progress_bar() as progress:
             task = progress.add_task(sweep.name, total=None)
-            while crew.is_working():
+            while workers:
                 done, total, text = _describe(study)
                 progress.update(task, completed=done, total=total, description=f"{sweep.name}: {text}")
-                crew.wait(_POLL_SECONDS)
+                wait([worker.sentinel for worker in workers.values()], _POLL_SECONDS)
+                for index in _take_the_dead(workers, deaths):
+                    if len(deaths) <= sweep.settings.max_retries:
+                        workers[index] = start(index)
     except (KeyboardInterrupt, RunInterruptedError):
-        crew.interrupt()
+        for worker in workers.values():
+            assert worker.pid is not None
+            os.kill(worker.pid, signal.SIGINT)  # gives its trial back; a signal to the command alone does not reach it
         raise
     finally:
-        crew.join()
-    crew.complain()
+        for worker in workers.values():
+            worker.join()
+    if not complaints.empty():
+        raise UserError(complaints.get())
+    if len(deaths) > sweep.settings.max_retries:
+        raise UserError(
+            f"worker processes died (exit codes {', '.join(map(str, deaths))}; -9 mostly means too little memory; the"
+            f" last lines of {sweep.folder}/trials/*/*/screen.log may say more); the same command continues the study"
+        )
+
+
+def _take_the_dead(workers: dict[int, BaseProcess], deaths: list[int]) -> list[int]:
+    """Take out the workers that have ended; add the exit codes of those that died to `deaths`, and name them."""
+    ended = {index: worker.exitcode for index, worker in workers.items() if worker.exitcode is not None}
+    for index in ended:
+        del workers[index]
+    deaths += [code for code in ended.values() if code]
+    return [index for index, code in ended.items() if code]
 
 
 def worker_environment(index: int, number: int, environment: Mapping[str, str], num_gpus: int) -> dict[str, str]:
@@ -78,61 +109,6 @@ def worker_environment(index: int, number: int, environment: Mapping[str, str], 
     return {"OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS", str(share))} | gpu
 
 
-class _Crew:
-    """The processes; one that dies is replaced a few times."""
-
-    def __init__(self, sweep: Sweep, run: RunTraining | None) -> None:
-        self._context = multiprocessing.get_context("spawn")
-        self._complaints = self._context.SimpleQueue()
-        self._sweep, self._run = sweep, run
-        self._spare = sweep.settings.max_retries
-        self._exit_codes: list[int] = []
-        self._workers = [self._start(index) for index in range(sweep.settings.num_workers)]
-
-    def is_working(self) -> bool:
-        """Whether any worker is; replaces those that died."""
-        for index, worker in enumerate(self._workers):
-            if worker.exitcode not in (None, 0):
-                self._exit_codes.append(worker.exitcode)
-                if self._spare > 0:
-                    self._spare -= 1
-                    self._workers[index] = self._start(index)
-        return any(worker.is_alive() for worker in self._workers)
-
-    def wait(self, seconds: float) -> None:
-        """Wait until a worker ends, and no longer than this."""
-        wait([worker.sentinel for worker in self._workers if worker.is_alive()], seconds)
-
-    def interrupt(self) -> None:
-        """Have each give its trial back and end; a signal to the command alone does not reach them."""
-        for worker in self._workers:
-            if worker.pid is not None and worker.is_alive():
-                os.kill(worker.pid, signal.SIGINT)
-
-    def join(self) -> None:
-        """Wait for all."""
-        for worker in self._workers:
-            worker.join()
-
-    def complain(self) -> None:
-        """Raise what went wrong."""
-        if not self._complaints.empty():
-            raise UserError(self._complaints.get())
-        if any(worker.exitcode for worker in self._workers):
-            raise UserError(
-                f"worker processes died (exit codes {', '.join(map(str, self._exit_codes))}; -9 mostly means too little"
-                f" memory; the last lines of {self._sweep.folder}/trials/*/*/screen.log may say more); the same command"
-                " continues the study"
-            )
-
-    def _start(self, index: int) -> BaseProcess:
-        num_workers, num_gpus = self._sweep.settings.num_workers, len(list(_GPUS.glob("*")))
-        own = worker_environment(index, num_workers, os.environ, num_gpus)
-        worker = self._context.Process(target=_work, args=(self._sweep, self._run, self._complaints, own))
-        worker.start()
-        return worker
-
-
 def _work(sweep: Sweep, run: RunTraining | None, complaints: Any, environment: Mapping[str, str]) -> None:
     """In the worker process; torch, which reads the environment once, is imported with `train`."""
     os.environ.update(environment)
@@ -143,10 +119,10 @@ def _work(sweep: Sweep, run: RunTraining | None, complaints: Any, environment: M
         with naming(sweep.folder):
             work(sweep, run)
     except Exception as error:
-        told = error if isinstance(error, UserError) else explained(error)
-        if told is None:
+        message = error if isinstance(error, UserError) else explained(error)
+        if message is None:
             raise
-        complaints.put(str(told))
+        complaints.put(str(message))
     except (KeyboardInterrupt, RunInterruptedError):
         pass  # the trial was given back; the command itself says that it was interrupted
 

@@ -139,7 +139,10 @@ def test_a_problem_that_every_seed_answers_counts_once() -> None:
     assert "not told apart from" in compare_arms((7,), *single).verdict()
 
 
-def test_a_winner_is_confirmed_by_workers_on_fresh_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_winner_is_confirmed_on_fresh_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redi_lab.verbs.sweep.confirm.run_workers", lambda arm, study, run: work(arm, run))
     sweep = fakes.make_sweep(tmp_path, num_trials=5, confirm_seeds=[101, 102])
     study, _ = planned(sweep)
     work(sweep, fakes.train)

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -24,7 +25,7 @@ from redi_lab.verbs.sweep.claims import Claims, fixed_parameters
 from redi_lab.verbs.sweep.results import best_trial, budget, view_trials
 from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, make_sampler, open_study
 from redi_lab.verbs.sweep.trial import violation, work
-from redi_lab.verbs.sweep.workers import run_workers, worker_environment
+from redi_lab.verbs.sweep.workers import _take_the_dead, run_workers, worker_environment
 from tests.conftest import REPOSITORY
 from tests.verbs.sweep import fakes
 
@@ -236,44 +237,56 @@ def test_another_study_of_the_same_name_is_refused(change: dict[str, Any], key: 
         open_study(fakes.make_sweep(tmp_path, **change))
 
 
-def test_a_trial_whose_worker_is_silent_is_given_to_another_a_few_times(tmp_path: Path) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The time that observers of a study see, as `now`."""
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr("redi_lab.verbs.sweep.claims.time", clock)
+    return clock
+
+
+def test_a_trial_whose_worker_is_silent_is_given_to_another_a_few_times(tmp_path: Path, clock: SimpleNamespace) -> None:
     sweep = fakes.make_sweep(tmp_path, num_trials=1, max_retries=1)
-    study, claims = planned(sweep, lease_seconds=0.05)
+    study, claims = planned(sweep, lease_seconds=60)
     dead = claims.claim()
     assert dead is not None
     assert claims.claim() is None  # seen for the first time
-    time.sleep(0.1)
+    clock.now = 61.0
     again = claims.claim()
     assert again is not None
     assert fixed_parameters(again) == fixed_parameters(dead)
-    assert study.trials[0].user_attrs["interrupted"] == "no sign of life for 0.05 s"
+    assert study.trials[0].user_attrs["interrupted"] == "no sign of life for 60 s"
     claims.claim()
-    time.sleep(0.1)
+    clock.now = 122.0
     assert claims.claim() is None
     assert "given up" in study.trials[1].user_attrs["error"]
     assert not claims.is_any_running()
 
 
-def test_a_worker_that_gives_signs_of_life_keeps_its_trial(tmp_path: Path) -> None:
-    _, claims = planned(fakes.make_sweep(tmp_path, num_trials=1), lease_seconds=0.3)
-    _, observer = planned(fakes.make_sweep(tmp_path, num_trials=1), lease_seconds=0.3)
+def test_a_worker_that_gives_signs_of_life_keeps_its_trial(tmp_path: Path, clock: SimpleNamespace) -> None:
+    study, claims = planned(fakes.make_sweep(tmp_path, num_trials=1), lease_seconds=0.01)
+    _, observer = planned(fakes.make_sweep(tmp_path, num_trials=1), lease_seconds=60)
     trial = claims.claim()
     assert trial is not None
     with claims.held(trial):
-        for _ in range(5):
-            time.sleep(0.2)
+        for _ in range(3):
             assert observer.claim() is None
+            before = study.trials[0].user_attrs["beat"]
+            while study.trials[0].user_attrs["beat"] == before:
+                time.sleep(0.001)
+            clock.now += 61.0
     assert observer.is_any_running()
 
 
-def test_a_result_that_comes_after_the_lease_is_dropped(tmp_path: Path) -> None:
+def test_a_result_that_comes_after_the_lease_is_dropped(tmp_path: Path, clock: SimpleNamespace) -> None:
     sweep = fakes.make_sweep(tmp_path, num_trials=1)
-    study, other = planned(sweep, lease_seconds=0.05)
+    study, other = planned(sweep)
 
     def slow(spec: RunSpec, report: Report) -> RunResult:
         if len(study.trials) == 1:
             other.claim()
-            time.sleep(0.1)
+            clock.now = 61.0
             assert other.claim() is not None  # gives it to a worker that never ends: here, to nobody
             study._storage.set_trial_state_values(study.trials[1]._trial_id, TrialState.FAIL)
         return fakes.train(spec, report)
@@ -282,6 +295,7 @@ def test_a_result_that_comes_after_the_lease_is_dropped(tmp_path: Path) -> None:
     assert states(study) == {"FAIL": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["sqlite", "journal"])
 def test_after_a_kill_nothing_is_lost_or_run_twice(storage: str, tmp_path: Path) -> None:
     """SIGKILL during the third trial: two are kept, the third is run again with the same parameters."""
@@ -306,6 +320,14 @@ def test_after_a_kill_nothing_is_lost_or_run_twice(storage: str, tmp_path: Path)
     assert retry.params == interrupted.params
 
 
+def test_workers_that_died_are_told_from_those_that_are_done() -> None:
+    workers: dict[int, Any] = {index: SimpleNamespace(exitcode=code) for index, code in enumerate((None, 0, -9))}
+    deaths = [1]
+    assert _take_the_dead(workers, deaths) == [2]
+    assert (list(workers), deaths) == ([0], [1, -9])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["sqlite", "journal"])
 def test_two_workers_share_a_study_and_one_that_dies_is_replaced(storage: str, tmp_path: Path) -> None:
     sweep = fakes.make_sweep(tmp_path, storage, num_trials=8, num_workers=2, lease_seconds=1.0)
