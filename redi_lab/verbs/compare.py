@@ -55,7 +55,7 @@ class _Run:
         score = (self.summary.get("metrics") or {}).get("pass_at_1")
         if not isinstance(score, Mapping) or not isinstance(score.get("value"), int | float):
             return _MISSING
-        value, low, high = (score.get(key) for key in ("value", "ci_low", "ci_high"))
+        value, low, high = score["value"], score.get("ci_low"), score.get("ci_high")
         interval = "" if low is None or high is None else f" (95 % CI {100 * low:.1f}–{100 * high:.1f})"
         return f"{100 * value:.1f} %{interval}"
 

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from redi_lab.cli import main
 from redi_lab.config.compose import load_config
 from redi_lab.run import preflight
-from redi_lab.tracking.store import MlflowStore
+from redi_lab.tracking.store import MlflowStore, StoreError
 from redi_lab.verbs.doctor import checks
 from redi_lab.verbs.doctor import command as doctor
 from redi_lab.verbs.doctor.checks import Finding
@@ -112,24 +112,41 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert only(checks.check_hub()).what.startswith("switched off by HF_HUB_OFFLINE; ")
 
 
-def test_a_store_that_is_locked_or_of_another_version(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        ("database is locked", "end what holds it (redi-lab ui?)"),
+        ("schema 1, wanted 2", "mlflow db upgrade sqlite:////tmp/m.db"),
+        ("file is not a database", "logger.tracking_uri=URI"),
+    ],
+)
+def test_a_store_that_does_not_work_is_a_warning(error: str, fix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: str) -> str:
+        raise StoreError(error)
+
+    monkeypatch.setattr("redi_lab.tracking.health.check_store", refuse)
+    finding = only(checks.check_mlflow("sqlite:////tmp/m.db", "redi_lab"))
+    assert (finding.status, finding.fix) == ("warning", fix)
+    assert finding.what.startswith(error)
+
+
+def test_a_store_that_is_not_there_yet_is_not_made(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
-    uri = f"sqlite:///{path}"
-
-    def check() -> Finding:
-        return only(checks.check_mlflow(uri, "redi_lab"))
-
-    assert check() == Finding("ok", f"{path}: made by the first run")
+    assert only(checks.check_mlflow(f"sqlite:///{path}", "redi_lab")).status == "ok"
     assert not path.exists()
-    MlflowStore(uri, "redi_lab")
-    assert check().what.startswith(f"{path}: can be written, schema ")
+    assert only(checks.check_mlflow(None, "redi_lab")).status == "ok"
+
+
+@pytest.mark.slow
+def test_a_real_store_that_is_locked_or_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    MlflowStore(f"sqlite:///{path}", "redi_lab")
+    assert only(checks.check_mlflow(f"sqlite:///{path}", "redi_lab")).status == "ok"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
-        finding = check()
-    assert (finding.status, finding.fix) == ("warning", "end what holds it (redi-lab ui?)")
+        assert "locked" in only(checks.check_mlflow(f"sqlite:///{path}", "redi_lab")).what
     path.write_text("this is no database" * 100)
-    assert "file is not a database" in check().what
-    assert only(checks.check_mlflow(None, "redi_lab")).status == "ok"
+    assert "file is not a database" in only(checks.check_mlflow(f"sqlite:///{path}", "redi_lab")).what
 
 
 def test_the_storage_of_sweeps(tmp_path: Path) -> None:

@@ -57,17 +57,18 @@ class Parameter:
         """The value that a trial tries."""
         of = self.distribution
         if isinstance(of, CategoricalDistribution):
-            return trial.suggest_categorical(self.name, of.choices)
+            choice: Value = trial.suggest_categorical(self.name, of.choices)
+            return choice
         if isinstance(of, IntDistribution):
-            return trial.suggest_int(self.name, of.low, of.high, step=of.step, log=of.log)
-        value = trial.suggest_float(self.name, of.low, of.high, step=of.step, log=of.log)
-        return value if of.step is None else _decimal(value)
+            return int(trial.suggest_int(self.name, of.low, of.high, step=of.step, log=of.log))
+        number = float(trial.suggest_float(self.name, of.low, of.high, step=of.step, log=of.log))
+        return number if of.step is None else _decimal(number)
 
     def points(self) -> tuple[Value, ...] | None:
         """All its values; None for a continuous range."""
         of = self.distribution
         if isinstance(of, CategoricalDistribution):
-            return of.choices
+            return tuple(of.choices)
         if of.step is None or of.log:
             return None
         values = (_decimal(of.low + i * of.step) for i in range(math.floor((of.high - of.low) / of.step + 1e-9) + 1))

@@ -115,7 +115,9 @@ def _work(sweep: Sweep, run: RunTraining | None, complaints: Any, environment: M
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         if run is None:
-            from redi_lab.verbs.sweep.trial_run import train as run
+            from redi_lab.verbs.sweep.trial_run import train
+
+            run = train
         with naming(sweep.folder):
             work(sweep, run)
     except Exception as error:

@@ -107,21 +107,20 @@ def tokenizer() -> Any:
 
 def test_words_are_marked() -> None:
     view = mark_pair(pair(), None, ALL)
-    assert joined(view.prompt, "prompt") == "What is 1+1?"
+    assert joined(view.prompt.pieces, "prompt") == "What is 1+1?"
     assert joined(view.chosen.pieces, "loss") == pair()["chosen"]
     assert [piece for piece in view.chosen.pieces if piece.kind == "end"] == [Piece(END_OF_TURN, "end", 1)]
     assert [piece.text for piece in view.chosen.pieces if piece.is_parting] == ["one. "]
     assert [piece.text for piece in view.rejected.pieces if piece.is_parting] == ["two. "]
     assert (view.common_prefix, view.unit, view.chosen.length) == (4, "words", 9)
-    assert view.chosen.verdicts == {"math_verify": True, "llama": None}
 
 
 def test_tokens_are_marked_as_in_training(tokenizer: Any) -> None:
     encoder = TraceEncoder(tokenizer, "Q: {problem}\n", "<think>")
     view = mark_pair(pair(), encoder, ALL)
     (sequence,) = encoder.encode_all([("a", pair()["problem"], pair()["chosen"])])
-    assert joined(view.prompt, "prompt") == "Q: What is 1+1?\n<think>"
-    assert sum(piece.size for piece in view.prompt) == view.prompt_length == sequence.prompt_length
+    assert joined(view.prompt.pieces, "prompt") == "Q: What is 1+1?\n<think>"
+    assert sum(piece.size for piece in view.prompt.pieces) == view.prompt.length == sequence.prompt_length
     assert sum(piece.size for piece in view.chosen.pieces) == view.chosen.length == sequence.completion_length
     assert joined(view.chosen.pieces, "loss") == pair()["chosen"]
     assert [p.text for p in view.chosen.pieces if p.kind == "end"] == ["<|endoftext|>"]

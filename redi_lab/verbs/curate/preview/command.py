@@ -79,11 +79,11 @@ def preview(folder: Path, destination: Path, *, num_pairs: int, tokenizer: Any |
         decided = manifest.get("decided_by") or {}
         template, prefix = decided.get("prompt_template") or "{problem}", decided.get("thinking_prefix") or ""
         encoder = TraceEncoder(tokenizer, template, prefix)
-    views = [mark_pair(row, encoder) for row in _pick(folder / PAIRS_FILE, num_pairs)]
+    pairs = [(row, mark_pair(row, encoder)) for row in _pick(folder / PAIRS_FILE, num_pairs)]
     contents = _contents(folder)
     source = (manifest.get("input") or {}).get("source")
     subtitle = f"{folder}" + (f", from {source}" if source else "")
-    page = preview_page(f"Preview of {folder.name}", subtitle, contents, report, views, destination.parent)
+    page = preview_page(f"Preview of {folder.name}", subtitle, contents, report, pairs, destination.parent)
     write_text(destination, page)
     for line in facts(contents, report):
         print(line)

@@ -9,7 +9,6 @@ outside the window becomes one piece of the kind "gap" that says how much it sta
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from typing import Any, Literal, final
 from redi_lab.data.tokenization import TraceEncoder
 
 Kind = Literal["prompt", "loss", "end", "gap"]
-Unit = Literal["tokens", "words"]
 Render = Callable[[int, int], Iterator[tuple[str, int]]]
 """From a range of places to their texts, each with the number of places that it takes."""
 
@@ -56,14 +54,11 @@ class Window:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One trace of a pair. `length` is |y| in tokens or words, with the end of turn."""
+class Marked:
+    """A text in pieces, and its length: of a completion |y|, with the end of turn."""
 
-    name: str
     pieces: tuple[Piece, ...]
     length: int
-    generation_index: int | None
-    verdicts: Mapping[str, bool | None]
 
 
 @final
@@ -71,15 +66,10 @@ class Side:
 class PairView:
     """A pair, ready to be shown. Lengths and `common_prefix` are in `unit`."""
 
-    id: str
-    source: str | None
-    source_row: int | None
-    answer: str | None
-    unit: Unit
-    prompt: tuple[Piece, ...]
-    prompt_length: int
-    chosen: Side
-    rejected: Side
+    unit: Literal["tokens", "words"]
+    prompt: Marked
+    chosen: Marked
+    rejected: Marked
     common_prefix: int
 
 
@@ -92,7 +82,7 @@ def mark_pair(row: Mapping[str, Any], encoder: TraceEncoder | None, window: Wind
     """Cut a row of pairs.parquet into pieces.
 
     Args:
-        row: problem, chosen and rejected; further columns are shown if they are there.
+        row: its columns problem, chosen and rejected are used.
         encoder: writes the prompt as in training and cuts into tokens; None cuts into words.
         window: what is shown of a trace; of the prompt as much is shown as of a whole trace, at its ends.
     """
@@ -112,22 +102,16 @@ def mark_pair(row: Mapping[str, Any], encoder: TraceEncoder | None, window: Wind
     )  # words end in blanks
     both_ends = Window(window.head + 2 * window.around, 0, window.tail)
     return PairView(
-        id=str(row.get("id", "")),
-        source=row.get("source"),
-        source_row=row.get("source_row"),
-        answer=row.get("answer"),
         unit="words" if encoder is None else "tokens",
-        prompt=tuple(_pieces(len(prompt), renders[0], both_ends)),
-        prompt_length=len(prompt),
-        chosen=_side(row, "chosen", len(chosen), renders[1], common, window),
-        rejected=_side(row, "rejected", len(rejected), renders[2], common, window),
+        prompt=Marked(tuple(_pieces(len(prompt), renders[0], both_ends)), len(prompt)),
+        chosen=_mark(len(chosen), renders[1], window, common),
+        rejected=_mark(len(rejected), renders[2], window, common),
         common_prefix=common,
     )
 
 
-def _side(row: Mapping[str, Any], name: str, length: int, render: Render, common: int, window: Window) -> Side:
-    pieces = tuple(_pieces(length, render, window, min(common, length - 1)))
-    return Side(name, pieces, length, row.get(f"{name}_index"), _verdicts(row.get(f"{name}_verdicts")))
+def _mark(length: int, render: Render, window: Window, common: int) -> Marked:
+    return Marked(tuple(_pieces(length, render, window, min(common, length - 1))), length)
 
 
 def _words(words: Sequence[str]) -> Render:
@@ -179,16 +163,3 @@ def _shown(number: int, parting: int | None, window: Window) -> list[tuple[int, 
         elif start < stop:
             ranges.append((start, stop))
     return ranges
-
-
-def _verdicts(text: object) -> dict[str, bool | None]:
-    """The verifiers' words; text that is not as expected is shown as it is."""
-    if not isinstance(text, str):
-        return {}
-    try:
-        words = json.loads(text)
-    except ValueError:
-        words = None
-    if not isinstance(words, dict):
-        return {text: None}
-    return {str(name): word if isinstance(word, bool) else None for name, word in words.items()}

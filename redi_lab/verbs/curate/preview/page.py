@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 
 from redi_lab.figures.page import embedded_image, render_page, table
 from redi_lab.figures.style import BAD, GOOD, dress, new_figure, save_figure
-from redi_lab.verbs.curate.preview.marks import PairView, Piece, Side, visible
+from redi_lab.verbs.curate.preview.marks import Marked, PairView, Piece, visible
 
 _SIGNS = {True: ("right", "✓"), False: ("wrong", "✗"), None: ("unknown", "?")}
+_SIDES = ("chosen", "rejected")
 _WIDTH = 8.5  # inches
 _MOST_BINS = 40
 _LEGEND = (
@@ -47,7 +49,7 @@ def preview_page(
     subtitle: str,
     contents: Contents,
     report: Mapping[str, Any],
-    views: Sequence[PairView],
+    pairs: Sequence[tuple[Mapping[str, Any], PairView]],
     folder: Path,
 ) -> str:
     """The whole page.
@@ -57,7 +59,7 @@ def preview_page(
         subtitle: where the data is from.
         contents: of the files.
         report: report.json; may be empty.
-        views: the pairs to show.
+        pairs: those to show, rows of pairs.parquet and what is marked in them.
         folder: for the plot, which is also embedded.
     """
     lengths = embedded_image("Lengths of right and wrong traces", _plot_lengths(contents, folder / "lengths.png"))
@@ -69,7 +71,7 @@ def preview_page(
         (visible(name), f"{contents.demonstrations.get(name, 0):,}", f"{contents.pairs.get(name, 0):,}")
         for name in sorted(sources, key=lambda name: (-contents.demonstrations.get(name, 0), name))
     ]
-    cards = "".join(_card(number, view) for number, view in enumerate(views, start=1))
+    cards = "".join(_card(number, *pair) for number, pair in enumerate(pairs, start=1))
     body = f"""<h1>{_text(title)}</h1>
 <p class="sub">{_text(subtitle)}</p>
 {"".join(f"<p>{_text(fact)}</p>" for fact in facts(contents, report))}
@@ -78,7 +80,7 @@ def preview_page(
 {table(("source", "demonstrations", "pairs"), by_source)}
 {drops}
 <h2>What training sees</h2>
-{_LEGEND + _BOXES[views[0].unit] if views else ""}
+{_LEGEND + _BOXES[pairs[0][1].unit] if pairs else ""}
 {cards or "<p>There is no pair in this folder.</p>"}"""
     return render_page(visible(title), body)
 
@@ -121,34 +123,49 @@ def _text(text: str) -> str:
     return html.escape(visible(text))
 
 
-def _card(number: int, view: PairView) -> str:
-    about = [("row", view.source_row), ("source", view.source), ("answer", view.answer)]
+def _card(number: int, row: Mapping[str, Any], view: PairView) -> str:
+    about = [(name.replace("source_row", "row"), row.get(name)) for name in ("source_row", "source", "answer")]
     about += [("common prefix", f"{view.common_prefix:,} {view.unit}")]
     about += [("rejected / chosen", f"{view.rejected.length / max(view.chosen.length, 1):.2f}")]
     chips = " ".join(
         f'<span class="badge">{name} {_text(str(value))}</span>' for name, value in about if value is not None
     )
+    sides = "".join(
+        _side(name, side, row, view.unit) for name, side in zip(_SIDES, (view.chosen, view.rejected), strict=True)
+    )
     return f"""<article>
-<h3><span>{number}</span> {_text(view.id)}</h3>
+<h3><span>{number}</span> {_text(str(row.get("id", "")))}</h3>
 <p>{chips}</p>
-<div class="box"><h4>Prompt <span class="badge">{view.prompt_length:,} {view.unit}, no loss</span></h4>
-<div class="text">{_pieces(view.prompt, view.unit)}</div></div>
-<div class="pair">{_side(view.chosen, view.unit)}{_side(view.rejected, view.unit)}</div>
+<div class="box"><h4>Prompt <span class="badge">{view.prompt.length:,} {view.unit}, no loss</span></h4>
+<div class="text">{_pieces(view.prompt.pieces, view.unit)}</div></div>
+<div class="pair">{sides}</div>
 </article>
 """
 
 
-def _side(side: Side, unit: str) -> str:
-    number = "" if side.generation_index is None else f" · generation {side.generation_index}"
+def _side(name: str, side: Marked, row: Mapping[str, Any], unit: str) -> str:
+    number = row.get(f"{name}_index")
+    generation = "" if number is None else f" · generation {number}"
     verdicts = "".join(
-        f'<span class="badge {_SIGNS[word][0]}" title="{_SIGNS[word][0]}">{_SIGNS[word][1]} {_text(name)}</span>'
-        for name, word in side.verdicts.items()
+        f'<span class="badge {_SIGNS[word][0]}" title="{_SIGNS[word][0]}">{_SIGNS[word][1]} {_text(verifier)}</span>'
+        for verifier, word in _verdicts(row.get(f"{name}_verdicts")).items()
     )
     return (
-        f'<div class="box {side.name}"><h4>{side.name.capitalize()}'
-        f'<span class="badge">{side.length:,} {unit}{number}</span>{verdicts}</h4>'
+        f'<div class="box {name}"><h4>{name.capitalize()}'
+        f'<span class="badge">{side.length:,} {unit}{generation}</span>{verdicts}</h4>'
         f'<div class="text">{_pieces(side.pieces, unit)}</div></div>'
     )
+
+
+def _verdicts(text: str | None) -> dict[str, bool | None]:
+    """The verifiers' words; text that is not as expected is shown as it is."""
+    try:
+        words = json.loads(text or "{}")
+    except ValueError:
+        words = None
+    if not isinstance(words, dict):
+        return {str(text): None}
+    return {str(name): word if isinstance(word, bool) else None for name, word in words.items()}
 
 
 def _pieces(pieces: Iterable[Piece], unit: str) -> str:
