@@ -90,7 +90,7 @@ def test_the_page_shows_scores_and_only_the_differences(tmp_path: Path) -> None:
     assert "<tr><th>extra</th><td>missing</td><td>5</td></tr>" in page
     assert "trainer.max_steps" not in page
     assert "optimizer.lr" not in page
-    assert 'src="data:image/png;base64,iVBOR in page
+    assert 'src="data:image/png;base64,iVBOR' in page
 
 
 def test_equal_configurations_are_said_to_be_equal(tmp_path: Path) -> None:
