@@ -29,7 +29,8 @@ from redi_lab.run.interrupted import running
 from redi_lab.tracking.server import ui_command
 from redi_lab.verbs.sweep.driver import _publishable, compose_sweep
 from redi_lab.verbs.sweep.report import write_report
-from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, open_study, work
+from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, open_study
+from redi_lab.verbs.sweep.trial import work
 from tests.conftest import REPOSITORY, TINY_TASK, qwen_folder  # noqa: F401
 from tests.verbs.sweep import fakes
 from tests.verbs.sweep.test_study import planned
@@ -354,8 +355,7 @@ def test_the_page_of_a_study_escapes_what_runs_say(tmp_path: Path) -> None:
     sweep = fakes.make_sweep(tmp_path, num_trials=8, pruner="none", sampler="random")
     planned(sweep)
     work(sweep, train)
-    study, _ = open_study(sweep)
-    page = write_report(sweep, study, None)[-1].read_text(encoding="utf-8")
+    page = write_report(sweep, open_study(sweep), None)[-1].read_text(encoding="utf-8")
     assert "&lt;script&gt;alert(" in page
     assert "<script>alert(" not in page
     assert 'onerror="alert' not in page

@@ -1,4 +1,4 @@
-"""The frame of the HTML pages without scripts: one file each, which loads nothing from anywhere.
+"""The HTML pages of the lab: one file each, one stylesheet (page.css), and nothing that is loaded from anywhere.
 
 What goes into `body` is HTML: escape what a model or a user wrote.
 """
@@ -6,37 +6,34 @@ What goes into `body` is HTML: escape what a model or a user wrote.
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-PLAIN_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; } img { max-width: 100%; display: block; }
-img { break-inside: avoid; } table { border-collapse: collapse; }
-pre { background: #f4f4f4; padding: .6rem; overflow-x: auto; }
-th, td { text-align: left; padding: .35rem .8rem; border-bottom: 1px solid #ddd; vertical-align: top;
-         overflow-wrap: anywhere; }
-thead th { border-bottom: 2px solid #888; } tbody th { font-weight: 500; color: #555; } a { color: #0b61a4; }
-"""
-"""Headings, tables and pictures."""
+_STYLE = Path(__file__).with_name("page.css")
 
 
-def render_page(title: str, body: str, style: str = PLAIN_STYLE) -> str:
-    """A page that may neither run scripts nor load anything: its content security policy forbids it.
+def render_page(title: str, body: str, script: str = "") -> str:
+    """A page whose content security policy forbids to load anything, and every script but its own.
 
     Args:
         title: plain text.
         body: HTML.
-        style: CSS.
+        script: JavaScript that runs at the end of the page.
     """
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy, body = f"{policy}; script-src 'sha256-{digest}'", f"{body}\n<script>{script}</script>"
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title>
-<style>{style}</style>
+<style>{_STYLE.read_text(encoding="utf-8")}</style>
 </head>
 <body>
 {body}
@@ -49,3 +46,13 @@ def embedded_image(alt: str, picture: Path) -> str:
     """An image element that holds the PNG file itself; `alt` is plain text."""
     data = base64.b64encode(picture.read_bytes()).decode("ascii")
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of plain text; the first cell of a row is its heading."""
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
+    body = "".join(
+        f"<tr><th>{html.escape(first)}</th>{''.join(f'<td>{html.escape(cell)}</td>' for cell in rest)}</tr>"
+        for first, *rest in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

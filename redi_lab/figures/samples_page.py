@@ -3,14 +3,12 @@
     pages = write_pages(folder, result, benchmark)  # samples_math500.html, ..., every sample is on one of them
     table = write_table(folder, result, benchmark)  # samples_math500.json, long texts shortened
 
-A page holds its samples as JSON, and a script of its own (samples_page.html) shows a few at a time, always as text and
-never as HTML. So a page of 16 MB opens at once; what goes beyond is on further pages, which the first names.
+A page holds its samples as JSON, and its script (samples.js) shows a few at a time, always as text and never as HTML.
+So a page of 16 MB opens at once; what goes beyond is on further pages, which the first links to.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 import json
 import re
@@ -21,15 +19,30 @@ from typing import Any
 
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.evaluation.results import EvaluationResult, ResultRow
+from redi_lab.figures.page import render_page
 
 PAGE_CHARACTERS = 16_000_000
 TABLE_CHARACTERS = 2_000
 TABLE_ROWS = 5_000  # the MLflow UI loads a table as a whole
 
-_TEMPLATE = Path(__file__).with_name("samples_page.html")
-_PLACE = re.compile(r"@([A-Z_]+)@")
-_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
-_Judged = tuple[EvalProblem, Sequence[ResultRow]]
+_SCRIPT = Path(__file__).with_name("samples.js")
+_CONTROLS = """<nav>
+<select id="verdict" aria-label="verdict"><option value="">all verdicts</option><option>right</option>\
+<option>wrong</option><option>unknown</option></select>
+<select id="problems" aria-label="problems"><option value="">all problems</option>\
+<option value="mixed">right and wrong samples</option><option value="never">never right</option>\
+<option value="always">always right</option></select>
+<label><input type="checkbox" id="cut"> truncated only</label>
+<select id="order" aria-label="order"><option value="">by problem</option>\
+<option value="longest">longest first</option>\
+<option value="shortest">shortest first</option></select>
+<input type="search" id="search" placeholder="search problems, answers and completions">
+<span id="count"></span>
+</nav>
+<main></main>
+<button id="more" hidden>Show more</button>
+<noscript><p>This page needs JavaScript; everything that it runs is in this file.</p></noscript>"""
+_Samples = tuple[EvalProblem, Sequence[ResultRow]]
 
 
 def write_pages(
@@ -47,45 +60,30 @@ def write_pages(
         The pages, the first one first.
     """
     parts = list(_parts(_by_problem(result, benchmark), page_characters))
-    stem = f"samples_{_file_name(benchmark.name)}"
-    paths = [
-        folder / (f"{stem}.html" if number == 1 else f"{stem}_{number}.html") for number in range(1, len(parts) + 1)
-    ]
-    template = _TEMPLATE.read_text(encoding="utf-8")
-    script = _SCRIPT.findall(template)[-1]
-    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    stem, title = f"samples_{_file_name(benchmark.name)}", f"Samples on {benchmark.name}"
+    paths = [folder / f"{stem}{'' if number == 1 else f'_{number}'}.html" for number in range(1, len(parts) + 1)]
     first = 1
     for number, (path, part) in enumerate(zip(paths, parts, strict=True)):
         last = first + len(part) - 1
         where = f"Problems {first:,} to {last:,} of {len(benchmark.problems):,}, all their samples."
-        values = {
-            "SCRIPT_HASH": f"sha256-{script_hash}",
-            "TITLE": html.escape(f"Samples on {benchmark.name}"),
-            "SUBTITLE": html.escape(_subtitle(result)),
-            "PAGES": where + _links(paths, number),
-            "DATA": _embedded(part),
-        }
-        pieces = _PLACE.split(template)  # text and names of places in turn
-        page = "".join(values[piece] if index % 2 else piece for index, piece in enumerate(pieces))
-        path.write_text(page, encoding="utf-8")
+        body = f"""<h1>{html.escape(title)}</h1>
+<p class="sub">{html.escape(_subtitle(result))}</p>
+<p class="sub">{where}{_links(paths, number)}</p>
+{_CONTROLS}
+<script type="application/json" id="data">{_embedded(part)}</script>"""
+        path.write_text(render_page(title, body, _SCRIPT.read_text(encoding="utf-8")), encoding="utf-8")
         first = last + 1
     return paths
 
 
 def write_table(folder: Path, result: EvaluationResult, benchmark: Benchmark) -> Path:
-    """Write the samples as a table in the format of `mlflow.log_table`; a first row tells where something lacks.
-
-    Args:
-        folder: Where to.
-        result: The samples.
-        benchmark: Their problems.
-    """
+    """Write the samples as a table in the format of `mlflow.log_table`; a first row says so if anything is left out."""
     columns = ("id", "sample", "verdict", "reason", "answer", "accepted", "finish_reason", "num_tokens", "completion")
     rows: list[list[Any]] = [
         [row.id, row.sample, row.verdict, row.reason, row.answer, " or ".join(problem.answers), row.finish_reason,
          row.num_tokens, _shortened(row.text)]
-        for problem, judged in _by_problem(result, benchmark)
-        for row in judged
+        for problem, of_problem in _by_problem(result, benchmark)
+        for row in of_problem
     ]  # fmt: skip
     if len(rows) > TABLE_ROWS or any(len(row.text) > TABLE_CHARACTERS for row in result.rows):
         note = (
@@ -98,15 +96,27 @@ def write_table(folder: Path, result: EvaluationResult, benchmark: Benchmark) ->
     return path
 
 
-def _by_problem(result: EvaluationResult, benchmark: Benchmark) -> list[_Judged]:
+def log_samples(
+    logger: Any, folder: Path, results: Sequence[EvaluationResult], benchmarks: Sequence[Benchmark]
+) -> Path:
+    """Write the samples of a run (one result of each benchmark) as pages and tables, log both; the first page."""
+    pairs = list(zip(results, benchmarks, strict=True))
+    pages = [page for result, benchmark in pairs for page in write_pages(folder, result, benchmark)]
+    for page in pages:
+        logger.log_artifact(page)
+    logger.log_tables([write_table(folder, result, benchmark) for result, benchmark in pairs])
+    return pages[0]
+
+
+def _by_problem(result: EvaluationResult, benchmark: Benchmark) -> list[_Samples]:
     problems = {problem.id: problem for problem in benchmark.problems}
     return [(problems[key], list(rows)) for key, rows in groupby(result.rows, key=lambda row: row.id)]
 
 
-def _parts(judged: Sequence[_Judged], page_characters: int) -> Iterator[list[_Judged]]:
-    part: list[_Judged] = []
+def _parts(samples: Sequence[_Samples], page_characters: int) -> Iterator[list[_Samples]]:
+    part: list[_Samples] = []
     size = 0
-    for problem, rows in judged:
+    for problem, rows in samples:
         added = len(problem.problem) + sum(len(row.text) for row in rows)
         if part and size + added > page_characters:
             yield part
@@ -116,7 +126,7 @@ def _parts(judged: Sequence[_Judged], page_characters: int) -> Iterator[list[_Ju
     yield part
 
 
-def _embedded(part: Sequence[_Judged]) -> str:
+def _embedded(part: Sequence[_Samples]) -> str:
     """JSON that can stand in an HTML script element: no "<" can end it, whatever a model wrote."""
     problems = [{"id": p.id, "problem": p.problem, "answers": p.answers} for p, _ in part]
     samples = [_sample(number, row) for number, (_, rows) in enumerate(part) for row in rows]
@@ -156,22 +166,3 @@ def _shortened(text: str) -> str:
 
 def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", name)
-
-
-def log_samples(
-    logger: Any, folder: Path, results: Sequence[EvaluationResult], benchmarks: Sequence[Benchmark]
-) -> Path:
-    """Write the samples of a run as pages and tables, log both, and return the first page.
-
-    Args:
-        logger: of the run.
-        folder: of the run.
-        results: one of each benchmark.
-        benchmarks: what they were judged on.
-    """
-    judged = list(zip(results, benchmarks, strict=True))
-    pages = [page for result, benchmark in judged for page in write_pages(folder, result, benchmark)]
-    for page in pages:
-        logger.log_artifact(page)
-    logger.log_tables([write_table(folder, result, benchmark) for result, benchmark in judged])
-    return pages[0]

@@ -1,4 +1,4 @@
-"""A picture of scores on several benchmarks with their intervals, drawn without a display.
+"""A picture of scores on several benchmarks with their intervals.
 
 plot_scores({"math500": estimate, "average": estimate}, "my-model", folder / "scores.png")
 """
@@ -9,29 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from redi_lab.evaluation.metrics import Estimate
+from redi_lab.figures.style import GOOD, dress, new_figure, save_figure
 
 
 def plot_scores(scores: Mapping[str, Estimate], title: str, destination: Path) -> Path:
-    """Draw pass@1 and its 95 % interval, one line a score, the first on top.
-
-    Args:
-        scores: by name.
-        title: what was judged.
-        destination: a PNG.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 1 + 0.45 * len(scores)), layout="constrained")
-    axes = figure.add_subplot()
+    """Draw pass@1 (by name) and its 95 % interval, one line a score, the first on top, as a PNG."""
+    figure, axes = new_figure(7, 1 + 0.45 * len(scores))
     for place, score in enumerate(scores.values()):
         distances = [[score.value - score.ci_low], [score.ci_high - score.value]]
-        axes.errorbar(score.value, place, xerr=distances, fmt="o", color="#0072B2", capsize=4)
+        axes.errorbar(score.value, place, xerr=distances, fmt="o", color=GOOD, capsize=4)
         axes.annotate(f"{score.value:.3f}", (score.value, place), (0, 7), textcoords="offset points", ha="center")
     axes.set_yticks(range(len(scores)), list(scores))
     axes.set_ylim(len(scores) - 0.5, -0.7)
     axes.set_xlim(0, 1)
     axes.set_xlabel("pass@1, 95 % CI over problems")
-    axes.set_title(title, loc="left")
-    axes.grid(axis="x", alpha=0.3)
-    figure.savefig(destination, dpi=150)
-    return destination
+    dress(axes, title, grid="x")
+    return save_figure(figure, destination)

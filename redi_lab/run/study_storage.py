@@ -1,21 +1,20 @@
-"""Where a study is kept: a sqlite file, a PostgreSQL or MySQL database, or a journal file for network file systems.
+"""Where a study is kept: a sqlite file, a PostgreSQL database, or a journal file for network file systems.
 
     with study_lock(url):
         storage = open_storage(url)
 
-All that decides who runs what (planning, claiming, giving up on a dead worker) happens under `study_lock`. Optuna's own
+All that decides who runs what (planning, claiming, giving up on a dead worker) happens under `study_lock`. Optuna's
 claim relies on SELECT … FOR UPDATE, which sqlite does not have, and its tables are created without a lock.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -31,8 +30,9 @@ from redi_lab.files import appending
 from redi_lab.redaction import redact
 
 _LOG = logging.getLogger(__name__)
-_FILES = {"sqlite": "sqlite:///", "journal": "journal:///"}
-_DATABASES = {"postgresql": ("psycopg2", "psycopg"), "mysql": ("pymysql", "mysqldb")}
+_FILES = ("sqlite:///", "journal:///")
+_DATABASE = "postgresql"
+_LOCK = 0x7265_6469_6C61_62  # of all studies of a database
 _BUSY_SECONDS = 60.0
 _AWAY_SECONDS, _RETRY_SECONDS = 600.0, 10.0
 _REACHED: set[str] = set()  # databases that this process has reached: one that never was is a mistake of the user
@@ -42,19 +42,21 @@ def check_storage(url: str) -> None:
     """Check a storage URL without connecting.
 
     Raises:
-        UserError: its kind is unknown, a file's path is relative, or a database driver is missing.
+        UserError: its kind is unknown, a file's path is relative, or the database driver is missing.
     """
-    kind = _kind_and_driver(url)[0]
-    if kind in _FILES:
-        path = url.removeprefix(_FILES[kind])
-        if not url.startswith(_FILES[kind]) or not path.startswith("/"):
-            raise UserError(f"sweep.storage={url}: give the file an absolute path: {_FILES[kind]}/absolute/path")
-    elif kind in _DATABASES:
-        _with_driver(url)
+    kind = url.partition("://")[0]
+    if f"{kind}:///" in _FILES:
+        path = _file(url)
+        if path is None or not path.is_absolute():
+            raise UserError(f"sweep.storage={url}: give the file an absolute path: {kind}:////absolute/path")
+    elif kind.partition("+")[0] == _DATABASE:
+        try:
+            sqlalchemy.make_url(_with_driver(url)).get_dialect().import_dbapi()
+        except (ImportError, sqlalchemy.exc.ArgumentError) as error:
+            remedy = "pip install 'redi-lab[postgres]'"
+            raise UserError(f"sweep.storage={redact(url)}: its driver is not installed: {remedy}") from error
     else:
-        raise UserError(
-            f"sweep.storage={redact(url)}: must begin with sqlite:///, journal:///, postgresql:// or mysql+pymysql://"
-        )
+        raise UserError(f"sweep.storage={redact(url)}: must begin with sqlite:///, journal:/// or postgresql://")
 
 
 def open_storage(url: str) -> BaseStorage:
@@ -64,12 +66,12 @@ def open_storage(url: str) -> BaseStorage:
         UserError: the file or the database cannot be reached.
     """
     path = _file(url)
+    waits = {"connect_args": {"timeout": _BUSY_SECONDS}} if path is not None else {"pool_pre_ping": True}
     try:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        if path is not None and url.startswith(_FILES["journal"]):
-            return JournalStorage(_WholeLines(str(path)))
-        waits = {"connect_args": {"timeout": _BUSY_SECONDS}} if path is not None else {"pool_pre_ping": True}
+            if url.startswith("journal"):
+                return JournalStorage(_WholeLines(str(path)))
         storage = RDBStorage(_with_driver(url), engine_kwargs=waits)
     except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
         raise UserError(f"sweep.storage={redact(url)}: cannot be opened ({in_short(error)})") from error
@@ -104,7 +106,6 @@ def study_lock(url: str) -> Iterator[None]:
         with filelock.FileLock(f"{path}.claims.lock"):
             yield
         return
-    key = int.from_bytes(hashlib.sha256(b"redi_lab sweep").digest()[:7], "big")  # fits a bigint
     engine = sqlalchemy.create_engine(_with_driver(url), poolclass=sqlalchemy.pool.NullPool)
     if url in _REACHED:
         _outlast_restarts(engine, url)
@@ -113,10 +114,7 @@ def study_lock(url: str) -> Iterator[None]:
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise UserError(f"sweep.storage={redact(url)}: cannot be reached ({in_short(error)})") from error
     with connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({key})"))
-        elif connection.execute(sqlalchemy.text(f"SELECT GET_LOCK('redi_lab {key}', 3600)")).scalar() != 1:
-            raise UserError(f"sweep.storage={redact(url)}: another process has held the study's lock for an hour")
+        connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_LOCK})"))
         yield  # closing the connection releases the lock
 
 
@@ -144,27 +142,9 @@ def quieten_optuna() -> None:
 
 
 def _with_driver(url: str) -> str:
-    """Name an installed driver where a database's URL names none: SQLAlchemy's default depends on its version."""
-    kind, driver = _kind_and_driver(url)
-    if kind not in _DATABASES:
-        return url
-    candidates = (driver,) if driver else _DATABASES[kind]
-    for name in candidates:
-        named = f"{kind}+{name}://{url.partition('://')[2]}"
-        with suppress(ImportError, sqlalchemy.exc.ArgumentError):
-            sqlalchemy.make_url(named).get_dialect().import_dbapi()
-            return named
-    remedy = "pip install 'redi-lab[postgres]'" if kind == "postgresql" else "pip install pymysql"
-    raise UserError(f"sweep.storage={redact(url)}: the driver {candidates[0]} is not installed: {remedy}")
-
-
-def _kind_and_driver(url: str) -> tuple[str, str]:
-    kind, _, driver = url.partition("://")[0].partition("+")
-    return kind, driver
+    """Name the driver of the extra `postgres` unless another is named: SQLAlchemy's default depends on its version."""
+    return url.replace("postgresql://", "postgresql+psycopg2://", 1)
 
 
 def _file(url: str) -> Path | None:
-    for prefix in _FILES.values():
-        if url.startswith(prefix):
-            return Path(url.removeprefix(prefix))
-    return None
+    return next((Path(url.removeprefix(prefix)) for prefix in _FILES if url.startswith(prefix)), None)

@@ -211,7 +211,7 @@ _SWEEP: dict[tuple[str, ...], str] = {
     ("name=s", "--flag"): r"--flag: sweep takes no flags",
     ("name=s",): r"sweep\.space is empty: name what is searched",
     ("name=s", "sweep.space={loss.alpha:0.5}"): r"sweep\.space\.loss\.alpha=0\.5: give a list of choices",
-    ("name=s", "sweep.space={loss.alpha:[0.5,0.5]}"): r"sweep\.space\.loss\.alpha=.*: a choice stands there twice",
+    ("name=s", "sweep.space={loss.alpha:[0.5,0.5]}"): r"sweep\.space\.loss\.alpha=.*: a choice is repeated",
     (
         "name=s",
         "sweep.space={loss.alpha:{low:1,high:0}}",

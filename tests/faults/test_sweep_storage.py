@@ -19,14 +19,15 @@ import pytest
 from redi_lab.errors import UserError
 from redi_lab.run import study_storage as sweep_storage
 from redi_lab.verbs.sweep.claims import Claims
-from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, open_study, work
+from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, open_study
+from redi_lab.verbs.sweep.trial import work
 from tests.verbs.sweep import fakes
 
 
 def run(sweep: Sweep, in_the_second_trial: Callable[[], None]) -> dict[str, int]:
     """Plan and run all trials; how many ended how."""
-    study, storage = open_study(sweep)
-    Claims(study, storage, sweep.settings.storage, 60.0, 3).plan(4)
+    study = open_study(sweep)
+    Claims(study, sweep.settings).plan(4)
     begun: list[RunSpec] = []
 
     def train(spec: RunSpec, report: Report) -> RunResult:
@@ -36,7 +37,7 @@ def run(sweep: Sweep, in_the_second_trial: Callable[[], None]) -> dict[str, int]
         return fakes.train(spec, report)
 
     work(sweep, train, poll_seconds=0.05)
-    states = [trial.state.name for trial in optuna.load_study(study_name="fake", storage=storage).trials]
+    states = [trial.state.name for trial in optuna.load_study(study_name="fake", storage=study._storage).trials]
     assert len(begun) == len(states)
     return {state: states.count(state) for state in states}
 
@@ -51,7 +52,7 @@ def test_a_locked_sqlite_file_is_waited_for(tmp_path: Path) -> None:
             with closing(sqlite3.connect(database, isolation_level=None)) as connection:
                 connection.execute("BEGIN EXCLUSIVE")
                 is_locked.set()
-                time.sleep(1)
+                time.sleep(0.3)
 
         threading.Thread(target=hold).start()
         assert is_locked.wait(10)
@@ -103,7 +104,7 @@ def test_a_database_that_is_restarted_is_waited_for(
 ) -> None:
     monkeypatch.setattr(sweep_storage, "_RETRY_SECONDS", 0.2)
     sweep = fakes.make_sweep(tmp_path)
-    sweep.settings.storage = server.url
+    sweep = fakes.changed(sweep, storage=server.url)
 
     def restart() -> None:
         server.control("stop", "-m", "immediate")
@@ -116,6 +117,6 @@ def test_a_database_that_is_restarted_is_waited_for(
 @pytest.mark.slow
 def test_a_database_that_was_never_there_is_told_at_once(server: Server, tmp_path: Path) -> None:
     sweep = fakes.make_sweep(tmp_path)
-    sweep.settings.storage = f"postgresql://me@/postgres?host={tmp_path}"
+    sweep = fakes.changed(sweep, storage=f"postgresql://me@/postgres?host={tmp_path}")
     with pytest.raises(UserError, match="cannot be reached"):
         open_study(sweep)

@@ -27,7 +27,7 @@ const shown = settings.map((filters) => {
   nodes.cut.checked = Boolean(filters.cut);
   nodes.order.listeners.change();
   const cards = main.children.map((card) => ({
-    title: find(card, "h2")[0].children.map((child) => child.textContent),
+    title: find(card, "h3")[0].children.map((child) => child.textContent),
     completion: find(card, "pre").at(-1).textContent,
   }));
   return { cards, count: nodes.count.textContent, has_more: !nodes.more.hidden };

@@ -70,7 +70,8 @@ def test_the_page_asks_for_nothing_and_allows_its_own_script_alone(tmp_path: Pat
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
     assert policy is not None
     assert re.fullmatch(
-        r"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-[A-Za-z0-9+/]{43}='", policy[1]
+        r"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-[A-Za-z0-9+/]{43}='",
+        policy[1],
     )
 
 

@@ -18,10 +18,11 @@ from redi_lab.run.study_storage import check_storage, open_storage, study_lock
     [
         ("sqlite:///study.db", "give the file an absolute path: sqlite:////absolute/path"),
         ("journal://host/x", "give the file an absolute path: journal:////absolute/path"),
-        ("study.db", "must begin with sqlite:///, journal:///, postgresql://"),
+        ("study.db", "must begin with sqlite:///, journal:/// or postgresql://"),
+        ("mysql+pymysql://u:secret@h/d", "mysql+pymysql://u:***@h/d: must begin with"),
         (
             "postgresql+no_such_driver://u:secret@h/d",
-            "postgresql+no_such_driver://u:***@h/d: the driver no_such_driver",
+            "postgresql+no_such_driver://u:***@h/d: its driver is not installed",
         ),
     ],
 )

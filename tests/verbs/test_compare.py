@@ -18,6 +18,17 @@ from redi_lab.verbs.compare import Comparison, compare, find_runs
 URI = "sqlite:////data/mlflow.db"
 
 
+@pytest.fixture(autouse=True)
+def _quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes a second; what is drawn has tests beside figures/curves.py, and the last one here."""
+
+    def touch(runs: Mapping[str, Path], path: Path, *_: Any) -> Path:
+        path.write_bytes(b"\x89PNG")
+        return path
+
+    monkeypatch.setattr("redi_lab.verbs.compare.plot_curves", touch)
+
+
 def make_run(folder: Path, age: int = 0, run_id: str | None = None, **summary: Any) -> Path:
     """A run folder whose summary is `age` seconds old."""
     folder.mkdir(parents=True)
@@ -154,7 +165,7 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path) -> None:
         run_compare(tmp_path, ("a", str(folder)))
     with pytest.raises(UserError, match="'b' is neither an output folder nor"):
         run_compare(tmp_path, ("a", "b"))
-    with pytest.raises(UserError, match="last must be at least 2"):
+    with pytest.raises(UserError, match="last=1: must be at least 2"):
         run_compare(tmp_path, last=1)
     make_run(tmp_path / "b").joinpath("summary.json").write_text("{")
     with pytest.raises(UserError, match=r"/b: no results folder with a readable summary\.json"):

@@ -16,10 +16,10 @@ from huggingface_hub import constants
 from redi_lab.cli import main
 from redi_lab.config.compose import load_config
 from redi_lab.run import preflight
-from redi_lab.tracking.store import MlflowStore
+from redi_lab.tracking.store import MlflowStore, StoreError
+from redi_lab.verbs.doctor import checks
 from redi_lab.verbs.doctor import command as doctor
-from redi_lab.verbs.doctor import machine, services
-from redi_lab.verbs.doctor.machine import Finding
+from redi_lab.verbs.doctor.checks import Finding
 
 
 def only(findings: Iterator[Finding]) -> Finding:
@@ -37,8 +37,8 @@ def test_a_check_that_breaks_stops_no_other(
         yield Finding("ok", "here [or there]")
         yield Finding("warning", "slow", "wait")
 
-    checks = {"broken": broken, "fine": fine}, {"elsewhere": fine}
-    monkeypatch.setattr(doctor, "make_checks", lambda *_: checks)
+    made = {"broken": broken, "fine": fine}
+    monkeypatch.setattr(doctor, "make_checks", lambda *_: made)
     config = load_config("evaluate", ["checkpoint=."], check_paths=False)
     assert not doctor.run_doctor(config, "", "", "table")
     shown = capsys.readouterr().out
@@ -46,10 +46,10 @@ def test_a_check_that_breaks_stops_no_other(
     assert "here [or there]" in shown
     assert "Does not work: broken (" in shown
 
-    del checks[0]["broken"]
+    del made["broken"]
     assert doctor.run_doctor(config, "", "", "json")
     told = json.loads(capsys.readouterr().out)
-    assert told["elsewhere"][1] == {"status": "warning", "what": "slow", "fix": "wait"}
+    assert told["fine"][1] == {"status": "warning", "what": "slow", "fix": "wait"}
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         main(["doctor", "format=json", f"paths.outputs_dir={tmp_path / 'outputs'}"])
     found = json.loads(capsys.readouterr().out)
     assert ended.value.code == 0, found
-    assert found["grader"][0]["status"] == found["training"][0]["status"] == "ok"
+    assert found["training"][0]["status"] == "ok"
     assert not (tmp_path / "outputs").exists()
 
 
@@ -72,84 +72,89 @@ def test_unknown_settings_are_refused(capsys: pytest.CaptureFixture[str]) -> Non
     assert "unknown key storage: allowed are sweep.storage, engine.python, format" in said[2]
 
 
-def test_old_python_and_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("platform.python_version", lambda: "3.9.1")
-        assert only(machine.check_python()).status == "failed"
-    assert only(machine.check_python()).status == "ok"
-    (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["pytest>=1", "rich>=99", "no-such-thing"]')
-    (tmp_path / "requirements.lock").write_text("# pinned\npytest==1.0\nno-such-thing==3\n")
-    ranges, lock = machine.check_packages(tmp_path)
-    assert (ranges.status, lock.status) == ("failed", "warning")
-    assert ranges.what.endswith("wanted >=99; no-such-thing is missing, wanted ")
-    assert lock.what.endswith("no-such-thing missing for 3")
-    assert next(machine.check_packages()).status == "ok"
+def test_old_python_and_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert only(checks.check_versions()).status == "ok"
+    wanted = ["pytest>=1", "rich>=99", "no-such-thing", "nor-this; extra == 'dev'"]
+    monkeypatch.setattr("importlib.metadata.requires", lambda _: wanted)
+    monkeypatch.setattr("platform.python_version", lambda: "3.9.1")
+    python, packages = checks.check_versions()
+    assert (python.status, packages.status) == ("failed", "failed")
+    assert python.what.startswith("Python 3.9.1 on ")
+    assert packages.what.endswith("wanted >=99; no-such-thing is missing, wanted ")
 
 
 def test_more_threads_than_cores_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
-    _, threads = machine.check_torch()
+    _, threads = checks.check_torch()
     assert threads == Finding("warning", "8 threads wait for 1 cores", "export OMP_NUM_THREADS=1")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    assert only(machine.check_folder(tmp_path / "new" / "folder", "key")).status in ("ok", "warning")
+    assert only(checks.check_folder(tmp_path / "new" / "folder", "key")).status in ("ok", "warning")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
-    finding = only(machine.check_folder(tmp_path / "file" / "folder", "paths.outputs_dir"))
+    finding = only(checks.check_folder(tmp_path / "file" / "folder", "paths.outputs_dir"))
     assert (finding.status, finding.fix) == ("failed", "paths.outputs_dir=FOLDER")
 
 
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_FEW_BYTES", 10**18)
-    assert only(machine.check_folder(tmp_path, "key")).status == "warning"
-
-
-def test_text_and_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("locale.getpreferredencoding", lambda _: "ANSI_X3.4-1968")
-    finding = only(machine.check_text())
-    assert finding.status == "warning"
-    assert finding.what.startswith("not UTF-8: files ANSI_X3.4-1968")
-    assert finding.fix == "export PYTHONUTF8=1"
-    assert only(machine.check_processes()).status == "ok"
+    monkeypatch.setattr(checks, "_FEW_BYTES", 10**18)
+    assert only(checks.check_folder(tmp_path, "key")).status == "warning"
 
 
 def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     for is_there, status in ((True, "ok"), (False, "warning")):
         monkeypatch.setattr(preflight, "is_hub_reachable", lambda is_there=is_there: is_there)
-        assert only(services.check_hub()).status == status
+        assert only(checks.check_hub()).status == status
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert only(services.check_hub()).what.startswith("switched off by HF_HUB_OFFLINE; ")
+    assert only(checks.check_hub()).what.startswith("switched off by HF_HUB_OFFLINE; ")
 
 
-def test_a_store_that_is_locked_or_of_another_version(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        ("database is locked", "end what holds it (redi-lab ui?)"),
+        ("schema 1, wanted 2", "mlflow db upgrade sqlite:////tmp/m.db"),
+        ("file is not a database", "logger.tracking_uri=URI"),
+    ],
+)
+def test_a_store_that_does_not_work_is_a_warning(error: str, fix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: str) -> str:
+        raise StoreError(error)
+
+    monkeypatch.setattr("redi_lab.tracking.health.check_store", refuse)
+    finding = only(checks.check_mlflow("sqlite:////tmp/m.db", "redi_lab"))
+    assert (finding.status, finding.fix) == ("warning", fix)
+    assert finding.what.startswith(error)
+
+
+def test_a_store_that_is_not_there_yet_is_not_made(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
-    uri = f"sqlite:///{path}"
-
-    def check() -> Finding:
-        return only(services.check_mlflow(uri, "redi_lab"))
-
-    assert check() == Finding("ok", f"{path}: made by the first run")
+    assert only(checks.check_mlflow(f"sqlite:///{path}", "redi_lab")).status == "ok"
     assert not path.exists()
-    MlflowStore(uri, "redi_lab")
-    assert check().what.startswith(f"{path}: can be written, schema ")
+    assert only(checks.check_mlflow(None, "redi_lab")).status == "ok"
+
+
+@pytest.mark.slow
+def test_a_real_store_that_is_locked_or_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    MlflowStore(f"sqlite:///{path}", "redi_lab")
+    assert only(checks.check_mlflow(f"sqlite:///{path}", "redi_lab")).status == "ok"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
-        finding = check()
-    assert (finding.status, finding.fix) == ("warning", "end what holds it (redi-lab ui?)")
+        assert "locked" in only(checks.check_mlflow(f"sqlite:///{path}", "redi_lab")).what
     path.write_text("this is no database" * 100)
-    assert "file is not a database" in check().what
-    assert only(services.check_mlflow(None, "redi_lab")).status == "ok"
+    assert "file is not a database" in only(checks.check_mlflow(f"sqlite:///{path}", "redi_lab")).what
 
 
 def test_the_storage_of_sweeps(tmp_path: Path) -> None:
-    assert only(services.check_optuna("")).status == "ok"
-    assert only(services.check_optuna(f"sqlite:///{tmp_path}/a.db")).what.endswith("a.db: 0 studies")
+    assert only(checks.check_optuna("")).status == "ok"
+    assert only(checks.check_optuna(f"sqlite:///{tmp_path}/a.db")).what.endswith("a.db: 0 studies")
     (tmp_path / "file").touch()
-    assert only(services.check_optuna(f"sqlite:///{tmp_path}/file/a.db")).status == "failed"
-    unknown = only(services.check_optuna("oracle://me:secret@host/db"))
+    assert only(checks.check_optuna(f"sqlite:///{tmp_path}/file/a.db")).status == "failed"
+    unknown = only(checks.check_optuna("oracle://me:secret@host/db"))
     assert unknown.status == "failed"
     assert "secret" not in unknown.what
 
@@ -167,14 +172,14 @@ def test_vllm_elsewhere(script: str | None, status: str, what: str, tmp_path: Pa
     if script is not None:
         python.write_text(f"#!/bin/sh\n{script}\n")
         python.chmod(python.stat().st_mode | stat.S_IEXEC)
-    finding = only(services.check_vllm(str(python)))
+    finding = only(checks.check_vllm(str(python)))
     assert finding.status == status
     assert what in finding.what
 
 
 def test_a_training_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "_TINY", ("loss.alhpa=1",))
-    finding = only(services.check_training())
+    monkeypatch.setattr(checks, "_TINY", ("loss.alhpa=1",))
+    finding = only(checks.check_training())
     assert finding.status == "failed"
     assert "unknown key loss.alhpa" in finding.what
     assert finding.fix == "redi-lab loss.alhpa=1 debug=traceback"

@@ -2,7 +2,7 @@
 
 The budget is planned ahead as waiting trials, so that any number of workers run exactly that many. A worker that holds
 a trial counts up a number beside it; one whose number stands still for a lease's time is dead, and its trial waits
-anew with the same parameters. Only the observer's own clock is read, so machines may disagree about the time.
+anew with the same parameters. Only the observer's clock is read, so machines may disagree about the time.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from typing import Any, final
 
 import optuna
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from redi_lab.config.schema import SweepConfig
 from redi_lab.run.study_storage import study_lock
 
 _LOG = logging.getLogger(__name__)
@@ -30,40 +30,31 @@ class Claims:
 
     Args:
         study: the study.
-        storage: where it is kept.
-        url: of the storage, for its lock.
-        lease_seconds: after this time without a sign of life a worker counts as dead.
-        max_retries: how often the trial of a dead worker is tried again.
+        settings: the group `sweep`: its storage, lease_seconds and max_retries.
     """
 
-    def __init__(
-        self, study: optuna.Study, storage: BaseStorage, url: str, lease_seconds: float, max_retries: int
-    ) -> None:
+    def __init__(self, study: optuna.Study, settings: SweepConfig) -> None:
         self._study = study
-        self._storage = storage
-        self._url = url
-        self._lease_seconds = lease_seconds
-        self._max_retries = max_retries
+        self._storage = study._storage
+        self._url = settings.storage
+        self._lease_seconds = settings.lease_seconds
+        self._max_retries = settings.max_retries
         self._seen: dict[int, tuple[int, float]] = {}
 
-    def plan(self, num_trials: int) -> None:
-        """Let as many trials wait as are missing from the budget; those that failed do not count."""
-        with study_lock(self._url):
-            counted = [t for t in self._study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
-            for _ in range(num_trials - len(counted)):
-                self._study.enqueue_trial({})
-
-    def plan_points(self, points: Sequence[Mapping[str, Any]]) -> None:
-        """Let the points (parameter name to value) wait that are neither tried nor waiting yet."""
+    def plan(self, budget: int | Sequence[Mapping[str, Any]]) -> None:
+        """Let wait what is missing from a number of trials, or from the points of a grid; failed ones do not count."""
         with study_lock(self._url):
             trials = [t for t in self._study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
             known = [fixed_parameters(trial) for trial in trials]
-            for point in points:
-                if dict(point) not in known:
-                    self._study.enqueue_trial(dict(point))
+            if isinstance(budget, int):
+                missing: list[dict[str, Any]] = [{}] * (budget - len(known))
+            else:
+                missing = [dict(point) for point in budget if dict(point) not in known]
+            for point in missing:
+                self._study.enqueue_trial(point)
 
     def claim(self) -> FrozenTrial | None:
-        """The next trial, now running and this worker's own; None if none waits."""
+        """The next trial, now running and held by this worker; None if none waits."""
         with study_lock(self._url):
             self._release_the_dead()
             for waiting in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
@@ -101,7 +92,7 @@ class Claims:
             try:
                 self._storage.set_trial_user_attr(trial_id, "beat", count)
             except optuna.exceptions.UpdateFinishedTrialError:
-                return  # told, or given to another worker
+                return  # finished, or given to another worker
             except Exception as error:  # each database has its own; a missed beat is no reason to stop training
                 _LOG.warning("the storage of the sweep fails (%s); trying again", error)
 
@@ -134,5 +125,5 @@ def origin(trial: FrozenTrial | Trial) -> int:
 
 
 def fixed_parameters(trial: FrozenTrial) -> dict[str, Any]:
-    """What a trial was told to try, and what it has chosen so far."""
+    """The parameters that a trial was given, and those that it has chosen so far."""
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}

@@ -1,25 +1,27 @@
 """Is the winner of a sweep good, or the luckiest of many? Both arms are trained anew on fresh seeds and compared.
 
-The winner was chosen by accuracy on development problems; here both are judged on the final evaluation's. An arm is a
-study of its own with one trial a seed, so it survives kills and is shared out among workers as the sweep itself.
+The winner was chosen by accuracy on development problems; here both are evaluated on the problems of the final
+evaluation. An arm is a separate study with one trial a seed, so it survives kills and is shared out among workers as
+the sweep is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from redi_lab.config.schema import SweepConfig
 from redi_lab.errors import UserError
 from redi_lab.evaluation.comparison import Comparison, Finding, compare
 from redi_lab.evaluation.metrics import Verdicts
 from redi_lab.run.screen import say
 from redi_lab.verbs.sweep.claims import Claims
 from redi_lab.verbs.sweep.results import seed_interval
-from redi_lab.verbs.sweep.space import as_overrides, grid
+from redi_lab.verbs.sweep.space import as_overrides
 from redi_lab.verbs.sweep.study import RunTraining, Sweep, open_study
 from redi_lab.verbs.sweep.workers import run_workers
 
@@ -64,30 +66,24 @@ class Confirmation:
             f" {e.value:+.3f} ({e.ci_low:+.3f} to {e.ci_high:+.3f})"
         )
 
-
-def confirm(sweep: Sweep, winner: FrozenTrial, run: RunTraining | None = None) -> Confirmation:
-    """Train and judge both arms on `confirm_seeds`, as far as that is not done yet.
-
-    Args:
-        sweep: its overrides name a final evaluation, its local ones do not switch it off.
-        winner: the best trial.
-        run: trains once; None: as the verb train does.
-
-    Raises:
-        UserError: a run failed, or judged nothing.
-    """
-    best = (*sweep.overrides, *as_overrides(winner.user_attrs["values"]))
-    arms = {f"confirm-{winner.number}": best, "confirm-baseline": sweep.overrides}
-    seeds = ", ".join(map(str, sweep.settings.confirm_seeds))
-    say(f"Confirming: trial {winner.number} and the run without the sweep's values, on fresh seeds {seeds}")
-    judged = [_run_arm(_arm(sweep, label, overrides), run) for label, overrides in arms.items()]
-    return compare_arms(tuple(sweep.settings.confirm_seeds), *judged)
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        e = self.over_problems.difference
+        return {
+            "seeds": list(self.seeds),
+            "winner": list(self.winner),
+            "baseline": list(self.baseline),
+            "difference": self.difference,
+            "over_seeds": self.over_seeds,
+            "over_problems": {key: getattr(e, key) for key in ("value", "ci_low", "ci_high", "num_problems")},
+            "verdict": self.verdict(),
+        }
 
 
 @final
 @dataclass(frozen=True)
 class Arm:
-    """What the runs of an arm came to.
+    """The runs of an arm.
 
     Attributes:
         verdicts: Of each seed's run, shape (problems, samples).
@@ -102,6 +98,27 @@ class Arm:
         return np.concatenate(self.verdicts, axis=1 if self.has_same_problems else 0)
 
 
+def confirm(sweep: Sweep, winner: FrozenTrial, run: RunTraining | None = None) -> Confirmation:
+    """Train and evaluate both arms on `confirm_seeds`, as far as that is not done yet.
+
+    Args:
+        sweep: its overrides name a final evaluation, its local ones do not switch it off.
+        winner: the best trial.
+        run: trains once; None: as the verb train does.
+
+    Raises:
+        UserError: a run failed, or evaluated nothing.
+    """
+    seeds = tuple(sweep.settings.confirm_seeds)
+    best = (*sweep.overrides, *as_overrides(winner.user_attrs["values"]))
+    arms = {f"confirm-{winner.number}": best, "confirm-baseline": sweep.overrides}
+    say(
+        f"Confirming: trial {winner.number} and the run without the sweep's values,"
+        f" on fresh seeds {', '.join(map(str, seeds))}"
+    )
+    return compare_arms(seeds, *(_run_arm(sweep, label, overrides, run) for label, overrides in arms.items()))
+
+
 def compare_arms(seeds: tuple[int, ...], winner: Arm, baseline: Arm) -> Confirmation:
     """Compare two arms."""
     scores = [tuple(float(verdicts.mean()) for verdicts in arm.verdicts) for arm in (winner, baseline)]
@@ -114,27 +131,22 @@ def compare_arms(seeds: tuple[int, ...], winner: Arm, baseline: Arm) -> Confirma
     )
 
 
-def _arm(sweep: Sweep, label: str, overrides: tuple[str, ...]) -> Sweep:
-    settings = replace(
-        sweep.settings, space={"seed": list(sweep.settings.confirm_seeds)}, seeds=[], sampler="grid", pruner="none"
-    )
-    return replace(
-        sweep, name=f"{sweep.name}.{label}", folder=sweep.folder / label, settings=settings, overrides=overrides
-    )
-
-
-def _run_arm(arm: Sweep, run: RunTraining | None) -> Arm:
+def _run_arm(sweep: Sweep, label: str, overrides: tuple[str, ...], run: RunTraining | None) -> Arm:
     """Train on each seed, and read the verdicts in the order of the seeds."""
-    study, storage = open_study(arm)
-    claims = Claims(study, storage, arm.settings.storage, arm.settings.lease_seconds, arm.settings.max_retries)
-    claims.plan_points(grid(arm.space))
-    run_workers(arm, study, run=run)
+    seeds = list(sweep.settings.confirm_seeds)
+    by_seed_alone = {"space": {"seed": seeds}, "seeds": [], "sampler": "grid", "pruner": "none"}
+    settings = SweepConfig(**{**vars(sweep.settings), **by_seed_alone})
+    name, folder = f"{sweep.name}.{label}", sweep.folder / label
+    arm = replace(sweep, name=name, folder=folder, settings=settings, overrides=overrides)
+    study = open_study(arm)
+    Claims(study, settings).plan(arm.budget())
+    run_workers(arm, study, run)
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     by_seed = {trial.params["seed"]: trial.user_attrs["runs"][0]["details"] for trial in done}
     verdicts = []
-    for seed in arm.space[0].choices:
+    for seed in seeds:
         if "right" not in by_seed.get(seed, {}):
-            raise UserError(f"{arm.name}: no judged run with seed {seed}; see {arm.folder} and start the command again")
+            raise UserError(f"{name}: no evaluated run with seed {seed}; see {folder} and start the command again")
         right, num_samples = np.array(by_seed[seed]["right"]), by_seed[seed]["num_samples"]
         verdicts.append(np.arange(num_samples) < right[:, None])
-    return Arm(verdicts, len({by_seed[seed].get("benchmark_digest", seed) for seed in by_seed}) == 1)
+    return Arm(verdicts, len({by_seed[seed].get("benchmark_digest", seed) for seed in seeds}) == 1)

@@ -2,21 +2,21 @@
 
 A trial is the command `python -m redi_lab OVERRIDES VALUES seed=S`. The study is kept in a storage that any number of
 workers share; killed at any moment, the same command goes on with it. Results: a page with the map of α and learning
-rate and other plots, the best configuration as an experiment, and, on fresh seeds, whether it is better indeed.
+rate and other plots, the command of the best configuration, and, on fresh seeds, whether it is better indeed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import filelock
 import optuna
 from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.config.compose import CONFIG_DIR, load_config, metric_names
-from redi_lab.config.inheritance import inherited
 from redi_lab.config.schema import SweepConfig
 from redi_lab.errors import UserError
 from redi_lab.files import naming
@@ -27,7 +27,7 @@ from redi_lab.run.study_storage import check_storage, study_lock
 from redi_lab.verbs.sweep.claims import Claims
 from redi_lab.verbs.sweep.confirm import Confirmation, confirm
 from redi_lab.verbs.sweep.results import best_trial
-from redi_lab.verbs.sweep.space import Space, as_overrides, check_space, grid, parse_space
+from redi_lab.verbs.sweep.space import Space, check_space, grid, parse_space
 from redi_lab.verbs.sweep.study import Sweep, open_study
 from redi_lab.verbs.sweep.workers import run_workers
 
@@ -54,27 +54,17 @@ def run_sweep(arguments: Sequence[str]) -> Path:
     shared = [*sweep.overrides, *sweep.local_overrides]
     check_hub(load_config("train", shared), shared)
     with naming(sweep.folder):
-        return _run(config, sweep)
-
-
-def _run(config: DictConfig, sweep: Sweep) -> Path:
-    sweep.folder.mkdir(parents=True, exist_ok=True)
-    study, storage = open_study(sweep)
-    plan = Claims(study, storage, sweep.settings.storage, sweep.settings.lease_seconds, sweep.settings.max_retries)
-    if sweep.settings.sampler == "grid":
-        plan.plan_points(grid(sweep.space))
-    else:
-        assert sweep.settings.num_trials is not None  # checked by compose_sweep
-        plan.plan(sweep.settings.num_trials)
-    with interruptible("give the same command again: it goes on with the study"):
-        sweep = replace(sweep, parent_run_id=_open_parent_run(config, sweep, study))
-        run_workers(sweep, study, starts=_starts(sweep))
-        confirmation = None
-        winner = best_trial(study)
-        if winner is not None and sweep.settings.confirm_seeds:
-            local = tuple(override for override in sweep.local_overrides if override != _NO_FINAL_EVALUATION)
-            confirmation = confirm(replace(sweep, local_overrides=local), winner)
-    _report(config, sweep, study, confirmation)
+        sweep.folder.mkdir(parents=True, exist_ok=True)
+        study = open_study(sweep)
+        Claims(study, sweep.settings).plan(sweep.budget())
+        with interruptible("give the same command again: it goes on with the study"):
+            sweep = replace(sweep, parent_run_id=_open_parent_run(config, sweep, study))
+            run_workers(sweep, study)
+            winner, confirmation = best_trial(study), None
+            if winner is not None and sweep.settings.confirm_seeds:
+                local = tuple(override for override in sweep.local_overrides if override != _NO_FINAL_EVALUATION)
+                confirmation = confirm(replace(sweep, local_overrides=local), winner)
+        _report(config, sweep, study, confirmation)
     return sweep.folder
 
 
@@ -88,12 +78,9 @@ def compose_sweep(arguments: Sequence[str]) -> tuple[DictConfig, Sweep]:
     shared = [argument for argument in arguments if _root(argument) in _SHARED]
     training = [argument for argument in arguments if _root(argument) not in (*_OWN, *_SHARED)]
     config = _load(own, shared)
-    names = {field.name for field in fields(SweepConfig)}
-    plain = OmegaConf.to_container(config.sweep)
-    assert isinstance(plain, dict)
-    settings = SweepConfig(**{str(key): value for key, value in plain.items() if key in names})
+    plain: Any = OmegaConf.to_container(config.sweep)
     # A variable that the study's YAML interpolates stays one: commands of trials are recorded.
-    settings.overrides = redacted(settings.overrides)
+    settings = SweepConfig(**{**plain, "overrides": redacted(plain["overrides"])})
     check_storage(settings.storage)
     space = parse_space(settings.space)
     overrides = (*settings.overrides, *training)
@@ -133,23 +120,21 @@ def _root(argument: str) -> str:
 
 
 def _check_settings(settings: SweepConfig, space: Space, base: DictConfig) -> None:
-    if settings.sampler == "grid":
-        size = len(grid(space))
-        if settings.num_trials not in (None, size):
-            raise UserError(
-                f"sweep.num_trials={settings.num_trials}: the grid has {size} points and all are tried; set"
-                " sweep.num_trials=null"
-            )
-    elif settings.num_trials is None:
-        raise UserError("sweep.num_trials=null: only sweep.sampler=grid knows by itself when it is done")
+    size = len(grid(space)) if settings.sampler == "grid" else None
+    if size is not None and settings.num_trials not in (None, size):
+        raise UserError(
+            f"sweep.num_trials={settings.num_trials}: the grid has {size} points and all are tried; set"
+            " sweep.num_trials=null"
+        )
+    if size is None and settings.num_trials is None:
+        raise UserError("sweep.num_trials=null: only sweep.sampler=grid knows when it is done; give a number")
     if settings.sampler == "gp" and any(parameter.when for parameter in space):
         raise UserError("sweep.sampler=gp: it cannot search parameters with conditions (when); choose tpe or random")
     if not settings.seeds:
         raise UserError("sweep.seeds=[]: name at least one seed")
     if any(parameter.path == "seed" for parameter in space):
         raise UserError("sweep.space.seed: seeds are not searched; a trial averages over sweep.seeds")
-    seen = sorted(set(settings.seeds) & set(settings.confirm_seeds))
-    if seen:
+    if seen := sorted(set(settings.seeds) & set(settings.confirm_seeds)):
         raise UserError(f"sweep.confirm_seeds: {seen[0]} is one of sweep.seeds; a confirmation needs fresh ones")
     if settings.confirm_seeds and base.eval.benchmark is None:
         raise UserError("sweep.confirm_seeds needs a final evaluation (eval=...), which eval=none switches off")
@@ -161,23 +146,15 @@ def _check_settings(settings: SweepConfig, space: Space, base: DictConfig) -> No
         )
 
 
-def _starts(sweep: Sweep) -> list[str]:
-    """Seeds for which the stage before the trials is trained first; none if the space reaches that stage."""
-    reached = inherited(as_overrides({parameter.path: None for parameter in sweep.space}))
-    return [] if reached else [f"seed={seed}" for seed in sweep.settings.seeds]
-
-
 def _open_parent_run(config: DictConfig, sweep: Sweep, study: optuna.Study) -> str | None:
     """The MLflow run of the study: made by the first command, found by the others; None where there is no store."""
     from redi_lab.run.record import make_logger, quieten_libraries
-    from redi_lab.tracking.state import STATE_FILE
 
     quieten_libraries()
     with study_lock(sweep.settings.storage):
-        known = study.user_attrs.get("mlflow_run_id")
-        if known is not None and not (sweep.folder / STATE_FILE).exists():
-            return str(known)  # made by another machine
-        logger = make_logger(_publishable(config), sweep.folder, None, _tags(sweep))
+        if _is_elsewhere(sweep, study):
+            return str(study.user_attrs["mlflow_run_id"])
+        logger = make_logger(_publishable(config), sweep.folder, None, sweep.tags)
         run_id: str | None = logger.version
         study.set_user_attr("mlflow_run_id", run_id)
         logger.finalize("running")
@@ -185,9 +162,8 @@ def _open_parent_run(config: DictConfig, sweep: Sweep, study: optuna.Study) -> s
 
 
 def _report(config: DictConfig, sweep: Sweep, study: optuna.Study, confirmation: Confirmation | None) -> None:
-    """Write page, plots, experiment and summary, and put them into MLflow where the study's run is this folder's."""
+    """Write page, plots and summary, and put them into MLflow where the study's run is this folder's."""
     from redi_lab.run.record import make_logger, write_summary
-    from redi_lab.tracking.state import STATE_FILE
     from redi_lab.verbs.sweep.report import conclusions, summarise, write_report
 
     public = _publishable(config)
@@ -196,10 +172,10 @@ def _report(config: DictConfig, sweep: Sweep, study: optuna.Study, confirmation:
         print(*conclusions(sweep, study, confirmation), f"Page:       {files[-1]}", sep="\n")
         content = summarise(sweep, study, confirmation)
         files.append(write_summary(sweep.folder, public, content))
-        if not (sweep.folder / STATE_FILE).exists() and study.user_attrs.get("mlflow_run_id") is not None:
+        if _is_elsewhere(sweep, study):
             return
         logger = make_logger(
-            public, sweep.folder, None, _tags(sweep) | {"redi_lab.best_trial": str(content["best_trial"])}
+            public, sweep.folder, None, sweep.tags | {"redi_lab.best_trial": str(content["best_trial"])}
         )
         for file in files:
             logger.log_artifact(file)
@@ -207,8 +183,11 @@ def _report(config: DictConfig, sweep: Sweep, study: optuna.Study, confirmation:
         logger.finalize("success")
 
 
-def _tags(sweep: Sweep) -> dict[str, str]:
-    return {"redi_lab.study": sweep.name, "redi_lab.storage": redact(sweep.settings.storage)}
+def _is_elsewhere(sweep: Sweep, study: optuna.Study) -> bool:
+    """Whether another machine made the study's MLflow run."""
+    from redi_lab.tracking.state import STATE_FILE
+
+    return study.user_attrs.get("mlflow_run_id") is not None and not (sweep.folder / STATE_FILE).exists()
 
 
 def _publishable(config: DictConfig) -> DictConfig:

@@ -1,4 +1,4 @@
-"""What came of a study's trials: plain records for the report, the plots and the confirmation."""
+"""What came of a study's trials: plain records for the report, the map and the confirmation."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from optuna.trial import FrozenTrial, TrialState
 from redi_lab.evaluation.metrics import t_quantile
 from redi_lab.verbs.sweep.space import Value
 
+_SHOWN = ("folder", "mlflow_run_id", "fingerprint", "commit", "commit_is_dirty")
+
 
 @final
 @dataclass(frozen=True)
 class TrialView:
-    """A finished trial as the report shows it.
+    """A finished trial as page and summary show it.
 
     Attributes:
         number: In the study.
         values: By override path.
         outcome: finished, collapsed, pruned or failed.
         value: Mean of the metric over seeds; of a pruned trial the last measurement; None if there is none.
-        interval: Of the value, 95 %: over seeds if there are several, else over problems; None if unknown.
+        interval: 95 % interval of the value: over seeds if there are several, else over problems; None if unknown.
         step: At which it collapsed or was pruned.
         reason: In words.
         steps: Optimizer steps taken, over all seeds.
         planned_steps: Those that it would have taken.
         seconds: Wall-clock time of its runs.
         command: That runs it again by hand.
-        runs: Details of each seed's run.
+        runs: Folder, MLflow run, fingerprint and commit of each seed's run.
     """
 
     number: int
@@ -47,24 +49,6 @@ class TrialView:
     seconds: float
     command: str
     runs: Sequence[Mapping[str, Any]]
-
-
-@final
-@dataclass(frozen=True)
-class Budget:
-    """Optimizer steps and time of a study.
-
-    Attributes:
-        steps: Taken.
-        planned_steps: That all its trials would have taken to their ends.
-        seconds: Of training and measuring, over all workers.
-        saved_seconds: What the steps not taken would have cost at the same pace.
-    """
-
-    steps: int
-    planned_steps: int
-    seconds: float
-    saved_seconds: float
 
 
 def is_feasible(trial: FrozenTrial) -> bool:
@@ -87,11 +71,12 @@ def view_trials(study: optuna.Study) -> list[TrialView]:
     return [_view(trial, num_seeds) for trial in ended]
 
 
-def budget(trials: Sequence[TrialView]) -> Budget:
-    """Add up what trials took and what they were spared."""
+def budget(trials: Sequence[TrialView]) -> dict[str, float]:
+    """Optimizer steps and seconds taken, and saved by stopping early (seconds: at the same pace)."""
     steps, planned = sum(t.steps for t in trials), sum(t.planned_steps for t in trials)
     seconds = sum(t.seconds for t in trials)
-    return Budget(steps, planned, seconds, seconds * (planned - steps) / steps if steps else 0.0)
+    saved = seconds * (planned - steps) / steps if steps else 0.0
+    return {"steps": steps, "planned_steps": planned, "seconds": seconds, "saved_seconds": saved}
 
 
 def seed_interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -104,33 +89,31 @@ def seed_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def _view(trial: FrozenTrial, num_seeds: int) -> TrialView:
-    runs = trial.user_attrs.get("runs", [])
-    measured = [run["value"] for run in runs if run["value"] is not None]
+    attributes, runs = trial.user_attrs, trial.user_attrs.get("runs", [])
     outcome = {TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}.get(trial.state, "finished")
-    step = trial.user_attrs.get("collapse_step")
+    step = attributes.get("collapse_step")
     if outcome == "pruned":
         step = runs[-1]["steps"] if runs else trial.last_step
     elif outcome == "finished" and not is_feasible(trial):
         outcome = "collapsed"
-    attributes, last_reason = trial.user_attrs, runs[-1]["reason"] if runs else None
-    planned = max((run["planned_steps"] for run in runs), default=0)
+    reasons = (attributes.get("error"), attributes.get("collapse_reason"), runs[-1]["reason"] if runs else None)
     return TrialView(
         number=trial.number,
-        values=trial.user_attrs.get("values", {}),
+        values=attributes.get("values", {}),
         outcome=outcome,
-        value=trial.value,
-        interval=_interval(runs, measured),
+        value=trial.value if trial.value is not None and math.isfinite(trial.value) else None,
+        interval=_interval(runs),
         step=step,
-        reason=next((r for r in (attributes.get("error"), attributes.get("collapse_reason")) if r), last_reason),
+        reason=next(filter(None, reasons), None),
         steps=sum(run["steps"] for run in runs),
-        planned_steps=planned * num_seeds,
+        planned_steps=max((run["planned_steps"] for run in runs), default=0) * num_seeds,
         seconds=sum(run["seconds"] for run in runs),
-        command=trial.user_attrs.get("command", ""),
-        runs=runs,
+        command=attributes.get("command", ""),
+        runs=[{key: run["details"].get(key) for key in _SHOWN} for run in runs],
     )
 
 
-def _interval(runs: Sequence[Mapping[str, Any]], measured: Sequence[float]) -> tuple[float, float] | None:
+def _interval(runs: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
     if len(runs) == 1 and runs[0]["ci_low"] is not None:
         return runs[0]["ci_low"], runs[0]["ci_high"]
-    return seed_interval(measured)
+    return seed_interval([run["value"] for run in runs if run["value"] is not None])

@@ -6,18 +6,14 @@ import json
 import math
 import os
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from redi_lab.callbacks.pruning import PruningCallback
 from redi_lab.config.compose import load_config
-from redi_lab.config.inheritance import earlier_overrides
 from redi_lab.evaluation.results import load_result
 from redi_lab.run.record import SUMMARY
-from redi_lab.run.stages import StageCache, resolve_chain
 from redi_lab.tracking.journal import read_curves
 from redi_lab.tracking.state import METRICS_FILE
 from redi_lab.verbs.sweep.space import as_overrides
@@ -25,61 +21,34 @@ from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec
 from redi_lab.verbs.train.command import run_training
 
 SCREEN = "screen.log"
+_DETAILS = ("mlflow_run_id", "commit", "commit_is_dirty", "fingerprint", "checkpoint", "metrics", "config")
 
 
 def train(spec: RunSpec, report: Report) -> RunResult:
     """Train, and say what came of it; what would be on the screen goes to the run's folder."""
-    began = time.time()
     overrides = [*spec.overrides, *as_overrides({"paths.output_dir": str(spec.folder)})]
     config = load_config("train", overrides)
     callback = PruningCallback(spec.metric, report)
-    with _screen_to(spec.folder / SCREEN):
-        run_training(config, overrides, [callback], spec.parent_run_id, spec.tags)
+    _send_screen_to(spec.folder / SCREEN)
+    run_training(config, overrides, [callback], spec.parent_run_id, spec.tags)
     summary = json.loads((spec.folder / SUMMARY).read_text(encoding="utf-8"))
-    stopped = summary["stopped"] or {}
+    stopped, measured = summary["stopped"] or {}, callback.measurements
     collapse_step, reason = _collapse(summary, callback)
-    low, high = _interval(spec)
+    curves = read_curves(spec.folder / METRICS_FILE)
+    low, high = (curves.get(f"{spec.metric}_{end}") for end in ("ci_low", "ci_high"))
     return RunResult(
-        value=callback.measurements[max(callback.measurements)] if callback.measurements else None,
-        worst=(min if spec.mode == "max" else max)(callback.measurements.values(), default=None),
-        ci_low=low,
-        ci_high=high,
+        value=measured[max(measured)] if measured else None,
+        worst=(min if spec.mode == "max" else max)(measured.values(), default=None),
+        ci_low=low and low.values[-1],
+        ci_high=high and high.values[-1],
         steps=callback.last_step,
         planned_steps=callback.planned_steps,
         stopped_by=stopped.get("by"),
         collapse_step=collapse_step,
         reason=reason or stopped.get("reason"),
-        seconds=round(time.time() - began, 1),
+        seconds=round(summary["seconds"], 1),
         details=_details(summary, spec.folder, Path(config.paths.cache_dir)),
     )
-
-
-def train_start(overrides: list[str], screen: Path) -> None:
-    """Train what a run starts from, unless it exists: once for all trials, and before them.
-
-    Args:
-        overrides: of the run.
-        screen: file for what would be on the screen.
-    """
-    config = load_config("train", overrides)
-    chain = resolve_chain(config, overrides)
-    if len(chain) < 2:
-        return
-    stages, fingerprint = StageCache(Path(config.paths.cache_dir)), chain[-2].fingerprint
-    with stages.place_for(fingerprint) as folder:
-        if stages.find(fingerprint) is not None:
-            return
-        earlier = [*earlier_overrides(config, overrides), "eval=none", *as_overrides({"paths.output_dir": str(folder)})]
-        with _screen_to(screen):
-            run_training(load_config("train", earlier), earlier)
-
-
-def _interval(spec: RunSpec) -> tuple[float | None, float | None]:
-    """The last measurement's 95 % interval over problems, which accuracy has."""
-    curves = read_curves(spec.folder / METRICS_FILE)
-    ends = (curves.get(f"{spec.metric}_{end}") for end in ("ci_low", "ci_high"))
-    low, high = (None if curve is None else curve.values[-1] for curve in ends)
-    return low, high
 
 
 def _collapse(summary: Mapping[str, Any], callback: PruningCallback) -> tuple[int | None, str | None]:
@@ -94,8 +63,7 @@ def _collapse(summary: Mapping[str, Any], callback: PruningCallback) -> tuple[in
 
 
 def _details(summary: Mapping[str, Any], folder: Path, cache_dir: Path) -> dict[str, Any]:
-    kept = ("mlflow_run_id", "commit", "commit_is_dirty", "fingerprint", "checkpoint", "metrics", "config")
-    details = {"folder": str(folder), **{key: summary[key] for key in kept}}
+    details = {"folder": str(folder), **{key: summary[key] for key in _DETAILS}}
     evaluation = summary["evaluation"]
     result = None if evaluation is None else load_result(cache_dir / "evaluations", evaluation["key"])
     if result is not None:
@@ -108,25 +76,11 @@ def _details(summary: Mapping[str, Any], folder: Path, cache_dir: Path) -> dict[
     return details
 
 
-@contextmanager
-def _screen_to(path: Path) -> Iterator[None]:
-    """Send what is written to the screen, also by libraries and child processes, to a file."""
+def _send_screen_to(path: Path) -> None:
+    """Send what this process writes to the screen from now on, also by libraries and child processes, to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    streams = (sys.stdout, sys.stderr)
-    _flush(streams)
-    saved = [os.dup(number) for number in (1, 2)]
+    sys.stdout.flush()
+    sys.stderr.flush()
     with path.open("ab") as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
-    try:
-        yield
-    finally:
-        _flush(streams)
-        for number, copy in zip((1, 2), saved, strict=True):
-            os.dup2(copy, number)
-            os.close(copy)
-
-
-def _flush(streams: tuple[Any, ...]) -> None:
-    for stream in streams:
-        stream.flush()

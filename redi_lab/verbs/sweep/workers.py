@@ -1,7 +1,7 @@
 """The worker processes of one machine, and the bar that shows how far the study is.
 
 A worker lives as long as there are trials, so that imports are paid once. It ends with the process that started it,
-however that ends; one that dies of itself is replaced, and its trial is retried when its lease is over.
+however that ends; one that dies is replaced, and its trial is retried when its lease is over.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -25,127 +25,106 @@ from redi_lab.errors import RunInterruptedError, UserError
 from redi_lab.files import explained, naming
 from redi_lab.run.screen import progress_bar
 from redi_lab.verbs.sweep.results import best_trial, is_feasible
-from redi_lab.verbs.sweep.study import RunTraining, Sweep, work
+from redi_lab.verbs.sweep.study import RunTraining, Sweep
+from redi_lab.verbs.sweep.trial import work
 
 _POLL_SECONDS = 1.0
 _FAREWELL_SECONDS = 20.0
 _GPUS = Path("/proc/driver/nvidia/gpus")
 
 
-def run_workers(sweep: Sweep, study: optuna.Study, starts: Sequence[str] = (), run: RunTraining | None = None) -> None:
+def run_workers(sweep: Sweep, study: optuna.Study, run: RunTraining | None = None) -> None:
     """Run what waits in the study with as many processes as the sweep asks for, behind a progress bar.
 
     Args:
         sweep: the study and how its trials run.
         study: the same, to look at.
-        starts: seeds, as overrides, for which the stage before the trials is trained first.
         run: trains once; None: as the verb train does. Workers import it, so it has to be a function of a module.
 
     Raises:
         UserError: a worker gave up, with its message, or workers die again and again.
     """
-    crew = _Crew(sweep, starts, run)
+    context, num_workers = multiprocessing.get_context("spawn"), sweep.settings.num_workers
+    complaints = context.SimpleQueue()
+
+    def start(index: int) -> BaseProcess:
+        own = worker_environment(index, num_workers, os.environ, len(list(_GPUS.glob("*"))))
+        worker = context.Process(target=_work, args=(sweep, run, complaints, own))
+        worker.start()
+        return worker
+
+    workers = {index: start(index) for index in range(num_workers)}
+    deaths: list[int] = []
     try:
         with progress_bar() as progress:
             task = progress.add_task(sweep.name, total=None)
-            while crew.is_working():
+            while workers:
                 done, total, text = _describe(study)
                 progress.update(task, completed=done, total=total, description=f"{sweep.name}: {text}")
-                time.sleep(_POLL_SECONDS)
+                wait([worker.sentinel for worker in workers.values()], _POLL_SECONDS)
+                for index in _take_the_dead(workers, deaths):
+                    if len(deaths) <= sweep.settings.max_retries:
+                        workers[index] = start(index)
     except (KeyboardInterrupt, RunInterruptedError):
-        crew.interrupt()
+        for worker in workers.values():
+            assert worker.pid is not None
+            os.kill(worker.pid, signal.SIGINT)  # gives its trial back; a signal to the command alone does not reach it
         raise
     finally:
-        crew.join()
-    crew.complain()
+        for worker in workers.values():
+            worker.join()
+    if not complaints.empty():
+        raise UserError(complaints.get())
+    if len(deaths) > sweep.settings.max_retries:
+        raise UserError(
+            f"worker processes died (exit codes {', '.join(map(str, deaths))}; -9 mostly means too little memory; the"
+            f" last lines of {sweep.folder}/trials/*/*/screen.log may say more); the same command continues the study"
+        )
+
+
+def _take_the_dead(workers: dict[int, BaseProcess], deaths: list[int]) -> list[int]:
+    """Take out the workers that have ended; add the exit codes of those that died to `deaths`, and name them."""
+    ended = {index: worker.exitcode for index, worker in workers.items() if worker.exitcode is not None}
+    for index in ended:
+        del workers[index]
+    deaths += [code for code in ended.values() if code]
+    return [index for index, code in ended.items() if code]
 
 
 def worker_environment(index: int, number: int, environment: Mapping[str, str], num_gpus: int) -> dict[str, str]:
-    """What one of several workers of a machine finds in its environment: its share of the cores, and one GPU.
+    """The environment variables of one of several workers of a machine: its share of the cores, and one GPU.
 
     Args:
         index: of the worker, from 0.
         number: of workers.
-        environment: of the command; what it says of threads is kept, and its visible GPUs are shared out.
+        environment: of the command; its number of threads is kept, and its visible GPUs are shared out.
         num_gpus: of the machine.
     """
+    if number == 1:
+        return {}
     share = max(1, len(os.sched_getaffinity(0)) // number)
-    found = {} if number == 1 else {"OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS", str(share))}
     visible = environment.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(num_gpus))))
     devices = [device for device in visible.split(",") if device]
-    return found | ({"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} if number > 1 and devices else {})
+    gpu = {"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} if devices else {}
+    return {"OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS", str(share))} | gpu
 
 
-class _Crew:
-    """The processes; one that dies is replaced a few times."""
-
-    def __init__(self, sweep: Sweep, starts: Sequence[str], run: RunTraining | None) -> None:
-        self._context = multiprocessing.get_context("spawn")
-        self._complaints = self._context.SimpleQueue()
-        self._sweep, self._starts, self._run = sweep, list(starts), run
-        self._spare = sweep.settings.max_retries
-        self._number = sweep.settings.num_workers
-        self._exit_codes: list[int] = []
-        self._workers = [self._start(index) for index in range(self._number)]
-
-    def is_working(self) -> bool:
-        """Whether any worker is; replaces those that died."""
-        for index, worker in enumerate(self._workers):
-            if worker.exitcode not in (None, 0):
-                self._exit_codes.append(worker.exitcode)
-                if self._spare > 0:
-                    self._spare -= 1
-                    self._workers[index] = self._start(index)
-        return any(worker.is_alive() for worker in self._workers)
-
-    def interrupt(self) -> None:
-        """Have each give its trial back and end; a signal to the command alone does not reach them."""
-        for worker in self._workers:
-            if worker.pid is not None and worker.is_alive():
-                os.kill(worker.pid, signal.SIGINT)
-
-    def join(self) -> None:
-        """Wait for all."""
-        for worker in self._workers:
-            worker.join()
-
-    def complain(self) -> None:
-        """Say what went wrong."""
-        if not self._complaints.empty():
-            raise UserError(self._complaints.get())
-        if any(worker.exitcode for worker in self._workers):
-            raise UserError(
-                f"worker processes died (exit codes {', '.join(map(str, self._exit_codes))}; -9 is mostly a lack of"
-                " memory); the same command goes on with the study"
-            )
-
-    def _start(self, index: int) -> BaseProcess:
-        own = worker_environment(index, self._number, os.environ, len(list(_GPUS.glob("*"))))
-        turn = index % max(len(self._starts), 1)  # so that several workers train several starts at once
-        starts = [*self._starts[turn:], *self._starts[:turn]]
-        worker = self._context.Process(target=_work, args=(self._sweep, starts, self._run, self._complaints))
-        with _environment(own):
-            worker.start()
-        return worker
-
-
-def _work(sweep: Sweep, starts: Sequence[str], run: RunTraining | None, complaints: Any) -> None:
-    """In the worker process."""
+def _work(sweep: Sweep, run: RunTraining | None, complaints: Any, environment: Mapping[str, str]) -> None:
+    """In the worker process; torch, which reads the environment once, is imported with `train`."""
+    os.environ.update(environment)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         if run is None:
-            from redi_lab.verbs.sweep.trial_run import train, train_start
+            from redi_lab.verbs.sweep.trial_run import train
 
             run = train
-            for start in starts:
-                train_start([*sweep.overrides, *sweep.local_overrides, start], sweep.folder / "start" / f"{start}.log")
         with naming(sweep.folder):
             work(sweep, run)
     except Exception as error:
-        told = error if isinstance(error, UserError) else explained(error)
-        if told is None:
+        message = error if isinstance(error, UserError) else explained(error)
+        if message is None:
             raise
-        complaints.put(str(told))
+        complaints.put(str(message))
     except (KeyboardInterrupt, RunInterruptedError):
         pass  # the trial was given back; the command itself says that it was interrupted
 
@@ -157,21 +136,6 @@ def _end_with_parent() -> None:
     _thread.interrupt_main()  # gives the trial back
     time.sleep(_FAREWELL_SECONDS)
     os._exit(1)
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """A spawned process takes over the environment of the moment."""
-    before = {key: os.environ.get(key) for key in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
 
 
 def _describe(study: optuna.Study) -> tuple[int, int, str]:

@@ -17,7 +17,8 @@ from redi_lab.data.traces import TraceCorpus
 from redi_lab.evaluation.comparison import compare, explain
 from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.evaluation.scoring import explain_zero, verdicts_of
-from redi_lab.figures.curves import DIAGNOSTICS, plot_curves
+from redi_lab.figures.curves import plot_curves
+from redi_lab.figures.panels import DIAGNOSTICS
 from redi_lab.run.evaluation import BASE_MODEL
 from redi_lab.run.naming import objective, run_label
 from redi_lab.run.screen import CONSOLE, say, say_path

@@ -9,12 +9,18 @@ import math
 import os
 import sys
 import time
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from redi_lab.config.compose import load_config
 from redi_lab.config.schema import SweepConfig
 from redi_lab.errors import UserError
-from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, work
+from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep
+from redi_lab.verbs.sweep.trial import work
 
 STEPS = 100
 SPACE: dict[str, Any] = {
@@ -104,8 +110,22 @@ def log_and_train(spec: RunSpec, report: Report) -> RunResult:
 
 def make_sweep(folder: Path, storage: str = "journal", **settings: Any) -> Sweep:
     """A sweep over `SPACE` that is kept in the folder."""
-    defaults: dict[str, Any] = {"space": SPACE, "num_trials": 6, "storage": f"{storage}:///{folder / 'study'}"}
-    return Sweep("fake", folder, SweepConfig(**{**defaults, **settings}), ("+experiment=demo",), seed=3)
+    own: dict[str, Any] = {"space": SPACE, "num_trials": 6, "storage": f"{storage}:///{folder / 'study'}"}
+    return Sweep(
+        "fake", folder, SweepConfig(**{**default_settings(), **own, **settings}), ("+experiment=demo",), seed=3
+    )
+
+
+@cache
+def default_settings() -> dict[str, Any]:
+    """Of the group `sweep`."""
+    settings: Any = OmegaConf.to_container(load_config("sweep", ["name=fake"]).sweep)
+    return dict(settings)
+
+
+def changed(sweep: Sweep, **settings: Any) -> Sweep:
+    """The same sweep with other settings."""
+    return replace(sweep, settings=SweepConfig(**{**vars(sweep.settings), **settings}))
 
 
 if __name__ == "__main__":  # a worker that hangs in its third trial, to be killed: FOLDER STORAGE

@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from omegaconf import OmegaConf
+from matplotlib._pylab_helpers import Gcf
 
-from redi_lab.config.compose import load_config
 from redi_lab.run.study_storage import open_storage
 from redi_lab.verbs.sweep.confirm import Arm, compare_arms, confirm
-from redi_lab.verbs.sweep.experiment import experiment_text
-from redi_lab.verbs.sweep.plots import _Axis, plot_map
-from redi_lab.verbs.sweep.report import parameter_importances, summarise, write_report
+from redi_lab.verbs.sweep.pictures import Axis, plot_map
+from redi_lab.verbs.sweep.report import summarise, write_report
 from redi_lab.verbs.sweep.results import TrialView, best_trial, seed_interval, view_trials
 from redi_lab.verbs.sweep.space import parse_space
-from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, open_study, work
+from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, open_study
+from redi_lab.verbs.sweep.trial import work
 from tests.verbs.sweep import fakes
 from tests.verbs.sweep.test_study import planned
 
@@ -40,13 +39,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 
 
 def test_the_page_needs_nothing_else_and_tells_all(finished: Sweep) -> None:
-    study, _ = open_study(finished)
+    study = open_study(finished)
     confirmation = compare_arms(
         (1, 2), *(Arm([np.full((4, 2), is_right)] * 2, has_same_problems=False) for is_right in (True, False))
     )
     files = write_report(finished, study, confirmation)
     names = [file.name for file in files]
-    assert names == ["map.png", "parallel.png", "importances.png", "fake_best.yaml", "index.html"]
+    assert names == ["map.png", "parallel.png", "importances.png", "index.html"]
     assert all(file.stat().st_size > 5_000 for file in files[:3])
     page = files[-1].read_text()
     assert page.count("data:image/png;base64,") == 3
@@ -55,11 +54,14 @@ def test_the_page_needs_nothing_else_and_tells_all(finished: Sweep) -> None:
     assert outcomes == {"finished", "collapsed", "pruned", "failed"}
     for part in ("collapsed at step", "both fell", "behind", "no such file", "Confirmation", "saved", "run of "):
         assert part in page
-    assert f"--config-dir {finished.folder / 'conf'} +experiment=fake_best" in page
+    winner = best_trial(study)
+    assert winner is not None
+    assert f"python -m redi_lab +experiment=demo loss.alpha={winner.params['loss.alpha']:g} optimizer.lr=" in page
+    assert Gcf.get_all_fig_managers() == []
 
 
 def test_the_summary_adds_up(finished: Sweep) -> None:
-    study, _ = open_study(finished)
+    study = open_study(finished)
     summary = json.loads(json.dumps(summarise(finished, study, None), allow_nan=False))
     metrics = summary["metrics"]
     assert (
@@ -79,41 +81,12 @@ def test_the_summary_adds_up(finished: Sweep) -> None:
     assert best["runs"][0]["mlflow_run_id"] == "run of seed=42"
 
 
-def test_importances_tell_the_parameters_that_matter(finished: Sweep) -> None:
-    study, _ = open_study(finished)
-    assert parameter_importances(study).keys() == {"loss.alpha", "optimizer.lr"}
-
-
 def test_a_study_without_a_single_result_is_told_too(tmp_path: Path) -> None:
     sweep = fakes.make_sweep(tmp_path)
     study, _ = planned(sweep)
     files = write_report(sweep, study, None)
     assert "No trial finished without a collapse" in files[-1].read_text()
     assert summarise(sweep, study, None)["best_trial"] is None
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["+experiment=demo", "loss.alpha=0.4", "optimizer.lr=3e-05"],
-        ["+experiment=demo_dpo", "loss=simpo", "loss.gamma=0.5", "~callbacks.update_norm"],
-        ["loss=symmetric_redi", "eval=math500", "data.num_development=7", "init_from=null"],
-    ],
-)
-def test_the_winner_is_an_experiment_that_composes_to_the_same(overrides: list[str], tmp_path: Path) -> None:
-    (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "best.yaml").write_text(experiment_text("best", overrides, "Best."))
-    search = f"hydra.searchpath=['file://{tmp_path}']"
-    found, wanted = (
-        OmegaConf.to_container(load_config("train", arguments, check_paths=False))
-        for arguments in (["+experiment=best", search, "seed=3"], [*overrides, "seed=3"])
-    )
-    assert isinstance(found, dict)
-    assert isinstance(wanted, dict)
-    for config in (found, wanted):
-        del config["name"], config["paths"]
-        config["callbacks"] = {key: value for key, value in config["callbacks"].items() if value is not None}
-    assert found == wanted
 
 
 def trial_at(value: float, **values: float) -> TrialView:
@@ -124,10 +97,10 @@ def trial_at(value: float, **values: float) -> TrialView:
 
 def test_cells_of_the_map_are_values_or_equal_bins() -> None:
     space = parse_space(fakes.SPACE)
-    alpha, lr = (_Axis(parameter, num_trials=8) for parameter in space)
+    alpha, lr = (Axis(parameter, num_trials=8) for parameter in space)
     assert alpha.labels == ["0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1"]
     assert alpha.cell(trial_at(0.5, loss_alpha=0.3)) == 3
-    assert lr.num_cells == 4  # each a factor of 40 ** (1 / 4) wide
+    assert len(lr.labels) == 4  # each a factor of 40 ** (1 / 4) wide
     edges = [5e-5, 1.2e-4, 1.3e-4, 1.9e-3, 2e-3]
     assert [lr.cell(trial_at(0.5, optimizer_lr=value)) for value in edges] == [0, 0, 1, 3, 3]
 
@@ -166,7 +139,10 @@ def test_a_problem_that_every_seed_answers_counts_once() -> None:
     assert "not told apart from" in compare_arms((7,), *single).verdict()
 
 
-def test_a_winner_is_confirmed_by_workers_on_fresh_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_winner_is_confirmed_on_fresh_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redi_lab.verbs.sweep.confirm.run_workers", lambda arm, study, run: work(arm, run))
     sweep = fakes.make_sweep(tmp_path, num_trials=5, confirm_seeds=[101, 102])
     study, _ = planned(sweep)
     work(sweep, fakes.train)

@@ -12,41 +12,29 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from redi_lab.config.schema import SweepConfig
 from redi_lab.errors import RunInterruptedError, UserError
 from redi_lab.run.interrupted import interruptible
 from redi_lab.verbs.sweep.claims import Claims, fixed_parameters
 from redi_lab.verbs.sweep.results import best_trial, budget, view_trials
-from redi_lab.verbs.sweep.space import grid, parse_space
-from redi_lab.verbs.sweep.study import (
-    Report,
-    RunResult,
-    RunSpec,
-    Sweep,
-    make_sampler,
-    open_study,
-    violation,
-    work,
-)
-from redi_lab.verbs.sweep.workers import run_workers, worker_environment
+from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, make_sampler, open_study
+from redi_lab.verbs.sweep.trial import violation, work
+from redi_lab.verbs.sweep.workers import _take_the_dead, run_workers, worker_environment
 from tests.conftest import REPOSITORY
 from tests.verbs.sweep import fakes
 
 
 def planned(sweep: Sweep, lease_seconds: float = 60.0) -> tuple[optuna.Study, Claims]:
     """The study with its budget waiting."""
-    study, storage = open_study(sweep)
-    claims = Claims(study, storage, sweep.settings.storage, lease_seconds, sweep.settings.max_retries)
-    if sweep.settings.sampler == "grid":
-        claims.plan_points(grid(sweep.space))
-    else:
-        claims.plan(sweep.settings.num_trials or 0)
+    study = open_study(sweep)
+    claims = Claims(study, fakes.changed(sweep, lease_seconds=lease_seconds).settings)
+    claims.plan(sweep.budget())
     return study, claims
 
 
@@ -78,11 +66,11 @@ def test_a_study_with_one_worker_is_reproducible_and_its_trials_differ(tmp_path:
 
 
 def test_workers_that_start_together_do_not_propose_the_same(tmp_path: Path) -> None:
-    space = parse_space(fakes.SPACE)
+    sweep = fakes.make_sweep(tmp_path, sampler="random")
     study = optuna.create_study()
     first = []
     for number in range(2):
-        study.sampler = make_sampler(SweepConfig(sampler="random"), space, seed=0, trial_number=number)
+        study.sampler = make_sampler(sweep, number)
         first.append(study.ask().suggest_float("x", 0, 1))
     assert first[0] != first[1]
 
@@ -91,7 +79,7 @@ def test_a_grid_is_run_once_point_by_point(tmp_path: Path) -> None:
     space = {"loss": ["redi", "dpo"], "loss.beta": {"choices": [0.1, 1.0], "when": {"loss": "dpo"}}}
     sweep = fakes.make_sweep(tmp_path, space=space, sampler="grid", num_trials=None)
     study, claims = planned(sweep)
-    claims.plan_points(grid(sweep.space))
+    claims.plan(sweep.budget())
     work(sweep, fakes.train)
     assert sorted(str(trial.user_attrs["values"]) for trial in study.trials) == [
         "{'loss': 'dpo', 'loss.beta': 0.1}",
@@ -169,7 +157,7 @@ def test_a_collapse_is_told_with_its_worst_value_its_step_and_a_violated_constra
     assert best_trial(study) is None
     view = view_trials(study)
     assert (view[0].outcome, view[0].step, view[0].reason) == ("collapsed", 20, "both fell")
-    assert (budget(view).steps, budget(view).planned_steps) == (20, 100)
+    assert (budget(view)["steps"], budget(view)["planned_steps"]) == (20, 100)
 
 
 def test_an_earlier_collapse_is_worse_and_health_is_no_violation() -> None:
@@ -207,7 +195,7 @@ def test_a_trial_that_is_behind_is_pruned(tmp_path: Path) -> None:
     assert states(study)["PRUNED"] >= 2
     view = [trial for trial in view_trials(study) if trial.outcome == "pruned"]
     assert all(trial.reason == "behind" and trial.step is not None and 0 < trial.step < 100 for trial in view)
-    assert budget(view).steps < budget(view).planned_steps == 100 * len(view)
+    assert budget(view)["steps"] < budget(view)["planned_steps"] == 100 * len(view)
     best = best_trial(study)
     assert best is not None
     assert best.params["optimizer.lr"] == max(trial.params["optimizer.lr"] for trial in study.trials)
@@ -245,48 +233,60 @@ def test_a_metric_that_is_never_measured_is_a_failure(tmp_path: Path) -> None:
 def test_another_study_of_the_same_name_is_refused(change: dict[str, Any], key: str, tmp_path: Path) -> None:
     open_study(fakes.make_sweep(tmp_path))
     open_study(fakes.make_sweep(tmp_path, num_trials=9, sampler="gp", num_workers=3))  # these may change
-    with pytest.raises(UserError, match=f"study fake in journal:///.* was begun with other {key}"):
+    with pytest.raises(UserError, match=f"study fake in journal:///.* was begun with {key}="):
         open_study(fakes.make_sweep(tmp_path, **change))
 
 
-def test_a_trial_whose_worker_is_silent_is_given_to_another_a_few_times(tmp_path: Path) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The time that observers of a study see, as `now`."""
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr("redi_lab.verbs.sweep.claims.time", clock)
+    return clock
+
+
+def test_a_trial_whose_worker_is_silent_is_given_to_another_a_few_times(tmp_path: Path, clock: SimpleNamespace) -> None:
     sweep = fakes.make_sweep(tmp_path, num_trials=1, max_retries=1)
-    study, claims = planned(sweep, lease_seconds=0.05)
+    study, claims = planned(sweep, lease_seconds=60)
     dead = claims.claim()
     assert dead is not None
     assert claims.claim() is None  # seen for the first time
-    time.sleep(0.1)
+    clock.now = 61.0
     again = claims.claim()
     assert again is not None
     assert fixed_parameters(again) == fixed_parameters(dead)
-    assert study.trials[0].user_attrs["interrupted"] == "no sign of life for 0.05 s"
+    assert study.trials[0].user_attrs["interrupted"] == "no sign of life for 60 s"
     claims.claim()
-    time.sleep(0.1)
+    clock.now = 122.0
     assert claims.claim() is None
     assert "given up" in study.trials[1].user_attrs["error"]
     assert not claims.is_any_running()
 
 
-def test_a_worker_that_gives_signs_of_life_keeps_its_trial(tmp_path: Path) -> None:
-    _, claims = planned(fakes.make_sweep(tmp_path, num_trials=1), lease_seconds=0.3)
-    _, observer = planned(fakes.make_sweep(tmp_path, num_trials=1), lease_seconds=0.3)
+def test_a_worker_that_gives_signs_of_life_keeps_its_trial(tmp_path: Path, clock: SimpleNamespace) -> None:
+    study, claims = planned(fakes.make_sweep(tmp_path, num_trials=1), lease_seconds=0.01)
+    _, observer = planned(fakes.make_sweep(tmp_path, num_trials=1), lease_seconds=60)
     trial = claims.claim()
     assert trial is not None
     with claims.held(trial):
-        for _ in range(5):
-            time.sleep(0.2)
+        for _ in range(3):
             assert observer.claim() is None
+            before = study.trials[0].user_attrs["beat"]
+            while study.trials[0].user_attrs["beat"] == before:
+                time.sleep(0.001)
+            clock.now += 61.0
     assert observer.is_any_running()
 
 
-def test_a_result_that_comes_after_the_lease_is_dropped(tmp_path: Path) -> None:
+def test_a_result_that_comes_after_the_lease_is_dropped(tmp_path: Path, clock: SimpleNamespace) -> None:
     sweep = fakes.make_sweep(tmp_path, num_trials=1)
-    study, other = planned(sweep, lease_seconds=0.05)
+    study, other = planned(sweep)
 
     def slow(spec: RunSpec, report: Report) -> RunResult:
         if len(study.trials) == 1:
             other.claim()
-            time.sleep(0.1)
+            clock.now = 61.0
             assert other.claim() is not None  # gives it to a worker that never ends: here, to nobody
             study._storage.set_trial_state_values(study.trials[1]._trial_id, TrialState.FAIL)
         return fakes.train(spec, report)
@@ -295,6 +295,7 @@ def test_a_result_that_comes_after_the_lease_is_dropped(tmp_path: Path) -> None:
     assert states(study) == {"FAIL": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["sqlite", "journal"])
 def test_after_a_kill_nothing_is_lost_or_run_twice(storage: str, tmp_path: Path) -> None:
     """SIGKILL during the third trial: two are kept, the third is run again with the same parameters."""
@@ -310,8 +311,7 @@ def test_after_a_kill_nothing_is_lost_or_run_twice(storage: str, tmp_path: Path)
         time.sleep(0.01)
     worker.send_signal(signal.SIGKILL)
     worker.wait()
-    quick = replace(sweep, settings=replace(sweep.settings, lease_seconds=0.2))
-    work(quick, fakes.log_and_train, poll_seconds=0.05)
+    work(fakes.changed(sweep, lease_seconds=0.2), fakes.log_and_train, poll_seconds=0.05)
     assert states(study) == {"COMPLETE": 6, "FAIL": 1}
     ended = [line.split()[2:4] for line in log.read_text().splitlines() if line.startswith("ended")]
     assert len(ended) == len({tuple(values) for values in ended}) == 6
@@ -320,6 +320,14 @@ def test_after_a_kill_nothing_is_lost_or_run_twice(storage: str, tmp_path: Path)
     assert retry.params == interrupted.params
 
 
+def test_workers_that_died_are_told_from_those_that_are_done() -> None:
+    workers: dict[int, Any] = {index: SimpleNamespace(exitcode=code) for index, code in enumerate((None, 0, -9))}
+    deaths = [1]
+    assert _take_the_dead(workers, deaths) == [2]
+    assert (list(workers), deaths) == ([0], [1, -9])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["sqlite", "journal"])
 def test_two_workers_share_a_study_and_one_that_dies_is_replaced(storage: str, tmp_path: Path) -> None:
     sweep = fakes.make_sweep(tmp_path, storage, num_trials=8, num_workers=2, lease_seconds=1.0)

@@ -13,7 +13,8 @@ import pytest
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import Trial, TrialState
 
-from redi_lab.verbs.sweep.study import CONSTRAINT, RunResult, told_value, violation
+from redi_lab.verbs.sweep.study import RunResult
+from redi_lab.verbs.sweep.trial import CONSTRAINT, reported_value, violation
 from tests.verbs.sweep.fakes import STEPS, accuracy
 
 Tell = Callable[[optuna.Study, Trial, float, int], None]
@@ -23,7 +24,7 @@ def as_violation(study: optuna.Study, trial: Trial, last: float, step: int) -> N
     """As the driver does it."""
     result = RunResult(last, 0.6, step, STEPS, collapse_step=step)
     trial.set_constraint(CONSTRAINT, violation(result))
-    study.tell(trial, told_value([result], "max"))
+    study.tell(trial, reported_value([result], "max"))
 
 
 def as_failure(study: optuna.Study, trial: Trial, last: float, step: int) -> None:

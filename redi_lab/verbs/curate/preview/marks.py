@@ -9,21 +9,17 @@ outside the window becomes one piece of the kind "gap" that says how much it sta
 
 from __future__ import annotations
 
-import bisect
-import itertools
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, final
+from itertools import takewhile
+from typing import Any, Literal, final
 
-import numpy as np
-
-from redi_lab.curation.pairing import Trace, common_prefix
 from redi_lab.data.tokenization import TraceEncoder
 
 Kind = Literal["prompt", "loss", "end", "gap"]
-Unit = Literal["tokens", "characters"]
+Render = Callable[[int, int], Iterator[tuple[str, int]]]
+"""From a range of places to their texts, each with the number of places that it takes."""
 
 END_OF_TURN = "end of turn"
 
@@ -38,7 +34,7 @@ _VISIBLE: dict[int, int | str] = {**_CONTROLS, **_NAMED}
 @final
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of text. `size` is in tokens or characters; `is_parting` marks where chosen and rejected part."""
+    """A stretch of text. `size` is in tokens or words; `is_parting` marks where chosen and rejected part."""
 
     text: str
     kind: Kind
@@ -51,21 +47,18 @@ class Piece:
 class Window:
     """How many pieces of a text are shown: at its start, on each side of the parting, and at its end."""
 
-    head: int
-    around: int
-    tail: int
+    head: int = 160
+    around: int = 120
+    tail: int = 60
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One trace of a pair. `length` is |y|, with the end of turn, in tokens; or the number of characters."""
+class Marked:
+    """A text in pieces, and its length: of a completion |y|, with the end of turn."""
 
-    name: Literal["chosen", "rejected"]
     pieces: tuple[Piece, ...]
     length: int
-    generation_index: int | None
-    verdicts: Mapping[str, bool | None]
 
 
 @final
@@ -73,166 +66,87 @@ class Side:
 class PairView:
     """A pair, ready to be shown. Lengths and `common_prefix` are in `unit`."""
 
-    id: str
-    source: str | None
-    source_row: int | None
-    answer: str | None
-    unit: Unit
-    prompt: tuple[Piece, ...]
-    prompt_length: int
-    chosen: Side
-    rejected: Side
+    unit: Literal["tokens", "words"]
+    prompt: Marked
+    chosen: Marked
+    rejected: Marked
     common_prefix: int
 
 
 def visible(text: str) -> str:
-    """The text with pictures for control characters, which would move a terminal's cursor or turn a page around."""
+    """The text with pictures for control characters, which could turn a page around."""
     return text.translate(_VISIBLE)
 
 
-def mark_pair(row: Mapping[str, Any], encoder: TraceEncoder | None, window: Window) -> PairView:
+def mark_pair(row: Mapping[str, Any], encoder: TraceEncoder | None, window: Window | None = None) -> PairView:
     """Cut a row of pairs.parquet into pieces.
 
     Args:
-        row: problem, chosen and rejected; what else it has is shown, what it lacks is not.
+        row: its columns problem, chosen and rejected are used.
         encoder: writes the prompt as in training and cuts into tokens; None cuts into words.
         window: what is shown of a trace; of the prompt as much is shown as of a whole trace, at its ends.
     """
-    prompt = _cut_prompt(str(row["problem"]), encoder)
-    cuts = [_cut_completion(str(row[name]), encoder) for name in ("chosen", "rejected")]
-    common = common_prefix(cuts[0].trace(), cuts[1].trace())
-    chosen, rejected = (_side(row, name, cut, common, window) for name, cut in zip(_SIDES, cuts, strict=True))
+    window = window or Window()
+    problem, texts = str(row["problem"]), [str(row[name]) for name in ("chosen", "rejected")]
+    if encoder is None:
+        prompt: Sequence[Any] = _WORD.findall(problem)
+        chosen, rejected = ([*_WORD.findall(text), END_OF_TURN] for text in texts)
+        renders: list[Render] = [_words(part) for part in (prompt, chosen, rejected)]
+    else:
+        prompt = encoder.prompt_ids(problem)
+        chosen, rejected = (list(encoder.completion_ids(text)) for text in texts)
+        renders = [_tokens(encoder.tokenizer, part) for part in (prompt, chosen, rejected)]
+    both = zip(chosen, rejected, strict=False)
+    common = sum(
+        1 for _ in takewhile(lambda at: str(at[0]).rstrip() == str(at[1]).rstrip(), both)
+    )  # words end in blanks
     both_ends = Window(window.head + 2 * window.around, 0, window.tail)
     return PairView(
-        id=str(row.get("id", "")),
-        source=row.get("source"),
-        source_row=row.get("source_row"),
-        answer=row.get("answer"),
-        unit="characters" if encoder is None else "tokens",
-        prompt=tuple(_pieces(prompt, "prompt", None, both_ends)),
-        prompt_length=prompt.size(0, len(prompt)),
-        chosen=chosen,
-        rejected=rejected,
+        unit="words" if encoder is None else "tokens",
+        prompt=Marked(tuple(_pieces(len(prompt), renders[0], both_ends)), len(prompt)),
+        chosen=_mark(len(chosen), renders[1], window, common),
+        rejected=_mark(len(rejected), renders[2], window, common),
         common_prefix=common,
     )
 
 
-_SIDES: tuple[Literal["chosen", "rejected"], ...] = ("chosen", "rejected")
+def _mark(length: int, render: Render, window: Window, common: int) -> Marked:
+    return Marked(tuple(_pieces(length, render, window, min(common, length - 1))), length)
 
 
-class _Cut(Protocol):
-    """A text in places, each of which is a token or a word."""
-
-    has_end: bool
-    """Whether the last place is the end of turn."""
-
-    def __len__(self) -> int: ...
-
-    def size(self, start: int, stop: int) -> int:
-        """The size of the places from `start` to before `stop`, in the unit of the view."""
-
-    def place(self, prefix: int) -> int:
-        """The place where the text goes on after a prefix of that size."""
-
-    def render(self, start: int, stop: int) -> Iterator[tuple[str, int]]:
-        """The texts of those places, each with the number of places that it takes."""
-
-    def trace(self) -> Trace:
-        """What prefixes are compared by."""
+def _words(words: Sequence[str]) -> Render:
+    return lambda start, stop: ((word, 1) for word in words[start:stop])
 
 
-@final
-class _Words:
-    def __init__(self, text: str, *, has_end: bool) -> None:
-        self.has_end = has_end
-        self._text = text
-        self._words = _WORD.findall(text) + [""] * has_end
-        self._starts = [0, *itertools.accumulate(len(word) for word in self._words)]
+def _tokens(tokenizer: Any, ids: Sequence[int]) -> Render:
+    def decode(part: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(part), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    def __len__(self) -> int:
-        return len(self._words)
-
-    def size(self, start: int, stop: int) -> int:
-        return self._starts[stop] - self._starts[start]
-
-    def place(self, prefix: int) -> int:
-        return min(bisect.bisect_right(self._starts, prefix) - 1, len(self) - 1)
-
-    def render(self, start: int, stop: int) -> Iterator[tuple[str, int]]:
-        for place in range(start, stop):
-            yield (END_OF_TURN if self.has_end and place == len(self) - 1 else self._words[place]), 1
-
-    def trace(self) -> Trace:
-        return Trace(0, self._text)
-
-
-@final
-class _Tokens:
-    def __init__(self, tokenizer: Any, ids: Sequence[int], *, has_end: bool) -> None:
-        self.has_end = has_end
-        self._tokenizer = tokenizer
-        self._ids = list(ids)
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def size(self, start: int, stop: int) -> int:
-        return stop - start
-
-    def place(self, prefix: int) -> int:
-        return min(prefix, len(self) - 1)
-
-    def render(self, start: int, stop: int) -> Iterator[tuple[str, int]]:
+    def render(start: int, stop: int) -> Iterator[tuple[str, int]]:
         """Tokens may hold part of a character, so they are joined until all of them can be read."""
         first = start
         for place in range(start, stop):
-            is_last = place == stop - 1 or (self.has_end and place == len(self) - 2)
-            before = self._ids[max(first - 1, 0) : first]  # some tokenizers drop the space of a first token
-            text = self._decode(before + self._ids[first : place + 1])[len(self._decode(before)) :]
+            is_last = place == stop - 1 or place == len(ids) - 2  # the end of turn is a piece by itself
+            before = ids[max(first - 1, 0) : first]  # some tokenizers drop the space of a first token
+            text = decode([*before, *ids[first : place + 1]])[len(decode(before)) :]
             if is_last or "\ufffd" not in text or place + 1 - first >= _LONGEST_GROUP:
                 yield text, place + 1 - first
                 first = place + 1
 
-    def trace(self) -> Trace:
-        return Trace(0, "", np.array(self._ids, dtype=np.int32))
-
-    def _decode(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    return render
 
 
-def _cut_prompt(problem: str, encoder: TraceEncoder | None) -> _Cut:
-    if encoder is None:
-        return _Words(problem, has_end=False)
-    return _Tokens(encoder.tokenizer, encoder.prompt_ids(problem), has_end=False)
-
-
-def _cut_completion(text: str, encoder: TraceEncoder | None) -> _Cut:
-    if encoder is None:
-        return _Words(text, has_end=True)
-    return _Tokens(encoder.tokenizer, encoder.completion_ids(text), has_end=True)
-
-
-def _side(row: Mapping[str, Any], name: Literal["chosen", "rejected"], cut: _Cut, common: int, window: Window) -> Side:
-    return Side(
-        name,
-        tuple(_pieces(cut, "loss", cut.place(common), window)),
-        cut.size(0, len(cut)),
-        row.get(f"{name}_index"),
-        _verdicts(row.get(f"{name}_verdicts")),
-    )
-
-
-def _pieces(cut: _Cut, kind: Kind, parting: int | None, window: Window) -> Iterator[Piece]:
+def _pieces(length: int, render: Render, window: Window, parting: int | None = None) -> Iterator[Piece]:
+    """The pieces of a prompt, which has no parting, or of a completion."""
     shown_until = 0
-    for start, stop in _shown(len(cut), parting, window):
+    for start, stop in _shown(length, parting, window):
         if start > shown_until:
-            yield Piece("", "gap", cut.size(shown_until, start))
+            yield Piece("", "gap", start - shown_until)
         place = start
-        for text, count in cut.render(start, stop):
+        for text, count in render(start, stop):
             end = place + count
-            is_end = cut.has_end and end == len(cut)
-            is_parting = parting is not None and place <= parting < end
-            yield Piece(text, "end" if is_end else kind, cut.size(place, end), is_parting)
+            kind: Kind = "prompt" if parting is None else "end" if end == length else "loss"
+            yield Piece(text, kind, count, parting is not None and place <= parting < end)
             place = end
         shown_until = stop
 
@@ -241,7 +155,7 @@ def _shown(number: int, parting: int | None, window: Window) -> list[tuple[int, 
     """The places to show, as ranges in order that do not touch."""
     wanted = [(0, window.head), (number - window.tail, number)]
     if parting is not None:
-        wanted.insert(1, (parting - window.around, parting + window.around + 1))
+        wanted.append((parting - window.around, parting + window.around + 1))
     ranges: list[tuple[int, int]] = []
     for start, stop in sorted((max(start, 0), min(stop, number)) for start, stop in wanted):
         if ranges and start <= ranges[-1][1]:
@@ -249,16 +163,3 @@ def _shown(number: int, parting: int | None, window: Window) -> list[tuple[int, 
         elif start < stop:
             ranges.append((start, stop))
     return ranges
-
-
-def _verdicts(text: object) -> dict[str, bool | None]:
-    """The verifiers' words; of text that is not as expected, all there is to show."""
-    if not isinstance(text, str):
-        return {}
-    try:
-        words = json.loads(text)
-    except ValueError:
-        return {text: None}
-    if not isinstance(words, dict):
-        return {text: None}
-    return {str(name): word if isinstance(word, bool) else None for name, word in words.items()}

@@ -1,54 +1,3 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src '@SCRIPT_HASH@'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>@TITLE@</title>
-<style>
-:root { color-scheme: light; --ink: #1f2933; --soft: #616e7c; --line: #e4e7eb; }
-* { box-sizing: border-box; }
-body { font: 15px/1.55 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: var(--ink); background: #f5f7fa;
-       max-width: 72rem; margin: 0 auto; padding: 1.6rem 1.5rem 4rem; }
-h1 { font-size: 1.5rem; margin: 0; overflow-wrap: anywhere; }
-.sub { color: var(--soft); margin: .2rem 0 .9rem; overflow-wrap: anywhere; }
-nav { display: flex; flex-wrap: wrap; gap: .5rem .9rem; align-items: center; position: sticky; top: 0; z-index: 1;
-      background: #f5f7fa; border-bottom: 1px solid var(--line); padding: .6rem 0; margin-bottom: 1rem; }
-nav input[type=search] { flex: 1 1 12rem; }
-input, select, button { font: inherit; padding: .2rem .5rem; border: 1px solid #cbd2d9; border-radius: 6px; background: #fff; }
-button { cursor: pointer; }
-#count { color: var(--soft); }
-article { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: .9rem 1.2rem; margin-bottom: 1rem; }
-h2 { font-size: 1rem; margin: 0 0 .4rem; display: flex; flex-wrap: wrap; gap: .5rem; align-items: baseline; }
-.badge { font-size: .8rem; font-weight: 500; border-radius: 1em; padding: 0 .6em; background: #eef1f5; }
-.right { background: #e0f2e9; color: #0b5f36; } .wrong { background: #fde5e0; color: #98260f; }
-.unknown, .cut { background: #fff3cd; color: #7a5700; }
-.answers { margin: 0 0 .5rem; color: var(--soft); overflow-wrap: anywhere; }
-.answers b { color: var(--ink); font-weight: 600; }
-pre { font: 12.5px/1.6 ui-monospace, "SF Mono", "DejaVu Sans Mono", monospace; white-space: pre-wrap; margin: .4rem 0;
-      overflow-wrap: anywhere; unicode-bidi: isolate; background: #fafbfc; border-radius: 6px; padding: .6rem .8rem; }
-summary { color: var(--soft); cursor: pointer; }
-.gap { display: block; margin: .4rem 0; }
-#more { display: block; margin: 1rem auto; padding: .5rem 1.5rem; }
-</style>
-</head>
-<body>
-<h1>@TITLE@</h1>
-<p class="sub">@SUBTITLE@</p>
-<p class="sub">@PAGES@</p>
-<nav>
-<select id="verdict" aria-label="verdict"><option value="">all verdicts</option><option>right</option><option>wrong</option><option>unknown</option></select>
-<select id="problems" aria-label="problems"><option value="">all problems</option><option value="mixed">right and wrong samples</option><option value="never">never right</option><option value="always">always right</option></select>
-<label><input type="checkbox" id="cut"> truncated only</label>
-<select id="order" aria-label="order"><option value="">by problem</option><option value="longest">longest first</option><option value="shortest">shortest first</option></select>
-<input type="search" id="search" placeholder="search problems, answers and completions">
-<span id="count"></span>
-</nav>
-<main></main>
-<button id="more" hidden>Show more</button>
-<noscript><p>This page needs JavaScript; everything that it runs is in this file.</p></noscript>
-<script type="application/json" id="data">@DATA@</script>
-<script>
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
@@ -84,7 +33,7 @@ function showCompletion(card, text) {
 }
 
 function showSample(s) {
-  const p = data.problems[s.problem], card = add(document.querySelector("main"), "article"), title = add(card, "h2");
+  const p = data.problems[s.problem], card = add(document.querySelector("main"), "article"), title = add(card, "h3");
   add(title, "span", `${p.id} · sample ${s.sample}`);
   add(title, "span", s.verdict, `badge ${s.verdict}`);
   if (s.finish_reason === "length") add(title, "span", "truncated", "badge cut");
@@ -123,6 +72,3 @@ for (const id of ["verdict", "problems", "cut", "order"]) byId(id).addEventListe
 byId("search").addEventListener("input", () => { clearTimeout(pending); pending = setTimeout(update, 250); });
 byId("more").addEventListener("click", showMore);
 update();
-</script>
-</body>
-</html>
