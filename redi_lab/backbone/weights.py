@@ -1,4 +1,4 @@
-"""What is asked of a model folder before and after it is loaded: whole files, and weights that all came from them.
+"""Checks a model folder before and after it is loaded: files are whole, and all weights came from them.
 
 Weights are read from safetensors alone, which hold numbers; a pickle would run code. transformers fills weights that it
 does not find with random ones and a mere warning, so what it reports is checked here.
@@ -40,7 +40,7 @@ def check_folder(folder: Path, key: str) -> None:
         raise UserError(f"{place}: config.json names no model_type; give the folder of a transformers model")
     found = {path.name for path in folder.glob("*.safetensors")} - {"adapter_model.safetensors"}
     if not found:
-        raise UserError(f"{place}: it lacks *.safetensors; {_instead(folder)}")
+        raise UserError(f"{place}: *.safetensors is missing; {_instead(folder)}")
     _check_index(folder, found, place)
     for name in sorted(found):
         _check_numbers(folder / name, place)
@@ -88,7 +88,7 @@ def _instead(folder: Path) -> str:
 def _json_object(path: Path, place: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # the last of many nested brackets
+    except (OSError, ValueError, RecursionError) as error:  # the last for thousands of nested brackets
         raise UserError(f"{place}: {path.name} cannot be read ({in_short(error)}); copy the folder again") from error
     if not isinstance(content, dict):
         raise UserError(f"{place}: {path.name} holds no JSON object; copy the folder again")

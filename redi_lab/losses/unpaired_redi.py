@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from redi_lab.losses.logps import SequenceLogps, check_sequences
-from redi_lab.losses.redi import check_alpha
+from redi_lab.losses.sequences import SequenceLogps, check_sequences
 
 
 def unpaired_redi_loss(
@@ -28,13 +27,11 @@ def unpaired_redi_loss(
         () in nats per token: the share that these sequences have in the loss of the whole batch.
 
     Raises:
-        ValueError: If alpha is outside [0, 1], shapes differ, a completion has no tokens, or a number is smaller than
-            the sequences given.
+        ValueError: If shapes differ, a completion has no tokens, or a number is smaller than the sequences given.
 
     References:
         Reinforcement Distillation, arXiv 2505.24850, Eq. 5.
     """
-    check_alpha(alpha)
     check_sequences("chosen", chosen)
     check_sequences("rejected", rejected)
     for name, sequences, number in (("chosen", chosen, num_chosen), ("rejected", rejected, num_rejected)):
