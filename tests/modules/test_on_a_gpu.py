@@ -19,11 +19,12 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from redi_lab.backbone import attention
 from redi_lab.backbone.attention import PACKED_SDPA
-from redi_lab.backbone.causal_lm import CausalLM, set_checkpointing
+from redi_lab.backbone.causal_lm import CausalLM
+from redi_lab.backbone.loading import set_checkpointing
 from redi_lab.data.packing import Batch, make_batch
 from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.errors import UserError
-from redi_lab.losses import logps, vocabulary
+from redi_lab.losses import sequences, vocabulary
 from redi_lab.modules.base import CausalLMModule
 from tests.modules.tiny_runs import OBJECTIVES, make_module
 
@@ -79,7 +80,7 @@ def move(batch: Batch, to: Any) -> Batch:
 @pytest.mark.parametrize("objective", ["sft", "redi", "dpo", "simpo"])
 def test_no_micro_batch_asks_for_a_value(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors without values have none to give: reading one, or selecting by a mask, raises."""
-    monkeypatch.setattr(logps, "_is_any", lambda *_: False)  # as on a GPU
+    monkeypatch.setattr(sequences, "is_any", lambda *_: False)  # as on a GPU
     monkeypatch.setattr(vocabulary, "_kept", threading.local())  # must not keep memory without values
     _, batch = make_step(objective, make_backbone())
     with FakeTensorMode() as fake:
@@ -90,8 +91,8 @@ def test_no_micro_batch_asks_for_a_value(objective: str, monkeypatch: pytest.Mon
 
 
 def test_a_gpu_is_not_asked_whether_a_value_is_wrong() -> None:
-    assert logps._is_any(torch.tensor([False, True]), "")
-    assert not logps._is_any(torch.empty(2, dtype=torch.bool, device="meta"), "")
+    assert sequences.is_any(torch.tensor([False, True]), "")
+    assert not sequences.is_any(torch.empty(2, dtype=torch.bool, device="meta"), "")
 
 
 def gradients(module: CausalLMModule) -> Tensor:
