@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, Qwen2Config
@@ -26,6 +27,7 @@ from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.errors import UserError
 from redi_lab.losses import sequences, vocabulary
 from redi_lab.modules.base import CausalLMModule
+from redi_lab.run.build import make_trainer
 from tests.modules.tiny_runs import OBJECTIVES, make_module
 
 LENGTHS = (40, 9, 25, 33, 12, 30)
@@ -93,6 +95,18 @@ def test_no_micro_batch_asks_for_a_value(objective: str, monkeypatch: pytest.Mon
 def test_a_gpu_is_not_asked_whether_a_value_is_wrong() -> None:
     assert sequences.is_any(torch.tensor([False, True]), "")
     assert not sequences.is_any(torch.empty(2, dtype=torch.bool, device="meta"), "")
+
+
+def test_deterministic_warn_leaves_fresh_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filling it with NaN would write each chunk of logits once more."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    config = OmegaConf.create({"trainer": {"deterministic": "warn", "accelerator": "cpu", "devices": 1}})
+    try:
+        make_trainer(config, [], False)
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def gradients(module: CausalLMModule) -> Tensor:
