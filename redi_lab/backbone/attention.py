@@ -29,7 +29,7 @@ from redi_lab.errors import UserError
 
 PACKED_SDPA = "packed_sdpa"
 PADDED = "padded"
-"""No attention of transformers: the model is fed grids instead of rows."""
+"""Not the name of an attention: the model is fed grids instead of rows, and uses its own."""
 CELLS_OF_A_CALL = {"cpu": 10_000, "other": 1_000_000}
 """What one more call costs, in cells of the score matrix that could be computed in the same time."""
 LONG = 2048
@@ -48,11 +48,7 @@ _FASTEST_FIRST = [
 
 def packed_arguments(batch: MicroBatch) -> dict[str, Any]:
     """What `packed_sdpa` needs to know, as keyword arguments of a transformers model."""
-    return {
-        "boundaries": batch.boundaries,
-        "segment_lengths": batch.segment_lengths,
-        "dense_slots": batch.dense_slots,
-    }
+    return {name: getattr(batch, name) for name in ("boundaries", "segment_lengths", "dense_slots")}
 
 
 def own_attention(config: Any) -> str:

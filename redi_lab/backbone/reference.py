@@ -55,7 +55,7 @@ def reference_logps(
 
 
 def _model_digest(model: CausalLM) -> str:
-    """SHA-256 of weights and configuration: the base of the rotary embedding, for one, is no weight."""
+    """SHA-256 of weights and configuration: the base of the rotary embedding, for example, is not among the weights."""
     config = {
         k: v for k, v in model.model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")
     }

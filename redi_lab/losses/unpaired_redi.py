@@ -12,7 +12,7 @@ def unpaired_redi_loss(
 ) -> Tensor:
     """−mean over correct traces of log π(y_w)/|y_w| + α · mean over incorrect ones of log π(y_l)/|y_l|.
 
-    Each side is averaged by itself, so α keeps its meaning whatever the numbers: what all incorrect traces weigh
+    The sides are averaged separately, so α keeps its meaning whatever the numbers: what all incorrect traces weigh
     together against all correct ones. With equal numbers it is the mean of `redi_loss`.
 
     Args:
