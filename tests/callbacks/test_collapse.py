@@ -112,7 +112,7 @@ def test_rollbacks_are_counted_and_end(tmp_path: Path) -> None:
 def test_a_run_that_collapses_recovers_with_a_rollback(tmp_path: Path) -> None:
     """REDI with alpha 1 at a rate far too high, on a policy that SFT has taught a little."""
     taught = make_backbone()
-    fit(make_module("sft", taught, optimizer=partial(torch.optim.AdamW, lr=1e-2)), make_data("sft"), max_steps=40)
+    fit(make_module("sft", taught, optimizer=partial(torch.optim.AdamW, lr=1e-2)), make_data("sft"), max_steps=30)
     data = make_data("redi", num_validation=4)
     held_back = [sequence for example in data.val_examples for sequence in example]
     last: dict[str, float] = {}
@@ -124,21 +124,21 @@ def test_a_run_that_collapses_recovers_with_a_rollback(tmp_path: Path) -> None:
         run = fit(
             make_module("redi", copy.deepcopy(taught), optimizer=rate, alpha=1.0),
             data,
-            max_steps=18,
+            max_steps=12,
             callbacks=[Probes(held_back, 100_000, every_n_steps=1), detector],
             limit_val_batches=0,
         )
         last[action] = [call[CHOSEN_PROBE] for _, call in run.log.calls if CHOSEN_PROBE in call][-1]
         assert (detector.verdict.state is CollapseState.COLLAPSED) == (action == "warn")
     assert detector.num_rollbacks == 1
-    assert last["warn"] < last["rollback"] - 1.5  # nats per token
+    assert last["warn"] < last["rollback"] - 0.5  # nats per token
 
 
 def test_without_probes_the_batches_are_watched(tmp_path: Path) -> None:
     detector = make_detector(tmp_path, "warn", chosen_nats=1e-6, deviations=1e-6)
     rising = partial(torch.optim.SGD, lr=0.5, maximize=True)  # climbs the loss: every batch gets less likely
     module = make_module("sft", make_backbone(), optimizer=rising)
-    fit(module, make_data("sft", batch_size=40), max_steps=20, max_epochs=20, callbacks=[detector])
+    fit(module, make_data("sft", batch_size=20), max_steps=12, max_epochs=12, callbacks=[detector])
     assert detector.verdict.state is CollapseState.COLLAPSED
     assert "the batches' chosen traces" in detector.verdict.reason
 

@@ -45,7 +45,8 @@ class Fault(pl.Callback):
 
 
 def make_guard(folder: Path, **options: Any) -> NumericsGuard:
-    return NumericsGuard(folder, **{"action": "stop", "max_skips": 10, "explosion": 1e4} | options)
+    settings: dict[str, Any] = {"action": "stop", "max_skips": 10, "explosion": 1e4}
+    return NumericsGuard(folder, **settings | options)
 
 
 def run(guard: NumericsGuard, fault: Fault, **options: Any) -> Run:

@@ -104,7 +104,7 @@ def test_deterministic_warn_leaves_fresh_memory_alone(monkeypatch: pytest.Monkey
     try:
         make_trainer(config, [], False)
         assert torch.is_deterministic_algorithms_warn_only_enabled()
-        assert not torch.utils.deterministic.fill_uninitialized_memory
+        assert not torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     finally:
         torch.use_deterministic_algorithms(False)
 
