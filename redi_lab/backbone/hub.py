@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from redi_lab.errors import UserError, in_short
 
 TIMEOUT_S = 5.0
 _MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")  # no pickles, no code
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # without OWNER/ for the oldest models
 
 
 def load_tokenizer(path: str, revision: str | None = None, *, key: str = "model.path") -> Any:
@@ -24,11 +26,6 @@ def load_tokenizer(path: str, revision: str | None = None, *, key: str = "model.
     if is_empty(tokenizer):
         raise UserError(f"{key}={path}: its tokenizer has no tokens; copy the folder again, with tokenizer.json")
     return tokenizer
-
-
-def is_empty(tokenizer: Any) -> bool:
-    """Whether it has nothing but special tokens, as transformers makes it for a folder without tokenizer files."""
-    return len(tokenizer) <= len(tokenizer.all_special_ids)
 
 
 def local_folder(path: str, revision: str | None = None, *, key: str = "model.path") -> Path:
@@ -51,6 +48,11 @@ def local_folder(path: str, revision: str | None = None, *, key: str = "model.pa
             f"{key}={path}: cannot be read: {unreachable or in_short(error)}; give a local Hugging Face folder"
         ) from error
     return Path(found)
+
+
+def is_empty(tokenizer: Any) -> bool:
+    """Whether it has nothing but special tokens, as transformers makes it for a folder without tokenizer files."""
+    return len(tokenizer) <= len(tokenizer.all_special_ids)
 
 
 def from_hub(auto_class: Any, path: str, revision: str | None, *, key: str = "model.path", **options: Any) -> Any:
@@ -81,16 +83,16 @@ def from_hub(auto_class: Any, path: str, revision: str | None, *, key: str = "mo
 @lru_cache
 def _why_unreachable(path: str, revision: str | None) -> str | None:
     """One short request, since transformers itself retries for half a minute without network; None if it is there."""
+    if not _HUB_ID.fullmatch(path):
+        return "it is no local folder, and no hub id (OWNER/NAME)"
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         HfApi().model_info(path, revision=revision, timeout=TIMEOUT_S)
-    except HFValidationError:  # raised before anything is sent
-        return "it is neither a local folder nor a hub id (OWNER/NAME)"
     except (RepositoryNotFoundError, RevisionNotFoundError):
-        return "it is not a local folder, and the Hugging Face hub has no such model, or not for you (hf auth login)"
+        return "it is no local folder, and the Hugging Face hub has no such model, or not for you (hf auth login)"
     except Exception as error:  # name resolution, proxy, TLS, time-out, offline mode: each HTTP library has its own
         line = f"{type(error).__name__}: {in_short(error)}"
-        return f"it is not a local folder, not in the hub's cache, and the hub cannot be reached ({line})"
+        return f"it is no local folder, not in the hub's cache, and the hub cannot be reached ({line})"
     return None

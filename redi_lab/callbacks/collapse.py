@@ -245,10 +245,8 @@ def _forget_events_after(step: int, events: Path) -> None:
 
 
 def _plain(memory: Memory) -> dict[str, Any]:
-    """Built-in types alone, which torch loads without running code."""
-    state = asdict(memory)
-    state["verdict"]["state"] = int(memory.verdict.state)
-    return state
+    """As numbers and texts alone, which a training state can hold."""
+    return asdict(memory, dict_factory=lambda items: {k: int(v) if k == "state" else v for k, v in items})
 
 
 def _memory(state: Mapping[str, Any]) -> Memory:
