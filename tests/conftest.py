@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from redi_lab.data.tokenization import train_tokenizer
 
+torch.set_num_threads(1)  # the models are tiny, and tests run side by side
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from redi_lab.backbone.causal_lm import load_backbone
 from redi_lab.backbone.hub import load_tokenizer
+from redi_lab.backbone.loading import load_backbone
 from redi_lab.cli import main
 from redi_lab.config.compose import load_config
 from redi_lab.errors import RunInterruptedError, UserError

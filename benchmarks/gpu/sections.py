@@ -31,14 +31,17 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from redi_lab.backbone import attention
-from redi_lab.backbone.causal_lm import CausalLM, compile_layers, set_checkpointing
+from redi_lab.backbone.causal_lm import CausalLM
+from redi_lab.backbone.exactness import check_exactness
+from redi_lab.backbone.loading import compile_layers, set_checkpointing
 from redi_lab.callbacks.numerics import NumericsGuard
 from redi_lab.callbacks.update_norm import UpdateNorm
 from redi_lab.data.datamodule import BatchDataset
 from redi_lab.data.packing import Batch, make_batch
 from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.losses import vocabulary
-from redi_lab.losses.logps import grouped_logp_sum, token_logps, weighted_logp_sum
+from redi_lab.losses.logps import token_logps, weighted_logp_sum
+from redi_lab.losses.vocabulary import Groups, Head
 from redi_lab.modules.base import CausalLMModule
 from redi_lab.modules.dpo import DPOModule
 from redi_lab.modules.redi import REDIModule
@@ -50,8 +53,8 @@ PAIRS_OF_THE_PAPER = 53_175
 OBJECTIVES: dict[str, Callable[..., CausalLMModule]] = {
     "redi": partial(REDIModule, alpha=0.8),
     "sft": SFTModule,
-    "dpo": partial(DPOModule, beta=0.1),
-    "simpo": partial(SimPOModule, beta=2.0, gamma=1.0),
+    "dpo": partial(DPOModule, beta=0.1, head_gradient="accumulate"),
+    "simpo": partial(SimPOModule, beta=2.0, gamma=1.0, head_gradient="accumulate"),
 }
 
 
@@ -395,7 +398,8 @@ def objective(name: str) -> Callable[[Bench], dict[str, Any]]:
 def with_callbacks(bench: Bench) -> dict[str, Any]:
     """What a run has on by default, and the norm of the update."""
     with tempfile.TemporaryDirectory() as folder:
-        return train(bench, pair(bench), steps=2, callbacks=[NumericsGuard(Path(folder)), UpdateNorm()])
+        guard = NumericsGuard(Path(folder), action="stop", max_skips=10, explosion=10_000.0)
+        return train(bench, pair(bench), steps=2, callbacks=[guard, UpdateNorm()])
 
 
 def deterministic(bench: Bench) -> dict[str, Any]:
@@ -441,9 +445,9 @@ def machine(bench: Bench) -> dict[str, Any]:
 def exactness(bench: Bench) -> dict[str, Any]:
     """Packed rows and external head against the model's own forward pass, on this device, in both precisions."""
     backbone = bench.model()
-    backbone.check_exactness()
+    check_exactness(backbone)
     with torch.autocast(bench.device, BF16):
-        backbone.check_exactness()
+        check_exactness(backbone)
     kept, *again = (gradients_of_a_row(bench, backbone, mode) for mode in ("none", "full", "selective"))
     return {
         "fp32": "ok",
@@ -560,6 +564,10 @@ class HeadWork:
         targets = torch.randint(bench.vocab_size, (tokens,), device=bench.device)
         return cls(hidden, weight, targets, torch.full((tokens,), -1.0 / tokens, device=bench.device))
 
+    def head(self, chunk: int) -> Head:
+        """The head, read in chunks of this many tokens."""
+        return Head(self.weight, chunk_size=chunk)
+
     def back(self, total: Tensor) -> None:
         """Fill the gradients."""
         self.hidden.grad = self.weight.grad = None
@@ -567,32 +575,24 @@ class HeadWork:
 
     def weighted(self, chunk: int) -> None:
         """As SFT and REDI do it."""
-        options = {"chunk_size": chunk}
-        self.back(weighted_logp_sum(self.hidden, self.weight, self.targets, self.token_weights, **options).total)
+        self.back(weighted_logp_sum(self.hidden, self.head(chunk), self.targets, self.token_weights).total)
 
     def recomputed(self, chunk: int) -> None:
         """As what needs the values first does it."""
-        logps = token_logps(self.hidden, self.weight, self.targets, chunk_size=chunk).logps
+        logps = token_logps(self.hidden, self.head(chunk), self.targets).logps
         self.back((logps * self.token_weights).sum())
 
     def grouped(self, chunk: int) -> None:
         """As DPO and SimPO do it; two halves are a group each."""
         half = len(self.targets) // 2
-        total = grouped_logp_sum(
-            self.hidden,
-            self.weight,
-            self.targets,
-            self.token_weights,
-            group_lengths=(half, len(self.targets) - half),
-            factors_of=lambda _, logps: torch.ones_like(logps),
-            chunk_size=chunk,
-        ).total
-        self.back(total)
+        groups = Groups((half, len(self.targets) - half), lambda _, logps: torch.ones_like(logps))
+        head = self.head(chunk)
+        self.back(weighted_logp_sum(self.hidden, head, self.targets, self.token_weights, groups=groups).total)
 
     @torch.no_grad()
     def scored(self, chunk: int) -> None:
         """Forward alone."""
-        token_logps(self.hidden, self.weight, self.targets, chunk_size=chunk)
+        token_logps(self.hidden, self.head(chunk), self.targets)
 
 
 def head_errors(bench: Bench) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.training.pace import Pace
 from benchmarks.training.workload import Workload
-from redi_lab.backbone.causal_lm import load_backbone
+from redi_lab.backbone.loading import load_backbone
 from redi_lab.backbone.reference import reference_logps
 from redi_lab.data.datamodule import BatchDataset
 from redi_lab.data.packing import Batch
@@ -74,8 +74,8 @@ def make_module(work: Workload, backbone: Any) -> CausalLMModule:
     if work.objective == "redi":
         return REDIModule(alpha=work.alpha, **options)
     if work.objective == "dpo":
-        return DPOModule(beta=work.beta, **options)
-    return SimPOModule(beta=work.simpo_beta, gamma=work.simpo_gamma, **options)
+        return DPOModule(beta=work.beta, head_gradient="accumulate", **options)
+    return SimPOModule(beta=work.simpo_beta, gamma=work.simpo_gamma, head_gradient="accumulate", **options)
 
 
 def train(work: Workload, callback: pl.Callback) -> None:

@@ -29,9 +29,9 @@ from redi_lab.errors import UserError
 
 PACKED_SDPA = "packed_sdpa"
 PADDED = "padded"
-"""No attention of transformers: the model is fed grids instead of rows."""
+"""Not the name of an attention: the model is fed grids instead of rows, and uses its own."""
 CELLS_OF_A_CALL = {"cpu": 10_000, "other": 1_000_000}
-"""What one more call costs, in cells of the score matrix that could be computed meanwhile."""
+"""What one more call costs, in cells of the score matrix that could be computed in the same time."""
 LONG = 2048
 """Mean tokens of a row's sequences from which calls of cuDNN's kernel outrun one call of the flash kernel.
 
@@ -48,15 +48,13 @@ _FASTEST_FIRST = [
 
 def packed_arguments(batch: MicroBatch) -> dict[str, Any]:
     """What `packed_sdpa` needs to know, as keyword arguments of a transformers model."""
-    longest = max(batch.segment_lengths)
-    return {
-        "cu_seq_lens_q": batch.boundaries,
-        "cu_seq_lens_k": batch.boundaries,
-        "max_length_q": longest,
-        "max_length_k": longest,
-        "segment_lengths": batch.segment_lengths,
-        "dense_slots": batch.dense_slots,
-    }
+    return {name: getattr(batch, name) for name in ("boundaries", "segment_lengths", "dense_slots")}
+
+
+def own_attention(config: Any) -> str:
+    """The fastest attention of transformers that computes what a model's configuration means."""
+    # SDPA has no soft-capping of scores, and transformers does not say so.
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else "sdpa"
 
 
 def packed_sdpa(
@@ -68,7 +66,7 @@ def packed_sdpa(
     *,
     segment_lengths: tuple[int, ...] | None = None,
     dense_slots: Tensor | None = None,
-    cu_seq_lens_q: Tensor | None = None,
+    boundaries: Tensor | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -79,14 +77,14 @@ def packed_sdpa(
     """Causal attention within each sequence of a packed row.
 
     Args:
-        module: the attention layer, asked for nothing (grouped heads are seen from the shapes).
+        module: the attention layer, which is not used (grouped heads are seen from the shapes).
         query: (1, heads, T, d).
         key: (1, kv_heads, T, d).
         value: (1, kv_heads, T, d).
         attention_mask: must be None; transformers makes none for an attention without a mask function.
         segment_lengths: lengths of the n sequences, adding up to T.
         dense_slots: (T,) where each token lies in the (n × longest) grid.
-        cu_seq_lens_q: (n + 1,) int32, where sequences begin and end.
+        boundaries: (n + 1,) int32, where sequences begin and end.
         scaling: factor of the scores; default 1/√d.
         dropout: attention dropout.
         sliding_window: refused where a sequence is longer, for the window would be ignored.
@@ -97,7 +95,7 @@ def packed_sdpa(
         (1, T, heads, d) and None for the weights.
 
     Raises:
-        UserError: the model needs what this function lacks, or a sequence outgrows its sliding window.
+        UserError: the model needs what this function does not do, or a sequence outgrows its sliding window.
         NotImplementedError: the row is not described as packed.
     """
     if attention_mask is not None or segment_lengths is None or dense_slots is None:
@@ -111,14 +109,14 @@ def packed_sdpa(
     if sliding_window is not None and longest > sliding_window:
         raise UserError(
             f"a sequence of {longest} tokens exceeds the sliding window of {sliding_window}, which {PACKED_SDPA}"
-            f" attention lacks: lower data.max_sequence_tokens or set model.attention={PADDED}"
+            f" attention does not have: lower data.max_sequence_tokens or set model.attention={PADDED}"
         )
 
     if query.dtype != value.dtype:  # under autocast, rotary embeddings leave queries and keys in fp32
         query, key = query.to(value.dtype), key.to(value.dtype)
     is_short = query.shape[2] < LONG * len(segment_lengths)
-    if cu_seq_lens_q is not None and dropout == 0.0 and is_short and _has_flash(query):
-        return _flash(query, key, value, cu_seq_lens_q, longest, scaling), None
+    if boundaries is not None and dropout == 0.0 and is_short and _has_flash(query):
+        return _flash(query, key, value, boundaries, longest, scaling), None
     attend = partial(_attend, scale=scaling, dropout=dropout)
     if _is_grid_dearer(segment_lengths, query.device.type):
         parts = zip(*(torch.split(x, list(segment_lengths), dim=2) for x in (query, key, value)), strict=True)

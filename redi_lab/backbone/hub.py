@@ -29,7 +29,7 @@ def load_tokenizer(path: str, revision: str | None = None, *, key: str = "model.
 
 
 def local_folder(path: str, revision: str | None = None, *, key: str = "model.path") -> Path:
-    """The folder of a model: `path` itself, or the hub cache's, into which what is missing is downloaded.
+    """The folder of a model: `path` itself, or that of the hub's cache, into which missing files are downloaded.
 
     Raises:
         UserError: neither is there.
@@ -51,7 +51,7 @@ def local_folder(path: str, revision: str | None = None, *, key: str = "model.pa
 
 
 def is_empty(tokenizer: Any) -> bool:
-    """Whether it has but special tokens, as transformers makes it for a folder without tokenizer files."""
+    """Whether it has nothing but special tokens, as transformers makes it for a folder without tokenizer files."""
     return len(tokenizer) <= len(tokenizer.all_special_ids)
 
 
@@ -72,7 +72,7 @@ def from_hub(auto_class: Any, path: str, revision: str | None, *, key: str = "mo
     unreachable = None if Path(path).is_dir() else _why_unreachable(path, revision)
     try:
         return auto_class.from_pretrained(path, local_files_only=unreachable is not None, **options)
-    except Exception as error:  # what transformers raises over a damaged folder is of any kind
+    except Exception as error:  # a damaged folder makes transformers raise exceptions of any kind
         what = auto_class.__name__.removeprefix("Auto").removesuffix("ForCausalLM").lower()
         raise UserError(
             f"{key}={path}: cannot load its {what}: {unreachable or in_short(error)}; give a local Hugging Face folder"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.data.datamodule import BatchDataset
 from redi_lab.data.tokenization import digest_sequences
-from redi_lab.losses.logps import sum_by_sequence, token_logps
+from redi_lab.files import replacing
 
 
 def reference_logps(
@@ -31,11 +30,11 @@ def reference_logps(
     """Log π_ref(y|x) in nats of each sequence of each example, from the cache where it holds them.
 
     Args:
-        reference: the frozen model, on the device that is to compute.
+        reference: the frozen model, on the device to compute on.
         dataset: the examples.
         cache_dir: where results are kept, keyed by weights, architecture, precision and tokens.
         precision: name of the precision that the caller computes in (the policy's, so that both round alike).
-        on_progress: told (examples done, examples).
+        on_progress: called with (examples done, examples).
     """
     examples = dataset.examples
     content = digest_sequences(sequence for example in examples for sequence in example)
@@ -45,18 +44,18 @@ def reference_logps(
         return load_file(file)["logps"].tolist()  # type: ignore[no-any-return]
     values: list[list[float]] = []
     for start in range(0, len(examples), 64):
-        values.extend(_score(reference, dataset, list(range(start, min(start + 64, len(examples))))))
+        indices = list(range(start, min(start + 64, len(examples))))
+        values.extend(reference.sequence_logps(dataset[indices]).view(len(indices), -1).tolist())
         if on_progress is not None:
             on_progress(len(values), len(examples))
     cache_dir.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    save_file({"logps": torch.tensor(values, dtype=torch.float32)}, partial)
-    os.replace(partial, file)  # two runs may compute the same file: the last one wins, both are whole
+    with replacing(file) as partial:  # two runs may compute the same file: the last one wins, both are whole
+        save_file({"logps": torch.tensor(values, dtype=torch.float32)}, partial)
     return values
 
 
 def _model_digest(model: CausalLM) -> str:
-    """SHA-256 of weights and configuration: the base of the rotary embedding, for one, is no weight."""
+    """SHA-256 of weights and configuration: the base of the rotary embedding, for example, is not among the weights."""
     config = {
         k: v for k, v in model.model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")
     }
@@ -65,18 +64,3 @@ def _model_digest(model: CausalLM) -> str:
         state.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}".encode())
         state.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return state.hexdigest()
-
-
-@torch.no_grad()
-def _score(reference: CausalLM, dataset: BatchDataset, indices: list[int]) -> list[list[float]]:
-    device = reference.head_weight.device
-    batch = dataset[indices]
-    logps = torch.zeros(len(batch.lengths), device=device)
-    for cpu_micro in batch.micro_batches:
-        micro = cpu_micro.to(device)
-        hidden = reference.hidden_states(micro).index_select(0, micro.predictors)
-        tokens = token_logps(hidden, reference.head_weight, micro.targets, **reference.head_options).logps
-        logps += sum_by_sequence(tokens, micro.sequence_index, len(logps))
-    width = len(batch.lengths) // len(indices)
-    rows: list[list[float]] = logps.view(-1, width).tolist()
-    return rows

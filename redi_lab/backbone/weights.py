@@ -1,4 +1,4 @@
-"""What is asked of a model folder before and after it is loaded: whole files, and weights that all came from them.
+"""Checks a model folder before and after it is loaded: files are whole, and all weights came from them.
 
 Weights are read from safetensors alone, which hold numbers; a pickle would run code. transformers fills weights that it
 does not find with random ones and a mere warning, so what it reports is checked here.
@@ -18,6 +18,7 @@ from redi_lab.errors import UserError, in_short
 
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_AGAIN = "copy the folder again"
 
 
 def check_folder(folder: Path, key: str) -> None:
@@ -34,26 +35,20 @@ def check_folder(folder: Path, key: str) -> None:
     place = f"{key}={folder}"
     for path in folder.iterdir():
         if not path.is_file() and not path.is_dir():
-            raise UserError(f"{place}: {path.name} is no regular file; copy the folder again")
-    config = _json_object(folder / "config.json", place)
-    if not isinstance(config.get("model_type"), str):
+            raise UserError(f"{place}: {path.name} is not a regular file; {_AGAIN}")
+    if not isinstance(_json_object(folder / "config.json", place).get("model_type"), str):
         raise UserError(f"{place}: config.json names no model_type; give the folder of a transformers model")
     found = {path.name for path in folder.glob("*.safetensors")} - {"adapter_model.safetensors"}
     if not found:
-        raise UserError(f"{place}: it lacks *.safetensors; {_instead(folder)}")
-    _check_index(folder, found, place)
-    for name in sorted(found):
-        _check_numbers(folder / name, place)
-
-
-def _check_index(folder: Path, found: set[str], place: str) -> None:
+        raise UserError(f"{place}: *.safetensors is missing; {_instead(folder)}")
     if (folder / _INDEX).is_file():
         shards = _json_object(folder / _INDEX, place).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-            raise UserError(f"{place}: {_INDEX} has no weight_map of file names; copy the folder again")
-        lost = sorted(set(shards.values()) - found)
-        if lost:
-            raise UserError(f"{place}: {_INDEX} names {lost[0]}, which is not there; copy the folder again")
+            raise UserError(f"{place}: {_INDEX} has no weight_map of file names; {_AGAIN}")
+        if lost := sorted(set(shards.values()) - found):
+            raise UserError(f"{place}: {_INDEX} names {lost[0]}, which is missing; {_AGAIN}")
+    for name in sorted(found):
+        _check_numbers(folder / name, place)
 
 
 def _check_numbers(file: Path, place: str) -> None:
@@ -62,9 +57,8 @@ def _check_numbers(file: Path, place: str) -> None:
             names = list(weights.keys())
             broken = next((name for name in names if not _is_finite(weights.get_tensor(name))), None)
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{place}: {file.name} is no whole safetensors file ({in_short(error)}); copy the folder again"
-        ) from error
+        reason = in_short(error)
+        raise UserError(f"{place}: {file.name} is not a complete safetensors file ({reason}); {_AGAIN}") from error
     if broken is not None:
         raise UserError(f"{place}: {broken} in {file.name} holds NaN or infinity; give an earlier checkpoint")
 
@@ -88,10 +82,10 @@ def _instead(folder: Path) -> str:
 def _json_object(path: Path, place: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # the last of many nested brackets
-        raise UserError(f"{place}: {path.name} cannot be read ({in_short(error)}); copy the folder again") from error
+    except (OSError, ValueError, RecursionError) as error:  # the last for thousands of nested brackets
+        raise UserError(f"{place}: {path.name} cannot be read ({in_short(error)}); {_AGAIN}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{place}: {path.name} holds no JSON object; copy the folder again")
+        raise UserError(f"{place}: {path.name} does not hold a JSON object; {_AGAIN}")
     return content
 
 

@@ -32,8 +32,7 @@ class ExportCheckpoints(pl.Callback):
         folder: where checkpoints go.
         end_of_turn_id: token that ends a generation, for the generation config.
         every_n_steps: optimizer steps between exports; None: the last state alone.
-        monitor: metric whose best value keeps a copy, seen after validation, after each step of `every_n_steps`, and at
-            the end.
+        monitor: metric whose best value keeps a copy, looked at after validation, at each export and at the end.
         mode: whether lower or higher is better.
         notes: further JSON files for each folder, by name.
     """
@@ -42,9 +41,9 @@ class ExportCheckpoints(pl.Callback):
         self,
         folder: Path,
         end_of_turn_id: int,
-        every_n_steps: int | None = None,
-        monitor: str | None = None,
-        mode: Literal["min", "max"] = "min",
+        every_n_steps: int | None,
+        monitor: str | None,
+        mode: Literal["min", "max"],
         notes: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     ) -> None:
         self.folder = folder
@@ -66,7 +65,7 @@ class ExportCheckpoints(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Export at the asked interval."""
+        """Export at the interval."""
         if self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
             self._export(trainer, pl_module, f"step-{trainer.global_step}")
             self._keep_best(trainer, pl_module)

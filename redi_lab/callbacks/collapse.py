@@ -1,4 +1,4 @@
-"""Watches for training collapse with `collapse_rule`, says so, and does what the user chose about it.
+"""Watches for training collapse with `collapse_rule`, reports it, and takes the action that the user chose.
 
     python -m redi_lab loss.alpha=1 callbacks.collapse.action=rollback
 
@@ -19,7 +19,7 @@ from typing import Any, Literal, final
 
 import pytorch_lightning as pl
 
-from redi_lab.callbacks.collapse_rule import CollapseState, Limits, Memory, Verdict, observe, watched_curves
+from redi_lab.callbacks.collapse_rule import CollapseState, CollapseVerdict, Limits, Memory, observe, watched_curves
 from redi_lab.callbacks.measuring import record
 from redi_lab.callbacks.stopping import Stop, StoppingCallback
 from redi_lab.callbacks.training_state import load_state, save_state
@@ -45,31 +45,26 @@ class CollapseDetector(StoppingCallback):
         action: on collapse: "warn"; "stop" training; "prune", which also spares the final evaluation; or "rollback".
         lr_factor: a rollback multiplies the learning rate by it.
         alpha_factor: a rollback multiplies the objective's alpha by it; 1 where it has none.
-        max_rollbacks: the collapse after so many rollbacks ends training.
+        max_rollbacks: after this many rollbacks, the next collapse stops training.
         snapshot_every_n_steps: least number of steps between two snapshots, which only rollbacks need.
         window_steps: steps within which a fall counts; None: a tenth of the training, but at least those of `Limits`.
         **limits: the others of `Limits`.
 
     Raises:
-        ValueError: an argument is out of range or unknown.
+        ValueError: a limit is out of range.
     """
 
     def __init__(
         self,
         folder: Path,
-        action: Action = "warn",
-        lr_factor: float = 0.5,
-        alpha_factor: float = 1.0,
-        max_rollbacks: int = 3,
-        snapshot_every_n_steps: int = 10,
+        action: Action,
+        lr_factor: float,
+        alpha_factor: float,
+        max_rollbacks: int,
+        snapshot_every_n_steps: int,
         window_steps: int | None = None,
         **limits: Any,
     ) -> None:
-        if action not in ("warn", "stop", "prune", "rollback"):
-            raise ValueError(f"CollapseDetector: action must be warn, stop, prune or rollback, got {action}")
-        for name, factor in (("lr_factor", lr_factor), ("alpha_factor", alpha_factor)):
-            if not 0 < factor <= 1:
-                raise ValueError(f"CollapseDetector: {name} must be in (0, 1], got {factor}")
         self.folder = folder
         self.action = action
         self.lr_factor = lr_factor
@@ -85,22 +80,22 @@ class CollapseDetector(StoppingCallback):
         self._alpha: float | None = None
 
     @property
-    def verdict(self) -> Verdict:
-        """The rule's last word."""
+    def verdict(self) -> CollapseVerdict:
+        """The latest verdict."""
         return self._memory.verdict
 
     def summary(self) -> dict[str, Any]:
-        """For summary.json: how the run does, since which step and why, and how often it was rolled back."""
+        """For summary.json: how the run is doing, since which step and why, and how often it was rolled back."""
         verdict = self.verdict
         state = verdict.state.name.lower()
         return {"state": state, "step": verdict.step, "reason": verdict.reason, "rollbacks": self.num_rollbacks}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs to judge on."""
+        """All that a resumed run needs to go on."""
         return {
-            "memory": asdict(self._memory),
+            "memory": _plain(self._memory),
             "seen": self._seen,
-            "snapshot": None if self._snapshot is None else [self._snapshot[0], asdict(self._snapshot[1])],
+            "snapshot": None if self._snapshot is None else [self._snapshot[0], _plain(self._snapshot[1])],
             "num_rollbacks": self.num_rollbacks,
             "alpha": self._alpha,
         }
@@ -115,7 +110,7 @@ class CollapseDetector(StoppingCallback):
         self._alpha = state_dict["alpha"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Judge what was measured before training, and keep a snapshot of it."""
+        """Apply the rule to what was measured before training, and keep a snapshot of it."""
         steps = trainer.estimated_stepping_batches
         if not self._is_window_given and steps < math.inf:
             shortest = Limits().window_steps
@@ -123,7 +118,7 @@ class CollapseDetector(StoppingCallback):
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
             _forget_events_after(trainer.global_step, self.folder / EVENTS)
-        self._judge(trainer, pl_module)
+        self._apply_rule(trainer, pl_module)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -135,26 +130,26 @@ class CollapseDetector(StoppingCallback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Judge what was measured since the step before, if anything was."""
-        self._judge(trainer, pl_module)
+        """Apply the rule to what was measured since the step before, if anything was."""
+        self._apply_rule(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Judge the final state; there is nothing left to act on, and no use for the snapshot."""
-        self._judge(trainer, pl_module, may_act=False)
+        """Apply the rule to the final state; there is nothing left to act on, and no use for the snapshot."""
+        self._apply_rule(trainer, pl_module, may_act=False)
         if trainer.is_global_zero:
             shutil.rmtree(self.folder / SNAPSHOT, ignore_errors=True)
 
-    def _judge(self, trainer: pl.Trainer, module: pl.LightningModule, may_act: bool = True) -> None:
+    def _apply_rule(self, trainer: pl.Trainer, module: pl.LightningModule, may_act: bool = True) -> None:
         values = trainer.strategy.broadcast(self._news(trainer))
         if not values:
             return
         before, step = self.verdict.state, trainer.global_step
         self._memory = observe(self._memory, step, values, self.limits)
         verdict = self.verdict
-        statistic = min(verdict.statistic, 1e6)  # stores of metrics dislike infinity
+        statistic = min(verdict.statistic, 1e6)  # not every metric store takes infinity
         record(trainer, {"collapse/state": int(verdict.state), "collapse/statistic": statistic}, step)
         if verdict.state is not before:
-            self._tell(trainer, verdict.state.name.lower(), verdict.reason)
+            self._report(trainer, verdict.state.name.lower(), verdict.reason)
         if not may_act:
             return
         if verdict.state is CollapseState.COLLAPSED and before is not CollapseState.COLLAPSED:
@@ -172,22 +167,22 @@ class CollapseDetector(StoppingCallback):
         self._seen |= news
         return news
 
-    def _act(self, trainer: pl.Trainer, module: pl.LightningModule, verdict: Verdict) -> None:
+    def _act(self, trainer: pl.Trainer, module: pl.LightningModule, verdict: CollapseVerdict) -> None:
         step = trainer.global_step
         match self.action:
             case "stop":
-                self._tell(trainer, "stop", "training ends here")
+                self._report(trainer, "stop", "training ends here")
                 self.end_training(trainer, Stop("collapse", step, verdict.reason))
             case "prune":
-                self._tell(trainer, "prune", "training ends here, without a final evaluation")
+                self._report(trainer, "prune", "training ends here, without a final evaluation")
                 self.end_training(trainer, Stop("pruner", step, f"collapse: {verdict.reason}"))
             case "rollback":
                 self._roll_back(trainer, module, verdict)
 
-    def _roll_back(self, trainer: pl.Trainer, module: pl.LightningModule, verdict: Verdict) -> None:
+    def _roll_back(self, trainer: pl.Trainer, module: pl.LightningModule, verdict: CollapseVerdict) -> None:
         if self._snapshot is None or self.num_rollbacks == self.max_rollbacks:
             why = "no healthy snapshot" if self._snapshot is None else f"{self.num_rollbacks} rollbacks did not help"
-            self._tell(trainer, "stop", f"training ends here: {why}")
+            self._report(trainer, "stop", f"training ends here: {why}")
             self.end_training(trainer, Stop("collapse", trainer.global_step, f"{why}: {verdict.reason}"))
             return
         step, memory = self._snapshot
@@ -198,7 +193,7 @@ class CollapseDetector(StoppingCallback):
         if self.alpha_factor != 1:
             self._alpha = module.alpha = module.alpha * self.alpha_factor
             changes += f", alpha {module.alpha:.3g}"
-        self._tell(trainer, "rollback", f"back to the weights of step {step}, {changes}")
+        self._report(trainer, "rollback", f"back to the weights of step {step}, {changes}")
 
     def _keep_snapshot(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         step = trainer.global_step
@@ -207,7 +202,7 @@ class CollapseDetector(StoppingCallback):
         self._snapshot = (step, self._memory)
         save_state(trainer, module, self.folder / SNAPSHOT)
 
-    def _tell(self, trainer: pl.Trainer, kind: str, reason: str) -> None:
+    def _report(self, trainer: pl.Trainer, kind: str, reason: str) -> None:
         if not trainer.is_global_zero:
             return
         with (self.folder / EVENTS).open("a", encoding="utf-8") as file:
@@ -217,7 +212,7 @@ class CollapseDetector(StoppingCallback):
 
 
 def collapse_summary(callbacks: Iterable[pl.Callback]) -> dict[str, Any] | None:
-    """What the detector among the callbacks says of the run; None without one."""
+    """What the detector among the callbacks says about the run; None without one."""
     return next((callback.summary() for callback in callbacks if isinstance(callback, CollapseDetector)), None)
 
 
@@ -243,12 +238,17 @@ def go_back(trainer: pl.Trainer, module: pl.LightningModule, snapshot: Path, lr_
 
 
 def _forget_events_after(step: int, events: Path) -> None:
-    """A resumed run comes by the steps behind its state again."""
+    """A resumed run takes the steps after its state again."""
     if events.exists():
         lines = events.read_text(encoding="utf-8").splitlines(keepends=True)
         events.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
 
 
+def _plain(memory: Memory) -> dict[str, Any]:
+    """As numbers and texts alone, which a training state can hold."""
+    return asdict(memory, dict_factory=lambda items: {k: int(v) if k == "state" else v for k, v in items})
+
+
 def _memory(state: Mapping[str, Any]) -> Memory:
-    verdict = Verdict(**{**state["verdict"], "state": CollapseState(state["verdict"]["state"])})
+    verdict = CollapseVerdict(**{**state["verdict"], "state": CollapseState(state["verdict"]["state"])})
     return Memory(state["points"], state["streak"], verdict)

@@ -6,14 +6,14 @@
     memory.verdict.state, memory.verdict.reason
 
 In a collapse, chosen and rejected log-probs plunge together; in good REDI runs they sink together, too, but slowly. So
-the rule asks how much was lost *lately*, in nats: what a curve has fallen below its best value of the last
+the rule asks how much was lost *lately*, in nats: how far a curve has fallen below its best value of the last
 `window_steps`. A slow decline of any depth passes. Two curves are watched, both on sequences that are not trained on:
 
 - `probe/median_min_token_logp`, the least likely token of a typical correct trace. It rises while a policy gets surer
   of its ways and plunges when nothing it used to say is safe any more, which is what a collapse is. It warns first.
 - `probe/chosen_mean_logps`, the mean over all tokens. It sees what spreads over all tokens at once.
 
-Runs without probes are judged by `train/mean_logps/chosen`. Every batch is another one there, so its fall must also
+In runs without probes `train/mean_logps/chosen` is watched. Every batch is another one there, so its fall must also
 exceed the batches' own noise, and it is noticed later. Gradient norms say nothing, and update norms little more than
 the learning rate (`experiments/collapse_detector`).
 """
@@ -40,7 +40,7 @@ _NOUNS = {
 _SMOOTHED = f"{CHOSEN_BATCH} (median)"
 _SMOOTHED_BATCHES = 5
 _MIN_BATCHES = 10
-"""Batches whose noise can be judged."""
+"""Fewest batches whose noise can be estimated."""
 _NORMAL = 1.4826
 """Standard deviations in a median absolute deviation of normal noise."""
 
@@ -50,7 +50,7 @@ _Curve = tuple[tuple[int, float], ...]
 
 
 class CollapseState(IntEnum):
-    """How a run does; as a number it is the metric `collapse/state`."""
+    """How a run is doing; as a number it is the metric `collapse/state`."""
 
     HEALTHY = 0
     DRIFTING = 1
@@ -65,7 +65,7 @@ class Limits:
     Attributes:
         token_nats: fall of the typical least likely token's log-prob; 6 nats make it 400 times less likely.
         chosen_nats: fall of the mean log-prob per token.
-        window_steps: optimizer steps that count as lately.
+        window_steps: optimizer steps within which a fall counts.
         confirmations: consecutive measurements beyond a limit that make a collapse.
         drifting_share: share of a limit from which a run is drifting.
         deviations: robust standard deviations of the batches' noise that a fall must exceed, too, without probes.
@@ -91,11 +91,11 @@ class Limits:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the rule says of a run.
+class CollapseVerdict:
+    """What the rule says about a run.
 
     Attributes:
-        state: how it does. A collapse is final.
+        state: how it is doing. A collapse is final.
         step: since when.
         statistic: the largest fall as a share of its limit; 1 is at the limit.
         reason: in words.
@@ -120,10 +120,10 @@ class Memory:
 
     points: Mapping[str, _Curve] = field(default_factory=dict)
     streak: int = 0
-    verdict: Verdict = field(default_factory=Verdict)
+    verdict: CollapseVerdict = field(default_factory=CollapseVerdict)
 
     def moved(self, steps: int) -> Memory:
-        """The same memory for a run that goes on from these weights so many steps later."""
+        """The same memory for a run that goes on from these weights `steps` steps later."""
         points = {name: tuple((step + steps, value) for step, value in old) for name, old in self.points.items()}
         return replace(self, points=points)
 
@@ -173,7 +173,7 @@ def observe(memory: Memory, step: int, values: Mapping[str, float], limits: Limi
 def _concluded(memory: Memory, step: int, fall: _Fall, state: CollapseState) -> Memory:
     old = memory.verdict
     since = old.step if state is old.state else step
-    return replace(memory, verdict=Verdict(state, since, fall.share, fall.reason))
+    return replace(memory, verdict=CollapseVerdict(state, since, fall.share, fall.reason))
 
 
 def _appended(points: _Curve, step: int, value: float, limits: Limits) -> _Curve:
@@ -186,7 +186,7 @@ def _fall(name: str, points: Mapping[str, _Curve], limits: Limits) -> _Fall:
     limit, curve = limits.token_nats if name == TOKEN_PROBE else limits.chosen_nats, points[name]
     if name == CHOSEN_BATCH:
         if len(curve) < _MIN_BATCHES:
-            return _Fall(0.0, "too few batches to judge")
+            return _Fall(0.0, "too few batches so far")
         limit, curve = max(limit, limits.deviations * _noise(curve)), points[_SMOOTHED]
     step, now = curve[-1]
     best_step, best = max(curve, key=lambda point: point[1])

@@ -1,4 +1,4 @@
-"""What a training will take, said on the screen: steps and memory before the first one, seconds after the first few."""
+"""What a training will take, printed: steps and memory before the first step, time after the first few."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any, final
 import pytorch_lightning as pl
 import torch
 
-from redi_lab.data.packing import Batch
 from redi_lab.files import as_size
 
 _MEASURED_STEPS = 3
@@ -22,9 +21,7 @@ _MEASURED_STEPS = 3
 
 @final
 class Forecast(pl.Callback):
-    """Says how many steps a training has, and what memory and time they take. Training is the same with and without.
-
-    Time is extrapolated by tokens, since batches differ in length; evaluations and probes in between are not in it.
+    """Prints how many steps a training has, and what memory and time they take.
 
     Args:
         say: prints a line.
@@ -32,11 +29,11 @@ class Forecast(pl.Callback):
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._steps_seen = self._tokens = 0
-        self._seconds = self._began = 0.0
+        self._steps_seen = 0
+        self._began = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say the number of steps, and the memory that no batch changes."""
+        """Print the number of steps, and the memory that does not depend on the batches."""
         fixed = fixed_bytes(pl_module, trainer.optimizers[0])
         free = free_bytes(pl_module.device)
         trained = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
@@ -54,30 +51,20 @@ class Forecast(pl.Callback):
                 " weights (docs/your-model.md)[/yellow]"
             )
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Start the clock."""
-        self._began = time.perf_counter()
-
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop it and, after a few steps, extrapolate."""
+        """After a few steps, extrapolate."""
         self._steps_seen += 1
-        if not 1 < self._steps_seen <= 1 + _MEASURED_STEPS:
-            return
-        assert isinstance(batch, Batch)
-        self._seconds += time.perf_counter() - self._began
-        self._tokens += batch.num_tokens
         left = _steps_left(trainer)
-        if self._steps_seen < 1 + _MEASURED_STEPS or not left:
-            return
-        seconds = self._seconds / self._tokens * _tokens_per_step(trainer, self._tokens / _MEASURED_STEPS)
-        self._say(
-            f"About {seconds:.2g} s a step: {timedelta(seconds=round(seconds * left))} for the {left:,} steps left,"
-            f" checkpoints and evaluation not counted. Most memory so far: {as_size(peak_bytes(pl_module.device))}"
-        )
+        if self._steps_seen == 1:
+            self._began = time.perf_counter()
+        elif self._steps_seen == 1 + _MEASURED_STEPS and left:
+            seconds = (time.perf_counter() - self._began) / _MEASURED_STEPS
+            self._say(
+                f"About {seconds:.2g} s a step: {timedelta(seconds=round(seconds * left))} for the {left:,} steps left,"
+                f" the final evaluation not counted. Peak memory so far: {as_size(peak_bytes(pl_module.device))}"
+            )
 
 
 def fixed_bytes(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -97,7 +84,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Most memory that tensors had on a GPU, or that this process had, so far."""
+    """Peak memory so far: that of tensors on a GPU, or that of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
@@ -105,12 +92,3 @@ def peak_bytes(device: torch.device) -> int:
 
 def _steps_left(trainer: pl.Trainer) -> int:
     return int(trainer.estimated_stepping_batches - trainer.global_step)
-
-
-def _tokens_per_step(trainer: pl.Trainer, default: float) -> float:
-    """Mean over the training set; `default` where the data module does not know it."""
-    examples = getattr(getattr(trainer, "datamodule", None), "train_examples", None)
-    if not examples:
-        return default
-    tokens = sum(len(sequence.input_ids) for example in examples for sequence in example)
-    return float(tokens / trainer.num_training_batches)

@@ -1,9 +1,9 @@
 """Do right and wrong traces pull against each other? Gradient norms of the two terms of a loss, and their cosine.
 
 Every objective here has the gradient Σ_s w_s ∇log π(y_s|x_s), with w_s = ∂loss/∂log π(y_s|x_s): the chosen sequences'
-weights are negative, the rejected ones' positive. One further backward pass over the chosen sequences of a step's batch
-gives their sum; what is left of the step's gradient is the other one. So a measurement costs about half a step and,
-for its duration, the memory of the gradients once more.
+weights are negative, the rejected ones' positive. A second pass over the step's batch, with the rejected sequences'
+weights at zero, gives the one sum; what is left of the step's gradient is the other one. So a measurement costs about
+one step more and, for its duration, the memory of the gradients once more.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 from redi_lab.callbacks.measuring import record
-from redi_lab.data.packing import Batch, MicroBatch, make_batch
-from redi_lab.data.tokenization import TokenizedSequence
+from redi_lab.data.packing import Batch
 from redi_lab.losses.logps import weighted_logp_sum
 
 
@@ -34,7 +33,7 @@ class GradientConflict(pl.Callback):
         every_n_steps: optimizer steps between two measurements.
     """
 
-    def __init__(self, every_n_steps: int = 20) -> None:
+    def __init__(self, every_n_steps: int) -> None:
         self._interval = every_n_steps
         self._module: Any = None
 
@@ -60,18 +59,15 @@ class GradientConflict(pl.Callback):
         if trainer.world_size > 1:
             chosen = [trainer.strategy.reduce(gradient, reduce_op="sum") for gradient in chosen]
         whole = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        record(
-            trainer,
-            {f"train/{name}": value for name, value in compare_terms(chosen, whole).items()},
-            trainer.global_step,
-        )
+        metrics = {f"train/{name}": value for name, value in compare_terms(chosen, whole).items()}
+        record(trainer, metrics, trainer.global_step)
 
 
 def compare_terms(chosen: Sequence[Tensor], whole: Sequence[Tensor]) -> dict[str, float]:
     """Norms of a gradient's two terms and their cosine, left out where one of them is zero.
 
     Args:
-        chosen: the one term, a tensor for each parameter.
+        chosen: one of the terms, a tensor for each parameter.
         whole: the sum of both, likewise.
     """
     squares = torch.zeros(3, dtype=torch.float64)
@@ -89,33 +85,14 @@ def compare_terms(chosen: Sequence[Tensor], whole: Sequence[Tensor]) -> dict[str
 def _chosen_gradients(
     module: Any, batch: Batch, weights: Tensor, parameters: Sequence[torch.nn.Parameter]
 ) -> list[Tensor]:
-    """Gradient of Σ_s w_s log π(y_s|x_s) over this rank's chosen sequences, packed anew without the rejected ones."""
-    backbone, device = module.backbone, weights.device
-    total = [torch.zeros_like(parameter) for parameter in parameters]
-    own = [(s, i) for micro in batch.micro_batches for s, i in sequences_of(micro) if bool(batch.is_chosen[i])]
-    if not own:
-        return total
-    budget = max(sum(micro.segment_lengths) for micro in batch.micro_batches)
-    packed = make_batch([(sequence,) for sequence, _ in own], token_budget=budget, split_examples=True)
-    chosen_weights = weights[torch.tensor([index for _, index in own], device=device)]
-    for micro in (micro.to(device) for micro in packed.micro_batches):
-        hidden = backbone.hidden_states(micro).index_select(0, micro.predictors)
-        loss = weighted_logp_sum(
-            hidden, backbone.head_weight, micro.targets, chosen_weights[micro.sequence_index], **backbone.head_options
-        )
-        gradients = torch.autograd.grad(loss.total, parameters, allow_unused=True)
-        for so_far, gradient in zip(total, gradients, strict=True):
+    """Gradient of Σ_s w_s log π(y_s|x_s) over this rank's chosen sequences."""
+    backbone, total = module.backbone, [torch.zeros_like(parameter) for parameter in parameters]
+    for micro in batch.micro_batches:
+        token_weights = (weights * batch.is_chosen)[micro.sequence_index]
+        if not token_weights.any():
+            continue
+        loss = weighted_logp_sum(backbone.completion_states(micro), backbone.head, micro.targets, token_weights).total
+        for so_far, gradient in zip(total, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
             if gradient is not None:
                 so_far += gradient
     return total
-
-
-def sequences_of(micro: MicroBatch) -> list[tuple[TokenizedSequence, int]]:
-    """The sequences of a packed row, each with its index in the global batch."""
-    rows = torch.split(micro.input_ids.squeeze(0), list(micro.segment_lengths))
-    owners, counts = torch.unique(micro.sequence_index, return_counts=True)
-    completion = dict(zip(owners.tolist(), counts.tolist(), strict=True))
-    return [
-        (TokenizedSequence("", ids.tolist(), len(ids) - completion[index]), index)
-        for ids, index in zip(rows, micro.sequences.tolist(), strict=True)
-    ]

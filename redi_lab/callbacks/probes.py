@@ -1,62 +1,63 @@
 """probe/…: a few sequences that are not trained on, scored again and again.
 
 Between two measurements nothing differs but the weights, so these curves are smooth where train/ is noisy, and the
-first to show that a policy unlearns what nobody shows it. They are compared with the measurement before training:
-which share of the tokens has become less likely, and which tokens the probability went to (`shifted_tokens.jsonl`,
-where the last row of a step counts).
+first to show that a policy unlearns what nobody shows it. Some of them compare with the measurement before training.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, final
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, final
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
-from redi_lab.callbacks.measuring import measuring, record
-from redi_lab.callbacks.probe_scores import ProbeScores, probe_metrics, score_probes, shifted_tokens
+from redi_lab.backbone.causal_lm import CausalLM
+from redi_lab.callbacks.measuring import Measurement
+from redi_lab.data.packing import make_batch
 from redi_lab.data.tokenization import TokenizedSequence
+from redi_lab.losses.logps import token_logps
+from redi_lab.losses.sequences import sum_by_sequence
 
-SHIFTED_TOKENS = "shifted_tokens.jsonl"
+
+class ProbeScores(NamedTuple):
+    """What the policy says about n chosen and m rejected sequences. P are the chosen tokens."""
+
+    chosen_mean_logps: Tensor
+    """(n,) nats per token."""
+    rejected_mean_logps: Tensor
+    """(m,) nats per token."""
+    token_logps: Tensor
+    """(P,) log-probs of the chosen tokens, sequence by sequence."""
+    min_token_logps: Tensor
+    """(n,) the lowest among each chosen sequence's tokens."""
+    entropy: Tensor
+    """(P,) of the distributions at the chosen tokens, in nats."""
+    end_logps: Tensor
+    """(n,) log-prob of the end-of-turn token where a chosen sequence ends."""
 
 
 @final
-class Probes(pl.Callback):
-    """Logs `probe_metrics` as `probe/NAME` before the first step, each n steps, and after the last one.
-
-    Training is the same to the bit with it and without. Every rank measures the same.
+class Probes(Measurement):
+    """Logs `probe_metrics` as `probe/NAME`. Every rank measures the same.
 
     Args:
         probes: chosen and, where there are any, rejected sequences.
-        folder: where shifted_tokens.jsonl goes.
         token_budget: most tokens of one forward pass.
         every_n_steps: optimizer steps between two measurements.
-        num_tokens: most tokens that a row of shifted_tokens.jsonl names, of those that gained and of those that lost.
 
     Raises:
         ValueError: no probe is chosen.
     """
 
-    def __init__(
-        self,
-        probes: Sequence[TokenizedSequence],
-        folder: Path,
-        token_budget: int,
-        every_n_steps: int = 10,
-        num_tokens: int = 10,
-    ) -> None:
+    def __init__(self, probes: Sequence[TokenizedSequence], token_budget: int, every_n_steps: int) -> None:
+        super().__init__(every_n_steps)
         if not any(probe.is_chosen for probe in probes):
             raise ValueError("Probes: none of the sequences is a chosen one")
         self._probes = list(probes)
-        self._path = folder / SHIFTED_TOKENS
         self._token_budget = max(token_budget, *(len(probe.input_ids) for probe in probes))
-        self._interval = every_n_steps
-        self._num_tokens = num_tokens
         self._start: ProbeScores | None = None
-        self._last_step: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The measurement before training, which a resumed run must compare with."""
@@ -66,32 +67,66 @@ class Probes(pl.Callback):
         """Take over the measurement before training."""
         self._start = ProbeScores(**state_dict) if state_dict else None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure what training starts from."""
-        if self._start is None or trainer.global_step == 0:
-            self._log_probes(trainer, pl_module)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Measure at the interval."""
-        if trainer.global_step % self._interval == 0:
-            self._log_probes(trainer, pl_module)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure the final state, where the interval has not just done so."""
-        if self._last_step != trainer.global_step:
-            self._log_probes(trainer, pl_module)
-
-    def _log_probes(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._last_step = step = trainer.global_step
-        with measuring(trainer, module):
-            scores = score_probes(module.backbone, self._probes, self._token_budget)
+    def measure(self, trainer: pl.Trainer, policy: CausalLM) -> Mapping[str, float]:
+        """Score the probes and compare with the first time."""
+        scores = score_probes(policy, self._probes, self._token_budget)
         if self._start is None:
             self._start = scores
-        start = ProbeScores(*(value.to(scores.entropy.device) for value in self._start))
-        record(trainer, {f"probe/{name}": value for name, value in probe_metrics(scores, start).items()}, step)
-        if trainer.is_global_zero and scores is not self._start:
-            row = {"step": step, **shifted_tokens(scores, start, module.backbone.tokenizer, self._num_tokens)}
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        start = ProbeScores(*(value.to(policy.device) for value in self._start))
+        return {f"probe/{name}": value for name, value in probe_metrics(scores, start).items()}
+
+
+@torch.no_grad()
+def score_probes(backbone: CausalLM, probes: Sequence[TokenizedSequence], token_budget: int) -> ProbeScores:
+    """Score sequences; at least one of them is chosen.
+
+    Args:
+        backbone: the policy, in evaluation mode.
+        probes: sequences of at most `token_budget` tokens each.
+        token_budget: most tokens of one forward pass.
+    """
+    device = backbone.device
+    batch = make_batch([(probe,) for probe in probes], token_budget=token_budget, split_examples=True)
+    lengths, is_chosen = batch.lengths.to(device), batch.is_chosen.to(device)
+    rows = []
+    for micro in (micro.to(device) for micro in batch.micro_batches):
+        found = token_logps(backbone.completion_states(micro), backbone.head, micro.targets, with_entropy=True)
+        assert found.entropy is not None
+        rows.append((micro.sequence_index, found.logps, found.entropy))
+    owners, logps, entropy = (torch.cat(columns) for columns in zip(*rows, strict=True))
+    order = torch.argsort(owners, stable=True)  # packing moves sequences, never tokens within one
+    owners, logps, entropy = owners[order], logps[order], entropy[order]
+    mean_logps = sum_by_sequence(logps, owners, len(lengths)) / lengths
+    ends, of_chosen = lengths.long().cumsum(0) - 1, is_chosen[owners]
+    return ProbeScores(
+        mean_logps[is_chosen],
+        mean_logps[~is_chosen],
+        logps[of_chosen],
+        torch.stack([values.min() for values in torch.split(logps, lengths.long().tolist())])[is_chosen],
+        entropy[of_chosen],
+        logps[ends[is_chosen]],
+    )
+
+
+def probe_metrics(now: ProbeScores, start: ProbeScores) -> dict[str, float]:
+    """Named numbers of one measurement, compared with the one before training.
+
+    `displacement` is the likelihood displacement (Razin et al. 2024, "Unintentional Unalignment"): by how much the
+    chosen sequences' mean log-prob has fallen although their margin over the rejected ones has grown, else 0.
+    `fallen_share` is the share of chosen tokens that have become less likely.
+    """
+    chosen, start_chosen = (float(scores.chosen_mean_logps.mean()) for scores in (now, start))
+    metrics = {
+        "chosen_mean_logps": chosen,
+        "min_token_logp": float(now.token_logps.min()),
+        "median_min_token_logp": float(now.min_token_logps.quantile(0.5)),
+        "entropy": float(now.entropy.mean()),
+        "eos_probability": float(now.end_logps.exp().mean()),
+        "fallen_share": float((now.token_logps < start.token_logps).float().mean()),
+    }
+    if len(now.rejected_mean_logps):
+        rejected, start_rejected = (float(scores.rejected_mean_logps.mean()) for scores in (now, start))
+        has_wider_margin = chosen - rejected > start_chosen - start_rejected
+        metrics["rejected_mean_logps"] = rejected
+        metrics["displacement"] = max(0.0, start_chosen - chosen) if has_wider_margin else 0.0
+    return metrics

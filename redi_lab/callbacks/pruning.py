@@ -1,4 +1,4 @@
-"""Tells a sweep how a trial goes, and ends it when the sweep says so.
+"""Reports to a sweep how a trial is going, and ends it when the sweep says so.
 
     PruningCallback("val/pass_at_1", report)
 
@@ -34,11 +34,11 @@ class PruningCallback(StoppingCallback):
         self._seen: torch.Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run has told already."""
+        """What has been reported already."""
         return {"measurements": {str(step): value for step, value in self.measurements.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what was told; whoever listens now may be another."""
+        """Take over what was reported, possibly to another listener."""
         self.measurements = {int(step): value for step, value in state_dict["measurements"].items()}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -48,7 +48,7 @@ class PruningCallback(StoppingCallback):
             for step, value in self.measurements.items():
                 self._report(value, step)
         if self.measurements:
-            self._seen = trainer.callback_metrics.get(self.metric)  # told under the step that it was measured at
+            self._seen = trainer.callback_metrics.get(self.metric)  # reported under the step that it was measured at
         else:
             self._look(trainer)
 

@@ -59,7 +59,7 @@ class PolicyAccuracy:
         Args:
             policy: in evaluation mode.
         """
-        engine = TransformersEngine(self._max_batch_tokens, device=str(policy.head_weight.device))
+        engine = TransformersEngine(self._max_batch_tokens, device=str(policy.device))
         with policy.for_generation() as model:
             completions = engine.generate_with(model, policy.tokenizer, self._stops, self._prompts, self._sampling)
         pairs: list[tuple[str, Gold]] = [

@@ -1,6 +1,6 @@
 """Softmax of a chunk of logits as one Triton kernel: log-probs, entropy, and the gradient in place of the logits.
 
-What `redi_lab.losses.vocabulary` does in ten passes through memory is two here: one reads a row for its normaliser,
+What `redi_lab.losses.softmax` does in ten passes through memory is two here: one reads a row for its normaliser,
 one overwrites it while it still is in the cache. No gradient is left out for being small: what a rejected token loses
 goes to rare tokens.
 
@@ -77,7 +77,7 @@ def _to_logits(x, scale: tl.constexpr, softcap: tl.constexpr):  # type: ignore[n
 
 
 def softmax_(
-    logits: Tensor,
+    projection: Tensor,
     targets: Tensor,
     token_grads: Tensor | None,
     logps: Tensor,
@@ -86,33 +86,32 @@ def softmax_(
     scale: float,
     softcap: float | None,
 ) -> None:
-    """Read a chunk of projections and, with `token_grads`, turn it into the gradient in them.
+    """As `redi_lab.losses.softmax.softmax_`.
 
     Args:
-        logits: (c, V) contiguous, fp32, bf16 or fp16; projections, of which logits are softcap · tanh(scale · x /
-            softcap). Overwritten with the gradient of Σ_t token_grads_t · logp_t, or left alone.
+        projection: (c, V) contiguous, fp32, bf16 or fp16; left alone without `token_grads`.
         targets: (c,) int64.
         token_grads: (c,).
-        logps: (c,) fp32, filled.
-        entropy: (c,) fp32, filled; None: not wanted.
+        logps: (c,) fp32.
+        entropy: (c,) fp32.
         scale: factor on the projections.
         softcap: bound of the logits.
     """
-    if not len(logits):
+    if not len(projection):
         return
     grads = logps if token_grads is None else token_grads.to(torch.float32).contiguous()
-    with torch.cuda.device(logits.device):
-        _softmax[(len(logits),)](
-            logits,
+    with torch.cuda.device(projection.device):
+        _softmax[(len(projection),)](
+            projection,
             targets.contiguous(),
             grads,
             logps,
             logps if entropy is None else entropy,
-            width=logits.shape[1],
+            width=projection.shape[1],
             scale=scale,
             softcap=softcap or 0.0,
             has_grads=token_grads is not None,
             has_entropy=entropy is not None,
-            block=min(BLOCK, triton.next_power_of_2(logits.shape[1])),
+            block=min(BLOCK, triton.next_power_of_2(projection.shape[1])),
             num_warps=WARPS,
         )

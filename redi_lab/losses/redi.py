@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from redi_lab.losses.logps import SequenceLogps, check_pairs
+from redi_lab.losses.sequences import SequenceLogps, check_pairs
 
 
 def redi_loss(chosen: SequenceLogps, rejected: SequenceLogps, *, alpha: float) -> Tensor:
@@ -23,17 +23,10 @@ def redi_loss(chosen: SequenceLogps, rejected: SequenceLogps, *, alpha: float) -
         (n,) loss of each pair in nats per token. Unbounded below for α > 0.
 
     Raises:
-        ValueError: If alpha is outside [0, 1], shapes differ or a completion has no tokens.
+        ValueError: If shapes differ or a completion has no tokens.
 
     References:
         Reinforcement Distillation, arXiv 2505.24850, Eq. 4 and 5.
     """
-    check_alpha(alpha)
     check_pairs(chosen, rejected)
     return -chosen.mean_logps + alpha * rejected.mean_logps  # Eq. 5
-
-
-def check_alpha(alpha: float) -> None:
-    """Raise ValueError unless `alpha` lies in [0, 1]."""
-    if not 0.0 <= alpha <= 1.0:
-        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from redi_lab.losses.logps import SequenceLogps, check_sequences
+from redi_lab.losses.sequences import SequenceLogps, check_sequences
 
 
 def sft_loss(sequences: SequenceLogps) -> Tensor:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from redi_lab.losses.logps import SequenceLogps, check_pairs
+from redi_lab.losses.sequences import SequenceLogps, check_pairs
 
 
 def simpo_loss(chosen: SequenceLogps, rejected: SequenceLogps, *, beta: float, gamma: float) -> Tensor:
@@ -26,15 +24,11 @@ def simpo_loss(chosen: SequenceLogps, rejected: SequenceLogps, *, beta: float, g
         (n,) loss of each pair; log(1 + e^γ) where both completions are equally likely per token.
 
     Raises:
-        ValueError: If beta or gamma is out of range, shapes differ or a completion has no tokens.
+        ValueError: If shapes differ or a completion has no tokens.
 
     References:
         Meng et al., SimPO: Simple Preference Optimization with a Reference-Free Reward, arXiv 2405.14734, Eq. 6.
         Reinforcement Distillation, arXiv 2505.24850, Eq. 3.
     """
-    if not (beta > 0.0 and math.isfinite(beta)):
-        raise ValueError(f"beta must be a positive finite number, got {beta}")
-    if not (gamma >= 0.0 and math.isfinite(gamma)):
-        raise ValueError(f"gamma must be a finite number of at least 0, got {gamma}")
     check_pairs(chosen, rejected)
     return -F.logsigmoid(beta * chosen.mean_logps - beta * rejected.mean_logps - gamma)  # Eq. 3

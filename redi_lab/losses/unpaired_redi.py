@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from redi_lab.losses.logps import SequenceLogps, check_sequences
-from redi_lab.losses.redi import check_alpha
+from redi_lab.losses.sequences import SequenceLogps, check_sequences
 
 
 def unpaired_redi_loss(
@@ -13,7 +12,7 @@ def unpaired_redi_loss(
 ) -> Tensor:
     """−mean over correct traces of log π(y_w)/|y_w| + α · mean over incorrect ones of log π(y_l)/|y_l|.
 
-    Each side is averaged by itself, so α keeps its meaning whatever the numbers: what all incorrect traces weigh
+    The sides are averaged separately, so α keeps its meaning whatever the numbers: what all incorrect traces weigh
     together against all correct ones. With equal numbers it is the mean of `redi_loss`.
 
     Args:
@@ -28,13 +27,11 @@ def unpaired_redi_loss(
         () in nats per token: the share that these sequences have in the loss of the whole batch.
 
     Raises:
-        ValueError: If alpha is outside [0, 1], shapes differ, a completion has no tokens, or a number is smaller than
-            the sequences given.
+        ValueError: If shapes differ, a completion has no tokens, or a number is smaller than the sequences given.
 
     References:
         Reinforcement Distillation, arXiv 2505.24850, Eq. 5.
     """
-    check_alpha(alpha)
     check_sequences("chosen", chosen)
     check_sequences("rejected", rejected)
     for name, sequences, number in (("chosen", chosen, num_chosen), ("rejected", rejected, num_rejected)):

@@ -1,12 +1,7 @@
-"""Passes over [tokens, vocabulary] in chunks of tokens: the engine of `redi_lab.losses.logps`.
+"""One pass over [tokens, vocabulary] in chunks of tokens: the engine of `redi_lab.losses.logps`.
 
 A chunk is projected, its log-probabilities and entropy are read and, where asked, the same buffer is turned into the
-gradient of its projection. Nothing here knows of autograd: scoring, the recomputing backward and the sums that take
-their gradients in the forward pass all call `sweep` or `sweep_groups`.
-
-A chunk is large, because matrix products want many rows; softmax and what follows take a few of its rows at a time,
-because each of their steps is a way through memory unless the rows stay in the cache. On a GPU one kernel takes all
-those steps (`redi_lab.losses.fused_softmax`); what is written here is the reference that it is tested against.
+gradient of its projection. Nothing here knows of autograd.
 
 Shape suffixes: N tokens, c tokens of a chunk, H hidden size, V vocabulary.
 """
@@ -23,152 +18,160 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-_BLOCK_BYTES = {"cpu": 4 * 2**20, "other": 256 * 2**20}  # of the rows that softmax takes at once
+from redi_lab.losses import softmax
+from redi_lab.losses.sequences import compute_dtype
 
 _ROWS = 4096  # of the head whose gradients are added at once
 
-FactorsOf = Callable[[slice, Tensor], Tensor]
-"""From whole groups, named by the slice of their c tokens, and their log-probs (c,) to a factor for each token (c,)."""
+
+class Head(NamedTuple):
+    """The LM head: logits = scale · (hidden · weightᵀ + bias), then softcap · tanh(logits / softcap) if capped."""
+
+    weight: Tensor
+    """(V, H). May be the embedding matrix itself (tied)."""
+    bias: Tensor | None = None
+    """(V,)"""
+    softcap: float | None = None
+    """Bound of the logits (Gemma 2 has 30), > 0."""
+    scale: float = 1.0
+    """Factor on the logits (Cohere's `logit_scale`, the inverse of Granite's `logits_scaling`), > 0."""
+    chunk_size: int = 1024
+    """Tokens projected at a time. Memory grows with chunk_size · V, results do not depend on it."""
 
 
-class HeadOptions(NamedTuple):
-    """How hidden states become logits, and how many at a time; see `redi_lab.losses.logps.token_logps`."""
+class Groups(NamedTuple):
+    """Tokens that share a factor which is known only once all of them have been read, such as those of a pair."""
 
-    softcap: float | None
-    scale: float
-    chunk_size: int
-    with_entropy: bool
-
-
-class TokenStatistics(NamedTuple):
-    """What the model says about each of N target tokens."""
-
-    logps: Tensor
-    """(N,) log π(y_t | x, y_<t) in nats."""
-    entropy: Tensor | None
-    """(N,) detached entropy of the whole next-token distribution in nats, None unless asked for."""
+    lengths: Sequence[int]
+    """Tokens of each group; groups lie one behind the other and make up all N tokens."""
+    factors_of: Callable[[slice, Tensor], Tensor]
+    """Called once for each token, with the slice of some whole groups' tokens and their log-probs (c,). Returns the
+    factor of each of these tokens (c,), the same within a group."""
 
 
 @final
-class Operands:
-    """What is projected: hidden states and the head in their dtype, with the one buffer that all chunks share.
+class VocabularyPass:
+    """Hidden states and head in one dtype, the buffer that all chunks share, and what has been read so far.
 
-    Args:
-        hidden: (N, H).
-        weight: (V, H).
-        bias: (V,).
-        targets: (N,).
-        options: of the head.
+    `logps` (N,) and `entropy` (N,) or None hold the result of `run`, in fp32, or fp64 where `hidden` is fp64.
     """
 
-    def __init__(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: HeadOptions
-    ) -> None:
-        self.hidden = hidden
-        self.weight = weight
+    def __init__(self, hidden: Tensor, head: Head, targets: Tensor, *, with_entropy: bool = False) -> None:
+        weight, bias = head.weight, head.bias
         if weight.dtype != hidden.dtype:
-            self.weight = _scratch("weight", weight.shape, hidden).copy_(weight)
-        self.bias = None if bias is None else bias.to(hidden.dtype)
+            weight = _scratch("weight", weight.shape, hidden).copy_(weight)
+        self.hidden = hidden
+        self.head = head._replace(weight=weight, bias=None if bias is None else bias.to(hidden.dtype))
         self.targets = targets
-        self.options = options
         self.dtype = compute_dtype(hidden)
         self.logps = hidden.new_empty(len(hidden), dtype=self.dtype)
-        self.entropy = torch.empty_like(self.logps) if options.with_entropy else None
-        self._buffer = _scratch("projection", (min(len(hidden), options.chunk_size), len(weight)), hidden)
-        limit = _BLOCK_BYTES.get(hidden.device.type, _BLOCK_BYTES["other"])
-        self._block = max(1, limit // (len(weight) * self.dtype.itemsize))
+        self.entropy = torch.empty_like(self.logps) if with_entropy else None
+        self._buffer = _scratch("projection", (min(len(hidden), head.chunk_size), len(weight)), hidden)
 
-    def project(self, tokens: slice, token_grads: Tensor | None = None) -> Tensor:
-        """Project a chunk and keep its log-probs and entropy.
+    def run(self, gradients: Gradients | None = None, groups: Groups | None = None) -> Tensor | None:
+        """Read all tokens; with `gradients`, fill them with those of Σ_t f_t · g_t · logp_t.
 
         Args:
-            tokens: at most `chunk_size` of them.
-            token_grads: (c,) gradient g_t of each log-prob.
+            gradients: hold the g_t.
+            groups: give the f_t; None: they are 1. Groups that fit into one chunk wait for theirs in its buffer. A
+                longer one gathers separate head gradients, which are scaled when it ends.
 
         Returns:
-            (c, V) gradient of Σ_t g_t · logp_t in the chunk's projection, valid until the next call; without
+            (N,) the factors, where there are gradients and groups.
+        """
+        with torch.autocast(self.hidden.device.type, enabled=False):
+            if gradients is not None and groups is not None:
+                return self._run_groups(gradients, groups)
+            for tokens in _slices(0, len(self.hidden), self.head.chunk_size):
+                if gradients is None:
+                    self._project(tokens, None)
+                else:
+                    gradients.add(tokens, self._project(tokens, gradients.token_grads[tokens]))
+        return None
+
+    def _run_groups(self, gradients: Gradients, groups: Groups) -> Tensor:
+        size, factors = self.head.chunk_size, torch.empty_like(self.logps)
+        for tokens in _whole_groups(groups.lengths, size):
+            if tokens.stop - tokens.start <= size:
+                projection = self._project(tokens, gradients.token_grads[tokens])
+                factors[tokens] = groups.factors_of(tokens, self.logps[tokens])
+                gradients.add(tokens, projection, factors[tokens])
+                continue
+            apart = gradients.with_new_head()
+            for chunk in _slices(tokens.start, tokens.stop, size):
+                apart.add(chunk, self._project(chunk, gradients.token_grads[chunk]))
+            factors[tokens] = groups.factors_of(tokens, self.logps[tokens])
+            gradients.add_group(tokens, apart, factors[tokens.start])
+            del apart  # else two are alive when the next long group begins
+        return factors
+
+    def _project(self, tokens: slice, token_grads: Tensor | None) -> Tensor:
+        """Project a chunk and keep its log-probs and entropy.
+
+        Returns:
+            (c, V) gradient of Σ_t token_grads_t · logp_t in the chunk's projection, valid until the next call; without
             `token_grads` it means nothing.
         """
+        weight, bias, softcap, scale, _ = self.head
         projection = self._buffer[: tokens.stop - tokens.start]
-        if self.bias is None:
-            torch.mm(self.hidden[tokens], self.weight.T, out=projection)
+        if bias is None:
+            torch.mm(self.hidden[tokens], weight.T, out=projection)
         else:
-            torch.addmm(self.bias, self.hidden[tokens], self.weight.T, out=projection)
+            torch.addmm(bias, self.hidden[tokens], weight.T, out=projection)
         if _is_fused(projection):
-            self._read_fused(projection, tokens, token_grads)
-            return projection
-        for rows in _slices(0, len(projection), self._block):
-            block = projection[rows]
-            logits = block.to(self.dtype)  # the block itself, where the dtype is the same
-            here = slice(tokens.start + rows.start, tokens.start + rows.stop)
-            self._read(logits, here, None if token_grads is None else token_grads[rows])
-            if token_grads is not None and logits is not block:
-                block.copy_(logits)
-        return projection
-
-    def _read(self, logits: Tensor, tokens: slice, token_grads: Tensor | None) -> None:
-        """Keep log-probs and entropy of a block; overwrite it with the gradient of its projection."""
-        options, targets = self.options, self.targets[tokens]
-        if options.scale != 1.0:
-            logits.mul_(options.scale)
-        if options.softcap is not None:
-            logits.div_(options.softcap).tanh_().mul_(options.softcap)
-        slope = None if token_grads is None else _softcap_slope(logits, options.softcap)
-        self.logps[tokens] = _to_probabilities_(logits, targets)
-        if self.entropy is not None:
-            self.entropy[tokens] = torch.special.entr(logits).sum(-1)
-        if token_grads is not None:
-            _to_projection_gradient_(logits, targets, token_grads * options.scale, slope)
-
-    def _read_fused(self, projection: Tensor, tokens: slice, token_grads: Tensor | None) -> None:
-        """The same for a whole chunk by one kernel."""
-        from redi_lab.losses.fused_softmax import softmax_
-
+            from redi_lab.losses.fused_softmax import softmax_
+        else:
+            softmax_ = softmax.softmax_
         entropy = None if self.entropy is None else self.entropy[tokens]
-        options = self.options
-        softmax_(
-            projection,
-            self.targets[tokens],
-            token_grads,
-            self.logps[tokens],
-            entropy,
-            scale=options.scale,
-            softcap=options.softcap,
-        )
+        logps, targets = self.logps[tokens], self.targets[tokens]
+        softmax_(projection, targets, token_grads, logps, entropy, scale=scale, softcap=softcap)
+        return projection
 
 
 @final
 class Gradients:
-    """Gradients in hidden (N, H), weight (V, H) and bias (V,), filled chunk by chunk; None where not needed.
+    """Gradients of Σ_t g_t · logp_t, filled chunk by chunk: `hidden` (N, H), `weight` (V, H) and `bias` (V,).
 
-    Those of the head are added up in fp32, or fp64 where `hidden` is fp64.
+    Those of the head are added up in fp32, or fp64 where `hidden` is fp64; what is not needed is None.
+
+    Args:
+        of: the pass that fills them.
+        token_grads: (N,) the g_t, fp32 or fp64.
+        needs: whether those of hidden, weight and bias are needed.
     """
 
-    def __init__(self, operands: Operands, *, needs: Sequence[bool]) -> None:
-        weight, bias = operands.weight, operands.bias
-        self.hidden = torch.empty_like(operands.hidden) if needs[0] else None
-        self.weight = torch.zeros_like(weight, dtype=operands.dtype) if needs[1] else None
-        self.bias = torch.zeros_like(bias, dtype=operands.dtype) if bias is not None and needs[2] else None
+    def __init__(self, of: VocabularyPass, token_grads: Tensor, needs: Sequence[bool]) -> None:
+        weight, bias = of.head.weight, of.head.bias
+        self._of = of
+        self.token_grads = token_grads
+        self.hidden = torch.empty_like(of.hidden) if needs[0] else None
+        self.weight = torch.zeros_like(weight, dtype=of.dtype) if needs[1] else None
+        self.bias = torch.zeros_like(bias, dtype=of.dtype) if bias is not None and needs[2] else None
         # The CPU has no product of bf16 with an fp32 result: that of each chunk is rounded once.
-        adds_up = weight.dtype == operands.dtype or _adds_up_in_fp32(weight.device, weight.dtype)
+        adds_up = weight.dtype == of.dtype or _adds_up_in_fp32(weight.device, weight.dtype)
         is_rounded = needs[1] and not adds_up
         self._rounded = _scratch("rounded", weight.shape, weight) if is_rounded else None
 
-    def add(self, operands: Operands, tokens: slice, projection: Tensor, factors: Tensor | None = None) -> None:
+    def with_new_head(self) -> Gradients:
+        """The same rows of hidden, and head gradients that start from zero."""
+        apart = Gradients(self._of, self.token_grads, (False, self.weight is not None, self.bias is not None))
+        apart.hidden = self.hidden
+        return apart
+
+    def add(self, tokens: slice, projection: Tensor, factors: Tensor | None = None) -> None:
         """Add a chunk.
 
         Args:
-            operands: of the projection.
             tokens: which of the N.
             projection: (c, V) gradient of their projection.
             factors: (c,) of its rows. They are applied to the H columns beside it, which are fewer.
         """
         if self.hidden is not None:
             rows = self.hidden[tokens]
-            torch.mm(projection, operands.weight, out=rows)
+            torch.mm(projection, self._of.head.weight, out=rows)
             if factors is not None:
                 rows.mul_(factors[:, None])
-        hidden = operands.hidden[tokens]
+        hidden = self._of.hidden[tokens]
         ones = projection.new_ones(len(projection)) if factors is None else factors.to(projection.dtype)
         if self.bias is not None:
             self.bias += projection.T @ ones
@@ -183,11 +186,11 @@ class Gradients:
         for total, part in zip(torch.split(self.weight, _ROWS), torch.split(self._rounded, _ROWS), strict=True):
             total.add_(part)  # in pieces, because the conversion makes a copy
 
-    def add_group(self, tokens: slice, head: Gradients, factor: Tensor) -> None:
+    def add_group(self, tokens: slice, apart: Gradients, factor: Tensor) -> None:
         """Scale the rows of hidden of one group by its factor (), and add its head gradients, scaled by it as well."""
         if self.hidden is not None:
             self.hidden[tokens] *= factor
-        for total, part in ((self.weight, head.weight), (self.bias, head.bias)):
+        for total, part in ((self.weight, apart.weight), (self.bias, apart.bias)):
             if total is not None and part is not None:
                 total.add_(part.mul_(factor))
 
@@ -243,63 +246,6 @@ def _scratch(name: str, shape: Sequence[int], like: Tensor) -> Tensor:
     return memory[:size].view(*shape)
 
 
-def sweep(operands: Operands, gradients: Gradients | None = None, token_grads: Tensor | None = None) -> TokenStatistics:
-    """Go once over [tokens, vocabulary]; with `gradients`, fill them with those of Σ_t token_grads_t · logp_t.
-
-    Args:
-        operands: what is projected.
-        gradients: to be filled.
-        token_grads: (N,) fp32 or fp64, given with `gradients`.
-    """
-    with torch.autocast(operands.hidden.device.type, enabled=False):
-        for tokens in _slices(0, len(operands.hidden), operands.options.chunk_size):
-            projection = operands.project(tokens, None if token_grads is None else token_grads[tokens])
-            if gradients is not None:
-                gradients.add(operands, tokens, projection)
-    return TokenStatistics(operands.logps, operands.entropy)
-
-
-def sweep_groups(
-    operands: Operands,
-    gradients: Gradients,
-    token_grads: Tensor,
-    group_lengths: Sequence[int],
-    factors_of: FactorsOf,
-) -> tuple[TokenStatistics, Tensor]:
-    """Go once over [tokens, vocabulary] and fill `gradients` with those of Σ_t f_t · token_grads_t · logp_t.
-
-    The factor f_t is shared by the tokens of a group and known once all of them are read. Groups that fit into one
-    chunk wait for theirs in its buffer. A longer one gathers head gradients of its own, to be scaled when it ends.
-
-    Args:
-        operands: what is projected.
-        gradients: to be filled.
-        token_grads: (N,) fp32 or fp64.
-        group_lengths: tokens of each group; groups lie one behind the other and make up all N.
-        factors_of: asked once for each token.
-
-    Returns:
-        What was read, and (N,) the factors.
-    """
-    size = operands.options.chunk_size
-    factors = torch.empty_like(operands.logps)
-    with torch.autocast(operands.hidden.device.type, enabled=False):
-        for tokens in _whole_groups(group_lengths, size):
-            if tokens.stop - tokens.start <= size:
-                projection = operands.project(tokens, token_grads[tokens])
-                factors[tokens] = factors_of(tokens, operands.logps[tokens])
-                gradients.add(operands, tokens, projection, factors[tokens])
-                continue
-            head = Gradients(operands, needs=(False, gradients.weight is not None, gradients.bias is not None))
-            head.hidden = gradients.hidden
-            for chunk in _slices(tokens.start, tokens.stop, size):
-                head.add(operands, chunk, operands.project(chunk, token_grads[chunk]))
-            factors[tokens] = factors_of(tokens, operands.logps[tokens])
-            gradients.add_group(tokens, head, factors[tokens.start])
-            del head  # else two are alive when the next long group begins
-    return TokenStatistics(operands.logps, operands.entropy), factors
-
-
 def _slices(start: int, stop: int, size: int) -> Iterator[slice]:
     return (slice(begin, min(begin + size, stop)) for begin in range(start, stop, size))
 
@@ -314,32 +260,3 @@ def _whole_groups(lengths: Sequence[int], size: int) -> Iterator[slice]:
         stop += length
     if stop > start:
         yield slice(start, stop)
-
-
-def _softcap_slope(logits: Tensor, softcap: float | None) -> Tensor | None:
-    """Derivative (c, V) of the soft-cap, 1 − tanh² written with the capped logits, or None without a cap."""
-    return None if softcap is None else (logits / softcap).square_().neg_().add_(1.0)
-
-
-def _to_probabilities_(logits: Tensor, targets: Tensor) -> Tensor:
-    """Overwrite logits (c, V) with their softmax and return the log-probabilities (c,) of the targets."""
-    # By hand, because logsumexp and softmax would each allocate one more (c, V).
-    logits.sub_(logits.amax(-1, keepdim=True))
-    target_logits = logits.gather(-1, targets[:, None])
-    normaliser = logits.exp_().sum(-1, keepdim=True)
-    logits.div_(normaliser)
-    return (target_logits - normaliser.log()).squeeze(-1)
-
-
-def _to_projection_gradient_(probabilities: Tensor, targets: Tensor, token_grads: Tensor, slope: Tensor | None) -> None:
-    """Overwrite softmax (c, V) with g_t · (onehot(y_t) − softmax) · slope."""
-    rows = torch.arange(targets.shape[0], device=targets.device)
-    probabilities[rows, targets] -= 1.0
-    probabilities.mul_(-token_grads[:, None])
-    if slope is not None:
-        probabilities.mul_(slope)
-
-
-def compute_dtype(values: Tensor) -> torch.dtype:
-    """Dtype of softmax and sums: fp64 for fp64, else fp32."""
-    return torch.float64 if values.dtype == torch.float64 else torch.float32

@@ -1,6 +1,6 @@
 """The step that every objective shares: micro-batches in, one optimizer step and one line of metrics out.
 
-A `Batch` is one global batch, so one `training_step` is one optimizer step; the loss is normalised by what the whole
+A `Batch` is one global batch, so one `training_step` is one optimizer step. The loss is normalised by what the whole
 global batch holds, and therefore does not depend on how it is cut into micro-batches or shared among ranks. That is why
 optimisation is manual: Lightning's own accumulation averages micro-batches of unequal weight.
 """
@@ -20,33 +20,35 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from redi_lab.backbone.causal_lm import CausalLM
+from redi_lab.backbone.exactness import check_exactness
 from redi_lab.data.packing import Batch, MicroBatch, Task
-from redi_lab.losses.logps import SequenceLogps, grouped_logp_sum, sum_by_sequence, token_logps, weighted_logp_sum
+from redi_lab.losses.logps import token_logps, weighted_logp_sum
+from redi_lab.losses.sequences import SequenceLogps, sum_by_sequence
+from redi_lab.losses.vocabulary import Groups
 
 OptimizerFactory = Callable[[Iterable[Any]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer, int], Any]
 HeadGradient = Literal["accumulate", "recompute"]
-"""How an objective that is not linear gets the head's gradient: see `grouped_logp_sum` and `token_logps`."""
+"""How an objective that is not linear gets the head's gradient: "accumulate" makes one pass over the vocabulary
+(`weighted_logp_sum` with groups), "recompute" makes two and needs one (V, H) buffer less (`token_logps`)."""
 
 
 class Examples(NamedTuple):
-    """What an objective sees of s sequences; those of one pair are neighbours, the chosen one first."""
+    """What an objective sees of s sequences; in a pair the chosen one comes first, directly before the rejected one."""
 
     sequences: SequenceLogps
     is_chosen: Tensor
     """(s,) bool: whether the sequence is to become likelier."""
-    reference_logps: Tensor | None
-    """(s,) log π_ref(y|x), where the objective needs them."""
 
     @property
     def chosen(self) -> SequenceLogps:
-        """Of the chosen sequences, in order."""
-        return SequenceLogps(*(values[self.is_chosen] for values in self.sequences))
+        """Log-probs of the chosen sequences, in order."""
+        return self.sequences.at(self.is_chosen)
 
     @property
     def rejected(self) -> SequenceLogps:
-        """Of the rejected sequences, in order."""
-        return SequenceLogps(*(values[~self.is_chosen] for values in self.sequences))
+        """Log-probs of the rejected sequences, in order."""
+        return self.sequences.at(~self.is_chosen)
 
 
 class CausalLMModule(pl.LightningModule, abc.ABC):
@@ -67,7 +69,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
     task: ClassVar[Task]
     """What it trains on, see `TraceDataModule`."""
     head_gradient: HeadGradient = "recompute"
-    """Of an objective that is not linear. "accumulate" needs one linear form of log-probs a pair."""
+    """For objectives that are not linear. "accumulate" needs a loss of one linear form of log-probs a pair."""
 
     def __init__(
         self,
@@ -92,25 +94,25 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
 
     @abc.abstractmethod
     def loss(self, examples: Examples, batch: Batch) -> Tensor:
-        """() these examples' share of the loss of the global batch; `batch` tells what the whole of it holds."""
+        """() these examples' share of the loss of the global batch, whose normalisers `batch` holds."""
 
     @abc.abstractmethod
     def metrics(self, examples: Examples) -> dict[str, Tensor]:
-        """What is logged of a batch besides its loss, each value ()."""
+        """What is logged for a batch in addition to its loss, each value ()."""
 
     def averaged_over(self, batch: Batch) -> int:
-        """How many things the loss is a mean of; averages over batches weigh each by that."""
+        """How many items the loss is a mean of, which is the batch's weight in averages over batches."""
         return batch.num_examples
 
     def restart_clock(self) -> None:
-        """Count throughput from here: what was done since the last step is no training."""
+        """Count throughput from here: the time since the last step was not spent on training."""
         self._clock = time.perf_counter()
 
     def on_fit_start(self) -> None:
         """Check the kernels of a GPU in the precision of training, before the first step: loading checked the CPU's."""
         if self.device.type == "cuda":
             with self.trainer.precision_plugin.forward_context():
-                self.backbone.check_exactness()
+                check_exactness(self.backbone)
 
     def on_train_start(self) -> None:
         """Throughput is counted from here."""
@@ -146,11 +148,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss and its metrics on held-back examples."""
-        logps = torch.zeros_like(batch.lengths)
-        for micro in batch.micro_batches:
-            statistics = token_logps(*self._head_inputs(micro), **self.backbone.head_options)
-            logps += sum_by_sequence(statistics.logps, micro.sequence_index, len(logps))
-        self._log("val", batch, logps)
+        self._log("val", batch, self.backbone.sequence_logps(batch))
 
     def configure_optimizers(self) -> Any:
         """Weight decay on matrices alone, as is the custom; the schedule advances by optimizer steps."""
@@ -172,7 +170,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         logps = torch.zeros_like(batch.lengths)
         weights = None
         if self.is_linear or self.head_gradient == "accumulate":
-            # Where a logistic loss is not saturated: there its slope is lost in rounding.
+            # At a point where a logistic loss is not saturated: elsewhere its slope could be lost in rounding.
             weights = self.sequence_weights(batch, logps if batch.reference_logps is None else batch.reference_logps)
         entropy = logps.new_zeros(())
         for number, micro in enumerate(batch.micro_batches, start=1):
@@ -189,7 +187,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         return logps, entropy if self.log_entropy else None
 
     def sequence_weights(self, batch: Batch, logps: Tensor) -> Tensor:
-        """(S,) ∂loss/∂logπ(y|x) of each sequence at (S,) `logps`; constants where the loss is linear in them."""
+        """(S,) ∂loss/∂log π(y|x) of each sequence at (S,) `logps`; constants where the loss is linear in them."""
         logps = logps.detach().requires_grad_()
         with torch.enable_grad():
             (weights,) = torch.autograd.grad(self.loss(_examples(batch, logps), batch), logps)
@@ -199,41 +197,31 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         self, micro: MicroBatch, batch: Batch, weights: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """() its share of the loss, (N,) token log-probs, (N,) entropy where asked for."""
-        inputs = self._head_inputs(micro)
-        options: dict[str, Any] = self.backbone.head_options | {"with_entropy": self.log_entropy}
-        if weights is not None and self.is_linear:
-            total = weighted_logp_sum(*inputs, weights[micro.sequence_index], **options)
-            return total.total, total.logps, total.entropy
-        if weights is not None:
+        hidden, head = self.backbone.completion_states(micro), self.backbone.head
+        if weights is None:
+            tokens = token_logps(hidden, head, micro.targets, with_entropy=self.log_entropy)
+            logps = sum_by_sequence(tokens.logps, micro.sequence_index, len(batch.lengths))
+            here = _examples(batch, logps, micro.sequences)  # whole pairs: objectives that are not linear are packed so
+            return self.loss(here, batch), tokens.logps, tokens.entropy
+        groups = None
+        if not self.is_linear:  # then the total stands for the loss in its gradient alone
             lengths = micro.completion_lengths
-            total = grouped_logp_sum(
-                *inputs,
-                weights[micro.sequence_index],
-                group_lengths=[sum(pair) for pair in zip(lengths[::2], lengths[1::2], strict=True)],
-                factors_of=partial(self._slopes, micro, batch, weights),
-                **options,
-            )
-            return total.total, total.logps, total.entropy  # the total stands for the loss in its gradient alone
-        statistics = token_logps(*inputs, **options)
-        logps = sum_by_sequence(statistics.logps, micro.sequence_index, len(batch.lengths))
-        here = _examples(batch, logps, micro.sequences)  # whole ones: objectives that are not linear are packed so
-        return self.loss(here, batch), statistics.logps, statistics.entropy
+            pairs = [sum(pair) for pair in zip(lengths[::2], lengths[1::2], strict=True)]
+            groups = Groups(pairs, partial(self._slopes, micro, batch, weights))
+        return weighted_logp_sum(
+            hidden, head, micro.targets, weights[micro.sequence_index], groups=groups, with_entropy=self.log_entropy
+        )
 
     def _slopes(self, micro: MicroBatch, batch: Batch, weights: Tensor, tokens: slice, logps: Tensor) -> Tensor:
-        """(c,) ∂loss/∂logπ(y|x) over `weights` at the tokens of some whole pairs with log-probs (c,)."""
+        """(c,) ∂loss/∂log π(y|x) over `weights` at the tokens of some whole pairs with log-probs (c,)."""
         owners = micro.sequence_index[tokens]
         sequences = sum_by_sequence(logps, owners, len(batch.lengths))
         return (self.sequence_weights(batch, sequences) / weights)[owners]
 
-    def _head_inputs(self, micro: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, H) hidden states that predict completion tokens, (V, H) head, (N,) those tokens."""
-        hidden = self.backbone.hidden_states(micro).index_select(0, micro.predictors)
-        return hidden, self.backbone.head_weight, micro.targets
-
     def _log(self, stage: str, batch: Batch, logps: Tensor) -> None:
         """The loss and metrics of the whole global batch, the same on every rank."""
         examples = self._gather(batch, logps)
-        # Averages over batches weigh each by what its mean runs over, so val/ does not depend on the batch size.
+        # Averages over batches weight each by what its mean runs over, so val/ does not depend on the batch size.
         options: dict[str, Any] = {"sync_dist": stage == "val" and self.trainer.world_size > 1}
         self.log(f"{stage}/loss", self.loss(examples, batch), batch_size=self.averaged_over(batch), **options)
         metrics = {f"{stage}/{name}": value for name, value in self.metrics(examples).items()}
@@ -244,14 +232,14 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         ranks, own = self.trainer.world_size, _examples(batch, logps)
         if ranks == 1:
             return own
-        columns = [logps, batch.lengths, batch.is_chosen.to(logps.dtype)]
-        share = torch.stack(columns + ([] if own.reference_logps is None else [own.reference_logps]), dim=1)
+        sequences, is_chosen = own
+        share = torch.stack([is_chosen.to(logps.dtype), *(column for column in sequences if column is not None)], dim=1)
         room = (2 if self.task == "pairs" else 1) * -(-batch.num_examples // ranks)
         slots = share.new_zeros(ranks, room, share.shape[1])  # shares differ in size, and one may be empty
         slots[self.trainer.global_rank, : len(share)] = share
         whole = self.trainer.strategy.reduce(slots, reduce_op="sum").flatten(0, 1)
-        gathered = whole[whole[:, 1] > 0].unbind(1)
-        return Examples(SequenceLogps(*gathered[:2]), gathered[2] > 0, gathered[3] if len(gathered) > 3 else None)
+        is_chosen, *columns = whole[whole[:, 2] > 0].unbind(1)  # whose lengths are above 0
+        return Examples(SequenceLogps(*columns), is_chosen > 0)
 
     def _tokens_per_second(self, batch: Batch) -> float:
         """Prompt and completion tokens of this rank, over the time since the end of the step before."""
@@ -263,8 +251,9 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         return nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync()
 
 
-def _examples(batch: Batch, logps: Tensor, chosen: Tensor | None = None) -> Examples:
-    """The batch's sequences with their (S,) log-probs, or those of them that `chosen` (n,) names."""
-    columns = (logps, batch.lengths, batch.is_chosen, batch.reference_logps)
-    here = [None if column is None else column if chosen is None else column[chosen] for column in columns]
-    return Examples(SequenceLogps(here[0], here[1]), here[2], here[3])  # type: ignore[arg-type]
+def _examples(batch: Batch, logps: Tensor, which: Tensor | None = None) -> Examples:
+    """The batch's sequences with their (S,) log-probs, or those of them that `which` (n,) names."""
+    sequences = SequenceLogps(logps, batch.lengths, batch.reference_logps)
+    if which is None:
+        return Examples(sequences, batch.is_chosen)
+    return Examples(sequences.at(which), batch.is_chosen[which])

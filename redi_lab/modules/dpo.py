@@ -7,7 +7,7 @@ from typing import Any, final
 from torch import Tensor
 
 from redi_lab.losses.dpo import dpo_loss, dpo_rewards
-from redi_lab.losses.logps import SequenceLogps
+from redi_lab.losses.sequences import SequenceLogps
 from redi_lab.modules.base import HeadGradient
 from redi_lab.modules.preference import PreferenceModule
 
@@ -18,30 +18,22 @@ class DPOModule(PreferenceModule):
 
     Args:
         beta: scale of the log-prob ratios.
-        head_gradient: "accumulate" (one pass over the vocabulary) or "recompute" (two, and a buffer less).
+        head_gradient: see `HeadGradient`.
         **options: see `CausalLMModule`.
     """
 
     is_linear = False
     needs_reference = True
 
-    def __init__(self, *, beta: float, head_gradient: HeadGradient = "accumulate", **options: Any) -> None:
+    def __init__(self, *, beta: float, head_gradient: HeadGradient, **options: Any) -> None:
         super().__init__(**options)
         self.beta = beta
         self.head_gradient = head_gradient
 
-    def pair_losses(
-        self, chosen: SequenceLogps, rejected: SequenceLogps, reference: tuple[Tensor, Tensor] | None
-    ) -> Tensor:
+    def pair_losses(self, chosen: SequenceLogps, rejected: SequenceLogps) -> Tensor:
         """(n,) −log σ(β·(difference of log-prob ratios))."""
-        if reference is None:
-            raise ValueError("DPO needs reference log-probs in its batches")
-        return dpo_loss(
-            chosen, rejected, reference_chosen=reference[0], reference_rejected=reference[1], beta=self.beta
-        )
+        return dpo_loss(chosen, rejected, beta=self.beta)
 
-    def rewards(self, sequences: SequenceLogps, reference_logps: Tensor | None) -> Tensor:
-        """(2n,) β · log π/π_ref."""
-        if reference_logps is None:
-            raise ValueError("DPO needs reference log-probs in its batches")
-        return dpo_rewards(sequences, reference_logps, beta=self.beta)
+    def rewards(self, sequences: SequenceLogps) -> Tensor:
+        """(n,) β · log π/π_ref."""
+        return dpo_rewards(sequences, beta=self.beta)

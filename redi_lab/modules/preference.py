@@ -1,4 +1,4 @@
-"""What the objectives on pairs have in common: who is chosen, who is rejected, and what is logged of them."""
+"""What the objectives on pairs have in common: which side is chosen, and what is logged about both."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import abc
 from torch import Tensor
 
 from redi_lab.data.packing import Batch
-from redi_lab.losses.logps import SequenceLogps
+from redi_lab.losses.sequences import SequenceLogps
 from redi_lab.modules.base import CausalLMModule, Examples
 
 
@@ -17,26 +17,22 @@ class PreferenceModule(CausalLMModule):
     task = "pairs"
 
     @abc.abstractmethod
-    def pair_losses(
-        self, chosen: SequenceLogps, rejected: SequenceLogps, reference: tuple[Tensor, Tensor] | None
-    ) -> Tensor:
-        """(n,) loss of each pair; `reference` holds (n,) log π_ref of chosen and of rejected."""
+    def pair_losses(self, chosen: SequenceLogps, rejected: SequenceLogps) -> Tensor:
+        """(n,) loss of each pair."""
 
     @abc.abstractmethod
-    def rewards(self, sequences: SequenceLogps, reference_logps: Tensor | None) -> Tensor:
-        """(2n,) the quantity whose difference the objective widens."""
+    def rewards(self, sequences: SequenceLogps) -> Tensor:
+        """(n,) the quantity whose difference between chosen and rejected the objective widens."""
 
     def loss(self, examples: Examples, batch: Batch) -> Tensor:
         """() their share of the mean over the pairs of the global batch."""
-        # By place, not by `is_chosen`: how many a mask selects is a question that a GPU has to be waited for.
-        chosen, rejected = (SequenceLogps(*(values[side::2] for values in examples.sequences)) for side in (0, 1))
-        reference = examples.reference_logps
-        sides = None if reference is None else (reference[0::2], reference[1::2])
-        return self.pair_losses(chosen, rejected, sides).sum() / batch.num_examples
+        # By place, not by `is_chosen`: to know how many a mask selects, one has to wait for a GPU.
+        chosen, rejected = (examples.sequences.at(slice(side, None, 2)) for side in (0, 1))
+        return self.pair_losses(chosen, rejected).sum() / batch.num_examples
 
     def metrics(self, examples: Examples) -> dict[str, Tensor]:
         """Mean log-probs (summed and per token) of both sides, and the rewards' margins and accuracies."""
-        rewards = self.rewards(examples.sequences, examples.reference_logps)
+        rewards = self.rewards(examples.sequences)
         chosen, rejected = rewards[examples.is_chosen], rewards[~examples.is_chosen]
         return side_metrics(examples) | {
             "rewards/chosen": chosen.mean(),

@@ -6,8 +6,8 @@ from typing import Any, final
 
 from torch import Tensor
 
-from redi_lab.losses.logps import SequenceLogps
 from redi_lab.losses.redi import redi_loss
+from redi_lab.losses.sequences import SequenceLogps
 from redi_lab.modules.preference import PreferenceModule
 
 
@@ -26,12 +26,10 @@ class REDIModule(PreferenceModule):
         super().__init__(**options)
         self.alpha = alpha
 
-    def pair_losses(
-        self, chosen: SequenceLogps, rejected: SequenceLogps, reference: tuple[Tensor, Tensor] | None
-    ) -> Tensor:
+    def pair_losses(self, chosen: SequenceLogps, rejected: SequenceLogps) -> Tensor:
         """(n,) −log π(y_w)/|y_w| + α·log π(y_l)/|y_l|."""
         return redi_loss(chosen, rejected, alpha=self.alpha)
 
-    def rewards(self, sequences: SequenceLogps, reference_logps: Tensor | None) -> Tensor:
-        """(2n,) log-probs per token."""
+    def rewards(self, sequences: SequenceLogps) -> Tensor:
+        """(n,) log-probs per token."""
         return sequences.mean_logps

@@ -6,7 +6,7 @@ from typing import Any, final
 
 from torch import Tensor
 
-from redi_lab.losses.logps import SequenceLogps
+from redi_lab.losses.sequences import SequenceLogps
 from redi_lab.losses.simpo import simpo_loss
 from redi_lab.modules.base import HeadGradient
 from redi_lab.modules.preference import PreferenceModule
@@ -19,26 +19,22 @@ class SimPOModule(PreferenceModule):
     Args:
         beta: scale of the rewards.
         gamma: margin that chosen is to have over rejected.
-        head_gradient: "accumulate" (one pass over the vocabulary) or "recompute" (two, and a buffer less).
+        head_gradient: see `HeadGradient`.
         **options: see `CausalLMModule`.
     """
 
     is_linear = False
 
-    def __init__(
-        self, *, beta: float, gamma: float, head_gradient: HeadGradient = "accumulate", **options: Any
-    ) -> None:
+    def __init__(self, *, beta: float, gamma: float, head_gradient: HeadGradient, **options: Any) -> None:
         super().__init__(**options)
         self.beta = beta
         self.gamma = gamma
         self.head_gradient = head_gradient
 
-    def pair_losses(
-        self, chosen: SequenceLogps, rejected: SequenceLogps, reference: tuple[Tensor, Tensor] | None
-    ) -> Tensor:
+    def pair_losses(self, chosen: SequenceLogps, rejected: SequenceLogps) -> Tensor:
         """(n,) −log σ(β·(mean log-prob margin) − γ)."""
         return simpo_loss(chosen, rejected, beta=self.beta, gamma=self.gamma)
 
-    def rewards(self, sequences: SequenceLogps, reference_logps: Tensor | None) -> Tensor:
-        """(2n,) β · log-probs per token."""
+    def rewards(self, sequences: SequenceLogps) -> Tensor:
+        """(n,) β · log-probs per token."""
         return self.beta * sequences.mean_logps

@@ -21,8 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import get_scheduler
 
 from redi_lab.backbone.attention import PADDED
-from redi_lab.backbone.causal_lm import CausalLM, load_backbone
+from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.hub import load_tokenizer
+from redi_lab.backbone.loading import load_backbone
 from redi_lab.data.arithmetic import ArithmeticSource, build_tokenizer, describe_work
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.rows import OnProgress

@@ -47,9 +47,11 @@ def textbook(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...]
     return (scores.softmax(-1) @ value).transpose(1, 2)
 
 
-@pytest.mark.parametrize(("lengths", "calls"), [(EVEN, 1), (UNEVEN, 4), ((7,), 1)], ids=["grid", "split", "single"])
-@pytest.mark.parametrize("kv_heads", [HEADS, KV_HEADS, 1])
-@pytest.mark.parametrize("scaling", [None, 0.7])
+@pytest.mark.parametrize(
+    ("lengths", "calls", "kv_heads", "scaling"),
+    [(EVEN, 1, KV_HEADS, None), (UNEVEN, 4, KV_HEADS, 0.7), ((7,), 1, 1, 0.7), (EVEN, 1, HEADS, 0.7)],
+    ids=["grid", "split", "single", "ungrouped"],
+)
 def test_equals_the_textbook(
     lengths: tuple[int, ...], calls: int, kv_heads: int, scaling: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,11 +123,43 @@ def test_equals_the_textbook_on_a_gpu(lengths: tuple[int, ...], dtype: torch.dty
         assert (a.double().cpu() - b).norm() < (0.02 if dtype == torch.bfloat16 else 1e-4) * b.norm()
 
 
-def test_what_transformers_and_flash_attention_are_told() -> None:
+def test_what_describes_a_row() -> None:
     arguments = packed_arguments(row_of((2, 3)))
-    tensors = {key: arguments.pop(key).tolist() for key in ("cu_seq_lens_q", "cu_seq_lens_k", "dense_slots")}
-    assert tensors == {"cu_seq_lens_q": [0, 2, 5], "cu_seq_lens_k": [0, 2, 5], "dense_slots": [0, 1, 3, 4, 5]}
-    assert arguments == {"max_length_q": 3, "max_length_k": 3, "segment_lengths": (2, 3)}
+    tensors = {key: arguments.pop(key).tolist() for key in ("boundaries", "dense_slots")}
+    assert tensors == {"boundaries": [0, 2, 5], "dense_slots": [0, 1, 3, 4, 5]}
+    assert arguments == {"segment_lengths": (2, 3)}
+
+
+@pytest.mark.parametrize("grouped_heads", ["asked for", "as they are", "repeated"])
+def test_the_varlen_kernel_is_called_by_its_own_signature(grouped_heads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.11 and 2.13 name causality differently, and some versions do not know grouped heads."""
+    called: dict[str, Any] = {}
+
+    def keep(q: Tensor, k: Tensor, *rest: Any, **options: Any) -> Tensor:
+        called.update(options, heads=k.shape[1], rest=rest[1:])
+        return q
+
+    def older(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, *, scale=None):  # type: ignore[no-untyped-def]
+        return keep(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=is_causal, scale=scale)
+
+    def newer(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False):  # type: ignore[no-untyped-def]
+        return keep(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, scale=scale, window_size=window_size, gqa=enable_gqa)
+
+    monkeypatch.setattr(attention, "varlen_attn", older if grouped_heads == "repeated" else newer)
+    heads = random_heads(11, HEADS if grouped_heads == "as they are" else KV_HEADS)
+    ends = torch.tensor([0, 5, 11], dtype=torch.int32)
+    output = attention._flash(*heads, ends, 6, 0.7)
+    assert output.shape == (1, 11, HEADS, WIDTH)
+    assert called.pop("scale") == 0.7
+    assert called.pop("rest") == (ends, ends, 6, 6)
+    assert (
+        called
+        == {
+            "asked for": {"window_size": (-1, 0), "gqa": True, "heads": KV_HEADS},
+            "as they are": {"window_size": (-1, 0), "gqa": False, "heads": HEADS},
+            "repeated": {"is_causal": True, "heads": HEADS},
+        }[grouped_heads]
+    )
 
 
 def test_dropout_reaches_the_kernel() -> None:
@@ -139,9 +173,9 @@ def test_dropout_reaches_the_kernel() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"softcap": 30.0}, r"neither score soft-capping nor attention sinks; set model\.attention=padded"),
-        ({"s_aux": torch.zeros(HEADS)}, r"neither score soft-capping nor attention sinks; set model\.attention=padded"),
-        ({"sliding_window": 5}, r"a sequence of 6 tokens exceeds the sliding window of 5.*data\.max_sequence_tokens"),
+        ({"softcap": 30.0}, r"set model\.attention=padded"),
+        ({"s_aux": torch.zeros(HEADS)}, r"set model\.attention=padded"),
+        ({"sliding_window": 5}, r"6 tokens .* window of 5.*data\.max_sequence_tokens"),
     ],
 )
 def test_what_it_lacks_is_refused(options: dict[str, Any], message: str) -> None:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
 
-from redi_lab.backbone.causal_lm import CausalLM
-from redi_lab.data.tokenization import TokenizedSequence
-from tests.backbone.conftest import SIZES
-from tests.backbone.test_causal_lm import ARCHITECTURES, architecture, pack
-
-MakeBackbone = Callable[..., CausalLM]
-MakeSequences = Callable[..., list[TokenizedSequence]]
+from tests.backbone.conftest import SIZES, MakeBackbone, MakeSequences, pack
+from tests.backbone.test_causal_lm import ARCHITECTURES, architecture
 
 
 @pytest.mark.parametrize("model_type", ["qwen2", "llama"])

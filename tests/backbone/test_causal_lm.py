@@ -1,28 +1,29 @@
-"""The wrapper of a causal LM: packing is exact or refused, configurations arrive, folders load anywhere."""
+"""The wrapper of a causal LM: packed and padded rows are exact, saved folders load anywhere."""
 
 from __future__ import annotations
 
-import shutil
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from redi_lab.backbone.attention import PACKED_SDPA, packed_arguments
-from redi_lab.backbone.causal_lm import CausalLM, load_backbone
-from redi_lab.data.packing import MicroBatch, make_batch
+from redi_lab.backbone.attention import packed_arguments
+from redi_lab.backbone.loading import load_backbone
 from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.errors import UserError
-from redi_lab.losses.logps import sum_by_sequence, token_logps
-
-MakeBackbone = Callable[..., CausalLM]
-MakeSequences = Callable[..., list[TokenizedSequence]]
+from tests.backbone.conftest import (
+    LORA,
+    MakeBackbone,
+    MakeSequences,
+    gradients,
+    pack,
+    packed_logps,
+    trained_adapters,
+)
 
 EVEN, UNEVEN = (9, 7, 8, 9), (200, 3, 2, 5)  # one attention call over a grid, and one per sequence
 ARCHITECTURES = {
@@ -43,21 +44,6 @@ def architecture(name: str) -> dict[str, Any]:
     return {"model_type": model_type, "config": fields}
 
 
-def pack(sequences: Sequence[TokenizedSequence]) -> MicroBatch:
-    """All sequences in one row, in order."""
-    batch = make_batch([(s,) for s in sequences], token_budget=10_000, split_examples=True)
-    (micro,) = batch.micro_batches
-    return micro
-
-
-def packed_logps(backbone: CausalLM, sequences: Sequence[TokenizedSequence]) -> Tensor:
-    """log π(y|x) of each sequence the lab's way."""
-    micro = pack(sequences)
-    hidden = backbone.hidden_states(micro).index_select(0, micro.predictors)
-    logps = token_logps(hidden, backbone.head_weight, micro.targets, **backbone.head_options).logps
-    return sum_by_sequence(logps, micro.sequence_index, len(sequences))
-
-
 def plain_logps(model: Any, sequences: Sequence[TokenizedSequence]) -> Tensor:
     """The same by transformers alone: eager attention, own head, one sequence at a time."""
     before = model.config._attn_implementation
@@ -69,12 +55,6 @@ def plain_logps(model: Any, sequences: Sequence[TokenizedSequence]) -> Tensor:
         sums.append(logps.gather(1, ids[0, 1:, None])[sequence.prompt_length - 1 :].sum())
     model.set_attn_implementation(before)
     return torch.stack(sums)
-
-
-def gradients(model: torch.nn.Module, total: Tensor) -> dict[str, Tensor]:
-    model.zero_grad()
-    torch.autograd.backward(total)
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("lengths", [EVEN, UNEVEN], ids=["grid", "split"])
@@ -142,7 +122,7 @@ def test_attention_that_generates_is_that_which_trains(make_backbone: MakeBackbo
         ("qwen2", {"sliding_window": 30, "use_sliding_window": False}, "packed_sdpa", None),
     ],
 )
-def test_sliding_windows_are_told_before_training(
+def test_sliding_windows_are_known_before_training(
     model_type: str, config: dict[str, Any], attention: str, window: int | None, make_backbone: MakeBackbone
 ) -> None:
     assert make_backbone(model_type, config=config, attention=attention).unsupported_window == window
@@ -215,100 +195,6 @@ def test_a_mask_cannot_reach_packed_attention(make_backbone: MakeBackbone, make_
         assert torch.equal(masked, backbone.hidden_states(micro))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(
-    ("model_type", "config"),
-    [
-        # Fresh weights of the usual size: this convolution leaks less than bfloat16 rounds.
-        ("lfm2", {"layer_types": ["conv", "full_attention"], "initializer_range": 0.02}),
-        ("jamba", {"mamba_expand": 1, "mamba_dt_rank": 4}),
-    ],
-)
-def test_layers_that_mix_tokens_outside_attention_are_refused(
-    model_type: str, config: dict[str, Any], dtype: str, make_backbone: MakeBackbone
-) -> None:
-    with pytest.raises(
-        UserError, match=r"^model\.path: \w+ForCausalLM cannot be packed exactly: .* set model\.attention=padded"
-    ):
-        make_backbone(model_type, config=config, dtype=dtype)
-
-
-@pytest.mark.parametrize("strength", [1.0, 1e-6])
-def test_any_leak_is_found(strength: float, make_backbone: MakeBackbone) -> None:
-    """Also one far below the rounding of the states that it changes."""
-    backbone = make_backbone()
-    layer = backbone.model.model.layers[0]
-    hook = layer.mlp.register_forward_hook(lambda _, __, output: output + strength * output.roll(1, dims=1))
-    with pytest.raises(UserError, match="Qwen2ForCausalLM cannot be packed exactly"):
-        backbone.check_exactness()
-    hook.remove()
-    backbone.check_exactness()
-
-
-def test_logits_made_in_another_way_are_refused(make_backbone: MakeBackbone) -> None:
-    backbone = make_backbone()
-    hook = backbone.model.lm_head.register_forward_hook(lambda _, __, logits: 1.5 * logits)
-    with pytest.raises(UserError, match=r"Qwen2ForCausalLM computes its logits .* \(largest difference \d"):
-        backbone.check_exactness()
-    hook.remove()
-    backbone.check_exactness()
-
-
-@pytest.mark.parametrize("is_training", [True, False])
-def test_the_check_leaves_no_trace(is_training: bool, make_backbone: MakeBackbone) -> None:
-    backbone = make_backbone(config={"attention_dropout": 0.5}).train(is_training)  # would differ in training mode
-    before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    backbone.check_exactness()
-    assert backbone.training is is_training
-    assert backbone.model.config._attn_implementation == PACKED_SDPA
-    assert all(parameter.grad is None for parameter in backbone.parameters())
-    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("model_type", "config", "message"),
-    [
-        ("gemma2", {"head_dim": 8}, "model.path: .* soft-capping"),
-        ("mistral", {"sliding_window": 6}, "a sequence of 9 tokens exceeds the sliding window of 6"),
-        ("qwen2", {"hidden_sise": 96}, r"^model\.config\.hidden_sise: Qwen2Config has no such field$"),
-        (
-            "nonsense",
-            {},
-            r"^model\.config: Unrecognized model identifier: nonsense; choose other sizes or another model_type$",
-        ),
-        (
-            "xglm",
-            dict.fromkeys(["num_key_value_heads", "intermediate_size", "initializer_range"]),
-            r"^model\.config: XGLMForCausalLM does not",
-        ),
-    ],
-)
-def test_new_models_that_cannot_be_are_refused(
-    model_type: str, config: dict[str, Any], message: str, make_backbone: MakeBackbone
-) -> None:
-    with pytest.raises(UserError, match=message):
-        make_backbone(model_type, config=config)
-
-
-def test_a_new_model_fits_its_tokenizer(make_backbone: MakeBackbone, tokenizer: Any) -> None:
-    backbone = make_backbone(config={"rope_theta": 5000.0})
-    config = backbone.model.config
-    assert backbone.head_weight.shape == (len(tokenizer), 32)
-    assert (config.vocab_size, config.eos_token_id) == (len(tokenizer), tokenizer.eos_token_id)
-    assert config.rope_parameters["rope_theta"] == 5000.0
-    torch.testing.assert_close(make_backbone(seed=0).head_weight, make_backbone(seed=0).head_weight, rtol=0, atol=0)
-    with pytest.raises(UserError, match=r"model\.path=null needs model\.config .* and a tokenizer"):
-        load_backbone(path=None, config={"model_type": "qwen2"})
-
-
-@pytest.fixture
-def folder(make_backbone: MakeBackbone, tmp_path: Path) -> Path:
-    """A saved random Qwen2."""
-    path = tmp_path / "student"
-    make_backbone().save(path, end_of_turn_id=3)
-    return path
-
-
 @torch.no_grad()
 def test_a_saved_folder_loads_anywhere(make_backbone: MakeBackbone, tokenizer: Any, tmp_path: Path) -> None:
     """In transformers with equal logits, the turn's end as EOS, and the tokenizer beside it."""
@@ -331,99 +217,7 @@ def test_saving_and_loading_changes_nothing(
 ) -> None:
     loaded, sequences = load_backbone(path=str(folder)), make_sequences(EVEN)
     assert torch.equal(packed_logps(loaded, sequences), packed_logps(make_backbone(), sequences))
-    assert load_backbone(path=str(folder), dtype="bfloat16").head_weight.dtype == torch.bfloat16
-
-
-def test_overrides_reach_the_model_and_its_copy(folder: Path, make_sequences: MakeSequences, tmp_path: Path) -> None:
-    """The rotary base of the paper's student: inverse frequencies are θ^(−2i/d)."""
-    overrides = {"rope_theta": 300_000.0, "max_position_embeddings": 32_768}
-    backbone = load_backbone(path=str(folder), config_overrides=overrides)
-    backbone.save(tmp_path / "raised", end_of_turn_id=3)
-    again = load_backbone(path=str(tmp_path / "raised"))
-    expected = 300_000.0 ** (-torch.arange(0, 8, 2) / 8)
-    for model in (backbone.model, again.model):
-        torch.testing.assert_close(model.model.rotary_emb.inv_freq, expected)
-        assert model.config.max_position_embeddings == 32_768
-    sequences = make_sequences(EVEN)
-    assert torch.equal(packed_logps(backbone, sequences), packed_logps(again, sequences))
-    assert not torch.allclose(
-        packed_logps(backbone, sequences), packed_logps(load_backbone(path=str(folder)), sequences)
-    )
-
-
-def test_an_unknown_override_is_refused(folder: Path, make_backbone: MakeBackbone) -> None:
-    message = r"^model\.config_overrides\.rope_tetha: Qwen2Config has no such field$"
-    with pytest.raises(UserError, match=message):
-        load_backbone(path=str(folder), config_overrides={"rope_tetha": 1.0})
-    with pytest.raises(UserError, match=message):
-        make_backbone(config_overrides={"rope_tetha": 1.0})
-
-
-def test_a_tokenizer_larger_than_the_vocabulary_is_refused(folder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_tokens(["<new>"])
-    with pytest.raises(UserError, match=rf"the tokenizer has {len(tokenizer)} tokens, .* {len(tokenizer) - 1}; give"):
-        load_backbone(path=str(folder), tokenizer=tokenizer)
-
-
-@pytest.mark.parametrize(
-    ("name", "rows", "message"),
-    [
-        ("lm_head.weight", -2, r"lm_head\.weight has shape \(\d+, 32\), config\.json says \(\d+, 32\)"),
-        ("model.embed_tokens.weight", -1, r"model\.embed_tokens\.weight has shape"),
-        ("model.norm.weight", -1, r"model\.norm\.weight has shape \(31,\), config\.json says \(32,\)"),
-        ("lm_head.weight", None, r"the weights of lm_head\.weight are missing; give a complete checkpoint"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused(
-    name: str, rows: int | None, message: str, tmp_path: Path, make_backbone: MakeBackbone
-) -> None:
-    """transformers would draw random ones instead and say so in a table."""
-    make_backbone(config={"tie_word_embeddings": False}).save(tmp_path, end_of_turn_id=0)
-    file = tmp_path / "model.safetensors"
-    weights = load_file(file)
-    whole = weights.pop(name)
-    if rows is not None:
-        weights[name] = whole[:rows].contiguous()
-    save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(UserError, match=message):
-        load_backbone(path=str(tmp_path))
-
-
-def test_pickled_weights_are_refused(folder: Path) -> None:
-    """Unpickling runs code."""
-    weights = folder / "model.safetensors"
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    weights.unlink()
-    with pytest.raises(UserError, match=r"cannot load its model: .*model\.safetensors"):
-        load_backbone(path=str(folder))
-
-
-def test_a_missing_folder_is_one_line(tmp_path: Path, folder: Path) -> None:
-    missing = tmp_path / "gone"
-    with pytest.raises(UserError) as caught:
-        load_backbone(path=str(missing))
-    assert str(caught.value).startswith(f"model.path={missing}: cannot load its tokenizer: it is no local folder")
-    assert "\n" not in str(caught.value)
-    half = tmp_path / "half"
-    shutil.copytree(folder, half)
-    (half / "config.json").unlink()
-    with pytest.raises(UserError, match=r"^model\.path=.*half: cannot load its \w+: .*$"):
-        load_backbone(path=str(half))
-
-
-def trained_adapters(backbone: CausalLM) -> CausalLM:
-    """Give the adapters a part in the output: a fresh B is zero."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in backbone.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.3)
-    return backbone
-
-
-LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+    assert load_backbone(path=str(folder), dtype="bfloat16").head.weight.dtype == torch.bfloat16
 
 
 def test_only_adapters_train(make_backbone: MakeBackbone, make_sequences: MakeSequences) -> None:
@@ -454,29 +248,3 @@ def test_adapters_are_merged_into_the_saved_copy_alone(
     # Training goes on with what it had.
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
     assert torch.equal(packed_logps(backbone, sequences), adapted)
-
-
-def test_lora_without_peft_is_refused(make_backbone: MakeBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(UserError, match=r"model\.lora needs the optional package peft: pip install"):
-        make_backbone(lora=LORA)
-
-
-@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
-def test_gradient_checkpointing_changes_no_gradient(
-    lora: dict[str, Any] | None, make_backbone: MakeBackbone, make_sequences: MakeSequences
-) -> None:
-    """It recomputes each layer once in backward, and that is all."""
-    sequences = make_sequences(UNEVEN)
-    found, runs = [], []
-    for is_on in (False, True):
-        backbone = trained_adapters(make_backbone(lora=lora, gradient_checkpointing=is_on)).train()
-        counted: list[int] = []
-        layer = next(m for name, m in backbone.named_modules() if name.endswith("layers.0.mlp"))
-        layer.register_forward_pre_hook(lambda *_, counted=counted: counted.append(1))
-        found.append(gradients(backbone, packed_logps(backbone, sequences).sum()))
-        runs.append(len(counted))
-    assert runs == [1, 2]
-    assert found[0].keys() == found[1].keys()
-    for name, gradient in found[0].items():
-        torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-5 * float(gradient.abs().max()))

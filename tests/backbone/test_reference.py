@@ -15,9 +15,7 @@ from redi_lab.backbone.reference import reference_logps
 from redi_lab.data.datamodule import BatchDataset
 from redi_lab.data.packing import MicroBatch
 from redi_lab.data.tokenization import TokenizedSequence
-
-MakeBackbone = Callable[..., CausalLM]
-MakeSequences = Callable[..., list[TokenizedSequence]]
+from tests.backbone.conftest import MakeBackbone, MakeSequences
 
 
 @pytest.fixture

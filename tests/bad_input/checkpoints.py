@@ -156,8 +156,8 @@ _BOTH: dict[str, tuple[Spoil, str]] = {
     "an index with a number in it": (indexed(3), r".*/model: .*index\.json .*weight_map.*; .*"),
     "weights with NaN": (with_number(float("nan")), r".*/model: model\.norm\.weight in model\.safetensors .*NaN.*; .*"),
     "weights with infinity": (with_number(float("inf")), r".*/model: model\.norm\.weight in .* infinity; .*"),
-    "weights that are a pipe": (pipe(WEIGHTS), r".*/model: model\.safetensors is no regular file; .*"),
-    "a tokenizer that is a pipe": (pipe("tokenizer.json"), r".*/model: tokenizer\.json is no regular file; .*"),
+    "weights that are a pipe": (pipe(WEIGHTS), r".*/model: model\.safetensors is not a regular file; .*"),
+    "a tokenizer that is a pipe": (pipe("tokenizer.json"), r".*/model: tokenizer\.json is not a regular file; .*"),
     "a config of nested brackets": (config_text("[" * 10**5), r".*/model: config\.json cannot be read .*; .*"),
     "no config.json": (no_config, r".*/model: no Hugging Face folder there \(config\.json is missing\)"),
     "an adapter alone": (an_adapter, r".*/model: no Hugging Face folder there .*; merge the adapter"),
@@ -201,7 +201,7 @@ _TRAIN_ALONE = [
 ]  # fmt: skip
 _EVALUATE_ALONE = [
     Case("no room for an answer", evaluate(config(max_position_embeddings=4)), r".*prompt 0 has \d+ tokens .*more than the model's 4 positions; lower"),
-    Case("a rival that is damaged", lambda w: [*evaluate(truncated)(w), f"checkpoint={w.model}", f"sequential.better_than={w.folder / 'model'}"], r"sequential\.better_than=.*/model: model\.safetensors is no whole .*; copy"),
+    Case("a rival that is damaged", lambda w: [*evaluate(truncated)(w), f"checkpoint={w.model}", f"sequential.better_than={w.folder / 'model'}"], r"sequential\.better_than=.*/model: model\.safetensors is not a complete .*; copy"),
 ]  # fmt: skip
 
 KINDS = {

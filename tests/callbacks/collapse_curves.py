@@ -16,9 +16,9 @@ from typing import Literal, NamedTuple, final
 from redi_lab.callbacks.collapse_rule import (
     CHOSEN_BATCH,
     CollapseState,
+    CollapseVerdict,
     Limits,
     Memory,
-    Verdict,
     observe,
     watched_curves,
 )
@@ -85,7 +85,7 @@ class RecordedRun:
 
 def replay(
     run: RecordedRun, limits: Limits, every_n_steps: int = 1, curves: Sequence[str] = ()
-) -> list[tuple[int, Verdict]]:
+) -> list[tuple[int, CollapseVerdict]]:
     """What the rule would have said after each measurement.
 
     Args:
@@ -107,7 +107,9 @@ def replay(
     return verdicts
 
 
-def alarm_step(verdicts: Iterable[tuple[int, Verdict]], state: CollapseState = CollapseState.COLLAPSED) -> int | None:
+def alarm_step(
+    verdicts: Iterable[tuple[int, CollapseVerdict]], state: CollapseState = CollapseState.COLLAPSED
+) -> int | None:
     """When the rule first said so."""
     return next((step for step, verdict in verdicts if verdict.state >= state), None)
 

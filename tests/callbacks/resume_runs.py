@@ -81,7 +81,7 @@ def train(
         attach_reference(data, make_backbone(seed=1), folder / "reference")
     module = make_module(objective, make_backbone(), optimizer=partial(AdamW, lr=1e-3), scheduler=_cosine)
     states = TrainingStates(folder / "states", every_n_steps=every_n_steps, every_minutes=None)
-    export = ExportCheckpoints(folder / "checkpoints", 0, monitor="val/loss")
+    export = ExportCheckpoints(folder / "checkpoints", 0, every_n_steps=None, monitor="val/loss", mode="min")
     trainer = pl.Trainer(
         **{"accelerator": "cpu", "devices": 1} | options,
         max_epochs=EPOCHS,

@@ -45,6 +45,12 @@ class ScriptedProbes(pl.Callback):
             record(trainer, {CHOSEN_PROBE: self.values[trainer.global_step]}, trainer.global_step)
 
 
+def make_detector(folder: Path, action: Any, **options: Any) -> CollapseDetector:
+    """A detector that keeps a snapshot after each healthy step."""
+    factors = {"lr_factor": 0.5, "alpha_factor": 1.0, "max_rollbacks": 3, "snapshot_every_n_steps": 1}
+    return CollapseDetector(folder, action, **factors | options)
+
+
 def run_scripted(
     folder: Path, values: Sequence[float] = PLUNGE, *, detector: CollapseDetector | None = None, **options: Any
 ) -> tuple[Run, ScriptedProbes]:
@@ -68,7 +74,7 @@ def events(folder: Path) -> list[tuple[int, str]]:
 
 def on_two_ranks(folder: Path) -> None:
     """The first rank's curves collapse, the second's do not."""
-    detector = CollapseDetector(folder, action="rollback", confirmations=1, max_rollbacks=1)
+    detector = make_detector(folder, "rollback", max_rollbacks=1)
     rank = 0
 
     @final

@@ -8,26 +8,22 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from redi_lab.callbacks.collapse import EVENTS, SNAPSHOT, CollapseDetector, collapse_summary
-from redi_lab.callbacks.collapse_rule import CHOSEN_PROBE, CollapseState
+from redi_lab.callbacks.collapse import EVENTS, SNAPSHOT, collapse_summary
+from redi_lab.callbacks.collapse_rule import CHOSEN_PROBE, CollapseState, Limits
 from redi_lab.callbacks.probes import Probes
-from redi_lab.callbacks.tensor_tree import flatten_tree, unflatten_tree
-from tests.callbacks.scripted_collapse import PLUNGE, ScriptedProbes, events, run_scripted
+from tests.callbacks.scripted_collapse import PLUNGE, ScriptedProbes, events, make_detector, run_scripted
 from tests.conftest import REPOSITORY
 from tests.modules.tiny_runs import HARMLESS_WARNINGS, fit, make_backbone, make_data, make_module
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNINGS]
-
-
-def make_detector(folder: Path, action: Any, **options: Any) -> CollapseDetector:
-    return CollapseDetector(folder, action, **{"confirmations": 1, "snapshot_every_n_steps": 1} | options)
 
 
 def test_a_warning_is_logged_and_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -116,7 +112,7 @@ def test_rollbacks_are_counted_and_end(tmp_path: Path) -> None:
 def test_a_run_that_collapses_recovers_with_a_rollback(tmp_path: Path) -> None:
     """REDI with alpha 1 at a rate far too high, on a policy that SFT has taught a little."""
     taught = make_backbone()
-    fit(make_module("sft", taught, optimizer=partial(torch.optim.AdamW, lr=1e-2)), make_data("sft"), max_steps=40)
+    fit(make_module("sft", taught, optimizer=partial(torch.optim.AdamW, lr=1e-2)), make_data("sft"), max_steps=30)
     data = make_data("redi", num_validation=4)
     held_back = [sequence for example in data.val_examples for sequence in example]
     last: dict[str, float] = {}
@@ -128,21 +124,21 @@ def test_a_run_that_collapses_recovers_with_a_rollback(tmp_path: Path) -> None:
         run = fit(
             make_module("redi", copy.deepcopy(taught), optimizer=rate, alpha=1.0),
             data,
-            max_steps=18,
-            callbacks=[Probes(held_back, folder, 100_000, every_n_steps=1), detector],
+            max_steps=12,
+            callbacks=[Probes(held_back, 100_000, every_n_steps=1), detector],
             limit_val_batches=0,
         )
         last[action] = [call[CHOSEN_PROBE] for _, call in run.log.calls if CHOSEN_PROBE in call][-1]
         assert (detector.verdict.state is CollapseState.COLLAPSED) == (action == "warn")
     assert detector.num_rollbacks == 1
-    assert last["warn"] < last["rollback"] - 1.5  # nats per token
+    assert last["warn"] < last["rollback"] - 0.5  # nats per token
 
 
-def test_without_probes_the_batches_are_judged(tmp_path: Path) -> None:
+def test_without_probes_the_batches_are_watched(tmp_path: Path) -> None:
     detector = make_detector(tmp_path, "warn", chosen_nats=1e-6, deviations=1e-6)
     rising = partial(torch.optim.SGD, lr=0.5, maximize=True)  # climbs the loss: every batch gets less likely
     module = make_module("sft", make_backbone(), optimizer=rising)
-    fit(module, make_data("sft", batch_size=40), max_steps=20, max_epochs=20, callbacks=[detector])
+    fit(module, make_data("sft", batch_size=20), max_steps=12, max_epochs=12, callbacks=[detector])
     assert detector.verdict.state is CollapseState.COLLAPSED
     assert "the batches' chosen traces" in detector.verdict.reason
 
@@ -150,9 +146,9 @@ def test_without_probes_the_batches_are_judged(tmp_path: Path) -> None:
 def test_a_resumed_detector_goes_on_where_it_was(tmp_path: Path) -> None:
     first = make_detector(tmp_path, "rollback", alpha_factor=0.5)
     run_scripted(tmp_path, (*PLUNGE[:4], -0.7, -0.7, -0.7), detector=first)
-    content, tensors = flatten_tree(first.state_dict())
     second = make_detector(tmp_path, "rollback", alpha_factor=0.5)
-    second.load_state_dict(unflatten_tree(json.loads(json.dumps(content)), tensors))
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert second.state_dict() == first.state_dict()
     assert second.summary() == first.summary()
     assert second.summary()["rollbacks"] == 1
@@ -175,18 +171,10 @@ def test_events_behind_a_resumed_state_are_forgotten(tmp_path: Path) -> None:
     assert events(tmp_path) == [(0, "drifting")]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"action": "panic"}, "action must be warn, stop, prune or rollback, got panic"),
-        ({"action": "rollback", "lr_factor": 0}, r"lr_factor must be in \(0, 1\], got 0"),
-        ({"action": "rollback", "alpha_factor": 2}, r"alpha_factor must be in \(0, 1\], got 2"),
-        ({"action": "warn", "token_nats": -1}, "token_nats must be a positive number, got -1"),
-    ],
-)
-def test_nonsense_is_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        CollapseDetector(tmp_path, **options)
+def test_the_limits_of_the_configuration_are_those_of_the_rule() -> None:
+    settings = yaml.safe_load((REPOSITORY / "conf/callbacks/default.yaml").read_text())["collapse"]
+    given = {name: value for name, value in settings.items() if name in Limits.__slots__ and value is not None}
+    assert given == {name: value for name, value in asdict(Limits()).items() if name != "window_steps"}
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ from redi_lab.callbacks.collapse_rule import (
     CHOSEN_PROBE,
     TOKEN_PROBE,
     CollapseState,
+    CollapseVerdict,
     Limits,
     Memory,
-    Verdict,
     observe,
     watched_curves,
 )
@@ -22,7 +22,7 @@ from redi_lab.callbacks.collapse_rule import (
 LIMITS = Limits(token_nats=4, chosen_nats=0.3, window_steps=50, confirmations=2, drifting_share=0.5)
 
 
-def replay(points: Iterable[tuple[int, Mapping[str, float]]], limits: Limits = LIMITS) -> list[Verdict]:
+def replay(points: Iterable[tuple[int, Mapping[str, float]]], limits: Limits = LIMITS) -> list[CollapseVerdict]:
     memory, verdicts = Memory(), []
     for step, values in points:
         memory = observe(memory, step, values, limits)
@@ -116,10 +116,10 @@ def test_memory_moves_with_a_run_that_is_rolled_back() -> None:
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"token_nats": 0}, "token_nats must be a positive number, got 0"),
-        ({"window_steps": -5}, "window_steps must be a positive number, got -5"),
-        ({"chosen_nats": math.inf}, "chosen_nats must be a positive number, got inf"),
-        ({"drifting_share": 1.5}, "drifting_share must be at most 1, got 1.5"),
+        ({"token_nats": 0}, "token_nats .* 0"),
+        ({"window_steps": -5}, "window_steps .* -5"),
+        ({"chosen_nats": math.inf}, "chosen_nats .* inf"),
+        ({"drifting_share": 1.5}, "drifting_share .* 1.5"),
     ],
 )
 def test_nonsense_is_refused(limits: dict[str, float], message: str) -> None:

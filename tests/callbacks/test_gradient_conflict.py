@@ -12,9 +12,8 @@ import pytorch_lightning as pl
 import torch
 from torch.optim import AdamW
 
-from redi_lab.callbacks.gradient_conflict import GradientConflict, compare_terms, sequences_of
+from redi_lab.callbacks.gradient_conflict import GradientConflict, compare_terms
 from redi_lab.config.schema import CALLBACK_METRICS
-from redi_lab.data.packing import make_batch
 from tests.modules.tiny_runs import (
     HARMLESS_WARNINGS,
     OBJECTIVES,
@@ -112,13 +111,3 @@ def test_comparison_by_hand() -> None:
     assert right == {"grad_norm_chosen": 3.0, "grad_norm_rejected": 4.0, "grad_cosine": 0.0}
     assert compare_terms([torch.tensor([1.0, 0.0])], [torch.tensor([-1.0, 0.0])])["grad_cosine"] == -1.0
     assert "grad_cosine" not in compare_terms([torch.zeros(2)], [torch.ones(2)])
-
-
-def test_packed_sequences_are_found_again() -> None:
-    examples = make_data("redi").train_examples[:3]
-    batch = make_batch(examples, token_budget=130, split_examples=True)
-    assert len(batch.micro_batches) > 1
-    found = {index: s for micro in batch.micro_batches for s, index in sequences_of(micro)}
-    for index, sequence in enumerate(s for example in examples for s in example):
-        assert list(found[index].input_ids) == list(sequence.input_ids)
-        assert found[index].prompt_length == sequence.prompt_length

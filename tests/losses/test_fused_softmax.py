@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from redi_lab.losses import vocabulary
-from redi_lab.losses.logps import grouped_logp_sum, token_logps, weighted_logp_sum
+from redi_lab.losses.logps import token_logps, weighted_logp_sum
+from redi_lab.losses.vocabulary import Groups, Head
 
 BOUNDS = {
     "logps": 5e-6,
@@ -57,15 +57,14 @@ def test_every_kind_of_pass_agrees_with_plain_torch(dtype: torch.dtype, monkeypa
     hidden = torch.randn(300, 64, device="cuda").to(dtype).requires_grad_()
     weight = torch.randn(5003, 64, device="cuda").mul_(0.2).requires_grad_()
     targets, weights = torch.randint(5003, (300,), device="cuda"), torch.randn(300, device="cuda")
-    options: dict[str, Any] = {"chunk_size": 128, "softcap": 5.0, "with_entropy": True}
+    head = Head(weight, softcap=5.0, chunk_size=128)
+    groups = Groups((10, 200, 90), lambda _, x: x)
 
     def passes() -> list[torch.Tensor]:
         found: list[torch.Tensor] = []
-        linear = weighted_logp_sum(hidden, weight, targets, weights, **options)
-        grouped = grouped_logp_sum(
-            hidden, weight, targets, weights, group_lengths=(10, 200, 90), factors_of=lambda _, x: x, **options
-        )
-        tokens = token_logps(hidden, weight, targets, **options)
+        linear = weighted_logp_sum(hidden, head, targets, weights, with_entropy=True)
+        grouped = weighted_logp_sum(hidden, head, targets, weights, groups=groups, with_entropy=True)
+        tokens = token_logps(hidden, head, targets, with_entropy=True)
         for total, logps, entropy in (linear, grouped, ((tokens.logps * weights).sum(), *tokens)):
             assert entropy is not None
             found += [logps.detach(), entropy, *torch.autograd.grad(total, (hidden, weight))]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from redi_lab.losses.logps import SequenceLogps, sum_by_sequence, token_logps, weighted_logp_sum
+from redi_lab.losses.logps import token_logps, weighted_logp_sum
 from redi_lab.losses.redi import redi_loss
+from redi_lab.losses.sequences import SequenceLogps, sum_by_sequence
 from redi_lab.losses.sft import sft_loss
+from redi_lab.losses.vocabulary import Head
 
 CHOSEN = SequenceLogps(torch.tensor([-6.0, -1.0], dtype=torch.float64), torch.tensor([4, 2]))
 REJECTED = SequenceLogps(torch.tensor([-10.0, -9.0], dtype=torch.float64), torch.tensor([5, 3]))
@@ -52,13 +54,13 @@ def test_token_weights_known_beforehand_give_the_same_loss_and_gradients() -> No
     sequence = torch.tensor([0, 2, 1, 1, 3, 3, 2, 2, 0, 0, 3, 3])  # 0 and 1 chosen, 2 and 3 their rejected
     lengths = torch.bincount(sequence)
 
-    logps = sum_by_sequence(token_logps(hidden, head, targets).logps, sequence, 4)
+    logps = sum_by_sequence(token_logps(hidden, Head(head), targets).logps, sequence, 4)
     pairwise = redi_loss(
         SequenceLogps(logps[:2], lengths[:2]), SequenceLogps(logps[2:], lengths[2:]), alpha=alpha
     ).sum()
 
     sign = torch.tensor([-1.0, -1.0, alpha, alpha], dtype=torch.float64)
-    linear = weighted_logp_sum(hidden, head, targets, (sign / lengths)[sequence], chunk_size=5).total
+    linear = weighted_logp_sum(hidden, Head(head, chunk_size=5), targets, (sign / lengths)[sequence]).total
 
     torch.testing.assert_close(linear, pairwise)
     gradients = (torch.autograd.grad(loss, (hidden, head)) for loss in (linear, pairwise))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from redi_lab.losses.logps import SequenceLogps, sum_by_sequence, token_logps
+from redi_lab.losses.logps import token_logps
+from redi_lab.losses.sequences import SequenceLogps, sum_by_sequence
 from redi_lab.losses.sft import sft_loss
+from redi_lab.losses.vocabulary import Head
 
 
 def test_hand_worked_example() -> None:
@@ -23,7 +25,7 @@ def test_token_mean_is_cross_entropy() -> None:
     targets = torch.randint(6, (9,), generator=generator)
     index = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1])
     sequences = SequenceLogps(
-        sum_by_sequence(token_logps(hidden, head, targets).logps, index, 2), torch.bincount(index)
+        sum_by_sequence(token_logps(hidden, Head(head), targets).logps, index, 2), torch.bincount(index)
     )
     token_mean = sft_loss(sequences).sum() / sequences.lengths.sum()
     torch.testing.assert_close(token_mean, F.cross_entropy(hidden @ head.T, targets))

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from redi_lab.losses.logps import SequenceLogps, sum_by_sequence, token_logps
+from redi_lab.losses.logps import token_logps
 from redi_lab.losses.redi import redi_loss
+from redi_lab.losses.sequences import SequenceLogps, sum_by_sequence
 from redi_lab.losses.simpo import simpo_loss
+from redi_lab.losses.vocabulary import Head
 
 
 def sequences(logps: list[float], lengths: list[int]) -> SequenceLogps:
@@ -57,7 +59,7 @@ class TinyLM(nn.Module):
     def score(self, tokens: list[int]) -> SequenceLogps:
         """Log-probabilities of a sequence's tokens after the first, which is the prompt."""
         ids = torch.tensor(tokens)
-        logps = token_logps(torch.tanh(self.embedding[ids[:-1]]), self.head, ids[1:], chunk_size=3).logps
+        logps = token_logps(torch.tanh(self.embedding[ids[:-1]]), Head(self.head, chunk_size=3), ids[1:]).logps
         lengths = torch.tensor([len(tokens) - 1])
         return SequenceLogps(sum_by_sequence(logps, torch.zeros_like(ids[1:]), 1), lengths)
 

@@ -13,18 +13,21 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from redi_lab.backbone import attention
 from redi_lab.backbone.attention import PACKED_SDPA
-from redi_lab.backbone.causal_lm import CausalLM, set_checkpointing
+from redi_lab.backbone.causal_lm import CausalLM
+from redi_lab.backbone.loading import set_checkpointing
 from redi_lab.data.packing import Batch, make_batch
 from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.errors import UserError
-from redi_lab.losses import logps, vocabulary
+from redi_lab.losses import sequences, vocabulary
 from redi_lab.modules.base import CausalLMModule
+from redi_lab.run.build import make_trainer
 from tests.modules.tiny_runs import OBJECTIVES, make_module
 
 LENGTHS = (40, 9, 25, 33, 12, 30)
@@ -79,7 +82,7 @@ def move(batch: Batch, to: Any) -> Batch:
 @pytest.mark.parametrize("objective", ["sft", "redi", "dpo", "simpo"])
 def test_no_micro_batch_asks_for_a_value(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors without values have none to give: reading one, or selecting by a mask, raises."""
-    monkeypatch.setattr(logps, "_is_any", lambda *_: False)  # as on a GPU
+    monkeypatch.setattr(sequences, "is_any", lambda *_: False)  # as on a GPU
     monkeypatch.setattr(vocabulary, "_kept", threading.local())  # must not keep memory without values
     _, batch = make_step(objective, make_backbone())
     with FakeTensorMode() as fake:
@@ -90,8 +93,20 @@ def test_no_micro_batch_asks_for_a_value(objective: str, monkeypatch: pytest.Mon
 
 
 def test_a_gpu_is_not_asked_whether_a_value_is_wrong() -> None:
-    assert logps._is_any(torch.tensor([False, True]), "")
-    assert not logps._is_any(torch.empty(2, dtype=torch.bool, device="meta"), "")
+    assert sequences.is_any(torch.tensor([False, True]), "")
+    assert not sequences.is_any(torch.empty(2, dtype=torch.bool, device="meta"), "")
+
+
+def test_deterministic_warn_leaves_fresh_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filling it with NaN would write each chunk of logits once more."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    config = OmegaConf.create({"trainer": {"deterministic": "warn", "accelerator": "cpu", "devices": 1}})
+    try:
+        make_trainer(config, [], False)
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert not torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def gradients(module: CausalLMModule) -> Tensor:

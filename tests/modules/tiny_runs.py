@@ -13,7 +13,8 @@ import torch
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
-from redi_lab.backbone.causal_lm import CausalLM, load_backbone
+from redi_lab.backbone.causal_lm import CausalLM
+from redi_lab.backbone.loading import load_backbone
 from redi_lab.backbone.reference import reference_logps
 from redi_lab.data.arithmetic import ArithmeticSource, build_tokenizer
 from redi_lab.data.datamodule import TraceDataModule
@@ -34,12 +35,12 @@ HARMLESS_WARNINGS = (
     r"ignore:.*Total length of `list` across ranks is zero",  # runs without validation
 )
 
-OBJECTIVES: dict[str, tuple[type[CausalLMModule], dict[str, float]]] = {
+OBJECTIVES: dict[str, tuple[type[CausalLMModule], dict[str, Any]]] = {
     "sft": (SFTModule, {}),
     "redi": (REDIModule, {"alpha": 0.8}),
     "unpaired_redi": (UnpairedREDIModule, {"alpha": 0.8}),
-    "dpo": (DPOModule, {"beta": 0.1}),
-    "simpo": (SimPOModule, {"beta": 2.0, "gamma": 1.0}),
+    "dpo": (DPOModule, {"beta": 0.1, "head_gradient": "accumulate"}),
+    "simpo": (SimPOModule, {"beta": 2.0, "gamma": 1.0, "head_gradient": "accumulate"}),
 }
 HUGE = 100_000  # tokens: one micro-batch
 
@@ -56,7 +57,12 @@ def tokenizer() -> Any:
 
 
 def make_backbone(*, seed: int = 0, dtype: str = "float32") -> CausalLM:
-    """Weights wide enough for distributions far from uniform, so that every token weighs differently."""
+    """A new copy of a model with weights wide enough for distributions far from uniform."""
+    return copy.deepcopy(_backbone(seed, dtype))
+
+
+@cache
+def _backbone(seed: int, dtype: str) -> CausalLM:
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
     more = {"model_type": "qwen2", "initializer_range": 0.3, "tie_word_embeddings": True}

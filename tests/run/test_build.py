@@ -81,7 +81,7 @@ def _callbacks(config: DictConfig, folder: Path) -> None:
     probe = TokenizedSequence("probe", (1, 2), 1)
     needs: dict[str, dict[str, Any]] = {
         "accuracy": {"measure": lambda policy: {}},
-        "probes": {"probes": [probe], "folder": folder, "token_budget": 8},
+        "probes": {"probes": [probe], "token_budget": 8},
     }
     assert len(build.make_callbacks(config, folder, 0, needs)) == len(config.callbacks)
     without = build.make_callbacks(config, folder, 0, {**needs, "accuracy": None})

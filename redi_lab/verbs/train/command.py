@@ -26,7 +26,6 @@ from redi_lab.backbone.reference import reference_logps
 from redi_lab.callbacks.checkpoints import BEST, BEST_NOTE
 from redi_lab.callbacks.collapse import EVENTS
 from redi_lab.callbacks.forecast import Forecast
-from redi_lab.callbacks.probes import SHIFTED_TOKENS
 from redi_lab.callbacks.training_progress import COLUMN, TrainingProgress
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.tokenization import TraceEncoder
@@ -325,7 +324,7 @@ class _Job:
 
 def _log_files(config: DictConfig, folder: Path, logger: Any) -> None:
     """Put summary, records of callbacks and curves into the run."""
-    for name in (SUMMARY, SHIFTED_TOKENS, EVENTS):
+    for name in (SUMMARY, EVENTS):
         if (folder / name).exists():
             logger.log_artifact(folder / name)
     for figure in report.draw_curves(config, folder):

@@ -117,7 +117,7 @@ def make_observers(
             say(f"accuracy during training: {len(development.benchmark.problems)} {development.origin}")
     if config.callbacks.get("probes"):
         probes, origin = choose_probes(data, encoder, development.pairs, config.callbacks.probes.num_examples)
-        observers["probes"] = {"probes": probes, "folder": folder, "token_budget": config.data.micro_batch_tokens}
+        observers["probes"] = {"probes": probes, "token_budget": config.data.micro_batch_tokens}
         say(f"probes: {len(probes)} {origin}")
     return observers
 
