@@ -15,6 +15,7 @@ from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.evaluation.metrics import pass_at_1
 from redi_lab.evaluation.scoring import grade_completions
+from redi_lab.generation.checkpoint import Checkpoint
 from redi_lab.generation.engines import SamplingParams
 from redi_lab.generation.transformers_engine import TransformersEngine
 from redi_lab.grading.grader import Gold, Grader, Verdict
@@ -47,7 +48,7 @@ class PolicyAccuracy:
     ) -> None:
         self.benchmark = benchmark
         self._prompts = [encode(problem.problem) for problem in benchmark.problems]
-        self._stops = list(stops)
+        self._stops = tuple(stops)
         self._sampling = sampling
         self._grader = grader
         self._max_batch_tokens = max_batch_tokens
@@ -61,7 +62,8 @@ class PolicyAccuracy:
         """
         engine = TransformersEngine(self._max_batch_tokens, device=str(policy.head_weight.device))
         with policy.for_generation() as model:
-            completions = engine.generate_with(model, policy.tokenizer, self._stops, self._prompts, self._sampling)
+            opened = Checkpoint(model.config, policy.tokenizer, self._stops)
+            completions = engine.generate_with(model, opened, self._prompts, self._sampling)
         pairs: list[tuple[str, Gold]] = [
             (c.text, self.benchmark.problems[c.problem_index].answers) for c in completions
         ]
