@@ -41,22 +41,19 @@ class Comparison:
     """The new run against the old one on the same problems.
 
     Attributes:
-        difference: Of pass@1, new − old, with its 95 % interval over problems.
+        difference: Difference of pass@1, new − old, with its 95 % interval over problems.
         p_value: Two-sided, see `compare`.
         detectable: The smallest true difference that as many problems and samples find four times out of five; None
             where the difference is the same on every problem, so that its spread is unknown.
-        sampling_share: Share of the variance of the difference that more samples shrink; None as above, and where a
-            run has one sample of each problem.
         problems_needed: Problems, at as many samples, that would find a true difference of the observed size four
             times out of five; None where `detectable` is, and where the observed difference is 0.
-        samples_needed: Samples of each of these problems in both runs that would; None likewise, where
-            `sampling_share` is, and where no number of samples would.
+        samples_needed: Samples of each of these problems in both runs that would; None likewise, where a run has one
+            sample of each problem, and where no number of samples would.
     """
 
     difference: Estimate
     p_value: float
     detectable: float | None = None
-    sampling_share: float | None = None
     problems_needed: int | None = None
     samples_needed: int | None = None
 
@@ -106,7 +103,6 @@ def compare(new: Verdicts, old: Verdicts) -> Comparison:
         difference,
         p_value,
         detectable=quantile * math.sqrt(variance / count),
-        sampling_share=min(1.0, sampling / variance) if math.isfinite(sampling) else None,
         problems_needed=math.ceil(variance / target) if target else None,
         samples_needed=math.ceil(sum(by_sample) / room) if room > 0 and math.isfinite(sampling) else None,
     )
@@ -190,15 +186,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Source: Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure".
     """
     count, order = len(p_values), np.argsort(p_values)
-    steps = np.maximum.accumulate(np.sort(p_values) * (count - np.arange(count)))
-    return _unsorted(np.minimum(1.0, steps), order)
+    adjusted = np.empty(count)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(np.sort(p_values) * (count - np.arange(count))))
+    return [float(value) for value in adjusted]
 
 
 def explain(comparison: Comparison, new: str, old: str, adjusted_p: float | None = None) -> str:
-    """The finding as text: one sentence, and a second one on what would decide it, where nothing does yet.
+    """The finding as text: one sentence, and if it is undecided a second one on what would decide it.
 
     Args:
-        comparison: What to tell.
+        comparison: The numbers.
         new: Name of the new run.
         old: Name of the old run.
         adjusted_p: The p-value after a correction for several comparisons, if there was one.
@@ -216,19 +213,16 @@ def explain(comparison: Comparison, new: str, old: str, adjusted_p: float | None
 def _what_would_decide(comparison: Comparison) -> str:
     count = comparison.difference.num_problems
     if comparison.detectable is None:
-        return "They differ alike on every problem, which says nothing of other problems."
+        return "The difference is the same on every problem, so it says nothing about other problems."
     found = f"{count} problems find a true difference of {comparison.detectable:.3f} four times out of five"
     if comparison.problems_needed is None:
         return f"{found}; the observed one is 0."
-    if comparison.sampling_share is None:
+    if comparison.difference.num_samples == 1:
         samples = "draw two samples or more in both runs to learn whether more samples would help"
     elif comparison.samples_needed is not None:
         samples = f"so would {comparison.samples_needed} samples of each of these problems in both runs"
     else:
-        samples = (
-            f"no number of samples would: they shrink only {comparison.sampling_share:.0%} of the variance, the rest is"
-            " between problems"
-        )
+        samples = "no number of samples would, because the variance between problems alone is too large"
     return f"{found}; one of the observed size takes {comparison.problems_needed} problems; {samples}."
 
 
@@ -239,9 +233,3 @@ def _variance_of_a_sample(correct: Verdicts) -> float:
         return math.inf
     rates = correct.mean(axis=1)
     return float((rates * (1 - rates)).mean() * num_samples / (num_samples - 1))
-
-
-def _unsorted(values: NDArray[np.float64], order: NDArray[np.intp]) -> list[float]:
-    restored = np.empty_like(values)
-    restored[order] = values
-    return [float(value) for value in restored]

@@ -7,13 +7,14 @@ the intervals cover.
 
     pass_at_1(correct)               # accuracy, the paper's SEM, a 95 % confidence interval over problems
     pass_at_k(correct, 4)            # chance that at least one of 4 samples is right
-    majority(correct, classes)       # chance that the most frequent answer is right
+    majority(correct, answers)       # chance that the most frequent answer is right
     average([math500, aime24])       # mean over benchmarks
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -24,8 +25,6 @@ from scipy import special
 
 Verdicts = NDArray[np.bool_]
 CONFIDENCE = 0.95
-NO_VOTE = -1
-"""Class of a completion without an answer."""
 
 
 @final
@@ -94,36 +93,26 @@ def pass_at_k(correct: Verdicts, k: int) -> Estimate:
     return _estimate(by_count[correct.sum(axis=1)], num_samples)
 
 
-def majority(correct: Verdicts, classes: NDArray[np.int64]) -> Estimate:
+def majority(correct: Verdicts, answers: Sequence[Sequence[str | None]]) -> Estimate:
     """maj@k: the chance that the most frequent answer among all samples of a problem is right.
 
-    Completions without an answer do not vote; a problem without any vote counts as not solved. A tie is broken by a
-    fair draw, so it counts as the share of the tied answers that are right.
+    All right answers vote together, wrong ones by their text without white space. Completions without an answer do not
+    vote; a problem without any vote counts as not solved. A tie is broken by a fair draw, so it counts as the share of
+    the tied answers that are right.
 
     Args:
         correct: Verdicts, shape (problems, samples).
-        classes: Label of each completion's answer, same shape: equal where answers of one problem are equivalent,
-            `NO_VOTE` where there is none. See `redi_lab.evaluation.scoring.answer_classes`.
-
-    Raises:
-        ValueError: The shapes differ, the matrix is empty, or a class holds right and wrong answers.
+        answers: Final answer of each completion, same shape; None where none was stated.
     """
     correct = _checked(correct)
-    if classes.shape != correct.shape:
-        raise ValueError(f"majority: verdicts and classes differ in shape: {correct.shape} and {classes.shape}")
-    values = [_share_of_right_modes(*problem) for problem in zip(correct, classes, strict=True)]
-    return _estimate(np.array(values), correct.shape[1])
-
-
-def _share_of_right_modes(correct: Verdicts, classes: NDArray[np.int64]) -> float:
-    has_vote = classes != NO_VOTE
-    labels, counts = np.unique(classes[has_vote], return_counts=True)
-    if not len(labels):
-        return 0.0
-    right_labels = np.unique(classes[has_vote & correct])
-    if np.isin(classes[has_vote & ~correct], right_labels).any():
-        raise ValueError("majority: a class of answers holds right and wrong ones")
-    return float(np.isin(labels[counts == counts.max()], right_labels).mean())
+    shares = []
+    for is_right, texts in zip(correct, answers, strict=True):
+        ballots = zip(is_right, texts, strict=True)
+        votes = Counter((bool(right), "" if right else "".join((text or "").split())) for right, text in ballots)
+        del votes[False, ""]
+        tied = [right for (right, _), count in votes.items() if count == max(votes.values())]
+        shares.append(sum(tied) / len(tied) if tied else 0.0)
+    return _estimate(np.array(shares), correct.shape[1])
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:
@@ -223,6 +212,6 @@ def t_quantile(degrees: int, probability: float = (1 + CONFIDENCE) / 2) -> float
 
     Args:
         degrees: Degrees of freedom, at least 1.
-        probability: Of a smaller value.
+        probability: Chance of a smaller value.
     """
     return float(special.stdtrit(degrees, probability))

@@ -23,13 +23,13 @@ from redi_lab.grading.grader import Gold, Grader, Verdict
 
 @final
 class PolicyAccuracy:
-    """A function from a policy to numbers; nothing is stored, and nothing of the policy is changed.
+    """A function from a policy to numbers; nothing is stored, and the policy is not changed.
 
     Args:
         benchmark: problems and accepted answers.
         encode: from a problem's text to the token ids of its prompt.
         stops: tokens that end a completion.
-        sampling: how completions are drawn; a problem's random numbers are the same at every step, and no other's.
+        sampling: how completions are drawn; a problem's random numbers are its own, and the same at every step.
         grader: what grades them.
         max_batch_tokens: most tokens, prompts and new ones together, that the KV cache of one batch holds.
         require_closed_thought: see `redi_lab.evaluation.scoring.grade_completions`.
