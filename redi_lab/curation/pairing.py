@@ -1,6 +1,6 @@
 """Which right trace is set against which wrong one.
 
-    choose_pairs(positives, negatives, order="nearest", per_problem=1)  # [(0, 2)]: places in the two lists
+    choose_pairs(positives, negatives, order="nearest", per_problem=1, salt="")  # [(0, 2)]: places in the two lists
 
 `order` ranks all combinations of a problem, `per_problem` says how many of the first are taken: ("first", 1) is the
 paper's rule, ("first", None) takes all. Everything is deterministic; ties go to the earlier generations.
@@ -13,13 +13,12 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, final, get_args
+from typing import Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 PairOrder = Literal["first", "random", "length_matched", "nearest", "longest_prefix"]
-PAIR_ORDERS: tuple[str, ...] = get_args(PairOrder)
 
 EDIT_WINDOW = 2000
 """Tokens (or characters) from the start that `nearest` compares: the cost grows with the square of it."""
@@ -44,9 +43,9 @@ def choose_pairs(
     positives: Sequence[Trace],
     negatives: Sequence[Trace],
     *,
-    order: PairOrder = "first",
-    per_problem: int | None = 1,
-    salt: str = "",
+    order: PairOrder,
+    per_problem: int | None,
+    salt: str,
 ) -> list[tuple[int, int]]:
     """Choose pairs of one problem.
 
@@ -57,7 +56,7 @@ def choose_pairs(
             1), nearest (smallest edit distance of the first `EDIT_WINDOW` tokens or characters, per length), or
             longest_prefix.
         per_problem: how many; None for all.
-        salt: the seed and the problem's id, for the order random.
+        salt: the seed and the problem's id, for the random order.
 
     Returns:
         Places in `positives` and `negatives`, best first. A text is never paired with itself.
