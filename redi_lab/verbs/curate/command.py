@@ -1,8 +1,8 @@
 """From raw generations to D_SFT and D_Pref: `python -m redi_lab curate data=openr1_math data.path=FILE`.
 
 The results folder gets sft.parquet, pairs.parquet, negatives.parquet, report.json (where every row and generation went)
-and manifest.json (hashes of inputs and outputs, options, versions). The first four are a function of the content of the
-input and the options, and are kept under `paths.cache_dir`: the same call again copies them.
+and manifest.json (hashes of inputs and outputs, options, versions). The bytes of the first four are a function of the
+content of the input, the options and the versions.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, final
 
-import filelock
 from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.curation.account import Account
@@ -28,7 +27,6 @@ from redi_lab.curation.writer import CuratedWriter
 from redi_lab.data.curated import NEGATIVES_FILE, PAIRS_FILE, SFT_FILE, file_hash
 from redi_lab.data.traces import Dropped, Problem, ProblemSource
 from redi_lab.errors import UserError
-from redi_lab.files import naming
 from redi_lab.redaction import redacted
 from redi_lab.run.arguments import check_arguments
 from redi_lab.run.build import make_source
@@ -42,9 +40,7 @@ REPORT_FILE = "report.json"
 MANIFEST_FILE = "manifest.json"
 
 _OUTPUTS = (SFT_FILE, PAIRS_FILE, NEGATIVES_FILE, REPORT_FILE)
-_HASHES_FILE = "hashes.json"
 _LIBRARIES = ("pyarrow", "numpy", "transformers", "tokenizers", "rapidfuzz", "datasketch", "math-verify")
-_CODE = ("curation", "data", "grading")
 _CHUNK_ROWS = 64
 _CHUNK_CHARACTERS = 2**20  # a few chunks a worker are in memory at a time
 _NOT_OPTIONS = ("num_workers", "benchmarks", "tokenizer", "grading")  # no effect, or known by their content
@@ -62,41 +58,35 @@ class Recipe:
 
     @property
     def key(self) -> str:
-        """Under which the result is kept."""
+        """The same for the same content and options: the fingerprint of the result."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def run_curation(config: DictConfig) -> Path:
-    """Curate, or copy the result of the very same curation; write a results folder.
+    """Curate, and write a results folder; its files appear when they are whole.
 
     Raises:
         UserError: the data, the tokenizer or a benchmark cannot be read.
     """
     quieten_libraries()
     recipe = make_recipe(config)
-    with results_folder(config) as folder:
-        cache = Path(config.paths.cache_dir).absolute() / "curations"
-        cache.mkdir(parents=True, exist_ok=True)
-        kept = cache / recipe.key
-        with filelock.FileLock(cache / f"{recipe.key}.lock"):
-            is_reused = _is_intact(kept)
-            if not is_reused:
-                _curate_into(recipe, kept)
-            hashes = {name: file_hash(Path(shutil.copyfile(kept / name, folder / name))) for name in _OUTPUTS}
-        report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-        _write_json(folder / MANIFEST_FILE, _manifest(recipe, hashes, report))
+    with results_folder(config) as folder, TemporaryDirectory(prefix=".partial", dir=folder) as partial:
+        with CuratedWriter(Path(partial)) as writer:
+            account = _curate_rows(recipe, writer)
+        report = account.as_dict("characters" if recipe.plan.tokenizer is None else "tokens")
+        _write_json(Path(partial) / REPORT_FILE, report)
+        for name in _OUTPUTS:
+            os.replace(Path(partial) / name, folder / name)
+        _write_json(folder / MANIFEST_FILE, _manifest(recipe, folder, report))
         content = {
             "name": config.name,
             "verb": "curate",
             "metrics": {**report["written"], "rows_read": report["rows"]["read"], "rows_used": report["rows"]["used"]},
             "fingerprint": recipe.key,
-            "is_reused": is_reused,
         }
         write_summary(folder, config, content)
-        if is_reused:
-            print(f"The same content and options were curated before: copied from {kept}")
         print_report(recipe.source.table().source, report)
-        return folder
+    return folder
 
 
 def make_recipe(config: DictConfig) -> Recipe:
@@ -129,29 +119,9 @@ def make_recipe(config: DictConfig) -> Recipe:
         "limits": [data.max_prompt_tokens, data.max_completion_tokens, data.max_sequence_tokens],
         "benchmarks": [[file, file_hash(Path(file))] for file in plan.benchmarks],
         "seed": config.seed,
-        "code": _code_hash(),
         "versions": {library: version(library) for library in _LIBRARIES},
     }
     return Recipe(source, plan, config, identity)
-
-
-def _curate_into(recipe: Recipe, kept: Path) -> None:
-    """Fill `kept`, by way of a folder of another name: what is named by its key is whole."""
-    partial = kept.with_suffix(".partial")
-    for stale in (partial, kept):
-        shutil.rmtree(stale, ignore_errors=True)
-    partial.mkdir()
-    try:
-        with naming(kept):
-            with CuratedWriter(partial) as writer:
-                account = _curate_rows(recipe, writer)
-            unit = "characters" if recipe.plan.tokenizer is None else "tokens"
-            _write_json(partial / REPORT_FILE, account.as_dict(unit))
-            _write_json(partial / _HASHES_FILE, {name: file_hash(partial / name) for name in _OUTPUTS})
-            os.replace(partial, kept)
-    except Exception:
-        shutil.rmtree(partial)
-        raise
 
 
 def _curate_rows(recipe: Recipe, writer: CuratedWriter) -> Account:
@@ -168,15 +138,6 @@ def _curate_rows(recipe: Recipe, writer: CuratedWriter) -> Account:
                 writer.add(final)
             progress.update(task, completed=account.rows)
     return account
-
-
-def _is_intact(kept: Path) -> bool:
-    """Whether a finished result is there, with the bytes that it had when it was finished."""
-    try:
-        hashes = json.loads((kept / _HASHES_FILE).read_text(encoding="utf-8"))
-        return all(file_hash(kept / name) == hashes[name] for name in _OUTPUTS)
-    except (OSError, ValueError, KeyError):  # never finished, deleted, or damaged: curate again
-        return False
 
 
 def _chunks(problems: Iterable[Problem | Dropped]) -> Iterator[list[tuple[int, Problem | Dropped]]]:
@@ -209,15 +170,7 @@ def _tokenizer_hash(plan: WorkerPlan) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _code_hash() -> str:
-    package = Path(__file__).parents[2]
-    digest = hashlib.sha256()
-    for file in sorted(file for part in _CODE for file in (package / part).glob("*.py")):
-        digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
-def _manifest(recipe: Recipe, hashes: dict[str, str], report: dict[str, Any]) -> dict[str, Any]:
+def _manifest(recipe: Recipe, folder: Path, report: dict[str, Any]) -> dict[str, Any]:
     table, written = recipe.source.table(), report["written"]
     rows = {SFT_FILE: written["demonstrations"], PAIRS_FILE: written["pairs"], NEGATIVES_FILE: written["negatives"]}
     return {
@@ -225,7 +178,8 @@ def _manifest(recipe: Recipe, hashes: dict[str, str], report: dict[str, Any]) ->
         "input": {"source": table.source, "content": table.digest(), "rows": report["rows"]["read"]},
         "tokenizer": recipe.plan.tokenizer,
         "outputs": {
-            name: {"sha256": digest} | ({"rows": rows[name]} if name in rows else {}) for name, digest in hashes.items()
+            name: {"sha256": file_hash(folder / name)} | ({"rows": rows[name]} if name in rows else {})
+            for name in _OUTPUTS
         },
         "decided_by": recipe.identity,
     }
