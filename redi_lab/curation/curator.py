@@ -16,8 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
-import numpy as np
-
 from redi_lab.curation.decontamination import NgramIndex
 from redi_lab.curation.duplicates import Duplicates, SeenTexts, TextKey, text_key
 from redi_lab.curation.pairing import PairOrder, Trace, choose_pairs, common_prefix
@@ -122,7 +120,7 @@ class _Candidate:
 
     @property
     def num_tokens(self) -> int | None:
-        return None if self.trace.tokens is None else len(self.trace.tokens)
+        return None if self.trace.tokens is None else len(self.trace)
 
 
 @final
@@ -176,17 +174,15 @@ class RowCurator:
         rules, seen = self._rules, SeenTexts("generation of the problem", self._rules.near_threshold)
         candidates = []
         for place, generation in enumerate(problem.generations):
-            tokens, length = None, None
-            if self._encoder is not None and prompt_tokens is not None:
-                tokens = np.array(self._encoder.completion_ids(generation.text, problem.id), dtype=np.int32)
-                length = prompt_tokens + len(tokens)
-            trace = Trace(place, generation.text, tokens)
+            tokens = None if self._encoder is None else self._encoder.completion_ids(generation.text, problem.id)
+            trace, length = Trace(place, generation.text, tokens), None if tokens is None else len(tokens)
+            whole = None if length is None or prompt_tokens is None else prompt_tokens + length
             repeated = seen.reason_to_drop(text_key(generation.text, rules.generation_duplicates, same_numbers=False))
             cut = truncation(generation, rules.thinking_prefix)
             endings[place] = (
                 (f"truncated: {cut}" if cut is not None and rules.require_complete else None)
-                or _over("completion", None if tokens is None else len(tokens), rules.max_completion_tokens)
-                or _over("sequence", length, rules.max_sequence_tokens)
+                or _over("completion", length, rules.max_completion_tokens)
+                or _over("sequence", whole, rules.max_sequence_tokens)
                 or repeated
             )
             if endings[place] is None:

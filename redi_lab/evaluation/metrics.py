@@ -7,14 +7,12 @@ the intervals cover.
 
     pass_at_1(correct)               # accuracy, the paper's SEM, a 95 % confidence interval over problems
     pass_at_k(correct, 4)            # chance that at least one of 4 samples is right
-    majority(correct, answers)       # chance that the most frequent answer is right
     average([math500, aime24])       # mean over benchmarks
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -91,28 +89,6 @@ def pass_at_k(correct: Verdicts, k: int) -> Estimate:
     # Python integers: the binomials of 64 samples overflow floats' exact range.
     by_count = np.array([1 - math.comb(num_samples - c, k) / total for c in range(num_samples + 1)])
     return _estimate(by_count[correct.sum(axis=1)], num_samples)
-
-
-def majority(correct: Verdicts, answers: Sequence[Sequence[str | None]]) -> Estimate:
-    """maj@k: the chance that the most frequent answer among all samples of a problem is right.
-
-    All right answers vote together, wrong ones by their text without white space. Completions without an answer do not
-    vote; a problem without any vote counts as not solved. A tie is broken by a fair draw, so it counts as the share of
-    the tied answers that are right.
-
-    Args:
-        correct: Verdicts, shape (problems, samples).
-        answers: Final answer of each completion, same shape; None where none was stated.
-    """
-    correct = _checked(correct)
-    shares = []
-    for is_right, texts in zip(correct, answers, strict=True):
-        ballots = zip(is_right, texts, strict=True)
-        votes = Counter((bool(right), "" if right else "".join((text or "").split())) for right, text in ballots)
-        del votes[False, ""]
-        tied = [right for (right, _), count in votes.items() if count == max(votes.values())]
-        shares.append(sum(tied) / len(tied) if tied else 0.0)
-    return _estimate(np.array(shares), correct.shape[1])
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:

@@ -1,7 +1,7 @@
 """All metrics of a graded evaluation: from rows, one a completion, to named numbers.
 
 metrics = score(rows, num_samples=16)
-metrics["pass_at_1"], metrics["pass_at_1_ci_low"], metrics["maj_at_16"], metrics["waits_per_1k_tokens"]
+metrics["pass_at_1"], metrics["pass_at_1_ci_low"], metrics["pass_at_16"], metrics["waits_per_1k_tokens"]
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from redi_lab.evaluation.metrics import Estimate, Verdicts, majority, pass_at_1, pass_at_k
+from redi_lab.evaluation.metrics import Estimate, Verdicts, pass_at_1, pass_at_k
 from redi_lab.evaluation.results import EvaluationResult, ResultRow
 from redi_lab.grading.grader import Gold, Grade, Grader, Verdict
 
@@ -62,8 +62,8 @@ def score(rows: Sequence[ResultRow], num_samples: int) -> dict[str, float]:
     """Metrics of graded completions, each a finite number.
 
     `pass_at_1` comes with `_sem` (from two samples on), `_ci_low` and `_ci_high`; from two samples on, `pass_at_k` for
-    k = 2, 4, 8, … and the number of samples, and `maj_at_k` for that number, with `_ci_low` and `_ci_high`.
-    `truncation_rate` and `unknown_rate` are shares of completions. `text_statistics` gives the others.
+    k = 2, 4, 8, … and the number of samples, with `_ci_low` and `_ci_high`. `truncation_rate` and `unknown_rate` are
+    shares of completions. `text_statistics` gives the others.
 
     Args:
         rows: Completions by problem, then sample, `num_samples` of each.
@@ -75,10 +75,6 @@ def score(rows: Sequence[ResultRow], num_samples: int) -> dict[str, float]:
         powers = {2**exponent for exponent in range(1, num_samples.bit_length())}
         for k in sorted(powers | {num_samples}):
             metrics |= flatten(f"pass_at_{k}", pass_at_k(correct, k))
-        answers = [
-            [row.answer for row in rows[start : start + num_samples]] for start in range(0, len(rows), num_samples)
-        ]
-        metrics |= flatten(f"maj_at_{num_samples}", majority(correct, answers))
     metrics["truncation_rate"] = float(np.mean([row.finish_reason == "length" for row in rows]))
     metrics["unknown_rate"] = float(np.mean([row.verdict == Verdict.UNKNOWN for row in rows]))
     metrics |= text_statistics([row.text for row in rows], [row.num_tokens for row in rows])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from typing import Any, get_args
 
-import numpy as np
 import pytest
 
 from redi_lab.curation.pairing import PairOrder, Trace, common_prefix, edit_distance
@@ -70,8 +69,8 @@ def test_common_prefix_of_texts_against_a_naive_twin() -> None:
 
 
 def test_tokens_are_measured_where_there_are_any() -> None:
-    left = Trace(0, "same text", np.array([1, 2, 3, 4], dtype=np.int32))
-    right = Trace(1, "same text!", np.array([1, 2, 9], dtype=np.int32))
+    left = Trace(0, "same text", [1, 2, 3, 4])
+    right = Trace(1, "same text!", [1, 2, 9])
     assert common_prefix(left, right) == 2
     assert edit_distance(left, right) == pytest.approx(2 / 4)  # one substitution, one deletion
     assert (len(left), len(right)) == (4, 3)

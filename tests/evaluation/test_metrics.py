@@ -12,7 +12,6 @@ from scipy import special, stats
 from redi_lab.evaluation.metrics import (
     Estimate,
     average,
-    majority,
     paired_difference,
     pass_at_1,
     pass_at_k,
@@ -113,21 +112,6 @@ def test_equal_runs_still_have_an_interval() -> None:
 @pytest.mark.parametrize(("degrees", "expected"), [(1, 12.7062047), (3, 3.1824463), (29, 2.0452296)])
 def test_t_quantile_matches_the_tables(degrees: int, expected: float) -> None:
     assert t_quantile(degrees) == pytest.approx(expected, abs=1e-6)
-
-
-def test_majority_by_hand() -> None:
-    """Votes: 2 to 1 for right; 1 to 2; a tie of right and wrong; a tie of three with one right; nobody votes."""
-    correct = matrix([1, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0])
-    answers = [
-        ["7", "7.0", "1", None],
-        ["7", "x + 1", "x+1", None],
-        ["7", "1", None, None],
-        ["7", "1", "2", None],
-        [None, None, None, None],
-    ]
-    estimate = majority(correct, answers)
-    assert estimate.value == pytest.approx((1 + 0 + 1 / 2 + 1 / 3 + 0) / 5)
-    assert (estimate.sem, estimate.num_problems, estimate.num_samples) == (None, 5, 4)
 
 
 def test_average_by_hand() -> None:

@@ -34,26 +34,24 @@ ROWS = [
 
 
 def test_metrics_by_hand() -> None:
-    """a: 1 of 4 right, outvoted 1 to 2; b: 2 of 4, the majority. pass@2: 1 − C(3,2)/6 and 1 − C(2,2)/6."""
+    """a: 1 of 4 right; b: 2 of 4. pass@2: 1 − C(3,2)/6 and 1 − C(2,2)/6."""
     metrics = score(ROWS, 4)
     assert metrics["pass_at_1"] == pytest.approx(3 / 8)
     assert metrics["pass_at_2"] == pytest.approx((1 / 2 + 5 / 6) / 2)
     assert metrics["pass_at_4"] == 1.0
-    assert metrics["maj_at_4"] == 0.5
     assert metrics["truncation_rate"] == 1 / 8
     assert metrics["unknown_rate"] == 2 / 8
     assert metrics["mean_tokens"] == 5.0
     assert metrics["waits_per_completion"] == 1 / 8
     assert metrics["waits_per_1k_tokens"] == 25.0
     assert (metrics["num_problems"], metrics["num_samples"]) == (2.0, 4.0)
-    assert metrics["maj_at_4_ci_low"] < 0.5 < metrics["maj_at_4_ci_high"]
     assert all(math.isfinite(value) for value in metrics.values())
 
 
-def test_one_sample_has_neither_sem_nor_pass_at_k_nor_majority() -> None:
+def test_one_sample_has_neither_sem_nor_pass_at_k() -> None:
     metrics = score([row("a", 0, "wrong", "1")], num_samples=1)
     assert metrics["pass_at_1"] == 0.0
-    assert not any(word in name for name in metrics for word in ("sem", "pass_at_2", "maj"))
+    assert not any(word in name for name in metrics for word in ("sem", "pass_at_2"))
     assert all(math.isfinite(value) for value in metrics.values())
 
 

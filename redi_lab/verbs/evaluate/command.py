@@ -63,7 +63,7 @@ def run_evaluation(config: DictConfig, overrides: Sequence[str]) -> Path:
                 "verb": "evaluate",
                 "checkpoint": str(checkpoint),
                 "mlflow_run_id": logger.version,
-                "sequential": answer and answer.as_dict(),
+                "sequential": answer and answer.summary,
                 "baseline": None if base is None else {"checkpoint": str(base), **_summary(models[BASE_MODEL])},
                 **_summary(results),
             }

@@ -8,7 +8,7 @@ Samples are numbered and kept, so those that a later, larger evaluation needs ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, final
@@ -25,47 +25,19 @@ from redi_lab.generation.engines import Progress
 @final
 @dataclass(frozen=True)
 class Answer:
-    """A question and its answer.
+    """The answer to a question.
 
     Attributes:
-        question: The question in words.
-        is_difference: Whether it asks about a difference of scores; else about a score.
-        confidence: Confidence of the intervals, at all looks together.
-        most: Samples of each problem that might have been drawn.
+        sentence: Question and answer, what the answer rests on, and what it speaks of.
         results: Results of the checkpoint and, if there is one, of its rival, over the samples that were drawn.
         states: What was known at each look; the last one is the answer.
+        summary: The content of summary.json.
     """
 
-    question: str
-    is_difference: bool
-    confidence: float
-    most: int
+    sentence: str
     results: tuple[EvaluationResult, ...]
     states: tuple[State, ...]
-
-    @property
-    def sentence(self) -> str:
-        """The answer, what it rests on, and what it speaks of."""
-        last = self.states[-1]
-        answer = "Not answered" if last.answer is None else last.answer.capitalize()
-        what, form = ("The difference", "+.3f") if self.is_difference else ("The score", ".3f")
-        return (
-            f"{self.question} {answer}. {what} on these problems is {last.low:{form}} to {last.high:{form}}"
-            f" ({self.confidence:.0%} confidence at all looks), after {last.num_samples} of at most {self.most} samples"
-            " of each problem."
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """The content of summary.json."""
-        rivals = [{"key": r.key, "pass_at_1": r.metrics["pass_at_1"]} for r in self.results[1:]]
-        return {
-            "question": self.question,
-            "answer": self.states[-1].answer,
-            "confidence": self.confidence,
-            "max_samples": self.most,
-            "looks": [asdict(state) for state in self.states],
-            "rival": rivals[0] if rivals else None,
-        }
+    summary: Mapping[str, Any]
 
 
 def ask(settings: Any, evaluations: Sequence[Evaluation], on_progress: Progress) -> Answer:
@@ -107,6 +79,22 @@ def ask(settings: Any, evaluations: Sequence[Evaluation], on_progress: Progress)
         states.append(rule(*matrices))
         if states[-1].answer is not None:
             break
-    shortened = [replace(e, sampling=replace(e.sampling, num_samples=states[-1].num_samples)) for e in evaluations]
+    last = states[-1]
+    shortened = [replace(e, sampling=replace(e.sampling, num_samples=last.num_samples)) for e in evaluations]
     results = tuple(evaluation.result() for evaluation in shortened)
-    return Answer(question, settings.better_than is not None, settings.confidence, most, results, tuple(states))
+    summary = {
+        "question": question,
+        "answer": last.answer,
+        "confidence": settings.confidence,
+        "max_samples": most,
+        "looks": [asdict(state) for state in states],
+        "rival": {"key": results[1].key, "pass_at_1": results[1].metrics["pass_at_1"]} if results[1:] else None,
+    }
+    answer = "Not answered" if last.answer is None else last.answer.capitalize()
+    what, form = ("The difference", "+.3f") if results[1:] else ("The score", ".3f")
+    sentence = (
+        f"{question} {answer}. {what} on these problems is {last.low:{form}} to {last.high:{form}}"
+        f" ({settings.confidence:.0%} confidence at all looks), after {last.num_samples} of at most {most} samples of"
+        " each problem."
+    )
+    return Answer(sentence, results, tuple(states), summary)

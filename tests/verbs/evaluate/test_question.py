@@ -68,7 +68,7 @@ def test_stops_when_it_is_answered_and_draws_nothing_twice(qwen_folder: Path, tm
     states, count = answer.states, answer.states[-1].num_samples
     assert states[-1].answer == "yes"
     assert answer.sentence.startswith("Is pass@1 better than that of bad? Yes. The difference on these problems is +0.")
-    assert answer.as_dict()["rival"]["pass_at_1"] == answer.results[1].metrics["pass_at_1"]
+    assert answer.summary["rival"]["pass_at_1"] == answer.results[1].metrics["pass_at_1"]
     assert count < 16
     assert all(state.answer is None for state in states[:-1])
     for engine, result in zip((good, bad), answer.results, strict=True):
