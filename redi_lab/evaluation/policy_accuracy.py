@@ -7,6 +7,8 @@ measure(backbone)["pass_at_1"]
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import final
 
 import numpy as np
@@ -22,10 +24,11 @@ from redi_lab.grading.grader import Gold, Grader, Verdict
 
 
 @final
+@dataclass(frozen=True)
 class PolicyAccuracy:
     """A function from a policy to numbers; nothing is stored, and the policy is not changed.
 
-    Args:
+    Attributes:
         benchmark: problems and accepted answers.
         encode: from a problem's text to the token ids of its prompt.
         stops: tokens that end a completion.
@@ -35,24 +38,17 @@ class PolicyAccuracy:
         require_closed_thought: see `redi_lab.evaluation.scoring.grade_completions`.
     """
 
-    def __init__(
-        self,
-        benchmark: Benchmark,
-        encode: Callable[[str], list[int]],
-        stops: Sequence[int],
-        sampling: SamplingParams,
-        grader: Grader,
-        max_batch_tokens: int = 65_536,
-        *,
-        require_closed_thought: bool = False,
-    ) -> None:
-        self.benchmark = benchmark
-        self._prompts = [encode(problem.problem) for problem in benchmark.problems]
-        self._stops = tuple(stops)
-        self._sampling = sampling
-        self._grader = grader
-        self._max_batch_tokens = max_batch_tokens
-        self._require_closed_thought = require_closed_thought
+    benchmark: Benchmark
+    encode: Callable[[str], list[int]]
+    stops: Sequence[int]
+    sampling: SamplingParams
+    grader: Grader
+    max_batch_tokens: int = 65_536
+    require_closed_thought: bool = field(default=False, kw_only=True)
+
+    @cached_property
+    def _prompts(self) -> list[list[int]]:
+        return [self.encode(problem.problem) for problem in self.benchmark.problems]
 
     def __call__(self, policy: CausalLM) -> dict[str, float]:
         """`pass_at_1` with its 95 % interval over problems, `truncation_rate`, and `mean_tokens` of a completion.
@@ -60,16 +56,16 @@ class PolicyAccuracy:
         Args:
             policy: in evaluation mode.
         """
-        engine = TransformersEngine(self._max_batch_tokens, device=str(policy.head_weight.device))
+        engine = TransformersEngine(self.max_batch_tokens, device=str(policy.head_weight.device))
         with policy.for_generation() as model:
-            opened = Checkpoint(model.config, policy.tokenizer, self._stops)
-            completions = engine.generate_with(model, opened, self._prompts, self._sampling)
+            opened = Checkpoint(model.config, policy.tokenizer, tuple(self.stops))
+            completions = engine.generate_with(model, opened, self._prompts, self.sampling)
         pairs: list[tuple[str, Gold]] = [
             (c.text, self.benchmark.problems[c.problem_index].answers) for c in completions
         ]
-        grades = grade_completions(self._grader, pairs, require_closed_thought=self._require_closed_thought)
+        grades = grade_completions(self.grader, pairs, require_closed_thought=self.require_closed_thought)
         is_right = np.array([grade.verdict == Verdict.RIGHT for grade in grades], dtype=np.bool_)
-        score = pass_at_1(is_right.reshape(-1, self._sampling.num_samples))
+        score = pass_at_1(is_right.reshape(-1, self.sampling.num_samples))
         return {
             "pass_at_1": score.value,
             "pass_at_1_ci_low": score.ci_low,

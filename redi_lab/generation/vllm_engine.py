@@ -57,7 +57,7 @@ class VLLMEngine:
     ) -> None:
         self._python = python or sys.executable
         self._num_replicas = data_parallel_size
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "dtype": dtype,
             "tensor_parallel_size": tensor_parallel_size,
             "options": dict(options or {}),
@@ -106,7 +106,16 @@ class VLLMEngine:
         shares: list[list[dict[str, Any]]] = [[] for _ in range(self._num_replicas)]
         for problem, prompt in enumerate(prompts):
             for sample in sampling.sample_indices:
-                request = _request(f"{problem} {sample}", prompt, sample, sampling, opened.stops)
+                request = {
+                    "id": f"{problem} {sample}",
+                    "prompt": list(prompt),
+                    "temperature": sampling.temperature,
+                    "top_p": sampling.top_p,
+                    "max_tokens": sampling.max_new_tokens,
+                    "stop": list(opened.stops),
+                    "seed": None if sampling.temperature == 0 else _stream(sampling.seed, prompt, sample),
+                    "logprobs": sampling.wants_token_logps,
+                }
                 shares[problem % self._num_replicas].append(request)
         completions: list[Completion] = []
         try:
@@ -161,21 +170,6 @@ class VLLMEngine:
             if isinstance(item, Exception):
                 raise item
             yield item
-
-
-def _request(
-    name: str, prompt: Sequence[int], sample: int, sampling: SamplingParams, stops: Sequence[int]
-) -> dict[str, Any]:
-    return {
-        "id": name,
-        "prompt": list(prompt),
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_new_tokens,
-        "stop": list(stops),
-        "seed": None if sampling.temperature == 0 else _stream(sampling.seed, prompt, sample),
-        "logprobs": sampling.wants_token_logps,
-    }
 
 
 def _stream(seed: int, prompt: Sequence[int], sample: int) -> int:

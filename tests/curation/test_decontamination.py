@@ -155,9 +155,9 @@ def test_traces_on_math500_are_found_completely(shared_data: Callable[[str], Pat
 
 
 def test_chance_matches_between_different_corpora_are_rare(shared_data: Callable[[str], Path]) -> None:
-    """4 of 7,473: sentences such as "miles in 3 hours at the same rate how many additional hours would"."""
-    train = problems(shared_data("gsm8k/gsm8k_train.jsonl"))
+    """3 of 1,500: sentences such as "miles in 3 hours at the same rate how many additional hours would"."""
+    train = problems(shared_data("gsm8k/gsm8k_train.jsonl"))[:1500]
     index = index_benchmarks([shared_data("gsm8k/gsm8k_test.jsonl")], 13)
-    assert sum(index.match(text) is not None for text in train) == 4
+    assert sum(index.match(text) is not None for text in train) == 3
     others = [shared_data(f"eval/{name}.jsonl") for name in ("math500", "aime24", "olympiadbench", "amc_83_official")]
     assert not any(map(index_benchmarks(others, 13).match, train))

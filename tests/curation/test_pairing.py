@@ -15,7 +15,8 @@ NEGATIVES = [Trace(1, "abcd" * 9), Trace(2, "xYz"), Trace(4, "abcdefg!h")]
 
 
 def choose_pairs(positives: list[Trace], negatives: list[Trace], **options: Any) -> list[tuple[int, int]]:
-    return choose_ranked_pairs(positives, negatives, **{"order": "first", "per_problem": 1, "salt": ""} | options)
+    plain: dict[str, Any] = {"order": "first", "per_problem": 1, "salt": ""}
+    return choose_ranked_pairs(positives, negatives, **plain | options)
 
 
 @pytest.mark.parametrize(
