@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
@@ -28,7 +28,7 @@ class Trace:
 
     index: int
     text: str
-    tokens: Iterable[int] | None = None
+    tokens: Collection[int] | None = None
 
     @property
     def units(self) -> Any:
@@ -36,7 +36,7 @@ class Trace:
         return self.text if self.tokens is None else list(self.tokens)
 
     def __len__(self) -> int:
-        return len(self.units)
+        return len(self.text if self.tokens is None else self.tokens)
 
 
 def choose_pairs(
