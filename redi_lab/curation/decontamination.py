@@ -1,6 +1,6 @@
 r"""Finds problems of evaluation sets inside training data, by shared word n-grams; every match can be shown.
 
-    index = index_benchmarks([Path("math500.jsonl"), Path("aime24.jsonl")])
+    index = index_benchmarks([Path("math500.jsonl"), Path("aime24.jsonl")], n=13)
     index.match(problem)  # ("math500/test/algebra/7", "convert the point 0 3 in …"), or None
 
 What counts as a word (`normalised_words`): a run of letters or of digits, after case folding. Punctuation, brackets,
@@ -64,21 +64,12 @@ class NgramIndex:
     """The n-grams of evaluation problems, and which problem each came from.
 
     Args:
-        n: words in an n-gram. A text of fewer words matches only as a whole.
-
-    Raises:
-        UserError: `n` is less than 1.
+        n: words in an n-gram, at least 1; 13 is usual. A text of fewer words matches only as a whole.
     """
 
-    def __init__(self, n: int = 13) -> None:
-        if n < 1:
-            raise UserError(f"n={n}: an n-gram has at least one word; 13 is the usual number")
+    def __init__(self, n: int) -> None:
         self.n = n
         self._first_owner: dict[str, str] = {}
-
-    def __len__(self) -> int:
-        """The number of different n-grams."""
-        return len(self._first_owner)
 
     def add(self, benchmark_id: str, text: str) -> None:
         """Add an evaluation problem. An n-gram of several problems is known by the first of them."""
@@ -98,34 +89,33 @@ class NgramIndex:
         return None
 
     def _grams(self, words: Sequence[str]) -> Iterator[str]:
-        """All windows of n words; the whole text where it is shorter, and none of no words."""
+        """All windows of n words; the whole text if it is shorter, and nothing if it has no words."""
         if words:
             for start in range(max(1, len(words) - self.n + 1)):
                 yield " ".join(words[start : start + self.n])
 
 
-def index_benchmarks(files: Iterable[Path], *, n: int = 13, key: str = "problem") -> NgramIndex:
+def index_benchmarks(files: Iterable[Path], n: int) -> NgramIndex:
     """Read evaluation sets into an index, one line in memory at a time.
 
     Args:
-        files: JSONL files, also gzipped, whose rows hold the problem under `key`. A row's `id`, else its place
+        files: JSONL files, also gzipped, whose rows have the problem under `problem`. A row's `id`, else its place
             `FILE:LINE`, names it in matches.
         n: see `NgramIndex`.
-        key: where the problem's text is.
 
     Raises:
-        UserError: a file cannot be read, is empty, or a row has no text; the message names `FILE:LINE`.
+        UserError: a file cannot be read, is empty, or a row has no problem; the message names `FILE:LINE`.
     """
     index = NgramIndex(n)
     for file in files:
         is_empty = True
         for where, values in read_jsonl(file):
             is_empty = False
-            text = values.get(key)
+            text = values.get("problem")
             if not isinstance(text, str) or not normalised_words(text):
-                raise UserError(f"{where}: {key!r} must be a text with words in it, got {text!r:.80}")
+                raise UserError(f"{where}:problem: must be a string with words in it, got {text!r:.80}")
             name = values.get("id")
             index.add(where if name in (None, "") else str(name), text)
         if is_empty:
-            raise UserError(f"{file}: there is no row in it, so nothing can be compared with it")
+            raise UserError(f"{file}: has no rows to compare with; give rows of {{problem}}")
     return index

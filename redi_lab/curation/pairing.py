@@ -1,6 +1,6 @@
 """Which right trace is set against which wrong one.
 
-    choose_pairs(positives, negatives, order="nearest", per_problem=1)  # [(0, 2)]: places in the two lists
+    choose_pairs(positives, negatives, order="nearest", per_problem=1, salt="")  # [(0, 2)]: places in the two lists
 
 `order` ranks all combinations of a problem, `per_problem` says how many of the first are taken: ("first", 1) is the
 paper's rule, ("first", None) takes all. Everything is deterministic; ties go to the earlier generations.
@@ -11,42 +11,41 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, final, get_args
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Literal, final
 
 PairOrder = Literal["first", "random", "length_matched", "nearest", "longest_prefix"]
-PAIR_ORDERS: tuple[str, ...] = get_args(PairOrder)
 
 EDIT_WINDOW = 2000
 """Tokens (or characters) from the start that `nearest` compares: the cost grows with the square of it."""
-
-Tokens = NDArray[np.int32]
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A generation that may be paired. Lengths and prefixes are in tokens where there are any, else in characters."""
+    """A generation that may be paired. Lengths and prefixes are in tokens if there are any, else in characters."""
 
     index: int
     text: str
-    tokens: Tokens | None = None
+    tokens: Collection[int] | None = None
+
+    @property
+    def units(self) -> Any:
+        """The token ids as a list if there are any, else the text."""
+        return self.text if self.tokens is None else list(self.tokens)
 
     def __len__(self) -> int:
-        return len(self.text) if self.tokens is None else len(self.tokens)
+        return len(self.text if self.tokens is None else self.tokens)
 
 
 def choose_pairs(
     positives: Sequence[Trace],
     negatives: Sequence[Trace],
     *,
-    order: PairOrder = "first",
-    per_problem: int | None = 1,
-    salt: str = "",
+    order: PairOrder,
+    per_problem: int | None,
+    salt: str,
 ) -> list[tuple[int, int]]:
     """Choose pairs of one problem.
 
@@ -57,7 +56,7 @@ def choose_pairs(
             1), nearest (smallest edit distance of the first `EDIT_WINDOW` tokens or characters, per length), or
             longest_prefix.
         per_problem: how many; None for all.
-        salt: the seed and the problem's id, for the order random.
+        salt: the seed and the problem's id, for the random order.
 
     Returns:
         Places in `positives` and `negatives`, best first. A text is never paired with itself.
@@ -74,29 +73,16 @@ def choose_pairs(
 
 
 def common_prefix(left: Trace, right: Trace) -> int:
-    """Length of the common prefix, in tokens where both have any, else in characters."""
-    if left.tokens is not None and right.tokens is not None:
-        size = min(len(left.tokens), len(right.tokens))
-        different = np.flatnonzero(left.tokens[:size] != right.tokens[:size])
-        return int(different[0]) if len(different) else size
-    low, high = 0, min(len(left.text), len(right.text))
-    while low < high:  # slices are compared in C; a loop over characters would be slow on long traces
-        middle = (low + high + 1) // 2
-        if left.text[low:middle] == right.text[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    """Length of the common prefix."""
+    units = enumerate(zip(left.units, right.units, strict=False))
+    return next((place for place, (ours, theirs) in units if ours != theirs), min(len(left), len(right)))
 
 
 def edit_distance(left: Trace, right: Trace) -> float:
     """Levenshtein distance of the first `EDIT_WINDOW` tokens (or characters), over the longer one's length: 0 to 1."""
     from rapidfuzz.distance import Levenshtein
 
-    if left.tokens is not None and right.tokens is not None:
-        first, second = left.tokens[:EDIT_WINDOW].tolist(), right.tokens[:EDIT_WINDOW].tolist()
-        return float(Levenshtein.normalized_distance(first, second))
-    return float(Levenshtein.normalized_distance(left.text[:EDIT_WINDOW], right.text[:EDIT_WINDOW]))
+    return float(Levenshtein.normalized_distance(left.units[:EDIT_WINDOW], right.units[:EDIT_WINDOW]))
 
 
 def _by_hash(left: Trace, right: Trace, salt: str) -> float:

@@ -1,10 +1,4 @@
-"""Maps a function over a stream in worker processes: results in order, and only a few items in memory.
-
-    for result in map_ordered(make_worker, chunks, num_workers=4):
-        ...
-
-`make_worker` is called once in each process: what is expensive to set up (a tokenizer, an index) is set up there.
-"""
+"""Maps a function over a stream in worker processes: results in order, and only a few items in memory."""
 
 from __future__ import annotations
 
@@ -29,12 +23,13 @@ def map_ordered(
     """Yield the worker's result of each item, in the order of the items.
 
     Args:
-        make_worker: makes the function; must be picklable, and so must items and results.
+        make_worker: makes the function, once in each process: an expensive set-up (a tokenizer, an index) belongs
+            there. It must be picklable, and so must items and results.
         items: read as they are needed, never all at once.
         num_workers: processes; 0 works in this one.
 
     Raises:
-        Exception: whatever the function raises on an item, where its result would have come.
+        Exception: what the function raises for an item, in place of its result.
     """
     if num_workers == 0:
         yield from map(make_worker(), items)

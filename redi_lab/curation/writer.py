@@ -14,11 +14,7 @@ from redi_lab.curation.curator import RowResult
 from redi_lab.data.curated import NEGATIVES_FILE, PAIRS_FILE, PAIRS_SCHEMA, SFT_FILE, TRACE_SCHEMA
 
 _GROUP_ROWS = 4096
-
-
 _GROUP_CHARACTERS = 16 * 2**20  # a row group is held in memory, here and by whoever reads it
-
-
 _TEXTS = ("problem", "completion", "chosen", "rejected")
 
 
@@ -28,7 +24,7 @@ class _Table:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema = schema
-        # Named, so that another default of another pyarrow changes nothing.
+        # Spelled out, so that other defaults of another pyarrow change nothing.
         self._writer = ParquetWriter(
             path, schema, version="2.6", compression="zstd", compression_level=3, data_page_version="1.0"
         )
@@ -56,22 +52,18 @@ class CuratedWriter:
     """Writes the files of a folder; a context manager.
 
     Args:
-        folder: is there already.
+        folder: where to; it exists.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._sft = _Table(folder / SFT_FILE, TRACE_SCHEMA)
-        self._pairs = _Table(folder / PAIRS_FILE, PAIRS_SCHEMA)
-        self._negatives = _Table(folder / NEGATIVES_FILE, TRACE_SCHEMA)
+        schemas = {SFT_FILE: TRACE_SCHEMA, PAIRS_FILE: PAIRS_SCHEMA, NEGATIVES_FILE: TRACE_SCHEMA}
+        self._tables = [_Table(folder / name, schema) for name, schema in schemas.items()]
 
     def add(self, result: RowResult) -> None:
         """Write what a row gave."""
-        for row in result.demonstrations:
-            self._sft.add(row)
-        for row in result.pairs:
-            self._pairs.add(row)
-        for row in result.negatives:
-            self._negatives.add(row)
+        for table, rows in zip(self._tables, (result.demonstrations, result.pairs, result.negatives), strict=True):
+            for row in rows:
+                table.add(row)
 
     def __enter__(self) -> Self:
         return self
@@ -80,5 +72,5 @@ class CuratedWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with ExitStack() as closing:  # each, also after one that fails
-            for table in (self._sft, self._pairs, self._negatives):
+            for table in self._tables:
                 closing.callback(table.close)

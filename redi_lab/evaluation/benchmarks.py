@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -18,6 +19,11 @@ from redi_lab.data.jsonl import parse_json, read_jsonl
 from redi_lab.errors import UserError
 
 Describe = Callable[[Sequence[str]], Mapping[str, float]]
+Keys = tuple[str, str]
+"""Under which keys a row holds its problem, and its answer or list of accepted answers."""
+
+_DEFAULT_KEYS = ("problem", "answer")
+_ROW_NUMBER = re.compile(r"\d+$")  # at the end of a row's place
 
 
 @final
@@ -56,7 +62,7 @@ class Benchmark:
         """
         collected = tuple(problems)
         if not collected:
-            raise UserError(f"benchmark {name}: it holds no problem; give rows of {{problem, answer}}")
+            raise UserError(f"benchmark {name}: it has no problems; give rows of {{problem, answer}}")
         first_rows: dict[str, int] = {}
         for row, problem in enumerate(collected, start=1):
             first = first_rows.setdefault(problem.id, row)
@@ -68,42 +74,31 @@ class Benchmark:
         return cls(name, collected, hashlib.sha256(content.encode()).hexdigest(), describe)
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Under which keys a row holds its problem and its answer, or a list of accepted answers."""
-
-    problem: str = "problem"
-    answer: str = "answer"
-
-
 def load_file_benchmark(
-    path: Path, name: str | None = None, limit: int | None = None, columns: Columns = Columns()
+    path: Path, name: str | None = None, limit: int | None = None, keys: Keys = _DEFAULT_KEYS
 ) -> Benchmark:
     """Read a benchmark from JSON lines, or from a `.json` file with a list of rows.
 
-    Each row has `problem` (text), `answer` or `answers` (accepted answers as text or numbers) and optionally `id`;
+    Each row has `problem` (a string), `answer` or `answers` (accepted answers, strings or numbers) and optionally `id`;
     a row without one is named by its row number. Other keys are ignored. Blank lines are allowed.
 
     Args:
         path: The file, UTF-8; JSON lines may be compressed (.jsonl.gz).
         name: Name of the benchmark; the file's stem by default.
-        limit: Read only the first rows, at least 1.
-        columns: Names for `problem` and `answer` in a file that keeps those of its source.
+        limit: Read only the first rows.
+        keys: What a file that keeps the keys of its source has in place of `problem` and `answer`.
 
     Raises:
         UserError: The file cannot be read, or a row is bad: the message names file, row and key.
     """
-    _check_limit(limit)
-    rows = _listed_rows(path) if path.suffix == ".json" else _lines(path)
-    problems = [_problem(row, number, place, columns) for number, place, row in islice(rows, limit)]
-    return Benchmark.of(name or path.stem, problems)
+    rows = _listed_rows(path) if path.suffix == ".json" else read_jsonl(path)
+    return Benchmark.of(name or path.stem, (_problem(row, place, keys) for place, row in islice(rows, limit)))
 
 
 def load_hub_benchmark(
     path: str,
     split: str,
-    columns: Columns = Columns(),
+    keys: Keys = _DEFAULT_KEYS,
     name: str | None = None,
     revision: str | None = None,
     config: str | None = None,
@@ -114,18 +109,17 @@ def load_hub_benchmark(
     Args:
         path: Dataset repository, "owner/name", or the URL of a JSON file of rows.
         split: Split of a dataset repository.
-        columns: Which columns hold problem and answer.
+        keys: Columns of problem and answer.
         name: Name of the benchmark; the last part of the path without suffix by default.
         revision: Commit, tag or branch of a dataset repository; the newest by default.
-        config: Configuration of a dataset repository, where it has several.
-        limit: Keep only the first rows, at least 1.
+        config: Configuration of a dataset repository that has several.
+        limit: Keep only the first rows.
 
     Raises:
-        UserError: The dataset cannot be loaded (say, offline), lacks a column, or holds a bad row.
+        UserError: The dataset cannot be loaded (say, offline), is missing a column, or has a bad row.
     """
     import datasets  # seconds to import, and not needed for local files
 
-    _check_limit(limit)
     is_url = "://" in path
     source = path if is_url else f"{path} (split {split})"
     try:
@@ -138,68 +132,46 @@ def load_hub_benchmark(
             f"benchmark {source} cannot be loaded: {type(error).__name__}: {error}; "
             "without network access give a local file: eval.path=FILE.jsonl"
         ) from error
-    missing = [key for key in (columns.problem, columns.answer) if key not in table.column_names]
+    missing = [key for key in keys if key not in table.column_names]
     if missing:
         raise UserError(f"benchmark {source} has no column {missing}; its columns are {table.column_names}")
-    problems = [
-        _problem(row, number, f"{source}:{number}", columns) for number, row in enumerate(islice(table, limit), start=1)
-    ]
+    rows = enumerate(islice(table, limit), start=1)
+    problems = (_problem(row, f"{source}:{number}", keys) for number, row in rows)
     return Benchmark.of(name or path.rsplit("/", 1)[-1].removesuffix(".json"), problems)
 
 
-def _check_limit(limit: int | None) -> None:
-    if limit is not None and limit < 1:
-        raise UserError(f"eval.limit must be at least 1, got {limit}; leave it out for the whole benchmark")
-
-
-_Rows = Iterator[tuple[int, str, Mapping[str, Any]]]  # row number, place for messages, row
-
-
-def _lines(path: Path) -> _Rows:
-    for place, row in read_jsonl(path):
-        yield int(place.rpartition(":")[2]), place, row
-
-
-def _listed_rows(path: Path) -> _Rows:
+def _listed_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a JSON list, with their places."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"benchmark file {path} cannot be read: {error}; set eval.path to a JSONL file") from error
     rows = parse_json(text, str(path))
     if not isinstance(rows, list):
-        raise UserError(f"{path}: must hold a list of rows, got {type(rows).__name__}; JSON lines are named .jsonl")
+        raise UserError(f"{path}: must hold a list of rows, got {type(rows).__name__}; name JSON lines .jsonl")
     for number, row in enumerate(rows, start=1):
-        yield number, f"{path}: row {number}", _checked_row(row, f"{path}: row {number}")
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: row {number}: must be a JSON object, got {type(row).__name__}; correct the row")
+        yield f"{path}: row {number}", row
 
 
-def _checked_row(row: object, place: str) -> Mapping[str, Any]:
-    if not isinstance(row, dict):
-        raise UserError(f"{place}: a row must be a JSON object, got {type(row).__name__}")
-    return row
-
-
-def _problem(row: Mapping[str, Any], number: int, place: str, columns: Columns) -> EvalProblem:
-    key = "problem" if "problem" in row else columns.problem
+def _problem(row: Mapping[str, Any], place: str, keys: Keys) -> EvalProblem:
+    key = "problem" if "problem" in row else keys[0]
     problem = row.get(key)
     if not isinstance(problem, str) or not problem.strip():
-        raise UserError(f"{place}:{key}: must be a non-empty text, got {problem!r:.80}")
+        raise UserError(f"{place}:{key}: must be a non-empty string, got {problem!r:.80}")
     identifier = row.get("id")
     if identifier is None:
-        identifier = number
+        identifier = _ROW_NUMBER.findall(place)[0]
     if isinstance(identifier, bool) or not isinstance(identifier, str | int) or identifier == "":
-        raise UserError(f"{place}:id: must be a text or a whole number, got {identifier!r:.80}")
-    return EvalProblem(str(identifier), problem, _answers(row, place, columns))
-
-
-def _answers(row: Mapping[str, Any], place: str, columns: Columns) -> tuple[str, ...]:
-    """The accepted answers: of `answers` where present, else of `answer` (one, or a list), else of the column named."""
-    key = next((key for key in ("answers", "answer") if row.get(key) is not None), columns.answer)
+        raise UserError(f"{place}:id: must be a string or a whole number, got {identifier!r:.80}")
+    # Accepted answers: `answers` if present, else `answer` (one, or a list), else the key of the source.
+    key = next((key for key in ("answers", "answer") if row.get(key) is not None), keys[1])
     value = row.get(key)
     listed = value if isinstance(value, list | tuple) else [value]
-    accepted = tuple(str(item) for item in listed if _is_answer(item))
-    if not accepted or len(accepted) != len(listed):
-        raise UserError(f"{place}:{key}: must be a non-empty text or number, or a list of them, got {value!r:.80}")
-    return accepted
+    if not listed or not all(_is_answer(item) for item in listed):
+        raise UserError(f"{place}:{key}: must be a non-empty string or number, or a list of them, got {value!r:.80}")
+    return EvalProblem(str(identifier), problem, tuple(map(str, listed)))
 
 
 def _is_answer(item: object) -> bool:

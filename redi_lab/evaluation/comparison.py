@@ -11,15 +11,12 @@ Problems are the unit: a finding speaks of problems like these. docs/statistics.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
 from typing import final
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import special
 
 from redi_lab.evaluation.metrics import CONFIDENCE, Estimate, Verdicts, paired_difference, t_quantile
 
@@ -41,22 +38,19 @@ class Comparison:
     """The new run against the old one on the same problems.
 
     Attributes:
-        difference: Of pass@1, new − old, with its 95 % interval over problems.
-        p_value: Two-sided, see `compare`.
+        difference: Difference of pass@1, new − old, with its 95 % interval over problems.
+        p_value: Two-sided, see `exact_test`.
         detectable: The smallest true difference that as many problems and samples find four times out of five; None
             where the difference is the same on every problem, so that its spread is unknown.
-        sampling_share: Share of the variance of the difference that more samples shrink; None as above, and where a
-            run has one sample of each problem.
         problems_needed: Problems, at as many samples, that would find a true difference of the observed size four
             times out of five; None where `detectable` is, and where the observed difference is 0.
-        samples_needed: Samples of each of these problems in both runs that would; None likewise, where
-            `sampling_share` is, and where no number of samples would.
+        samples_needed: Samples of each of these problems in both runs that would; None likewise, where a run has one
+            sample of each problem, and where no number of samples would.
     """
 
     difference: Estimate
     p_value: float
     detectable: float | None = None
-    sampling_share: float | None = None
     problems_needed: int | None = None
     samples_needed: int | None = None
 
@@ -73,11 +67,10 @@ class Comparison:
 
 
 def compare(new: Verdicts, old: Verdicts) -> Comparison:
-    """Compare two runs.
+    """Compare two runs by `exact_test` and a t-interval over the differences of problems.
 
-    With equal numbers of samples: the exact test of `exact_test`, and a t-interval. With unequal ones, both are the
-    more cautious of the exact test (one and the same model is called different in at most 5 % of cases) and the t-test
-    (so are models that differ from problem to problem, but not on average); the interval excludes 0 where p ≤ 0.05.
+    A run with more samples of each problem than the other is compared by its first ones, as many as the other has:
+    swapping whole problems is a symmetry between equal numbers of samples only.
 
     Args:
         new: Verdicts, shape (problems, samples of the new run); row i is the same problem in both.
@@ -86,102 +79,48 @@ def compare(new: Verdicts, old: Verdicts) -> Comparison:
     Raises:
         ValueError: The numbers of problems differ, or a matrix is empty.
     """
-    difference = paired_difference(new, old)
-    p_value, largest_chance = exact_test(new, old)
+    num_samples = min(new.shape[1], old.shape[1])
+    new, old = new[:, :num_samples], old[:, :num_samples]
+    difference, p_value = paired_difference(new, old), exact_test(new, old)
     per_problem = new.mean(axis=1) - old.mean(axis=1)
     count = len(per_problem)
     variance = float(per_problem.var(ddof=1)) if count > 1 else 0.0
-    if new.shape[1] != old.shape[1]:
-        difference, p_value = _more_cautious(difference, p_value, largest_chance)
-        variance = max(variance, _variance_if_alike(new, old))
     if variance < 1e-12:
         return Comparison(difference, p_value)
     quantile = t_quantile(max(count - 1, 1)) + t_quantile(max(count - 1, 1), POWER)
     # The variance that the mean may have for a difference of the observed size to be found.
     target = (difference.value / quantile) ** 2
-    by_sample = _variance_of_a_sample(new), _variance_of_a_sample(old)
-    sampling = by_sample[0] / new.shape[1] + by_sample[1] / old.shape[1]
-    room = count * target - max(0.0, variance - sampling)
+    of_a_sample = _variance_of_a_sample(new) + _variance_of_a_sample(old)
+    room = count * target - max(0.0, variance - of_a_sample / num_samples)
     return Comparison(
         difference,
         p_value,
         detectable=quantile * math.sqrt(variance / count),
-        sampling_share=min(1.0, sampling / variance) if math.isfinite(sampling) else None,
         problems_needed=math.ceil(variance / target) if target else None,
-        samples_needed=math.ceil(sum(by_sample) / room) if room > 0 and math.isfinite(sampling) else None,
+        samples_needed=math.ceil(of_a_sample / room) if room > 0 and math.isfinite(of_a_sample) else None,
     )
 
 
-def exact_test(new: Verdicts, old: Verdicts) -> tuple[float, float]:
-    """Two-sided exact test: how often would the difference be as large if the runs were interchangeable?
+def exact_test(new: Verdicts, old: Verdicts) -> float:
+    """Two-sided exact p-value: how often would the difference be as large if the runs were interchangeable?
 
-    With equal numbers of samples all 2ⁿ ways to swap the two runs on whole problems are counted. With unequal ones a
-    swap changes more than the names, so the samples of a problem are exchanged one by one instead: of the c right ones
-    among its a + b verdicts, the new run's number is hypergeometric. Either way the problems are convolved, so nothing
-    is drawn at random; with one sample of each problem it is McNemar's test.
+    All 2ⁿ ways to swap the two runs on whole problems are counted by convolution, so nothing is drawn at random; with
+    one sample of each problem it is McNemar's test.
 
     Args:
-        new: Verdicts, shape (problems, samples of the new run).
-        old: Verdicts, shape (problems, samples of the old run).
-
-    Returns:
-        The p-value, and the largest absolute difference of pass@1 that has one above 0.05.
+        new: Verdicts, shape (problems, samples).
+        old: Verdicts, same shape.
     """
-    a, b = new.shape[1], old.shape[1]
-    right = new.sum(axis=1).tolist(), old.sum(axis=1).tolist()
-    lowest, probabilities = 0, np.ones(1)  # of the new run's number right, counted from the lowest that is possible
-    for low, of_problem in _null_distributions(*right, a, b):
-        lowest, probabilities = lowest + low, np.convolve(probabilities, of_problem)
-    # Sum over problems of new accuracy − old accuracy, times a·b so that it is whole.
-    total = sum(right[0]) + sum(right[1])
-    sizes = np.abs((a + b) * (lowest + np.arange(len(probabilities))) - a * total)
-    order = np.argsort(-sizes, kind="stable")
-    sizes, at_least = sizes[order], probabilities[order].cumsum()
-    observed = abs((a + b) * sum(right[0]) - a * total)
-    p_value = at_least[np.count_nonzero(sizes >= observed) - 1]
-    largest = sizes[(at_least > 1 - CONFIDENCE).argmax()] / (a * b * len(new))
-    return min(1.0, float(p_value)), float(largest)
-
-
-def _null_distributions(
-    new: Sequence[int], old: Sequence[int], a: int, b: int
-) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Of each problem, how many right the new run may have, given both together: the lowest number, probabilities."""
-    for x, y in zip(new, old, strict=True):
-        if a == b:
-            swapped = np.zeros(abs(x - y) + 1)
-            swapped[0] += 0.5
-            swapped[-1] += 0.5
-            yield min(x, y), swapped
-        else:
-            yield max(0, x + y - b), _hypergeometric(a, b, x + y)
-
-
-@cache
-def _hypergeometric(a: int, b: int, right: int) -> NDArray[np.float64]:
-    """How many of the `right` ones among a + b verdicts fall to the first a: probabilities, from the fewest on."""
-    counts = range(max(0, right - b), min(a, right) + 1)
-    return np.array([math.comb(a, k) * math.comb(b, right - k) / math.comb(a + b, right) for k in counts])
-
-
-def _more_cautious(difference: Estimate, p_value: float, largest_chance: float) -> tuple[Estimate, float]:
-    """The wider interval and the larger p-value of the exact test and the t-test, which fit each other."""
-    value, degrees = difference.value, max(difference.num_problems - 1, 1)
-    half_width = max(value - difference.ci_low, difference.ci_high - value)  # the longer side is not cut off at ± 1
-    of_t_test = 2 * special.stdtr(degrees, -abs(value) / half_width * t_quantile(degrees))
-    half_width = max(half_width, largest_chance + 1e-12)  # rounding must not part interval and p-value
-    low, high = max(-1.0, value - half_width), min(1.0, value + half_width)
-    return replace(difference, ci_low=low, ci_high=high), max(p_value, float(of_t_test))
-
-
-def _variance_if_alike(new: Verdicts, old: Verdicts) -> float:
-    """Variance of a problem's difference if one model had given all verdicts, averaged over problems.
-
-    Of one sample, the spread between problems says too little: a run that happens to be right everywhere has none.
-    """
-    a, b = new.shape[1], old.shape[1]
-    right = new.sum(axis=1) + old.sum(axis=1)
-    return float((right * (a + b - right)).mean() / (a * b * (a + b - 1)))
+    gaps = np.abs(new.sum(axis=1) - old.sum(axis=1))
+    probabilities = np.ones(1)  # of the sum of the gaps with all signs, from −Σ to Σ in steps of 2
+    for gap in gaps:
+        kernel = np.zeros(gap + 1)
+        kernel[0] += 0.5
+        kernel[-1] += 0.5
+        probabilities = np.convolve(probabilities, kernel)
+    sums = 2 * np.arange(len(probabilities)) - gaps.sum()
+    observed = abs(int(new.sum()) - int(old.sum()))
+    return min(1.0, float(probabilities[np.abs(sums) >= observed].sum()))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -190,15 +129,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Source: Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure".
     """
     count, order = len(p_values), np.argsort(p_values)
-    steps = np.maximum.accumulate(np.sort(p_values) * (count - np.arange(count)))
-    return _unsorted(np.minimum(1.0, steps), order)
+    adjusted = np.empty(count)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(np.sort(p_values) * (count - np.arange(count))))
+    return [float(value) for value in adjusted]
 
 
 def explain(comparison: Comparison, new: str, old: str, adjusted_p: float | None = None) -> str:
-    """The finding as text: one sentence, and a second one on what would decide it, where nothing does yet.
+    """The finding as text: one sentence, and if it is undecided a second one on what would decide it.
 
     Args:
-        comparison: What to tell.
+        comparison: The numbers.
         new: Name of the new run.
         old: Name of the old run.
         adjusted_p: The p-value after a correction for several comparisons, if there was one.
@@ -216,19 +156,16 @@ def explain(comparison: Comparison, new: str, old: str, adjusted_p: float | None
 def _what_would_decide(comparison: Comparison) -> str:
     count = comparison.difference.num_problems
     if comparison.detectable is None:
-        return "They differ alike on every problem, which says nothing of other problems."
+        return "The difference is the same on every problem, so it says nothing about other problems."
     found = f"{count} problems find a true difference of {comparison.detectable:.3f} four times out of five"
     if comparison.problems_needed is None:
         return f"{found}; the observed one is 0."
-    if comparison.sampling_share is None:
+    if comparison.difference.num_samples == 1:
         samples = "draw two samples or more in both runs to learn whether more samples would help"
     elif comparison.samples_needed is not None:
         samples = f"so would {comparison.samples_needed} samples of each of these problems in both runs"
     else:
-        samples = (
-            f"no number of samples would: they shrink only {comparison.sampling_share:.0%} of the variance, the rest is"
-            " between problems"
-        )
+        samples = "no number of samples would, because the variance between problems alone is too large"
     return f"{found}; one of the observed size takes {comparison.problems_needed} problems; {samples}."
 
 
@@ -239,9 +176,3 @@ def _variance_of_a_sample(correct: Verdicts) -> float:
         return math.inf
     rates = correct.mean(axis=1)
     return float((rates * (1 - rates)).mean() * num_samples / (num_samples - 1))
-
-
-def _unsorted(values: NDArray[np.float64], order: NDArray[np.intp]) -> list[float]:
-    restored = np.empty_like(values)
-    restored[order] = values
-    return [float(value) for value in restored]

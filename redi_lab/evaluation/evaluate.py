@@ -1,4 +1,4 @@
-"""Evaluate one checkpoint on one benchmark: look the result up, else draw what samples lack, grade, score and store.
+"""Evaluate one checkpoint on one benchmark: look the result up, else draw the missing samples, grade, score and store.
 
 with Grader() as grader:
     evaluation = Evaluation(engine, folder, benchmark, encode, sampling, grader, {"prompt": template}, results_folder)
@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
-from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
+from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.evaluation.results import (
     EvaluationResult,
     ResultRow,
@@ -26,10 +26,10 @@ from redi_lab.evaluation.results import (
     load_result,
     save_result,
 )
-from redi_lab.evaluation.samples import Sample, SampleStore, draw_samples
+from redi_lab.evaluation.samples import SampleStore, draw_samples
 from redi_lab.evaluation.scoring import grade_completions, score
 from redi_lab.generation.engines import Engine, Progress, SamplingParams
-from redi_lab.grading.grader import Gold, Grade, Grader
+from redi_lab.grading.grader import Gold, Grader
 from redi_lab.redaction import redacted
 
 
@@ -43,10 +43,10 @@ class Evaluation:
         checkpoint: Hugging Face folder.
         benchmark: Problems and accepted answers.
         encode: From a problem's text to the token ids of its prompt. The ids enter the protocol by their hash, so a
-            changed template is a different evaluation even where `protocol_extras` does not tell.
+            changed template is a different evaluation even if `protocol_extras` does not say so.
         sampling: How completions are drawn.
         grader: What grades them.
-        protocol_extras: Further JSON values of the protocol, such as the prompt template in words.
+        protocol_extras: Further JSON values of the protocol, such as the prompt template.
         folder: Where results are kept, and below it, in `samples`, what is drawn.
         chunk_completions: About how many completions are drawn between two saves.
         require_closed_thought: See `redi_lab.evaluation.scoring.grade_completions`.
@@ -71,13 +71,12 @@ class Evaluation:
 
         Raises:
             UserError: See the engine, `checkpoint_hash` and `SampleStore`.
-            ValueError: `protocol_extras` names a key of the protocol itself.
             RuntimeError: The engine returned other completions than were asked for.
         """
         protocol = self.protocol
         key = evaluation_key(self.checkpoint_hash, protocol, self.benchmark.digest)
         stored = load_result(self.folder, key)
-        if stored is not None:  # its metrics may be those of an earlier version; its rows say the same for ever
+        if stored is not None:  # its metrics may come from an earlier version; its rows stay the same
             return replace(stored, metrics=self._metrics(stored.rows))
         rows = self.rows(self.sampling.first_sample, self.sampling.num_samples, on_progress)
         metrics, benchmark = self._metrics(rows), self.benchmark
@@ -88,7 +87,7 @@ class Evaluation:
         return result
 
     def rows(self, first_sample: int, num_samples: int, on_progress: Progress | None = None) -> list[ResultRow]:
-        """Graded samples of all problems, whatever `sampling` says of their number; drawn only where they lack.
+        """Graded samples of all problems, in whatever number; only missing ones are drawn.
 
         Args:
             first_sample: Index of the first sample of each problem.
@@ -103,19 +102,29 @@ class Evaluation:
             RuntimeError: As `result`.
         """
         sampling = replace(self.sampling, first_sample=first_sample, num_samples=num_samples)
+        store = SampleStore(self.folder / "samples", {"checkpoint_hash": self.checkpoint_hash, **self._drawing})
         drawn = draw_samples(
-            self.engine, self.checkpoint, self._prompts, sampling, self._store(), self.chunk_completions, on_progress
+            self.engine, self.checkpoint, self._prompts, sampling, store, self.chunk_completions, on_progress
         )
-        pairs: list[tuple[str, Gold]] = [
-            (sample.text, problem.answers)
-            for problem, samples in zip(self.benchmark.problems, drawn, strict=True)
-            for sample in samples
+        samples = [
+            (problem, index, sample)
+            for problem, of_problem in zip(self.benchmark.problems, drawn, strict=True)
+            for index, sample in enumerate(of_problem, start=first_sample)
         ]
-        grades = iter(grade_completions(self.grader, pairs, require_closed_thought=self.require_closed_thought))
+        texts: list[tuple[str, Gold]] = [(sample.text, problem.answers) for problem, _, sample in samples]
+        grades = grade_completions(self.grader, texts, require_closed_thought=self.require_closed_thought)
         return [
-            _row(problem, index, sample, next(grades))
-            for problem, samples in zip(self.benchmark.problems, drawn, strict=True)
-            for index, sample in enumerate(samples, start=first_sample)
+            ResultRow(
+                id=problem.id,
+                sample=index,
+                text=sample.text,
+                finish_reason=sample.finish_reason,
+                verdict=grade.verdict.value,
+                reason=grade.reason,
+                answer=grade.answer,
+                num_tokens=sample.num_tokens,
+            )
+            for (problem, index, sample), grade in zip(samples, grades, strict=True)
         ]
 
     def _metrics(self, rows: Sequence[ResultRow]) -> dict[str, float]:
@@ -130,17 +139,14 @@ class Evaluation:
 
     @cached_property
     def protocol(self) -> dict[str, Any]:
-        """All that decides the result besides checkpoint and benchmark."""
+        """Everything that decides the result, except checkpoint and benchmark."""
         own = {
             "sampling": {"num_samples": self.sampling.num_samples, **self._drawing["sampling"]},
             "engine": self._drawing["engine"],
             "grader": {**self.grader.settings, "require_closed_thought": self.require_closed_thought},
             "prompts_sha256": self._drawing["prompts_sha256"],
         }
-        clash = sorted(own.keys() & self.protocol_extras.keys())
-        if clash:
-            raise ValueError(f"protocol_extras must not name {clash}: Evaluation records them itself")
-        return own | dict(self.protocol_extras)
+        return dict(self.protocol_extras) | own
 
     @cached_property
     def _prompts(self) -> list[list[int]]:
@@ -148,7 +154,7 @@ class Evaluation:
 
     @cached_property
     def _drawing(self) -> dict[str, Any]:
-        """What decides a sample besides the checkpoint and its indices."""
+        """Everything that decides a sample, except the checkpoint and its indices."""
         sampling, engine = self.sampling, self.engine
         return {
             "sampling": {
@@ -160,19 +166,3 @@ class Evaluation:
             "engine": {"name": engine.name, "versions": dict(engine.versions), "settings": redacted(engine.settings)},
             "prompts_sha256": content_digest(self._prompts),
         }
-
-    def _store(self) -> SampleStore:
-        return SampleStore(self.folder / "samples", {"checkpoint_hash": self.checkpoint_hash, **self._drawing})
-
-
-def _row(problem: EvalProblem, index: int, sample: Sample, grade: Grade) -> ResultRow:
-    return ResultRow(
-        id=problem.id,
-        sample=index,
-        text=sample.text,
-        finish_reason=sample.finish_reason,
-        verdict=grade.verdict.value,
-        reason=grade.reason,
-        answer=grade.answer,
-        num_tokens=sample.num_tokens,
-    )

@@ -7,7 +7,6 @@ the intervals cover.
 
     pass_at_1(correct)               # accuracy, the paper's SEM, a 95 % confidence interval over problems
     pass_at_k(correct, 4)            # chance that at least one of 4 samples is right
-    majority(correct, classes)       # chance that the most frequent answer is right
     average([math500, aime24])       # mean over benchmarks
 """
 
@@ -24,8 +23,6 @@ from scipy import special
 
 Verdicts = NDArray[np.bool_]
 CONFIDENCE = 0.95
-NO_VOTE = -1
-"""Class of a completion without an answer."""
 
 
 @final
@@ -92,38 +89,6 @@ def pass_at_k(correct: Verdicts, k: int) -> Estimate:
     # Python integers: the binomials of 64 samples overflow floats' exact range.
     by_count = np.array([1 - math.comb(num_samples - c, k) / total for c in range(num_samples + 1)])
     return _estimate(by_count[correct.sum(axis=1)], num_samples)
-
-
-def majority(correct: Verdicts, classes: NDArray[np.int64]) -> Estimate:
-    """maj@k: the chance that the most frequent answer among all samples of a problem is right.
-
-    Completions without an answer do not vote; a problem without any vote counts as not solved. A tie is broken by a
-    fair draw, so it counts as the share of the tied answers that are right.
-
-    Args:
-        correct: Verdicts, shape (problems, samples).
-        classes: Label of each completion's answer, same shape: equal where answers of one problem are equivalent,
-            `NO_VOTE` where there is none. See `redi_lab.evaluation.scoring.answer_classes`.
-
-    Raises:
-        ValueError: The shapes differ, the matrix is empty, or a class holds right and wrong answers.
-    """
-    correct = _checked(correct)
-    if classes.shape != correct.shape:
-        raise ValueError(f"majority: verdicts and classes differ in shape: {correct.shape} and {classes.shape}")
-    values = [_share_of_right_modes(*problem) for problem in zip(correct, classes, strict=True)]
-    return _estimate(np.array(values), correct.shape[1])
-
-
-def _share_of_right_modes(correct: Verdicts, classes: NDArray[np.int64]) -> float:
-    has_vote = classes != NO_VOTE
-    labels, counts = np.unique(classes[has_vote], return_counts=True)
-    if not len(labels):
-        return 0.0
-    right_labels = np.unique(classes[has_vote & correct])
-    if np.isin(classes[has_vote & ~correct], right_labels).any():
-        raise ValueError("majority: a class of answers holds right and wrong ones")
-    return float(np.isin(labels[counts == counts.max()], right_labels).mean())
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:
@@ -223,6 +188,6 @@ def t_quantile(degrees: int, probability: float = (1 + CONFIDENCE) / 2) -> float
 
     Args:
         degrees: Degrees of freedom, at least 1.
-        probability: Of a smaller value.
+        probability: Chance of a smaller value.
     """
     return float(special.stdtrit(degrees, probability))

@@ -7,6 +7,8 @@ measure(backbone)["pass_at_1"]
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import final
 
 import numpy as np
@@ -15,43 +17,38 @@ from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.evaluation.metrics import pass_at_1
 from redi_lab.evaluation.scoring import grade_completions
+from redi_lab.generation.checkpoint import Checkpoint
 from redi_lab.generation.engines import SamplingParams
 from redi_lab.generation.transformers_engine import TransformersEngine
 from redi_lab.grading.grader import Gold, Grader, Verdict
 
 
 @final
+@dataclass(frozen=True)
 class PolicyAccuracy:
-    """A function from a policy to numbers; nothing is stored, and nothing of the policy is changed.
+    """A function from a policy to numbers; nothing is stored, and the policy is not changed.
 
-    Args:
+    Attributes:
         benchmark: problems and accepted answers.
         encode: from a problem's text to the token ids of its prompt.
         stops: tokens that end a completion.
-        sampling: how completions are drawn; a problem's random numbers are the same at every step, and no other's.
+        sampling: how completions are drawn; a problem's random numbers are its own, and the same at every step.
         grader: what grades them.
         max_batch_tokens: most tokens, prompts and new ones together, that the KV cache of one batch holds.
         require_closed_thought: see `redi_lab.evaluation.scoring.grade_completions`.
     """
 
-    def __init__(
-        self,
-        benchmark: Benchmark,
-        encode: Callable[[str], list[int]],
-        stops: Sequence[int],
-        sampling: SamplingParams,
-        grader: Grader,
-        max_batch_tokens: int = 65_536,
-        *,
-        require_closed_thought: bool = False,
-    ) -> None:
-        self.benchmark = benchmark
-        self._prompts = [encode(problem.problem) for problem in benchmark.problems]
-        self._stops = list(stops)
-        self._sampling = sampling
-        self._grader = grader
-        self._max_batch_tokens = max_batch_tokens
-        self._require_closed_thought = require_closed_thought
+    benchmark: Benchmark
+    encode: Callable[[str], list[int]]
+    stops: Sequence[int]
+    sampling: SamplingParams
+    grader: Grader
+    max_batch_tokens: int = 65_536
+    require_closed_thought: bool = field(default=False, kw_only=True)
+
+    @cached_property
+    def _prompts(self) -> list[list[int]]:
+        return [self.encode(problem.problem) for problem in self.benchmark.problems]
 
     def __call__(self, policy: CausalLM) -> dict[str, float]:
         """`pass_at_1` with its 95 % interval over problems, `truncation_rate`, and `mean_tokens` of a completion.
@@ -59,15 +56,16 @@ class PolicyAccuracy:
         Args:
             policy: in evaluation mode.
         """
-        engine = TransformersEngine(self._max_batch_tokens, device=str(policy.device))
+        engine = TransformersEngine(self.max_batch_tokens, device=str(policy.device))
         with policy.for_generation() as model:
-            completions = engine.generate_with(model, policy.tokenizer, self._stops, self._prompts, self._sampling)
+            opened = Checkpoint(model.config, policy.tokenizer, tuple(self.stops))
+            completions = engine.generate_with(model, opened, self._prompts, self.sampling)
         pairs: list[tuple[str, Gold]] = [
             (c.text, self.benchmark.problems[c.problem_index].answers) for c in completions
         ]
-        grades = grade_completions(self._grader, pairs, require_closed_thought=self._require_closed_thought)
+        grades = grade_completions(self.grader, pairs, require_closed_thought=self.require_closed_thought)
         is_right = np.array([grade.verdict == Verdict.RIGHT for grade in grades], dtype=np.bool_)
-        score = pass_at_1(is_right.reshape(-1, self._sampling.num_samples))
+        score = pass_at_1(is_right.reshape(-1, self.sampling.num_samples))
         return {
             "pass_at_1": score.value,
             "pass_at_1_ci_low": score.ci_low,

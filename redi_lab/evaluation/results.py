@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -74,11 +74,7 @@ class EvaluationResult:
 
 
 def evaluation_key(checkpoint_hash: str, protocol: Mapping[str, Any], benchmark_digest: str) -> str:
-    """Name a result by all that decides it: 32 hexadecimal digits of a SHA-256 over canonical JSON.
-
-    Raises:
-        TypeError: The protocol holds something that is not JSON.
-    """
+    """The name of a result, from all that decides it: 32 hexadecimal digits of `content_digest`."""
     return content_digest([checkpoint_hash, protocol, benchmark_digest])[:32]
 
 
@@ -97,12 +93,12 @@ def checkpoint_hash(folder: Path) -> str:
     """SHA-256 over names and contents of the files of a Hugging Face folder that can change a completion.
 
     Raises:
-        UserError: The folder holds no `*.safetensors` or no `config.json`.
+        UserError: `*.safetensors` or `config.json` is missing.
     """
     files = sorted({path for pattern in _CHECKPOINT_FILES for path in folder.glob(pattern) if path.is_file()})
     for needed in ("config.json", "*.safetensors"):
         if not any(path.match(needed) for path in files):
-            raise UserError(f"checkpoint {folder} is no Hugging Face folder with weights: it lacks {needed}")
+            raise UserError(f"checkpoint {folder} is not a Hugging Face folder with weights: it has no {needed}")
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
@@ -153,10 +149,5 @@ def _read_result(path: Path, key: str) -> EvaluationResult:
     rows = path.with_suffix(".jsonl").read_bytes()
     if hashlib.sha256(rows).hexdigest() != head["rows_sha256"]:
         raise ValueError("its rows have changed since they were written")
-    return EvaluationResult(**{name: head[name] for name in _HEAD}, rows=tuple(_parse_rows(rows)))
-
-
-def _parse_rows(rows: bytes) -> Iterator[ResultRow]:
-    for line in rows.decode().split("\n"):
-        if line:
-            yield ResultRow(**json.loads(line))
+    parsed = tuple(ResultRow(**json.loads(line)) for line in rows.decode().split("\n") if line)
+    return EvaluationResult(**{name: head[name] for name in _HEAD}, rows=parsed)

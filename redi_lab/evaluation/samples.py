@@ -1,7 +1,7 @@
 """Samples on disk as they are drawn, so that an evaluation which was killed goes on where it was.
 
 A completion follows from the checkpoint, the engine, the sampling parameters, its prompt and its sample index. So a
-store is named by all of these but the number of samples: more samples of the same problems find the earlier ones.
+store is named by all of these except the number of samples: more samples of the same problems find the earlier ones.
 
     store = SampleStore(folder, {"checkpoint": digest, "engine": engine, "sampling": sampling, "prompts": digest})
     samples = draw_samples(engine, checkpoint, prompts, sampling, store, chunk_completions=1024)
@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, final
@@ -54,7 +55,7 @@ class SampleStore:
 
     Args:
         folder: Where stores lie.
-        identity: JSON values that decide a sample, besides its indices; the first line of the file.
+        identity: JSON values that decide a sample, together with its indices; the first line of the file.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
@@ -164,14 +165,14 @@ def draw_samples(
     with store.locked():
         samples = store.read()
         done = total - sum(len(_missing(samples, problem, sampling)) for problem in range(len(prompts)))
-        if on_progress is not None:
-            on_progress(done, total)
+        report = on_progress or (lambda done, total: None)
+        report(done, total)
         size = max(1, chunk_completions // sampling.num_samples)
         for start in range(0, len(prompts), size):
             chunk = range(start, min(start + size, len(prompts)))
             for problems, wanted in _requests(samples, chunk, sampling):
-                report = None if on_progress is None else _shifted(on_progress, done, total)
-                drawn = _generate(engine, checkpoint, [prompts[problem] for problem in problems], wanted, report)
+                shifted = partial(_shift, report, done, total)
+                drawn = _generate(engine, checkpoint, [prompts[problem] for problem in problems], wanted, shifted)
                 store.append(problems, wanted.first_sample, drawn)
                 for problem, new in zip(problems, drawn, strict=True):
                     samples.setdefault(problem, {}).update(enumerate(new, start=wanted.first_sample))
@@ -186,19 +187,19 @@ def _missing(samples: Samples, problem: int, sampling: SamplingParams) -> list[i
 def _requests(
     samples: Samples, chunk: Sequence[int], sampling: SamplingParams
 ) -> Iterator[tuple[list[int], SamplingParams]]:
-    """What lacks in a chunk: problems that lack the same run of samples, and sampling parameters for that run."""
-    lacking: dict[tuple[int, int], list[int]] = {}
+    """What is missing in a chunk: problems that miss the same run of samples, and sampling parameters for that run."""
+    incomplete: dict[tuple[int, int], list[int]] = {}
     for problem in chunk:
         missing = _missing(samples, problem, sampling)
         for _, run in groupby(enumerate(missing), key=lambda item: item[1] - item[0]):
             indices = [index for _, index in run]
-            lacking.setdefault((indices[0], len(indices)), []).append(problem)
-    for (first, count), problems in lacking.items():
+            incomplete.setdefault((indices[0], len(indices)), []).append(problem)
+    for (first, count), problems in incomplete.items():
         yield problems, replace(sampling, first_sample=first, num_samples=count)
 
 
-def _shifted(on_progress: Progress, done: int, total: int) -> Progress:
-    return lambda new, _: on_progress(done + new, total)
+def _shift(on_progress: Progress, before: int, total: int, done: int, _: int) -> None:
+    on_progress(before + done, total)
 
 
 def _generate(
@@ -206,7 +207,7 @@ def _generate(
     checkpoint: Path,
     prompts: Sequence[Sequence[int]],
     sampling: SamplingParams,
-    on_progress: Progress | None,
+    on_progress: Progress,
 ) -> list[list[Sample]]:
     completions = engine.generate(checkpoint, prompts, sampling, on_progress)
     wanted = [(problem, index) for problem in range(len(prompts)) for index in sampling.sample_indices]

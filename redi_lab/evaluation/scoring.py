@@ -1,26 +1,26 @@
 """All metrics of a graded evaluation: from rows, one a completion, to named numbers.
 
 metrics = score(rows, num_samples=16)
-metrics["pass_at_1"], metrics["pass_at_1_ci_low"], metrics["maj_at_16"], metrics["waits_per_1k_tokens"]
+metrics["pass_at_1"], metrics["pass_at_1_ci_low"], metrics["pass_at_16"], metrics["waits_per_1k_tokens"]
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from redi_lab.evaluation.metrics import NO_VOTE, Estimate, Verdicts, majority, pass_at_1, pass_at_k
+from redi_lab.evaluation.metrics import Estimate, Verdicts, pass_at_1, pass_at_k
 from redi_lab.evaluation.results import EvaluationResult, ResultRow
-from redi_lab.evaluation.text_statistics import text_statistics
-from redi_lab.grading.equivalence import Outcome, compare_answers
 from redi_lab.grading.grader import Gold, Grade, Grader, Verdict
 
 UNFINISHED_THOUGHT = "unfinished_thought"
 """Reason of a completion that is wrong because its thought never ends."""
 _END_OF_THOUGHT = "</think>"
 _ABOUT_ZERO = 0.02
+_WAIT = re.compile(r"\bWait\b")
+"""Opens a second thought in reasoning traces; in lower case the word mostly belongs to the problem's story."""
 
 
 def grade_completions(
@@ -62,22 +62,19 @@ def score(rows: Sequence[ResultRow], num_samples: int) -> dict[str, float]:
     """Metrics of graded completions, each a finite number.
 
     `pass_at_1` comes with `_sem` (from two samples on), `_ci_low` and `_ci_high`; from two samples on, `pass_at_k` for
-    k = 2, 4, 8, … and the number of samples, and `maj_at_k` for that number, with `_ci_low` and `_ci_high`;
-    `distinct_answers` is the mean number of different answers to a problem. `truncation_rate` and `unknown_rate` are
-    shares of completions. See `redi_lab.evaluation.text_statistics` for the others.
+    k = 2, 4, 8, … and the number of samples, with `_ci_low` and `_ci_high`. `truncation_rate` and `unknown_rate` are
+    shares of completions. `text_statistics` gives the others.
 
     Args:
         rows: Completions by problem, then sample, `num_samples` of each.
         num_samples: Samples of each problem.
     """
     correct = verdict_matrix(rows, num_samples)
-    classes = _classes(rows, correct)
     metrics = flatten("pass_at_1", pass_at_1(correct))
-    for k in _numbers_of_tries(num_samples):
-        metrics |= flatten(f"pass_at_{k}", pass_at_k(correct, k))
     if num_samples > 1:
-        metrics |= flatten(f"maj_at_{num_samples}", majority(correct, classes))
-        metrics["distinct_answers"] = float(np.mean([len(np.unique(row[row != NO_VOTE])) for row in classes]))
+        powers = {2**exponent for exponent in range(1, num_samples.bit_length())}
+        for k in sorted(powers | {num_samples}):
+            metrics |= flatten(f"pass_at_{k}", pass_at_k(correct, k))
     metrics["truncation_rate"] = float(np.mean([row.finish_reason == "length" for row in rows]))
     metrics["unknown_rate"] = float(np.mean([row.verdict == Verdict.UNKNOWN for row in rows]))
     metrics |= text_statistics([row.text for row in rows], [row.num_tokens for row in rows])
@@ -86,7 +83,7 @@ def score(rows: Sequence[ResultRow], num_samples: int) -> dict[str, float]:
 
 
 def explain_zero(result: EvaluationResult) -> str | None:
-    """What most of the completions that are not right have in common, in words; None where the score is not about 0.
+    """What most of the failed completions have in common, in words; None where the score is not about 0.
 
     Each counts once: as cut off, else as without a readable answer (unknown), else as wrong.
     """
@@ -115,50 +112,20 @@ def flatten(name: str, estimate: Estimate) -> dict[str, float]:
     return numbers if estimate.sem is None else numbers | {f"{name}_sem": estimate.sem}
 
 
-def _numbers_of_tries(num_samples: int) -> list[int]:
-    powers = [2**exponent for exponent in range(1, num_samples.bit_length())]
-    return sorted({k for k in powers if k <= num_samples} | ({num_samples} - {1}))
-
-
-def _classes(rows: Sequence[ResultRow], correct: Verdicts) -> NDArray[np.int64]:
-    answers = [row.answer for row in rows]
-    count = correct.shape[1]
-    by_problem = [answers[start : start + count] for start in range(0, len(answers), count)]
-    return np.array([answer_classes(*pair) for pair in zip(by_problem, correct.tolist(), strict=True)])
-
-
-def answer_classes(answers: Sequence[str | None], correct: Sequence[bool]) -> NDArray[np.int64]:
-    """Label the answers of one problem so that equivalent ones share a label.
-
-    All right answers meet the gold answer, so they are one class, and no wrong one joins it. The others are compared
-    by the conventions of docs/grading.md with the first answer of each class so far; what those leave undecided counts
-    as different.
+def text_statistics(texts: Sequence[str], num_tokens: Sequence[int]) -> dict[str, float]:
+    """Lengths in tokens, and how often "Wait" is said (the paper's Fig. 8). A cut completion counts with what it has.
 
     Args:
-        answers: Final answer of each completion, None where none was stated.
-        correct: Whether each was graded right.
+        texts: One or more completions.
+        num_tokens: Length of each.
 
     Returns:
-        Labels, shape (completions,): 0 for right answers, 1, 2, … in order of appearance, `NO_VOTE` for no answer.
+        `mean_tokens`, the quantiles `tokens_p10`, `tokens_p50` and `tokens_p90`, `waits_per_completion`, and
+        `waits_per_1k_tokens` over all completions together (0 where there is no token).
     """
-    representatives: dict[str, int] = {}
-    known: dict[str, int] = {}
-    labels = []
-    for answer, is_right in zip(answers, correct, strict=True):
-        if is_right:
-            labels.append(0)
-        elif answer is None:
-            labels.append(NO_VOTE)
-        else:
-            if answer not in known:
-                known[answer] = _find(answer, representatives)
-            labels.append(known[answer])
-    return np.array(labels, dtype=np.int64)
-
-
-def _find(answer: str, representatives: dict[str, int]) -> int:
-    for other, label in representatives.items():
-        if compare_answers(answer, other) is Outcome.SAME:
-            return label
-    representatives[answer] = len(representatives) + 1
-    return representatives[answer]
+    lengths = np.asarray(num_tokens, dtype=np.float64)
+    waits = sum(len(_WAIT.findall(text)) for text in texts)
+    quantiles = {f"tokens_p{q}": float(np.percentile(lengths, q)) for q in (10, 50, 90)}
+    rate = 1000 * waits / lengths.sum() if lengths.sum() else 0.0
+    means = {"mean_tokens": float(lengths.mean()), "waits_per_completion": waits / len(texts)}
+    return means | quantiles | {"waits_per_1k_tokens": float(rate)}

@@ -1,4 +1,4 @@
-"""What every engine reads of a checkpoint folder besides its weights: tokenizer, end tokens, positions, precision.
+"""What every engine reads from a checkpoint folder, except its weights: tokenizer, end tokens, positions, precision.
 
 checkpoint = Checkpoint.open(folder)
 checkpoint.check_lengths(prompts, max_new_tokens)
@@ -51,7 +51,7 @@ class Checkpoint:
             raise UserError(
                 f"checkpoint {path}: its tokenizer has no tokens; copy the folder again, with tokenizer.json"
             )
-        for source in (generation, config.get_text_config(), tokenizer):  # the first may name several
+        for source in (generation, config.get_text_config(), tokenizer):  # generation_config.json may name several
             found = getattr(source, "eos_token_id", None)
             if found is not None:
                 return cls(config, tokenizer, tuple(found) if isinstance(found, list | tuple) else (int(found),))
@@ -59,7 +59,7 @@ class Checkpoint:
 
     @property
     def max_positions(self) -> int | None:
-        """Longest sequence of the model, None where it names none."""
+        """Longest sequence of the model; None if its configuration does not say."""
         positions: int | None = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         return positions
 
@@ -68,7 +68,7 @@ class Checkpoint:
         """The precision that it was saved in, such as "bfloat16".
 
         Raises:
-            UserError: Its configuration does not tell.
+            UserError: Its configuration does not say.
         """
         dtype = getattr(self.config.get_text_config(), "dtype", None) or getattr(self.config, "dtype", None)
         if dtype is None:
@@ -107,7 +107,7 @@ class Checkpoint:
         Args:
             problem: Position of the prompt in the request.
             sample: Index of the sample.
-            generated: Token ids, perhaps with anything behind the end token.
+            generated: Token ids; anything may follow the end token.
             logps: The log-prob of each, or None.
         """
         end = next((position for position, token in enumerate(generated) if token in self.stops), None)
@@ -120,7 +120,7 @@ class Checkpoint:
 
 @contextmanager
 def loading(path: Path) -> Iterator[None]:
-    """Turn what transformers raises over an unusable folder into one line.
+    """Turn what transformers raises for an unusable folder into a one-line error.
 
     Raises:
         UserError: The folder cannot be loaded.
@@ -129,20 +129,20 @@ def loading(path: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # what transformers raises over a damaged folder is of any kind
+    except Exception as error:  # transformers raises errors of any kind for a damaged folder
         raise UserError(
-            f"checkpoint {path} is no Hugging Face folder that can be loaded: {in_short(error)}; copy or save it again"
+            f"checkpoint {path} cannot be loaded as a Hugging Face folder: {in_short(error)}; copy or save it again"
         ) from error
 
 
 def content_stamp(path: Path) -> tuple[object, ...]:
-    """Changes when a file of the folder is written: what was loaded from it is then stale."""
+    """Changes when a file of the folder is written: a model loaded from it before is then stale."""
     files = sorted(file for file in path.iterdir() if file.is_file())
     return (path.absolute(), *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 
 def _load_tokenizer(path: Path) -> Any:
-    """The tokenizer exactly as `tokenizer.json` describes it, where the folder names no class of its own.
+    """The tokenizer exactly as `tokenizer.json` describes it, where the folder names no special class.
 
     AutoTokenizer of transformers 5 goes by the model's type instead: it would read a plain word-level tokenizer beside
     a Qwen2 model as Qwen's byte-level one, and decode without spaces.

@@ -27,9 +27,9 @@ class SamplingParams:
         top_p: Sample from the smallest set of tokens that holds this probability, in (0, 1].
         max_new_tokens: Longest completion, in tokens, the end token included.
         num_samples: Completions of each prompt.
-        seed: Seed of all streams, not negative. Each completion has a stream of its own, named by the seed, its
-            prompt's tokens and its sample index: more samples or another order of prompts change no other completion.
-        first_sample: Index of the first of the samples, not negative.
+        seed: Seed of all streams, not negative. Each completion has a separate stream, named by the seed, its prompt's
+            tokens and its sample index: more samples or another order of prompts change no other completion.
+        first_sample: Index of the first of the samples.
         wants_token_logps: Whether completions come with the log-probs of their tokens.
     """
 
@@ -45,18 +45,6 @@ class SamplingParams:
     def sample_indices(self) -> range:
         """Indices of the samples of each prompt."""
         return range(self.first_sample, self.first_sample + self.num_samples)
-
-    def __post_init__(self) -> None:
-        for name, value, is_valid, rule in (
-            ("temperature", self.temperature, 0 <= self.temperature < float("inf"), "not negative"),
-            ("top_p", self.top_p, 0 < self.top_p <= 1, "in (0, 1]"),
-            ("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1"),
-            ("num_samples", self.num_samples, self.num_samples >= 1, "at least 1"),
-            ("seed", self.seed, self.seed >= 0, "not negative"),
-            ("first_sample", self.first_sample, self.first_sample >= 0, "not negative"),
-        ):
-            if not is_valid:
-                raise ValueError(f"sampling.{name} must be {rule}, got {value}")
 
 
 @final

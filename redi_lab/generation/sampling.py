@@ -1,8 +1,8 @@
-"""Top-p sampling whose every random number belongs to one (seed, prompt, sample), whatever shares its batch.
+"""Top-p sampling in which every random number belongs to one (seed, prompt, sample), whatever shares its batch.
 
-The usual sampler draws from one global stream, so adding a sample or moving a problem changes every later
-completion. Here each row of a batch has a stream of its own and spends one uniform number a step (inverse CDF), so a
-completion depends on the seed, its prompt's tokens and its sample index, and on nothing else but rounding.
+The usual sampler draws from one global stream, so adding a sample or moving a problem changes every later completion.
+Here each row of a batch has its own stream and spends one uniform number a step (inverse CDF), so a completion depends
+on the seed, its prompt's tokens and its sample index, and on nothing else but rounding.
 """
 
 from __future__ import annotations
@@ -66,44 +66,34 @@ class SeededSampler(LogitsProcessor):
     """Turns greedy decoding into seeded sampling: leaves one token a row possible.
 
     Args:
-        numbers: Uniform numbers, shape (rows, max_new_tokens).
+        numbers: Uniform numbers, shape (rows, max_new_tokens); None takes the most probable token.
         prompt_width: Columns of the padded prompts, from which the step follows.
-        temperature: Positive.
+        temperature: Positive where there are numbers.
         top_p: In (0, 1].
+
+    Attributes:
+        logps: For each step the log-probs of the tokens taken, shape (rows,), under the scores before any sampling;
+            filled where `keeps_logps`.
     """
 
-    def __init__(self, numbers: Tensor, prompt_width: int, temperature: float, top_p: float) -> None:
+    def __init__(
+        self, numbers: Tensor | None, prompt_width: int, temperature: float, top_p: float, *, keeps_logps: bool = False
+    ) -> None:
         self._numbers = numbers
         self._prompt_width = prompt_width
         self._temperature = temperature
         self._top_p = top_p
+        self._keeps_logps = keeps_logps
+        self.logps: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return scores that are 0 at the drawn token and −inf elsewhere, shape (rows, vocabulary)."""
-        step = input_ids.shape[1] - self._prompt_width
-        drawn = draw(scores, self._numbers[:, step], self._temperature, self._top_p)
-        return torch.full_like(scores, -torch.inf).scatter_(-1, drawn.unsqueeze(-1), 0.0)
-
-
-@final
-class TokenScorer(LogitsProcessor):
-    """Keeps the log-prob of each token that is about to be taken, under the scores before any sampler.
-
-    Args:
-        sampler: Chooses the tokens; None where the most probable one is taken.
-    """
-
-    def __init__(self, sampler: SeededSampler | None) -> None:
-        self._sampler = sampler
-        self._steps: list[Tensor] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return what the sampler makes of the scores, shape (rows, vocabulary)."""
-        chosen = scores if self._sampler is None else self._sampler(input_ids, scores)
-        tokens = chosen.argmax(dim=-1, keepdim=True)
-        self._steps.append(torch.log_softmax(scores.float(), dim=-1).gather(-1, tokens).squeeze(-1))
-        return chosen
-
-    def logps(self) -> Tensor:
-        """Log-probs of the tokens so far, shape (rows, steps)."""
-        return torch.stack(self._steps, dim=-1)
+        """Return scores that are 0 at the chosen token and −inf elsewhere, shape (rows, vocabulary)."""
+        if self._numbers is None:
+            chosen = scores.argmax(dim=-1)
+        else:
+            step = input_ids.shape[1] - self._prompt_width
+            chosen = draw(scores, self._numbers[:, step], self._temperature, self._top_p)
+        if self._keeps_logps:
+            logps = torch.log_softmax(scores.float(), dim=-1)
+            self.logps.append(logps.gather(-1, chosen.unsqueeze(-1)).squeeze(-1))
+        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen.unsqueeze(-1), 0.0)

@@ -1,4 +1,4 @@
-"""The engine that runs everywhere: batched generation by transformers, with sampling of our own.
+"""The engine that runs everywhere: batched generation by transformers, with seeded sampling.
 
 engine = TransformersEngine(max_batch_tokens=65_536)
 completions = engine.generate(folder, prompts, SamplingParams(0.6, 0.95, 1024, num_samples=4, seed=42))
@@ -7,30 +7,26 @@ completions = engine.generate(folder, prompts, SamplingParams(0.6, 0.95, 1024, n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList
+from transformers.cache_utils import DynamicCache
 
 from redi_lab.backbone.weights import check_loaded, check_vocabulary
 from redi_lab.errors import UserError
 from redi_lab.generation.checkpoint import Checkpoint, content_stamp, loading
 from redi_lab.generation.engines import Completion, Progress, SamplingParams
-from redi_lab.generation.kv_cache import empty_cache
-from redi_lab.generation.sampling import SeededSampler, TokenScorer, uniforms
+from redi_lab.generation.sampling import SeededSampler, uniforms
 
 _TOKENS_BETWEEN_SORTINGS = 16  # steps between two looks for finished rows: leaving costs one copy of the KV cache
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     """One completion still to be generated."""
 
     problem_index: int
@@ -48,27 +44,17 @@ class TransformersEngine:
     Args:
         max_batch_tokens: Tokens that the KV cache of one batch may hold, prompts and new tokens together. For
             Qwen2.5-1.5B a token takes 28 KiB in bfloat16, so the default is 1.8 GiB.
-        dtype: "float32", "bfloat16", or "auto" for what the checkpoint was saved in.
+        dtype: "float32", "bfloat16", or "auto" for the precision that the checkpoint was saved in.
         device: A torch device, or "auto" for CUDA where there is one, else the CPU.
-
-    Raises:
-        ValueError: `max_batch_tokens` is not positive or `dtype` unknown.
     """
 
+    name = "transformers"
+
     def __init__(self, max_batch_tokens: int = 65_536, dtype: str = "auto", device: str = "auto") -> None:
-        if max_batch_tokens < 1:
-            raise ValueError(f"TransformersEngine: max_batch_tokens must be at least 1, got {max_batch_tokens}")
-        if dtype not in ("float32", "bfloat16", "auto"):
-            raise ValueError(f"TransformersEngine: dtype must be float32, bfloat16 or auto, got {dtype}")
         self._max_batch_tokens = max_batch_tokens
         self._dtype = dtype
         self._device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         self._loaded: tuple[tuple[object, ...], Any, Checkpoint] | None = None
-
-    @property
-    def name(self) -> str:
-        """Short name of the engine."""
-        return "transformers"
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -93,14 +79,13 @@ class TransformersEngine:
             UserError: The folder cannot be loaded or names no end token; a prompt is empty; a prompt with its new
                 tokens exceeds the model's positions or `max_batch_tokens`.
         """
-        model, read = self._load(checkpoint)
-        return self.generate_with(model, read.tokenizer, read.stops, prompts, sampling, on_progress)
+        model, opened = self._load(checkpoint)
+        return self.generate_with(model, opened, prompts, sampling, on_progress)
 
     def generate_with(
         self,
         model: Any,
-        tokenizer: Any,
-        stops: Sequence[int],
+        checkpoint: Checkpoint,
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParams,
         on_progress: Progress | None = None,
@@ -109,8 +94,7 @@ class TransformersEngine:
 
         Args:
             model: A transformers causal LM in evaluation mode, on the engine's device.
-            tokenizer: Its tokenizer.
-            stops: End tokens.
+            checkpoint: Its configuration, tokenizer and end tokens.
             prompts: Token ids of each prompt.
             sampling: How completions are drawn.
             on_progress: Called with (completions done, completions wanted).
@@ -118,26 +102,32 @@ class TransformersEngine:
         Raises:
             UserError: A prompt is empty, or with its new tokens exceeds the model's positions or `max_batch_tokens`.
         """
-        checkpoint = Checkpoint(model.config, tokenizer, tuple(stops))
         checkpoint.check_lengths(prompts, sampling.max_new_tokens)
         self._check_budget(prompts, sampling.max_new_tokens)
         # A fresh configuration: generate() would fill what a request leaves open from the checkpoint's own settings.
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
-        model.generation_config = GenerationConfig(do_sample=False, eos_token_id=list(stops), pad_token_id=pad)
+        pad = checkpoint.tokenizer.pad_token_id
+        model.generation_config = GenerationConfig(
+            do_sample=False,
+            eos_token_id=list(checkpoint.stops),
+            pad_token_id=checkpoint.stops[0] if pad is None else pad,
+        )
         rows = [
             _Row(problem, sample, tuple(prompt))
             for problem, prompt in enumerate(prompts)
             for sample in sampling.sample_indices
         ]
         completions: list[Completion] = []
+
+        def report(num_finished: int) -> None:
+            if on_progress is not None:
+                on_progress(len(completions) + num_finished, len(rows))
+
         for batch in self._batches(rows, sampling.max_new_tokens):
-            finished = on_progress and partial(_report, on_progress, len(completions), len(rows))
-            generated, logps = self._generate_batch(model, batch, sampling, stops, finished)
+            generated, logps = self._generate_batch(model, batch, sampling, checkpoint.stops, report)
             for row, tokens, scores in zip(batch, generated, logps, strict=True):
                 kept = scores if sampling.wants_token_logps else None
                 completions.append(checkpoint.completion(row.problem_index, row.sample_index, tokens, kept))
-            if on_progress is not None:
-                on_progress(len(completions), len(rows))
+            report(0)
         return sorted(completions, key=lambda completion: (completion.problem_index, completion.sample_index))
 
     def close(self) -> None:
@@ -158,7 +148,7 @@ class TransformersEngine:
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
-                ignore_mismatched_sizes=True,  # told below, by name
+                ignore_mismatched_sizes=True,  # reported below, by name
                 output_loading_info=True,
             )
         check_loaded(found, f"checkpoint {path}")
@@ -178,7 +168,7 @@ class TransformersEngine:
     def _batches(self, rows: Sequence[_Row], max_new_tokens: int) -> Iterator[list[_Row]]:
         """Batches of rows whose padded prompts and new tokens fit the budget, longest prompts first.
 
-        The dearest batch comes first, so that a budget which is too large fails at once.
+        The most expensive batch comes first, so that a budget which is too large fails at once.
         """
         batch: list[_Row] = []
         for row in sorted(rows, key=lambda row: len(row.prompt), reverse=True):
@@ -196,43 +186,46 @@ class TransformersEngine:
         batch: Sequence[_Row],
         sampling: SamplingParams,
         stops: Sequence[int],
-        on_finished: Callable[[int], None] | None,
+        on_finished: Callable[[int], None],
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """The new tokens of each row, perhaps with padding behind its end token, and where asked for their log-probs.
+        """The new tokens of each row, perhaps with padding behind its end token, and their log-probs if asked for.
 
         `model.generate` pays for a finished row until the last one ends, so it is asked for a few tokens at a time and
         finished rows leave in between.
         """
-        width = len(batch[0].prompt)
+        width, longest = len(batch[0].prompt), len(batch[0].prompt) + sampling.max_new_tokens
         pad = model.generation_config.pad_token_id
         lengths = torch.tensor([len(row.prompt) for row in batch], device=self._device)
         mask = (torch.arange(width, device=self._device) >= width - lengths.unsqueeze(-1)).long()
         tokens = torch.tensor([[pad] * (width - len(row.prompt)) + list(row.prompt) for row in batch]).to(self._device)
         numbers = self._numbers(batch, sampling) if sampling.temperature > 0 else None
-        cache = empty_cache(model.config, width + sampling.max_new_tokens)
+        cache = DynamicCache(config=model.config)
         is_stop = torch.tensor(stops, device=self._device)
         generated: list[list[int]] = [[] for _ in batch]
         logps: list[list[float]] = [[] for _ in batch]
         open_rows = list(range(len(batch)))
         while open_rows:
-            sampler = None if numbers is None else SeededSampler(numbers, width, sampling.temperature, sampling.top_p)
-            scorer = TokenScorer(sampler) if sampling.wants_token_logps else None
+            sampler = SeededSampler(
+                numbers, width, sampling.temperature, sampling.top_p, keeps_logps=sampling.wants_token_logps
+            )
             before = tokens.shape[1]
             tokens = model.generate(
                 input_ids=tokens,
                 attention_mask=mask,
-                logits_processor=LogitsProcessorList(filter(None, [scorer or sampler])),
+                logits_processor=LogitsProcessorList([sampler]),
                 past_key_values=cache,
-                max_new_tokens=min(_TOKENS_BETWEEN_SORTINGS, width + sampling.max_new_tokens - before),
+                max_new_tokens=min(_TOKENS_BETWEEN_SORTINGS, longest - before),
             )
             new = tokens[:, before:]
-            _extend(generated, open_rows, new)
-            if scorer is not None:
-                _extend(logps, open_rows, scorer.logps())
-            if tokens.shape[1] == width + sampling.max_new_tokens:
+            for row, added in zip(open_rows, new.tolist(), strict=True):
+                generated[row].extend(added)
+            if sampler.logps:
+                for row, scores in zip(open_rows, torch.stack(sampler.logps, dim=-1).tolist(), strict=True):
+                    logps[row].extend(scores)
+            if tokens.shape[1] == longest:
                 break
             kept = (~torch.isin(new, is_stop).any(dim=-1)).nonzero().squeeze(-1)
-            if on_finished is not None and 0 < len(kept) < len(open_rows):
+            if 0 < len(kept) < len(open_rows):
                 on_finished(len(batch) - len(kept))
             open_rows = [open_rows[position] for position in kept.tolist()]
             cache.batch_select_indices(kept)
@@ -241,15 +234,6 @@ class TransformersEngine:
         return generated, logps
 
     def _numbers(self, batch: Sequence[_Row], sampling: SamplingParams) -> Tensor:
-        """One row of uniform numbers a completion, shape (rows, max_new_tokens)."""
+        """Uniform numbers of each completion, shape (rows, max_new_tokens)."""
         streams = [uniforms(sampling.seed, row.prompt, row.sample_index, sampling.max_new_tokens) for row in batch]
         return torch.from_numpy(np.stack(streams)).to(self._device)
-
-
-def _report(on_progress: Progress, before: int, total: int, finished: int) -> None:
-    on_progress(before + finished, total)
-
-
-def _extend(rows: list[list[Any]], indices: Sequence[int], added: Tensor) -> None:
-    for index, values in zip(indices, added.tolist(), strict=True):
-        rows[index].extend(values)

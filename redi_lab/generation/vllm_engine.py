@@ -1,10 +1,10 @@
-"""The engine for long completions and many of them: vLLM, in worker processes or in this one.
+"""The engine for long completions and many of them: vLLM in worker processes.
 
     engine = VLLMEngine(python=".venv-vllm/bin/python", data_parallel_size=2)
     completions = engine.generate(folder, prompts, SamplingParams(0.6, 0.95, 1024, num_samples=4, seed=42))
     engine.close()
 
-vLLM pins its own torch and transformers, so it may live in an environment of its own: a worker is
+vLLM pins its own torch and transformers, so it may live in a separate environment: a worker is
 `redi_lab.generation.vllm_worker`, run as a file by that environment's Python.
 """
 
@@ -15,103 +15,75 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import numpy as np
 
 from redi_lab.errors import UserError
-from redi_lab.generation import vllm_worker
-from redi_lab.generation.checkpoint import Checkpoint, content_stamp, loading
+from redi_lab.generation.checkpoint import Checkpoint, content_stamp
 from redi_lab.generation.engines import Completion, Progress, SamplingParams
 from redi_lab.generation.vllm_process import WORKER, WorkerProcess
-
-
-class _Replica(Protocol):
-    """One copy of the model."""
-
-    def generate(self, requests: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Complete all requests, in any order; see `vllm_worker` for both forms."""
-
-    def close(self) -> None:
-        """Free the model."""
 
 
 @final
 class VLLMEngine:
     """Continuous batching with vLLM.
 
-    Sampling is seeded by (seed, prompt, sample): what shares a batch, a replica or a run changes no completion, but for
-    rounding. The streams are vLLM's own, so sampled completions differ from those of the transformers engine; greedy
-    ones agree.
+    Sampling is seeded by (seed, prompt, sample): what shares a batch, a replica or a run changes a completion by
+    rounding at most. The streams are vLLM's own, so sampled completions differ from those of the transformers engine;
+    greedy ones agree.
 
     Args:
         python: Python of the environment that has vLLM; None for the one that runs this.
-        in_process: Run vLLM in this process. It changes the process for good (random state, threads, memory policy), so
-            this is for scripts that do nothing else.
         data_parallel_size: Replicas, each a process with its share of the prompts, and on GPUs with its own devices.
         tensor_parallel_size: Devices that share one replica.
-        dtype: "float32", "bfloat16", or "auto" for what the checkpoint was saved in.
+        dtype: "float32", "bfloat16", or "auto" for the precision that the checkpoint was saved in.
         options: Further arguments of vLLM's `EngineArgs`, such as max_num_seqs or gpu_memory_utilization.
-
-    Raises:
-        ValueError: The arguments contradict each other.
     """
+
+    name = "vllm"
 
     def __init__(
         self,
         python: str | None = None,
-        in_process: bool = False,
         data_parallel_size: int = 1,
         tensor_parallel_size: int = 1,
         dtype: str = "auto",
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        if dtype not in ("float32", "bfloat16", "auto"):
-            raise ValueError(f"VLLMEngine: dtype must be float32, bfloat16 or auto, got {dtype}")
-        if in_process and (python is not None or data_parallel_size > 1):
-            raise ValueError("VLLMEngine: in_process excludes another python and more than one replica")
         self._python = python or sys.executable
-        self._in_process = in_process
         self._num_replicas = data_parallel_size
-        self._tensor_parallel_size = tensor_parallel_size
-        self._dtype = dtype
-        self._options = dict(options or {})
-        self._replicas: list[_Replica] = []
+        self._settings: dict[str, Any] = {
+            "dtype": dtype,
+            "tensor_parallel_size": tensor_parallel_size,
+            "options": dict(options or {}),
+        }
+        self._replicas: list[WorkerProcess] = []
         self._stamp: tuple[object, ...] = ()
-        self._versions: dict[str, str] = {}
 
-    @property
-    def name(self) -> str:
-        """Short name of the engine."""
-        return "vllm"
-
-    @property
+    @cached_property
     def versions(self) -> Mapping[str, str]:
-        """Versions of vLLM (its CPU build is a distribution of its own), torch and transformers where it runs.
+        """Versions of vLLM (its CPU build is a separate distribution), torch and transformers where it runs.
 
         Raises:
             UserError: There is no such Python.
         """
-        if not self._versions:
-            command = [self._python, "-I", WORKER, "--versions"]
-            try:
-                answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            except (OSError, subprocess.CalledProcessError) as error:
-                raise UserError(f"engine.python={self._python} cannot be run: {error}") from error
-            self._versions = json.loads(answer)
-        return self._versions
+        command = [self._python, "-I", WORKER, "--versions"]
+        try:
+            answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise UserError(f"engine.python={self._python} cannot be run: {error}") from error
+        versions: dict[str, str] = json.loads(answer)
+        return versions
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """Precision, split over devices (which moves rounding), and vLLM's options."""
-        return {
-            "dtype": self._dtype,
-            "tensor_parallel_size": self._tensor_parallel_size,
-            "options": self._options,
-        }
+        return self._settings
 
     def generate(
         self,
@@ -128,21 +100,31 @@ class VLLMEngine:
             UserError: The folder cannot be loaded or names no end token; a prompt is empty or too long; vLLM fails, or
                 is killed again and again.
         """
-        read = Checkpoint.open(checkpoint)
-        read.check_lengths(prompts, sampling.max_new_tokens, self._options.get("max_model_len"))
-        requests = [
-            _request(f"{problem} {sample}", prompt, sample, sampling, read.stops)
-            for problem, prompt in enumerate(prompts)
-            for sample in sampling.sample_indices
-        ]
+        opened = Checkpoint.open(checkpoint)
+        opened.check_lengths(prompts, sampling.max_new_tokens, self._settings["options"].get("max_model_len"))
+        # All samples of a prompt go to one replica, which then reads the prompt once.
+        shares: list[list[dict[str, Any]]] = [[] for _ in range(self._num_replicas)]
+        for problem, prompt in enumerate(prompts):
+            for sample in sampling.sample_indices:
+                request = {
+                    "id": f"{problem} {sample}",
+                    "prompt": list(prompt),
+                    "temperature": sampling.temperature,
+                    "top_p": sampling.top_p,
+                    "max_tokens": sampling.max_new_tokens,
+                    "stop": list(opened.stops),
+                    "seed": None if sampling.temperature == 0 else _stream(sampling.seed, prompt, sample),
+                    "logprobs": sampling.wants_token_logps,
+                }
+                shares[problem % self._num_replicas].append(request)
         completions: list[Completion] = []
         try:
-            self._load(checkpoint, read)
-            for made in self._run(requests):
+            self._load(checkpoint, opened)
+            for made in self._run(shares):
                 problem, sample = map(int, made["id"].split())
-                completions.append(read.completion(problem, sample, made["token_ids"], made["logprobs"]))
+                completions.append(opened.completion(problem, sample, made["token_ids"], made["logprobs"]))
                 if on_progress is not None:
-                    on_progress(len(completions), len(requests))
+                    on_progress(len(completions), len(prompts) * sampling.num_samples)
         except BaseException:
             self.close()  # replicas that are in the middle of something cannot be asked again
             raise
@@ -155,71 +137,39 @@ class VLLMEngine:
         self._replicas = []
 
     def _load(self, path: Path, checkpoint: Checkpoint) -> None:
-        with loading(path):
-            stamp = content_stamp(path)
+        """Make the replicas, or keep those that have this checkpoint loaded."""
+        stamp = content_stamp(path)
         if self._replicas and self._stamp == stamp:
             return
         self.close()
-        arguments: dict[str, Any] = {"dtype": self._dtype if self._dtype != "auto" else checkpoint.dtype}
+        dtype, devices, options = self._settings.values()
+        arguments: dict[str, Any] = {"dtype": checkpoint.dtype if dtype == "auto" else dtype}
         if checkpoint.max_positions is not None:
             arguments["max_model_len"] = checkpoint.max_positions
-        arguments |= {"tensor_parallel_size": self._tensor_parallel_size} | self._options
-        if self._in_process:
-            self._replicas = [vllm_worker.Generator(str(path), arguments)]
-        else:
-            self._replicas = [
-                WorkerProcess(self._python, path, arguments, rank, self._num_replicas)
-                for rank in range(self._num_replicas)
-            ]
+        arguments |= {"tensor_parallel_size": devices} | options
+        self._replicas = [
+            WorkerProcess(self._python, path, arguments, rank, self._num_replicas) for rank in range(self._num_replicas)
+        ]
         self._stamp = stamp
 
-    def _run(self, requests: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Completions of all replicas as they come."""
-        # All samples of a prompt go to one replica, which then reads the prompt once.
-        shares: list[list[dict[str, Any]]] = [[] for _ in self._replicas]
-        for request in requests:
-            shares[int(request["id"].split()[0]) % len(shares)].append(request)
-        if len(shares) == 1:
-            yield from self._replicas[0].generate(requests)
-            return
-        done: SimpleQueue[dict[str, Any] | Exception | None] = SimpleQueue()
+    def _run(self, shares: Sequence[Sequence[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+        """Completions of all replicas as they come, each replica waited for by a thread."""
+        done: SimpleQueue[dict[str, Any] | Exception] = SimpleQueue()
+
+        def serve(replica: WorkerProcess, share: Sequence[dict[str, Any]]) -> None:
+            try:
+                for made in replica.generate(share):
+                    done.put(made)
+            except Exception as error:  # raised again where the completions are read
+                done.put(error)
+
         for replica, share in zip(self._replicas, shares, strict=True):
-            Thread(target=_put_all, args=(replica, share, done), daemon=True).start()
-        running = len(shares)
-        while running:
+            Thread(target=serve, args=(replica, share), daemon=True).start()
+        for _ in range(sum(map(len, shares))):
             item = done.get()
             if isinstance(item, Exception):
                 raise item
-            if item is None:
-                running -= 1
-            else:
-                yield item
-
-
-def _put_all(
-    replica: _Replica, requests: Sequence[dict[str, Any]], done: SimpleQueue[dict[str, Any] | Exception | None]
-) -> None:
-    try:
-        for made in replica.generate(requests):
-            done.put(made)
-        done.put(None)
-    except Exception as error:  # it is raised again where the completions are read
-        done.put(error)
-
-
-def _request(
-    name: str, prompt: Sequence[int], sample: int, sampling: SamplingParams, stops: Sequence[int]
-) -> dict[str, Any]:
-    return {
-        "id": name,
-        "prompt": list(prompt),
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_new_tokens,
-        "stop": list(stops),
-        "seed": None if sampling.temperature == 0 else _stream(sampling.seed, prompt, sample),
-        "logprobs": sampling.wants_token_logps,
-    }
+            yield item
 
 
 def _stream(seed: int, prompt: Sequence[int], sample: int) -> int:

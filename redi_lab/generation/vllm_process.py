@@ -1,4 +1,4 @@
-"""One replica of vLLM as a process, spoken to in JSONL; started again when something kills it."""
+"""One replica of vLLM as a process, spoken to in JSONL, and started again when something kills it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ from typing import Any, final
 from redi_lab.errors import UserError
 
 WORKER = str(Path(__file__).with_name("vllm_worker.py"))
-_MAX_STARTS = 3  # of one replica for one share: what kills it thrice will do so again
+_MAX_STARTS = 3  # of one replica for one share: what kills it three times will do so again
 
 
 @final
 class WorkerProcess:
-    """A replica in a process of its own, which is started with the first request.
+    """A replica in a separate process, which is started with the first request.
 
     Args:
         python: Python of the environment that has vLLM.
         checkpoint: Hugging Face folder.
-        arguments: Of vLLM's `EngineArgs`.
+        arguments: Arguments of vLLM's `EngineArgs`.
         rank: Which replica this is.
         num_replicas: How many there are.
+
+    Raises:
+        UserError: CUDA_VISIBLE_DEVICES names too few devices for all replicas.
     """
 
     def __init__(
@@ -39,36 +42,34 @@ class WorkerProcess:
         self._command = [python, "-I", WORKER, str(checkpoint), json.dumps(dict(arguments))]
         self._environment = dict(os.environ)
         if num_replicas > 1:
-            self._environment |= _share_of_machine(rank, num_replicas, arguments.get("tensor_parallel_size", 1))
+            self._environment |= _share_of_machine(rank, num_replicas, arguments["tensor_parallel_size"])
         self._rank = rank
         self._process: subprocess.Popen[str] | None = None
-        self._log: Path | None = None
+        self._log = Path(os.devnull)
         self._is_closed = False
-        self._lock = threading.Lock()  # so that nothing is started behind `close`
+        self._lock = threading.Lock()  # so that nothing is started after `close`
 
     def generate(self, requests: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Complete all requests, in any order; see `redi_lab.generation.vllm_worker` for both forms.
+        """Complete all requests, in any order; `redi_lab.generation.vllm_worker` describes both forms.
 
         Raises:
             UserError: vLLM ended with an error, or was killed `_MAX_STARTS` times.
         """
         left = {request["id"]: request for request in requests}
-        if not left:
-            return
-        for _ in range(_MAX_STARTS):
+        status = starts = 0
+        while left and not self._is_closed:
+            if starts == _MAX_STARTS:
+                raise UserError(
+                    f"vLLM worker {self._rank} was killed {starts} times, last by {signal.Signals(-status).name}: if"
+                    " memory ran out, lower engine.options.gpu_memory_utilization, or kv_cache_memory_bytes on a CPU"
+                )
+            starts += 1
             process = self._start()
             for completion in _exchange(process, list(left.values())):
                 del left[completion["id"]]
                 yield completion
-            if not left or self._is_closed:
-                return
-            status = process.wait()
-            if status >= 0:
+            if left and not self._is_closed and (status := process.wait()) >= 0:
                 raise UserError(f"vLLM worker {self._rank} ended with status {status}: {_reason(self._log)}")
-        raise UserError(
-            f"vLLM worker {self._rank} was killed {_MAX_STARTS} times, last by {signal.Signals(-status).name}: where"
-            " memory ran out, lower engine.options.gpu_memory_utilization, or kv_cache_memory_bytes on a CPU"
-        )
 
     def close(self) -> None:
         """End the process and what it started."""
@@ -79,11 +80,11 @@ class WorkerProcess:
     def _start(self) -> subprocess.Popen[str]:
         """The running process, else a new one."""
         with self._lock:
-            if self._process is not None and self._process.poll() is None and not self._is_closed:
-                return self._process
-            self._end()
             if self._is_closed:
                 raise RuntimeError("the worker was closed")
+            if self._process is not None and self._process.poll() is None:
+                return self._process
+            self._end()
             handle, name = tempfile.mkstemp(prefix=f"redi_lab_vllm_{self._rank}_", suffix=".log")
             self._log = Path(name)
             with os.fdopen(handle, "w") as log:
@@ -99,7 +100,7 @@ class WorkerProcess:
             return self._process
 
     def _end(self) -> None:
-        """Kill the group, also where its leader is dead already, and keep the log only of what failed by itself."""
+        """Kill the group, even if its leader is dead already; the log stays where vLLM itself failed."""
         if self._process is None:
             return
         has_failed = (self._process.poll() or 0) > 0
@@ -111,7 +112,7 @@ class WorkerProcess:
             with contextlib.suppress(BrokenPipeError):  # requests that nobody read
                 pipe.close()
         self._process = None
-        if self._log is not None and not has_failed:
+        if not has_failed:
             self._log.unlink(missing_ok=True)
 
 
@@ -149,9 +150,8 @@ def _share_of_machine(rank: int, num_replicas: int, devices: int) -> dict[str, s
     return share | {"CUDA_VISIBLE_DEVICES": ",".join(names[rank * devices : (rank + 1) * devices])}
 
 
-def _reason(log: Path | None) -> str:
+def _reason(log: Path) -> str:
     """The last error in a log, in one line, and where the log is."""
-    lines = [] if log is None else log.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"(\(.*?\) )?[\w.]*(Error|Exception|Interrupt)\b", line)]
-    told = (errors or [line for line in lines if line.strip()] or ["it said nothing"])[-1]
-    return f"{told.strip()} (log: {log})"
+    return f"{(errors or lines or ['it printed nothing'])[-1]} (log: {log})"

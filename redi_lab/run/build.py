@@ -32,7 +32,6 @@ from redi_lab.data.traces import FurtherSource, HeldOut, TraceCorpus, TraceSourc
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import (
     Benchmark,
-    Columns,
     Describe,
     EvalProblem,
     load_file_benchmark,
@@ -298,12 +297,10 @@ def _benchmark(
         kept = _judged(config, corpus)[:limit]
         describe = describe_work if corpus.source == "arithmetic" else None
         return _held_out_benchmark(name or "heldout", kept, describe)
-    columns = Columns(settings.problem_key, settings.answer_key)
+    keys = (settings.problem_key, settings.answer_key)
     if settings.benchmark == "hub" and not Path(settings.path).is_file():
-        return load_hub_benchmark(
-            settings.path, settings.split, columns, name, settings.revision, settings.config, limit
-        )
-    return load_file_benchmark(Path(settings.path), name, limit, columns)
+        return load_hub_benchmark(settings.path, settings.split, keys, name, settings.revision, settings.config, limit)
+    return load_file_benchmark(Path(settings.path), name, limit, keys)
 
 
 def _held_out_benchmark(name: str, rows: Sequence[HeldOut], describe: Describe | None) -> Benchmark:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.data.tokenization import TraceEncoder
@@ -22,6 +22,7 @@ from redi_lab.evaluation.evaluate import Evaluation
 from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.generation.checkpoint import Checkpoint
 from redi_lab.generation.engines import Engine, SamplingParams
+from redi_lab.generation.engines import Progress as OnProgress
 from redi_lab.grading.grader import Grader
 from redi_lab.redaction import redacted
 from redi_lab.run.build import make_engine, make_grader, make_sampling
@@ -33,28 +34,28 @@ BASE_MODEL = "base model"
 def evaluate_checkpoint(
     config: DictConfig, checkpoint: Path, benchmark: Benchmark, label: str, tokenizer: Any | None = None
 ) -> EvaluationResult:
-    """Generate, grade and score; a result that exists for the very same weights, protocol and problems is read.
-
-    Args:
-        config: with groups eval, engine and paths.
-        checkpoint: Hugging Face folder.
-        benchmark: the problems.
-        label: shown beside the progress bar.
-        tokenizer: writes the prompts; None: the checkpoint's.
-    """
+    """Evaluate on one benchmark; see `evaluate_benchmarks`."""
     return evaluate_benchmarks(config, checkpoint, [benchmark], label, tokenizer)[0]
 
 
 def evaluate_benchmarks(
     config: DictConfig, checkpoint: Path, benchmarks: Sequence[Benchmark], label: str, tokenizer: Any | None = None
 ) -> list[EvaluationResult]:
-    """Evaluate on each benchmark, with one engine; see `evaluate_checkpoint`."""
+    """Generate, grade and score; a result that exists for the very same weights, protocol and problems is read.
+
+    Args:
+        config: with groups eval, engine and paths.
+        checkpoint: Hugging Face folder.
+        benchmarks: the problems; all are generated with one engine.
+        label: shown beside the progress bar.
+        tokenizer: writes the prompts; None: the checkpoint's.
+    """
     results = []
     with progress_bar() as progress, closing(make_engine(config)) as engine, make_grader(config) as grader:
         for benchmark in benchmarks:
-            task = progress.add_task(f"Evaluating {label} on {benchmark.name}", total=None)
+            on_progress = advancing(progress, f"Evaluating {label} on {benchmark.name}")
             evaluation = make_evaluation(config, checkpoint, benchmark, engine, grader, progress.console, tokenizer)
-            result = evaluation.result(partial(_advance, progress, task))
+            result = evaluation.result(on_progress)
             results.append(result if benchmark.describe is None else _with_greedy(result, evaluation))
     return results
 
@@ -67,8 +68,10 @@ def _with_greedy(result: EvaluationResult, evaluation: Evaluation) -> Evaluation
     return replace(result, metrics={**result.metrics, **{f"greedy_{name}": greedy[name] for name in names}})
 
 
-def _advance(progress: Progress, task: TaskID, done: int, total: int) -> None:
-    progress.update(task, completed=done, total=total)
+def advancing(progress: Progress, description: str) -> OnProgress:
+    """Add a task to the progress bar; returns the function that moves it."""
+    task = progress.add_task(description, total=None)
+    return lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def make_evaluation(
@@ -80,7 +83,7 @@ def make_evaluation(
     console: Console,
     tokenizer: Any | None = None,
 ) -> Evaluation:
-    """The evaluation that the groups eval and paths describe; what `eval.fit_context` changes is said on the console.
+    """The evaluation that the groups eval and paths describe; the console shows what `eval.fit_context` changes.
 
     Raises:
         UserError: the tokenizer cannot be loaded, or a prompt leaves no room in the model's context.
@@ -92,6 +95,11 @@ def make_evaluation(
     if settings.fit_context:
         longest = max(len(encoder.prompt_ids(problem.problem)) for problem in benchmark.problems)
         sampling = _fitted(sampling, Checkpoint.open(checkpoint).max_positions, longest, benchmark.name, console)
+    protocol = {
+        "prompt_template": settings.prompt_template,
+        "prompt_template_sha256": hashlib.sha256(settings.prompt_template.encode()).hexdigest(),
+        "thinking_prefix": settings.thinking_prefix,
+    }
     return Evaluation(
         engine,
         checkpoint,
@@ -99,13 +107,7 @@ def make_evaluation(
         encoder.prompt_ids,
         sampling,
         grader,
-        redacted(
-            {
-                "prompt_template": settings.prompt_template,
-                "prompt_template_sha256": hashlib.sha256(settings.prompt_template.encode()).hexdigest(),
-                "thinking_prefix": settings.thinking_prefix,
-            }
-        ),
+        redacted(protocol),
         Path(config.paths.cache_dir) / "evaluations",
         settings.chunk_completions,
         settings.grader.require_closed_thought,
@@ -135,9 +137,6 @@ def nested_metrics(metrics: Mapping[str, float]) -> dict[str, Any]:
     """`pass_at_1`, `pass_at_1_ci_low`, … as {"pass_at_1": {"value", "ci_low", "ci_high", "sem"}, …}."""
     nested: dict[str, Any] = {}
     for name, value in metrics.items():
-        base, _, part = next(
-            ((name.removesuffix(f"_{p}"), "_", p) for p in ("ci_low", "ci_high", "sem") if name.endswith(f"_{p}")),
-            (name, "", "value"),
-        )
-        nested.setdefault(base, {})[part] = value
+        base, _, part = re.sub("_(ci_low|ci_high|sem)$", r" \1", name).partition(" ")
+        nested.setdefault(base, {})[part or "value"] = value
     return nested

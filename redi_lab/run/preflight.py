@@ -47,11 +47,6 @@ def check_engine(config: DictConfig) -> None:
     engine = config.engine
     if engine._target_ != "redi_lab.generation.vllm_engine.VLLMEngine":
         return
-    if engine.in_process and (engine.python is not None or engine.data_parallel_size > 1):
-        raise UserError(
-            "engine.in_process=true: one replica of vLLM in this very process, which leaves no choice of engine.python"
-            " or engine.data_parallel_size"
-        )
     remedy = "`make install-vllm` makes .venv-vllm with its CPU build: then add engine.python=.venv-vllm/bin/python"
     if engine.python is None:
         if find_spec("vllm") is None:

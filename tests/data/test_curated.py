@@ -13,8 +13,9 @@ from redi_lab.curation.writer import CuratedWriter
 from redi_lab.data.curated import PAIRS_SCHEMA, TRACE_SCHEMA, CuratedSource, file_hash
 from redi_lab.data.traces import Generation, Problem
 from redi_lab.errors import UserError
+from tests.curation.rules import rules
 
-ALL = RowRules(demonstrations="all", pairs_per_problem=None)
+ALL = rules(demonstrations="all", pairs_per_problem=None)
 
 
 def write(folder: Path, *verdicts: str, rules: RowRules = ALL) -> Path:
@@ -101,8 +102,8 @@ def test_what_is_no_curation_is_refused(tmp_path: Path) -> None:
 
 
 def test_wrong_traces_of_problems_without_a_right_one_are_negatives_too(tmp_path: Path) -> None:
-    rules = RowRules(demonstrations="all", negatives="all")
-    corpus = CuratedSource(str(write(tmp_path / "a", "+--", "++", "--", "+-", rules=rules))).load()
+    every = rules(demonstrations="all", negatives="all")
+    corpus = CuratedSource(str(write(tmp_path / "a", "+--", "++", "--", "+-", rules=every))).load()
     assert [n.completion for n in corpus.negatives] == ["0:1", "0:2", "2:0", "2:1", "3:1"]
     assert [p.rejected for p in corpus.pairs] == ["0:1", "3:1"]
     counts = corpus.counts.as_dict()

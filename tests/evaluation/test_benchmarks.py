@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.config.compose import CONFIG_DIR
 from redi_lab.errors import UserError
-from redi_lab.evaluation.benchmarks import Benchmark, Columns, EvalProblem, load_file_benchmark, load_hub_benchmark
+from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem, load_file_benchmark, load_hub_benchmark
 from redi_lab.grading.extraction import gold_answer
 from redi_lab.grading.grader import Grader, Verdict, grade
 
@@ -50,21 +50,19 @@ def test_digest_follows_content_order_and_nothing_else() -> None:
 def test_limit_keeps_the_first_rows(tmp_path: Path) -> None:
     path = write(tmp_path, *({"problem": f"p{i}", "answer": "1"} for i in range(5)), {"broken": True})
     assert [problem.id for problem in load_file_benchmark(path, limit=2).problems] == ["1", "2"]
-    with pytest.raises(UserError, match=r"eval\.limit must be at least 1, got 0"):
-        load_file_benchmark(path, limit=0)
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"answer": "1"}, r"set\.jsonl:2:problem: must be a non-empty text, got None"),
+        ({"answer": "1"}, r"set\.jsonl:2:problem: .* got None"),
         ({"problem": " ", "answer": "1"}, r"set\.jsonl:2:problem"),
-        ({"problem": "p"}, r"set\.jsonl:2:answer: must be a non-empty text or number"),
+        ({"problem": "p"}, r"set\.jsonl:2:answer: .* got None"),
         ({"problem": "p", "answer": None}, r"set\.jsonl:2:answer"),
         ({"problem": "p", "answer": True}, r"set\.jsonl:2:answer"),
         ({"problem": "p", "answers": []}, r"set\.jsonl:2:answers"),
         ({"problem": "p", "answers": ["1", ""]}, r"set\.jsonl:2:answers"),
-        ({"problem": "p", "answer": "1", "id": [1]}, r"set\.jsonl:2:id: must be a text or a whole number"),
+        ({"problem": "p", "answer": "1", "id": [1]}, r"set\.jsonl:2:id: .* got \[1\]"),
         ({"problem": "p", "answer": "1", "id": "first"}, r"rows 1 and 2 share the id 'first'"),
         ([1], r"set\.jsonl:2: expected a JSON object on each line, got \[1\]"),
     ],
@@ -82,7 +80,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cut\.jsonl:1: not valid JSON"):
         load_file_benchmark(tmp_path / "cut.jsonl")
     (tmp_path / "empty.jsonl").write_text("")
-    with pytest.raises(UserError, match="benchmark empty: it holds no problem"):
+    with pytest.raises(UserError, match="benchmark empty: "):
         load_file_benchmark(tmp_path / "empty.jsonl")
 
 
@@ -91,13 +89,14 @@ def test_reads_a_list_of_rows_and_the_keys_of_its_source(tmp_path: Path) -> None
     path.write_text(
         json.dumps([{"question": "1+1?", "answer": ["2", "two\n"], "idx": 9}, {"question": "p", "gold": 3.0}])
     )
-    benchmark = load_file_benchmark(path, columns=Columns("question", "gold"))
+    benchmark = load_file_benchmark(path, keys=("question", "gold"))
     assert benchmark.problems == (EvalProblem("1", "1+1?", ("2", "two\n")), EvalProblem("2", "p", ("3.0",)))
-    with pytest.raises(UserError, match=r"minerva\.json: row 1:problem: must be a non-empty text"):
+    with pytest.raises(UserError, match=r"minerva\.json: row 1:problem: .* got None"):
         load_file_benchmark(path)
-    path.write_text("{}")
-    with pytest.raises(UserError, match=r"minerva\.json: must hold a list of rows, got dict"):
-        load_file_benchmark(path)
+    for content, message in (("{}", r"minerva\.json: .* got dict"), ("[1]", r"minerva\.json: row 1: .* got int")):
+        path.write_text(content)
+        with pytest.raises(UserError, match=message):
+            load_file_benchmark(path)
 
 
 REAL = {
@@ -156,17 +155,17 @@ def test_every_shipped_source_is_read_in_its_own_format(
         return datasets.Dataset.from_list([row])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    columns = Columns(settings.problem_key, settings.answer_key)
+    keys = (settings.problem_key, settings.answer_key)
     if where == "hub":
         split, revision, config = (settings.get(key) for key in ("split", "revision", "config"))
-        [problem] = load_hub_benchmark(settings.path, split, columns, name, revision, config).problems
+        [problem] = load_hub_benchmark(settings.path, split, keys, name, revision, config).problems
         is_url = "://" in settings.path
         expected = (("json",), {"data_files": settings.path, "split": "train"})
         assert asked == [expected if is_url else ((settings.path, config), {"split": split, "revision": revision})]
     else:
         path = tmp_path / "rows.jsonl"
         path.write_text(json.dumps(row))
-        [problem] = load_file_benchmark(path, name, columns=columns).problems
+        [problem] = load_file_benchmark(path, name, keys=keys).problems
     assert (problem.problem, problem.answers) == ("p", accepted)
     assert grade(f"\\boxed{{{gold_answer(accepted[0])}}}", accepted).verdict is Verdict.RIGHT
 
@@ -185,9 +184,9 @@ def test_a_url_is_read_as_a_list_of_rows(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_missing_column_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     table = datasets.Dataset.from_dict({"question": ["p"], "gold": ["1"]})
     monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: table)
-    assert load_hub_benchmark("owner/name", "test", Columns("question", "gold")).name == "name"
+    assert load_hub_benchmark("owner/name", "test", ("question", "gold")).name == "name"
     with pytest.raises(UserError, match=r"no column \['answer'\]; its columns are \['question', 'gold'\]"):
-        load_hub_benchmark("owner/name", "test", Columns("question"))
+        load_hub_benchmark("owner/name", "test", ("question", "answer"))
 
 
 def test_hub_failure_says_how_to_go_on_offline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,8 +147,6 @@ def test_protocol_records_what_decided(checkpoint: Path, tmp_path: Path) -> None
     assert protocol["grader"]["name"] == "math-verify"
     assert protocol["grader"]["require_closed_thought"] is False
     assert protocol["prompt"] == "plain"
-    with pytest.raises(ValueError, match=r"must not name \['sampling'\]"):
-        make(scripted(), checkpoint, tmp_path, extras={"sampling": 1}).result()
 
 
 def test_real_engine_end_to_end(checkpoint: Path, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from scipy import special, stats
 from redi_lab.evaluation.metrics import (
     Estimate,
     average,
-    majority,
     paired_difference,
     pass_at_1,
     pass_at_k,
@@ -113,22 +112,6 @@ def test_equal_runs_still_have_an_interval() -> None:
 @pytest.mark.parametrize(("degrees", "expected"), [(1, 12.7062047), (3, 3.1824463), (29, 2.0452296)])
 def test_t_quantile_matches_the_tables(degrees: int, expected: float) -> None:
     assert t_quantile(degrees) == pytest.approx(expected, abs=1e-6)
-
-
-def test_majority_by_hand() -> None:
-    """Votes: 2 to 1 for right; 1 to 2; a tie of right and wrong; a tie of three with one right; nobody votes."""
-    correct = matrix([1, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0])
-    classes = np.array([[0, 0, 1, -1], [0, 1, 1, -1], [0, 1, -1, -1], [0, 1, 2, -1], [-1, -1, -1, -1]])
-    estimate = majority(correct, classes)
-    assert estimate.value == pytest.approx((1 + 0 + 1 / 2 + 1 / 3 + 0) / 5)
-    assert (estimate.sem, estimate.num_problems, estimate.num_samples) == (None, 5, 4)
-
-
-def test_majority_refuses_classes_that_contradict_the_verdicts() -> None:
-    with pytest.raises(ValueError, match="holds right and wrong"):
-        majority(matrix([1, 0]), np.array([[0, 0]]))
-    with pytest.raises(ValueError, match=r"differ in shape: \(1, 2\) and \(2, 1\)"):
-        majority(matrix([1, 0]), np.array([[0], [0]]))
 
 
 def test_average_by_hand() -> None:

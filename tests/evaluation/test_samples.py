@@ -165,10 +165,23 @@ def _kill_and_compare(checkpoint: Path, folder: Path, kills: int, chance: random
     assert set(stored(store).values()) == {1}
 
 
-def test_killed_and_resumed_is_as_never_killed(checkpoint: Path, tmp_path: Path) -> None:
-    _kill_and_compare(checkpoint, tmp_path, 1, random.Random())
+@pytest.mark.parametrize("num_chunks", range(3))
+def test_interrupted_and_resumed_is_as_never_interrupted(tmp_path: Path, num_chunks: int) -> None:
+    class Interrupted(ScriptedEngine):
+        def generate(self, *arguments: object, **options: object) -> list[Completion]:
+            if len(self.requests) == num_chunks:
+                raise KeyboardInterrupt
+            return super().generate(*arguments, **options)  # type: ignore[arg-type]
+
+    whole = draw(engine(), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        draw(Interrupted(engine().says), tmp_path)
+    resumed = engine()
+    assert draw(resumed, tmp_path) == whole
+    assert len(resumed.requests) == 3 - num_chunks
+    assert path_in(tmp_path).read_bytes() == path_in(tmp_path / "whole").read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # each kill starts a process that imports torch
 def test_killed_ten_times(checkpoint: Path, tmp_path: Path) -> None:
     _kill_and_compare(checkpoint, tmp_path, 10, random.Random())

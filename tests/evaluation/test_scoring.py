@@ -5,7 +5,14 @@ import math
 import pytest
 
 from redi_lab.evaluation.results import EvaluationResult, ResultRow
-from redi_lab.evaluation.scoring import UNFINISHED_THOUGHT, explain_zero, grade_completions, score, verdict_matrix
+from redi_lab.evaluation.scoring import (
+    UNFINISHED_THOUGHT,
+    explain_zero,
+    grade_completions,
+    score,
+    text_statistics,
+    verdict_matrix,
+)
 from redi_lab.grading.grader import Grade, Grader, Verdict
 
 
@@ -17,7 +24,7 @@ def row(problem: str, sample: int, verdict: str, answer: str | None, text: str =
 ROWS = [
     row("a", 0, "right", "3"),
     row("a", 1, "wrong", "1/2", "Wait"),
-    row("a", 2, "wrong", "0.5"),
+    row("a", 2, "wrong", "1 / 2"),
     row("a", 3, "unknown", None, tokens=12),
     row("b", 0, "right", "4"),
     row("b", 1, "right", "4.0"),
@@ -27,27 +34,24 @@ ROWS = [
 
 
 def test_metrics_by_hand() -> None:
-    """a: 1 of 4 right, outvoted 1 to 2; b: 2 of 4, the majority. pass@2: 1 − C(3,2)/6 and 1 − C(2,2)/6."""
+    """a: 1 of 4 right; b: 2 of 4. pass@2: 1 − C(3,2)/6 and 1 − C(2,2)/6."""
     metrics = score(ROWS, 4)
     assert metrics["pass_at_1"] == pytest.approx(3 / 8)
     assert metrics["pass_at_2"] == pytest.approx((1 / 2 + 5 / 6) / 2)
     assert metrics["pass_at_4"] == 1.0
-    assert metrics["maj_at_4"] == 0.5
-    assert metrics["distinct_answers"] == 2.5
     assert metrics["truncation_rate"] == 1 / 8
     assert metrics["unknown_rate"] == 2 / 8
     assert metrics["mean_tokens"] == 5.0
     assert metrics["waits_per_completion"] == 1 / 8
     assert metrics["waits_per_1k_tokens"] == 25.0
     assert (metrics["num_problems"], metrics["num_samples"]) == (2.0, 4.0)
-    assert metrics["maj_at_4_ci_low"] < 0.5 < metrics["maj_at_4_ci_high"]
     assert all(math.isfinite(value) for value in metrics.values())
 
 
-def test_one_sample_has_neither_sem_nor_pass_at_k_nor_majority() -> None:
+def test_one_sample_has_neither_sem_nor_pass_at_k() -> None:
     metrics = score([row("a", 0, "wrong", "1")], num_samples=1)
     assert metrics["pass_at_1"] == 0.0
-    assert not any(word in name for name in metrics for word in ("sem", "pass_at_2", "maj", "distinct"))
+    assert not any(word in name for name in metrics for word in ("sem", "pass_at_2"))
     assert all(math.isfinite(value) for value in metrics.values())
 
 
@@ -105,3 +109,22 @@ def test_a_zero_is_explained_by_what_most_completions_have_in_common(counts: tup
 def test_a_score_above_zero_needs_no_explanation() -> None:
     rows = (row("a", 0, "right", "1"), row("b", 0, "unknown", None))
     assert explain_zero(EvaluationResult("", {}, "b", "", "", score(rows, 1), rows)) is None
+
+
+def test_by_hand() -> None:
+    """3 "Wait" in 2 completions and 40 + 10 tokens: 1.5 a completion, 60 in a thousand tokens."""
+    found = text_statistics(["Wait. Wait, no.\nWait", "wait for the Waiter, he Waits; Waitress"], [40, 10])
+    assert found == pytest.approx(
+        {
+            "mean_tokens": 25.0,
+            "tokens_p10": 13.0,
+            "tokens_p50": 25.0,
+            "tokens_p90": 37.0,
+            "waits_per_completion": 1.5,
+            "waits_per_1k_tokens": 60.0,
+        }
+    )
+
+
+def test_completions_without_a_token_have_no_rate() -> None:
+    assert text_statistics([""], [0])["waits_per_1k_tokens"] == 0.0

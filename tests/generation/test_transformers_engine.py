@@ -159,7 +159,7 @@ def test_impossible_requests_are_refused(checkpoint: Path) -> None:
         TransformersEngine(max_batch_tokens=45).generate(checkpoint, PROMPTS, sampling())
     with pytest.raises(UserError, match="prompt 1 is empty"):
         TransformersEngine().generate(checkpoint, [[1], []], sampling())
-    with pytest.raises(UserError, match=r"nowhere is no Hugging Face folder that can be loaded"):
+    with pytest.raises(UserError, match=r"nowhere cannot be loaded"):
         TransformersEngine().generate(checkpoint / "nowhere", PROMPTS, sampling())
 
 
@@ -167,10 +167,3 @@ def test_settings_speak_for_the_numbers() -> None:
     engine = TransformersEngine(max_batch_tokens=99, dtype="bfloat16", device="cpu")
     assert engine.settings == {"dtype": "bfloat16", "device": "cpu", "max_batch_tokens": 99}
     assert engine.versions["torch"].startswith(torch.__version__.split("+")[0])
-
-
-def test_bad_engine_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="max_batch_tokens must be at least 1, got 0"):
-        TransformersEngine(max_batch_tokens=0)
-    with pytest.raises(ValueError, match="dtype must be float32, bfloat16 or auto, got int8"):
-        TransformersEngine(dtype="int8")

@@ -152,12 +152,9 @@ def test_a_killed_worker_is_started_again_and_loses_nothing(
 def test_a_worker_that_is_killed_again_and_again_is_given_up(checkpoint: Path, python: str, mischief: Path) -> None:
     mischief.write_text("always kill")
     engine = VLLMEngine(python, data_parallel_size=2)
-    with pytest.raises(UserError, match=r"^vLLM worker [01] was killed 3 times, last by SIGKILL: where memory ran out"):
+    with pytest.raises(UserError, match=r"^vLLM worker [01] was killed 3 times, last by SIGKILL: "):
         engine.generate(checkpoint, PROMPTS, sampling())
-    deadline = time.time() + 10
-    while any(is_alive(start["pid"]) for start in starts(mischief)):
-        assert time.time() < deadline
-        time.sleep(0.05)
+    assert not any(is_alive(replica) for replica in (start["pid"] for start in starts(mischief)))
 
 
 def test_a_worker_that_fails_says_why(checkpoint: Path, python: str, mischief: Path) -> None:
@@ -182,10 +179,3 @@ def test_settings_and_versions_speak_for_the_numbers(python: str) -> None:
     assert engine.versions == {"vllm": "0.0"}
     with pytest.raises(UserError, match=r"engine\.python=/nowhere cannot be run"):
         _ = VLLMEngine("/nowhere").versions
-
-
-def test_contradictions_are_refused() -> None:
-    with pytest.raises(ValueError, match="in_process excludes"):
-        VLLMEngine(in_process=True, data_parallel_size=2)
-    with pytest.raises(ValueError, match="dtype must be float32, bfloat16 or auto, got int8"):
-        VLLMEngine(dtype="int8")

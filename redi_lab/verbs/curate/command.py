@@ -1,8 +1,8 @@
 """From raw generations to D_SFT and D_Pref: `python -m redi_lab curate data=openr1_math data.path=FILE`.
 
 The results folder gets sft.parquet, pairs.parquet, negatives.parquet, report.json (where every row and generation went)
-and manifest.json (hashes of what went in and came out, options, versions). The first four are a function of the input's
-content and the options, and are kept under `paths.cache_dir`: the same call again copies them.
+and manifest.json (hashes of inputs and outputs, options, versions). The bytes of the first four are a function of the
+content of the input, the options and the versions.
 """
 
 from __future__ import annotations
@@ -10,25 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, final
 
-import filelock
 from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.curation.account import Account
-from redi_lab.curation.curator import RowResult, RowRules
-from redi_lab.curation.filters import Limits, SeenProblems
+from redi_lab.curation.curator import RowResult, RowRules, given_up
+from redi_lab.curation.duplicates import SeenTexts
 from redi_lab.curation.parallel import map_ordered
 from redi_lab.curation.writer import CuratedWriter
 from redi_lab.data.curated import NEGATIVES_FILE, PAIRS_FILE, SFT_FILE, file_hash
 from redi_lab.data.traces import Dropped, Problem, ProblemSource
 from redi_lab.errors import UserError
-from redi_lab.files import naming
 from redi_lab.redaction import redacted
 from redi_lab.run.arguments import check_arguments
 from redi_lab.run.build import make_source
@@ -42,9 +40,7 @@ REPORT_FILE = "report.json"
 MANIFEST_FILE = "manifest.json"
 
 _OUTPUTS = (SFT_FILE, PAIRS_FILE, NEGATIVES_FILE, REPORT_FILE)
-_HASHES_FILE = "hashes.json"
 _LIBRARIES = ("pyarrow", "numpy", "transformers", "tokenizers", "rapidfuzz", "datasketch", "math-verify")
-_CODE = ("curation", "data", "grading")
 _CHUNK_ROWS = 64
 _CHUNK_CHARACTERS = 2**20  # a few chunks a worker are in memory at a time
 _NOT_OPTIONS = ("num_workers", "benchmarks", "tokenizer", "grading")  # no effect, or known by their content
@@ -53,54 +49,43 @@ _NOT_OPTIONS = ("num_workers", "benchmarks", "tokenizer", "grading")  # no effec
 @final
 @dataclass(frozen=True)
 class Recipe:
-    """One curation: what it reads and how, known before anything is read but hashes."""
+    """One curation: what it reads and how. `identity` is everything that decides the result, by content."""
 
     source: ProblemSource
     plan: WorkerPlan
     config: DictConfig
     identity: dict[str, Any]
-    """Everything that decides the result, by content."""
 
     @property
     def key(self) -> str:
-        """Under which the result is kept."""
+        """The same for the same content and options: the fingerprint of the result."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def run_curation(config: DictConfig) -> Path:
-    """Curate, or copy the result of the very same curation; write a results folder.
+    """Curate, and write a results folder; its files appear when they are whole.
 
     Raises:
         UserError: the data, the tokenizer or a benchmark cannot be read.
     """
     quieten_libraries()
     recipe = make_recipe(config)
-    with results_folder(config) as folder:
-        return _run(config, recipe, folder)
-
-
-def _run(config: DictConfig, recipe: Recipe, folder: Path) -> Path:
-    cache = Path(config.paths.cache_dir).absolute() / "curations"
-    cache.mkdir(parents=True, exist_ok=True)
-    kept = cache / recipe.key
-    with filelock.FileLock(cache / f"{recipe.key}.lock"):
-        is_reused = _is_intact(kept)
-        if not is_reused:
-            _curate_into(recipe, kept)
-        hashes = {name: file_hash(Path(shutil.copyfile(kept / name, folder / name))) for name in _OUTPUTS}
-    report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-    _write_json(folder / MANIFEST_FILE, _manifest(recipe, hashes, report))
-    content = {
-        "name": config.name,
-        "verb": "curate",
-        "metrics": {**report["written"], "rows_read": report["rows"]["read"], "rows_used": report["rows"]["used"]},
-        "fingerprint": recipe.key,
-        "is_reused": is_reused,
-    }
-    write_summary(folder, config, content)
-    if is_reused:
-        print(f"The same content and options were curated before: copied from {kept}")
-    print_report(recipe.source.table().source, report)
+    with results_folder(config) as folder, TemporaryDirectory(prefix=".partial", dir=folder) as partial:
+        with CuratedWriter(Path(partial)) as writer:
+            account = _curate_rows(recipe, writer)
+        report = account.as_dict("characters" if recipe.plan.tokenizer is None else "tokens")
+        _write_json(Path(partial) / REPORT_FILE, report)
+        for name in _OUTPUTS:
+            os.replace(Path(partial) / name, folder / name)
+        _write_json(folder / MANIFEST_FILE, _manifest(recipe, folder, report))
+        content = {
+            "name": config.name,
+            "verb": "curate",
+            "metrics": {**report["written"], "rows_read": report["rows"]["read"], "rows_used": report["rows"]["used"]},
+            "fingerprint": recipe.key,
+        }
+        write_summary(folder, config, content)
+        print_report(recipe.source.table().source, report)
     return folder
 
 
@@ -108,7 +93,7 @@ def make_recipe(config: DictConfig) -> Recipe:
     """The curation that a configuration asks for.
 
     Raises:
-        UserError: the data group holds no generations, or something is not there.
+        UserError: the data group holds no generations, or a file or tokenizer is missing.
     """
     check_arguments(config)
     made: Any = make_source(config)
@@ -117,29 +102,10 @@ def make_recipe(config: DictConfig) -> Recipe:
         raise UserError(f"data.source._target_={target}: nothing to curate; choose openr1_math, openr1_220k or jsonl")
     source: ProblemSource = made
     c, data = config.curation, config.data
-    rules = RowRules(
-        unknown=c.unknown,
-        require_complete=c.require_complete,
-        require_answer=c.require_answer,
-        demonstrations=c.demonstrations,
-        negatives=c.negatives,
-        pair_order=c.pair_order,
-        pairs_per_problem=c.pairs_per_problem,
-        problem_duplicates=c.problem_duplicates,
-        generation_duplicates=c.generation_duplicates,
-        near_threshold=c.near_threshold,
-        limits=Limits(data.max_prompt_tokens, data.max_completion_tokens, data.max_sequence_tokens),
-        opening=data.thinking_prefix,
-        seed=config.seed,
-    )
+    settings = {**data, **c, "seed": config.seed}
+    rules = RowRules(**{rule.name: settings[rule.name] for rule in fields(RowRules)})
     plan = WorkerPlan(
-        rules,
-        c.tokenizer,
-        data.prompt_template,
-        data.thinking_prefix,
-        tuple(map(str, c.benchmarks)),
-        c.ngram,
-        c.grading.answers,
+        rules, c.tokenizer, data.prompt_template, tuple(map(str, c.benchmarks)), c.ngram, c.grading.answers
     )
     options = OmegaConf.to_container(c)
     assert isinstance(options, dict)
@@ -153,62 +119,25 @@ def make_recipe(config: DictConfig) -> Recipe:
         "limits": [data.max_prompt_tokens, data.max_completion_tokens, data.max_sequence_tokens],
         "benchmarks": [[file, file_hash(Path(file))] for file in plan.benchmarks],
         "seed": config.seed,
-        "code": _code_hash(),
         "versions": {library: version(library) for library in _LIBRARIES},
     }
     return Recipe(source, plan, config, identity)
 
 
-def curate_rows(recipe: Recipe, writer: CuratedWriter) -> Account:
-    """Curate every row of the source, in order, and write what it gives.
-
-    Args:
-        recipe: what and how.
-        writer: gets the rows as they come.
-
-    Returns:
-        Where everything went.
-    """
+def _curate_rows(recipe: Recipe, writer: CuratedWriter) -> Account:
+    """Curate every row of the source in order, write its result, and account for it."""
     settings = recipe.config.curation
-    account, seen = Account(), SeenProblems(settings.near_threshold)
+    account, seen = Account(), SeenTexts("problem", settings.near_threshold)
     with progress_bar() as progress:
         task = progress.add_task("Curating", total=recipe.source.table().num_rows())
         chunks = graded_chunks(_chunks(recipe.source.problems()), settings.grader, settings.grading)
         for results in map_ordered(recipe.plan, chunks, settings.num_workers):
             for result in results:
-                final = _without_repetition(result, seen, account.rows)
+                final = _without_repetition(result, seen)
                 account.add(final)
                 writer.add(final)
             progress.update(task, completed=account.rows)
     return account
-
-
-def _curate_into(recipe: Recipe, kept: Path) -> None:
-    """Fill `kept`, by way of a folder of another name: what is named by its key is whole."""
-    partial = kept.with_suffix(".partial")
-    for stale in (partial, kept):
-        shutil.rmtree(stale, ignore_errors=True)
-    partial.mkdir()
-    try:
-        with naming(kept):
-            with CuratedWriter(partial) as writer:
-                account = curate_rows(recipe, writer)
-            unit = "characters" if recipe.plan.tokenizer is None else "tokens"
-            _write_json(partial / REPORT_FILE, account.as_dict(unit))
-            _write_json(partial / _HASHES_FILE, {name: file_hash(partial / name) for name in _OUTPUTS})
-            os.replace(partial, kept)
-    except Exception:
-        shutil.rmtree(partial)
-        raise
-
-
-def _is_intact(kept: Path) -> bool:
-    """Whether a finished result is there, with the bytes that it had when it was finished."""
-    try:
-        hashes = json.loads((kept / _HASHES_FILE).read_text(encoding="utf-8"))
-        return all(file_hash(kept / name) == hashes[name] for name in _OUTPUTS)
-    except (OSError, ValueError, KeyError):  # never finished, deleted, or damaged: curate again
-        return False
 
 
 def _chunks(problems: Iterable[Problem | Dropped]) -> Iterator[list[tuple[int, Problem | Dropped]]]:
@@ -226,11 +155,10 @@ def _chunks(problems: Iterable[Problem | Dropped]) -> Iterator[list[tuple[int, P
         yield chunk
 
 
-def _without_repetition(result: RowResult, seen: SeenProblems, row: int) -> RowResult:
-    if result.row_reason is not None:
-        return result
-    reason = seen.reason_to_drop(result.key, str(row))
-    return result if reason is None else result.dropped(reason)
+def _without_repetition(result: RowResult, seen: SeenTexts) -> RowResult:
+    """The row, or why it is dropped as a repetition; only rows in use count."""
+    reason = None if result.row_reason is not None else seen.reason_to_drop(result.key)
+    return result if reason is None else given_up(reason, result.num_generations)
 
 
 def _tokenizer_hash(plan: WorkerPlan) -> str:
@@ -242,24 +170,16 @@ def _tokenizer_hash(plan: WorkerPlan) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _code_hash() -> str:
-    package = Path(__file__).parents[2]
-    digest = hashlib.sha256()
-    for file in sorted(file for part in _CODE for file in (package / part).glob("*.py")):
-        digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
-def _manifest(recipe: Recipe, hashes: dict[str, str], report: dict[str, Any]) -> dict[str, Any]:
-    table = recipe.source.table()
-    written = report["written"]
+def _manifest(recipe: Recipe, folder: Path, report: dict[str, Any]) -> dict[str, Any]:
+    table, written = recipe.source.table(), report["written"]
     rows = {SFT_FILE: written["demonstrations"], PAIRS_FILE: written["pairs"], NEGATIVES_FILE: written["negatives"]}
     return {
         "key": recipe.key,
         "input": {"source": table.source, "content": table.digest(), "rows": report["rows"]["read"]},
         "tokenizer": recipe.plan.tokenizer,
         "outputs": {
-            name: {"sha256": digest} | ({"rows": rows[name]} if name in rows else {}) for name, digest in hashes.items()
+            name: {"sha256": file_hash(folder / name)} | ({"rows": rows[name]} if name in rows else {})
+            for name in _OUTPUTS
         },
         "decided_by": recipe.identity,
     }

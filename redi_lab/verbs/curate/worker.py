@@ -1,9 +1,10 @@
-"""What a worker process of `curate` is made of. Apart from the rest of the pipeline, so that workers start quickly."""
+"""What a worker process of `curate` runs. Apart from the rest of the verb, so that workers start quickly."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -23,10 +24,9 @@ class WorkerPlan:
     """Makes the function that curates a chunk of rows; small enough to be sent to a process.
 
     Attributes:
-        rules: how rows are judged, filtered and paired.
+        rules: how rows are graded, filtered and paired.
         tokenizer: folder or hub id of the student's tokenizer, or None.
         prompt_template: see `TraceEncoder`.
-        thinking_prefix: see `TraceEncoder`.
         benchmarks: JSONL files of evaluation problems.
         ngram: words of an n-gram that a problem must not share with them.
         answers: where generations state their answer, see `extract_answer`.
@@ -35,10 +35,9 @@ class WorkerPlan:
     rules: RowRules
     tokenizer: str | None
     prompt_template: str
-    thinking_prefix: str
     benchmarks: tuple[str, ...]
     ngram: int
-    answers: Answers = "boxed"
+    answers: Answers
 
     def encoder(self) -> TraceEncoder | None:
         """What counts tokens; None without a tokenizer.
@@ -51,14 +50,16 @@ class WorkerPlan:
         from redi_lab.backbone.hub import load_tokenizer  # imports transformers
 
         tokenizer = load_tokenizer(self.tokenizer, key="curation.tokenizer")
-        tokenizer.model_max_length = int(1e30)  # long traces are meant, and nothing is truncated: no warning
-        return TraceEncoder(tokenizer, self.prompt_template, self.thinking_prefix)
+        tokenizer.model_max_length = int(1e30)  # long traces are expected and nothing is truncated: no warning
+        return TraceEncoder(tokenizer, self.prompt_template, self.rules.thinking_prefix)
 
     def __call__(self) -> Callable[[Chunk], list[RowResult]]:
         """The function; reads the benchmarks and loads the tokenizer."""
-        benchmarks = index_benchmarks(map(Path, self.benchmarks), n=self.ngram) if self.benchmarks else None
-        curator = RowCurator(self.rules, self.encoder(), benchmarks, self._has_answer)
+        benchmarks = index_benchmarks(map(Path, self.benchmarks), self.ngram) if self.benchmarks else None
+        has_answer = partial(_has_answer, answers=self.answers)
+        curator = RowCurator(self.rules, self.encoder(), benchmarks, has_answer)
         return lambda chunk: [curator.curate(row, problem) for row, problem in chunk]
 
-    def _has_answer(self, text: str) -> bool:
-        return extract_answer(text, self.answers) is not None
+
+def _has_answer(text: str, answers: Answers) -> bool:
+    return extract_answer(text, answers) is not None

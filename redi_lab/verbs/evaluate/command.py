@@ -1,10 +1,9 @@
-"""Judge a checkpoint: `python -m redi_lab evaluate checkpoint=FOLDER`, and the end of every training run."""
+"""Evaluate a checkpoint: `python -m redi_lab evaluate checkpoint=FOLDER`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +23,18 @@ from redi_lab.figures.samples_page import log_samples
 from redi_lab.figures.scores import plot_scores
 from redi_lab.run.arguments import check_arguments
 from redi_lab.run.build import make_benchmarks, make_engine, make_grader, make_source
-from redi_lab.run.evaluation import BASE_MODEL, _advance, evaluate_benchmarks, make_evaluation, nested_metrics
+from redi_lab.run.evaluation import BASE_MODEL, advancing, evaluate_benchmarks, make_evaluation, nested_metrics
 from redi_lab.run.record import command_run, make_logger, quieten_libraries, results_folder, write_summary
 from redi_lab.run.screen import CONSOLE, progress_bar
 from redi_lab.run.training_record import read_record, settle_protocol
-from redi_lab.verbs.evaluate.question import Answer, ask, plot_looks
-
-
-def average_metrics(results: Sequence[EvaluationResult]) -> dict[str, float]:
-    """pass@1 and pass@k averaged over benchmarks, each counted once, with their intervals; as flat as a result's."""
-    first = results[0].metrics
-    names = dict.fromkeys(["pass_at_1", f"pass_at_{int(first['num_samples'])}"])
-    return {k: v for name in names for k, v in flatten(name, average([_estimate(r, name) for r in results])).items()}
-
-
-def _estimate(result: EvaluationResult, name: str) -> Estimate:
-    m = result.metrics
-    bounds = (m[f"{name}_ci_low"], m[f"{name}_ci_high"])
-    return Estimate(m[name], *bounds, m.get(f"{name}_sem"), int(m["num_problems"]), int(m["num_samples"]))
+from redi_lab.verbs.evaluate.question import Answer, ask
 
 
 def run_evaluation(config: DictConfig, overrides: Sequence[str]) -> Path:
-    """Judge `config.checkpoint` and write a results folder.
+    """Evaluate `config.checkpoint` and write a results folder.
 
     Raises:
-        UserError: there is nothing to judge on, or the checkpoint cannot be loaded.
+        UserError: there is nothing to evaluate on, or the checkpoint cannot be loaded.
     """
     quieten_libraries()
     check_arguments(config)
@@ -63,36 +49,42 @@ def run_evaluation(config: DictConfig, overrides: Sequence[str]) -> Path:
             "eval=none: nothing to evaluate; choose eval=heldout, eval=math500 or eval=jsonl eval.path=FILE"
         )
     with results_folder(config) as output_dir:
-        results, answer = _judge(config, checkpoint, benchmarks)
-        baseline = [] if base is None else _evaluate_base(config, base, checkpoint, benchmarks)
-        metrics = _metrics(config, results) | (answer.metrics() if answer else {})
+        results, answer = _evaluate(config, checkpoint, benchmarks)
+        models = {checkpoint.name: results}
+        if base is not None:  # under the same protocol, down to the tokens of its prompts
+            tokenizer = load_tokenizer(str(checkpoint), key="checkpoint")
+            models[BASE_MODEL] = evaluate_benchmarks(config, base, benchmarks, BASE_MODEL, tokenizer)
         with command_run(config, list(overrides)) as parent:
             logger = make_logger(config, output_dir, parent, {"redi_lab.stage": "evaluate"})
-            logger.log_metrics({f"eval/{k}": v for k, v in metrics.items()}, step=0)
+            logger.log_metrics({f"eval/{k}": v for k, v in _metrics(config, results, answer).items()}, step=0)
             page = log_samples(logger, output_dir, results, benchmarks)
             content = {
                 "name": config.name,
                 "verb": "evaluate",
                 "checkpoint": str(checkpoint),
                 "mlflow_run_id": logger.version,
-                "sequential": answer and answer.as_dict(),
-                "baseline": {"checkpoint": str(base), **_summary(baseline)} if baseline else None,
+                "sequential": answer and answer.summary,
+                "baseline": None if base is None else {"checkpoint": str(base), **_summary(models[BASE_MODEL])},
                 **_summary(results),
             }
             logger.log_artifact(write_summary(output_dir, config, content))
             if len(results) > 1:
                 logger.log_artifact(plot_scores(_scores(results), checkpoint.name, output_dir / "scores.png"))
-            if answer is not None:
-                logger.log_artifact(plot_looks(answer, output_dir / "looks.png"))
             logger.finalize("success")
-    _tell({checkpoint.name: results} | ({BASE_MODEL: baseline} if baseline else {}), output_dir, page)
+    CONSOLE.print(_table(models))
+    for model, result in ((model, result) for model, each in models.items() for result in each):
+        if (reason := explain_zero(result)) is not None:
+            CONSOLE.print(f"{model}, {result.benchmark}: {reason}", style="yellow", markup=False, highlight=False)
+    if len(results) > 1:
+        print(f"Plot:       {output_dir / 'scores.png'}")
+    print(f"Samples:    {page}")
     if answer is not None:
-        print(f"{answer.sentence}\nPlot:       {output_dir / 'looks.png'}")
+        print(answer.sentence)
     return output_dir
 
 
 def _settle(config: DictConfig, checkpoint: Path) -> Path | None:
-    """Fill in how the checkpoint is asked, and return its base model's folder where that is asked for."""
+    """Fill in the protocol that the checkpoint was trained with; the folder of its base model with `baseline=true`."""
     record = read_record(checkpoint)
     uses_data = any(settings.benchmark == "heldout" for settings in group_benchmarks(config).values())
     note = settle_protocol(config, checkpoint, record, uses_data)
@@ -102,46 +94,39 @@ def _settle(config: DictConfig, checkpoint: Path) -> Path | None:
         return None
     if record is None or record.base_model is None:
         raise UserError(
-            f"baseline=true: {checkpoint} does not record which model it was trained from; evaluate that model by"
-            " itself: evaluate checkpoint=FOLDER"
+            f"baseline=true: {checkpoint} does not record which model it was trained from; evaluate that model in a"
+            " separate command: evaluate checkpoint=FOLDER"
         )
     base = local_folder(record.base_model, key="baseline=true, whose base_model")
     check_folder(base, "baseline=true")
     return base
 
 
-def _evaluate_base(
-    config: DictConfig, base: Path, checkpoint: Path, benchmarks: Sequence[Benchmark]
-) -> list[EvaluationResult]:
-    """The base model under the same protocol, down to the tokens of its prompts."""
-    tokenizer = load_tokenizer(str(checkpoint), key="checkpoint")
-    return evaluate_benchmarks(config, base, benchmarks, BASE_MODEL, tokenizer)
-
-
-def _judge(
+def _evaluate(
     config: DictConfig, checkpoint: Path, benchmarks: Sequence[Benchmark]
 ) -> tuple[list[EvaluationResult], Answer | None]:
     """All samples of all benchmarks or, where a question is asked, samples of the one until it is answered."""
-    asked = config.sequential
+    asked, name = config.sequential, checkpoint.name
     if asked.width is None and asked.better_than is None:
-        return evaluate_benchmarks(config, checkpoint, benchmarks, checkpoint.name), None
+        return evaluate_benchmarks(config, checkpoint, benchmarks, name), None
     folders = [checkpoint] if asked.better_than is None else [checkpoint, Path(asked.better_than).absolute()]
     benchmark = benchmarks[0]
     with progress_bar() as progress, closing(make_engine(config)) as engine, make_grader(config) as grader:
-        task = progress.add_task(f"Evaluating {checkpoint.name} on {benchmark.name} until it is answered", total=None)
+        on_progress = advancing(progress, f"Evaluating {name} on {benchmark.name} until it is answered")
         evaluations = [
             make_evaluation(config, folder, benchmark, engine, grader, progress.console) for folder in folders
         ]
-        answer = ask(asked, evaluations, partial(_advance, progress, task))
+        answer = ask(asked, evaluations, on_progress)
     return [answer.results[0]], answer
 
 
-def _metrics(config: DictConfig, results: Sequence[EvaluationResult]) -> dict[str, float]:
-    """Of the benchmark; of a suite the average, and those of each benchmark under its name."""
+def _metrics(config: DictConfig, results: Sequence[EvaluationResult], answer: Answer | None) -> dict[str, float]:
+    """What is tracked: the benchmark's metrics, or a suite's average and each benchmark's metrics under its name."""
+    ends = {} if answer is None else {f"sequential_{end}": getattr(answer.states[-1], end) for end in ("low", "high")}
     if config.eval.benchmark != "suite":
-        return dict(results[0].metrics)
+        return {**results[0].metrics, **ends}
     each = {f"{result.benchmark}/{k}": v for result in results for k, v in result.metrics.items()}
-    return average_metrics(results) | each
+    return _average(results) | each
 
 
 def _summary(results: Sequence[EvaluationResult]) -> dict[str, Any]:
@@ -156,10 +141,22 @@ def _summary(results: Sequence[EvaluationResult]) -> dict[str, Any]:
     if len(results) == 1:
         return each[0]
     return {
-        "metrics": nested_metrics(average_metrics(results)),
+        "metrics": nested_metrics(_average(results)),
         "benchmarks": {result.benchmark: content for result, content in zip(results, each, strict=True)},
         "fingerprint": content_digest([result.key for result in results])[:32],
     }
+
+
+def _average(results: Sequence[EvaluationResult]) -> dict[str, float]:
+    """pass@1 and pass@k averaged over benchmarks, each counted once, with their intervals; as flat as a result's."""
+    names = dict.fromkeys(["pass_at_1", f"pass_at_{int(results[0].metrics['num_samples'])}"])
+    return {k: v for name in names for k, v in flatten(name, average([_estimate(r, name) for r in results])).items()}
+
+
+def _estimate(result: EvaluationResult, name: str) -> Estimate:
+    m = result.metrics
+    bounds = (m[f"{name}_ci_low"], m[f"{name}_ci_high"])
+    return Estimate(m[name], *bounds, m.get(f"{name}_sem"), int(m["num_problems"]), int(m["num_samples"]))
 
 
 def _scores(results: Sequence[EvaluationResult]) -> dict[str, Estimate]:
@@ -167,27 +164,9 @@ def _scores(results: Sequence[EvaluationResult]) -> dict[str, Estimate]:
     return scores | ({"average": average(list(scores.values()))} if len(results) > 1 else {})
 
 
-def _tell(results: Mapping[str, Sequence[EvaluationResult]], output_dir: Path, page: Path) -> None:
-    """The table, what explains scores of nothing, and where to look on.
-
-    Args:
-        results: one of each benchmark, by model.
-        output_dir: of the run.
-        page: of samples.
-    """
-    CONSOLE.print(_table(results))
-    for model, each in results.items():
-        for result in each:
-            reason = explain_zero(result)
-            if reason is not None:
-                CONSOLE.print(f"{model}, {result.benchmark}: {reason}", style="yellow", markup=False, highlight=False)
-    if len(next(iter(results.values()))) > 1:
-        print(f"Plot:       {output_dir / 'scores.png'}")
-    print(f"Samples:    {page}")
-
-
-def _table(results: Mapping[str, Sequence[EvaluationResult]]) -> Table:
-    first = next(iter(results.values()))
+def _table(models: Mapping[str, Sequence[EvaluationResult]]) -> Table:
+    """A row for each model and benchmark, and for a suite the averages."""
+    first = next(iter(models.values()))
     samples, is_suite = int(first[0].metrics["num_samples"]), len(first) > 1
     of = "" if is_suite else f"{first[0].benchmark}: {int(first[0].metrics['num_problems']):,} problems × "
     table = Table(title=f"{of}{samples} samples{' each' * is_suite}", title_justify="left")
@@ -195,16 +174,16 @@ def _table(results: Mapping[str, Sequence[EvaluationResult]]) -> Table:
         table.add_column(heading, overflow="fold")
     for heading in ("pass@1 (95 % CI)", "SEM", f"pass@{samples}", "truncated", "unknown"):
         table.add_column(heading, justify="right", overflow="fold")
-    for model, each in results.items():
+    for model, each in models.items():
         for name, score in _scores(each).items():
-            m = next((r.metrics for r in each if r.benchmark == name), average_metrics(each))
-            place = [name, f"{score.num_problems:,}"] if is_suite else []
-            sem = "–" if score.sem is None else f"{score.sem:.3f}"
-            cells = [
+            m = next((r.metrics for r in each if r.benchmark == name), _average(each))
+            table.add_row(
+                escape(model),
+                *([name, f"{score.num_problems:,}"] if is_suite else []),
                 f"{score.value:.3f} ({score.ci_low:.3f}–{score.ci_high:.3f})",
-                sem,
+                "–" if score.sem is None else f"{score.sem:.3f}",
                 f"{m[f'pass_at_{samples}']:.3f}",
-            ]
-            rates = [f"{m[rate]:.1%}" if rate in m else "" for rate in ("truncation_rate", "unknown_rate")]
-            table.add_row(escape(model), *place, *cells, *rates, end_section=name == each[-1].benchmark)
+                *(f"{m[rate]:.1%}" if rate in m else "" for rate in ("truncation_rate", "unknown_rate")),
+                end_section=name == each[-1].benchmark,
+            )
     return table

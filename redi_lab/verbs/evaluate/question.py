@@ -1,119 +1,100 @@
-"""`python -m redi_lab evaluate sequential.width=0.02`: the question, its answer in words, numbers and a picture.
+"""`python -m redi_lab evaluate sequential.width=0.02`: draw samples round by round until a question is answered.
 
-answer = ask(config.sequential, [evaluation], on_progress)
-print(answer.sentence)
+    answer = ask(config.sequential, [evaluation], on_progress)
+    print(answer.sentence)
+
+Samples are numbered and kept, so those that a later, larger evaluation needs are found again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, final
 
-from omegaconf import DictConfig
+import numpy as np
 
 from redi_lab.evaluation.evaluate import Evaluation
 from redi_lab.evaluation.results import EvaluationResult
-from redi_lab.evaluation.sequential import State, better_by, known_to
-from redi_lab.evaluation.until_answered import evaluate_until_answered
+from redi_lab.evaluation.scoring import verdict_matrix
+from redi_lab.evaluation.sequential import State, better_by, known_to, looks
 from redi_lab.generation.engines import Progress
 
 
 @final
 @dataclass(frozen=True)
 class Answer:
-    """What came out of asking.
+    """The answer to a question.
 
     Attributes:
-        question: In words.
-        target: The difference that it asks about; None where it asks for a score.
-        confidence: Of the intervals, at all looks together.
-        most: Samples of each problem that might have been drawn.
-        results: Of the checkpoint and, if there is one, of its rival, over the samples that were drawn.
+        sentence: Question and answer, what the answer rests on, and what it speaks of.
+        results: Results of the checkpoint and, if there is one, of its rival, over the samples that were drawn.
         states: What was known at each look; the last one is the answer.
+        summary: The content of summary.json.
     """
 
-    question: str
-    target: float | None
-    confidence: float
-    most: int
+    sentence: str
     results: tuple[EvaluationResult, ...]
     states: tuple[State, ...]
-
-    @property
-    def sentence(self) -> str:
-        """The answer, what it rests on, and what it speaks of."""
-        last = self.states[-1]
-        answer = "Not answered" if last.answer is None else last.answer.capitalize()
-        what, form = ("The score", ".3f") if self.target is None else ("The difference", "+.3f")
-        return (
-            f"{self.question} {answer}. {what} on these problems is {last.low:{form}} to {last.high:{form}}"
-            f" ({self.confidence:.0%} confidence at all looks), after {last.num_samples} of at most {self.most} samples"
-            " of each problem."
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """For summary.json."""
-        rivals = [{"key": r.key, "pass_at_1": r.metrics["pass_at_1"]} for r in self.results[1:]]
-        return {
-            "question": self.question,
-            "answer": self.states[-1].answer,
-            "confidence": self.confidence,
-            "max_samples": self.most,
-            "looks": [asdict(state) for state in self.states],
-            "rival": rivals[0] if rivals else None,
-        }
-
-    def metrics(self) -> dict[str, float]:
-        """For the tracked run: the ends of the last interval."""
-        return {"sequential_low": self.states[-1].low, "sequential_high": self.states[-1].high}
+    summary: Mapping[str, Any]
 
 
-def ask(settings: DictConfig, evaluations: Sequence[Evaluation], on_progress: Progress) -> Answer:
-    """Draw samples until the question that `settings` puts is answered.
+def ask(settings: Any, evaluations: Sequence[Evaluation], on_progress: Progress) -> Answer:
+    """Draw samples until the question that `settings` asks is answered, or until all that are allowed are drawn.
 
     Args:
-        settings: the group `sequential`, with `width` or `better_than`.
-        evaluations: of the checkpoint, and of its rival where the question has one.
-        on_progress: called with (completions there, completions wanted at most).
+        settings: The group `sequential`, with `width` or `better_than`.
+        evaluations: The evaluation of the checkpoint, and that of its rival where the question has one, on the same
+            benchmark; `sampling.num_samples`, the same for both, is the most samples of each problem that are drawn.
+        on_progress: Called with (completions there, completions wanted at most).
+
+    Raises:
+        UserError: See `Evaluation.result`.
     """
     most = evaluations[0].sampling.num_samples
-    protocol: dict[str, Any] = {"max_samples": most, "confidence": settings.confidence}
+    limits: dict[str, Any] = {"max_samples": most, "confidence": settings.confidence}
+    rule: Callable[..., State]
     if settings.better_than is None:
         question = f"Is pass@1 known to ± {settings.width:g}?"
-        target, rule = None, partial(known_to, width=settings.width, **protocol)
+        rule = partial(known_to, width=settings.width, **limits)
     else:
         margin = f"by more than {settings.delta:g} " if settings.delta else ""
         question = f"Is pass@1 better {margin}than that of {settings.better_than}?"
-        target, rule = settings.delta, partial(better_by, delta=settings.delta, **protocol)
-    results, states = evaluate_until_answered(evaluations, rule, on_progress)
-    return Answer(question, target, settings.confidence, most, tuple(results), tuple(states))
+        rule = partial(better_by, delta=settings.delta, **limits)
+    num_problems = len(evaluations[0].benchmark.problems)
+    matrices = [np.empty((num_problems, 0), dtype=np.bool_) for _ in evaluations]
+    states: list[State] = []
+    done = 0
 
+    def report(done_now: int, _: int) -> None:
+        on_progress(done + done_now, num_problems * most * len(evaluations))
 
-def plot_looks(answer: Answer, destination: Path) -> Path:
-    """Draw how the interval closes, look by look.
-
-    Args:
-        answer: what to draw; a dashed line marks what the question asks about.
-        destination: a PNG.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.add_subplot()
-    counts = [state.num_samples for state in answer.states]
-    centres = [(state.low + state.high) / 2 for state in answer.states]
-    axes.errorbar(
-        counts, centres, yerr=[(s.high - s.low) / 2 for s in answer.states], fmt="none", color="#0072B2", capsize=5
+    for count in looks(most):
+        drawn = matrices[0].shape[1]
+        for index, evaluation in enumerate(evaluations):
+            rows = evaluation.rows(evaluation.sampling.first_sample + drawn, count - drawn, report)
+            done += len(rows)
+            matrices[index] = np.hstack([matrices[index], verdict_matrix(rows, count - drawn)])
+        states.append(rule(*matrices))
+        if states[-1].answer is not None:
+            break
+    last = states[-1]
+    shortened = [replace(e, sampling=replace(e.sampling, num_samples=last.num_samples)) for e in evaluations]
+    results = tuple(evaluation.result() for evaluation in shortened)
+    summary = {
+        "question": question,
+        "answer": last.answer,
+        "confidence": settings.confidence,
+        "max_samples": most,
+        "looks": [asdict(state) for state in states],
+        "rival": {"key": results[1].key, "pass_at_1": results[1].metrics["pass_at_1"]} if results[1:] else None,
+    }
+    answer = "Not answered" if last.answer is None else last.answer.capitalize()
+    what, form = ("The difference", "+.3f") if results[1:] else ("The score", ".3f")
+    sentence = (
+        f"{question} {answer}. {what} on these problems is {last.low:{form}} to {last.high:{form}}"
+        f" ({settings.confidence:.0%} confidence at all looks), after {last.num_samples} of at most {most} samples of"
+        " each problem."
     )
-    if answer.target is not None:
-        axes.axhline(answer.target, color="#D55E00", linestyle="--", linewidth=1)
-    axes.set_xlim(0, answer.most + 1)
-    axes.set_xlabel("samples of each problem")
-    axes.set_ylabel("pass@1" if answer.target is None else "difference of pass@1")
-    axes.set_title(answer.question, loc="left", fontsize=10)
-    axes.grid(alpha=0.3)
-    figure.savefig(destination, dpi=150)
-    return destination
+    return Answer(sentence, results, tuple(states), summary)

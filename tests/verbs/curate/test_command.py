@@ -14,7 +14,7 @@ import pytest
 
 from redi_lab.cli import main
 from redi_lab.config.compose import load_config
-from redi_lab.data.curated import file_hash
+from redi_lab.data.curated import CuratedSource, file_hash
 from redi_lab.data.traces import Dropped, Generation, Problem
 from redi_lab.errors import UserError
 from redi_lab.grading.grader import Grader
@@ -26,7 +26,7 @@ FILES = ("sft.parquet", "pairs.parquet", "report.json")
 
 
 def curate(tmp_path: Path, name: str, *overrides: str, workers: int = 0) -> Path:
-    """Run `curate` into a folder of that name; all runs of a test share a cache."""
+    """Run `curate` into a folder of that name."""
     folder = tmp_path / name
     common = [f"paths.outputs_dir={tmp_path}", f"paths.output_dir={folder}", f"curation.num_workers={workers}"]
     main(["curate", *common, *overrides])
@@ -104,43 +104,27 @@ def test_bytes_depend_on_neither_workers_nor_format(tmp_path: Path, shared_data:
     parquet = tmp_path / "raw.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), parquet)
     one = curate(tmp_path, "one", *openr1(jsonl))
-    many = curate(tmp_path, "many", *openr1(jsonl), f"paths.cache_dir={tmp_path / 'other'}", workers=2)
+    many = curate(tmp_path, "many", *openr1(jsonl), workers=2)
     other = curate(tmp_path, "other_format", *openr1(parquet))
     for name in FILES:
         assert file_hash(one / name) == file_hash(many / name) == file_hash(other / name), name
-    assert not any(read_json(folder / "summary.json")["is_reused"] for folder in (one, many, other))
 
 
-def test_a_second_call_copies_and_a_changed_byte_does_not(
-    tmp_path: Path, shared_data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_fingerprint_follows_content_and_options(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
     source = tmp_path / "raw.jsonl"
     source.write_bytes(shared_data(RAW).read_bytes())
     first = curate(tmp_path, "first", *openr1(source))
     os.utime(source, (1, 1))
-    capsys.readouterr()
     second = curate(tmp_path, "second", *openr1(source))
-    screen = capsys.readouterr().out
-    assert "curated before: copied from" in screen
-    assert screen.rstrip().endswith(f"Results:    {second}")
-    assert read_json(second / "summary.json")["is_reused"] is True
     for name in (*FILES, "manifest.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
     source.write_bytes(source.read_bytes().replace(b"I get 11", b"I get 12"))
     third = curate(tmp_path, "third", *openr1(source))
-    assert read_json(third / "summary.json")["is_reused"] is False
     assert file_hash(third / "pairs.parquet") != file_hash(first / "pairs.parquet")
     fourth = curate(tmp_path, "fourth", *openr1(source), "curation.pairs_per_problem=2")
-    assert read_json(fourth / "summary.json")["is_reused"] is False
-
-
-def test_a_damaged_result_is_made_again(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
-    first = curate(tmp_path, "first", *openr1(shared_data(RAW)))
-    (kept,) = (tmp_path / "cache" / "curations").glob("*/pairs.parquet")
-    kept.write_bytes(kept.read_bytes()[:-1])
-    second = curate(tmp_path, "second", *openr1(shared_data(RAW)))
-    assert read_json(second / "summary.json")["is_reused"] is False
-    assert file_hash(first / "pairs.parquet") == file_hash(second / "pairs.parquet")
+    keys = [read_json(folder / "summary.json")["fingerprint"] for folder in (first, second, third, fourth)]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
 
 
 def test_the_manifest_names_what_went_in_and_out(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
@@ -253,7 +237,7 @@ def test_tokens_are_the_same_in_worker_processes(
 ) -> None:
     overrides = [*openr1(shared_data(RAW)), f"curation.tokenizer={qwen_folder}"]
     one = curate(tmp_path, "one", *overrides)
-    two = curate(tmp_path, "two", *overrides, f"paths.cache_dir={tmp_path / 'x'}", workers=2)
+    two = curate(tmp_path, "two", *overrides, workers=2)
     assert file_hash(one / "pairs.parquet") == file_hash(two / "pairs.parquet")
 
 
@@ -289,9 +273,31 @@ def test_a_bad_row_leaves_no_result(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         curate(tmp_path, "a", "data=jsonl", f"data.path={source}")
     assert "own.jsonl:4: without the key" in capsys.readouterr().err
-    assert not list((tmp_path / "cache" / "curations").glob("*/report.json"))
+    assert not (tmp_path / "a").exists()
 
 
+def test_a_curation_is_a_source_of_training(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
+    """Every row that was written is accounted for again, and what is held out is not trained on."""
+    path = write_jsonl(tmp_path / "rows.jsonl", load_jsonl(shared_data("gsm8k/gsm8k_model_solutions.jsonl"))[:200])
+    folder = curate(tmp_path, "curated", "data=jsonl", f"data.path={path}", "curation=strict")
+    written = read_json(folder / "report.json")["written"]
+    corpus = CuratedSource(str(folder), num_heldout=8).load()
+    assert corpus.counts.rows_read == written["demonstrations"] == len(corpus.demonstrations) + 8
+    assert written["pairs"] - 8 <= len(corpus.pairs) <= written["pairs"]
+    everything = ["curation.demonstrations=all", "curation.negatives=all"]
+    folder = curate(tmp_path, "all", "data=jsonl", f"data.path={path}", "curation=strict", *everything)
+    report = read_json(folder / "report.json")
+    assert report["written"]["negatives"] == report["verdicts"]["wrong"] > written["negatives"]
+    corpus = CuratedSource(str(folder)).load()
+    found = {
+        "demonstrations": len(corpus.demonstrations),
+        "pairs": len(corpus.pairs),
+        "negatives": len(corpus.negatives),
+    }
+    assert found == report["written"]
+
+
+@pytest.mark.slow  # trains twice
 def test_training_from_a_curation(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
     """Both stages, on what was written: every row of the selection is accounted for again."""
     rows = load_jsonl(shared_data("gsm8k/gsm8k_model_solutions.jsonl"))

@@ -7,14 +7,15 @@ import io
 from rich.console import Console
 
 from redi_lab.curation.account import Account
-from redi_lab.curation.curator import RowCurator, RowRules
+from redi_lab.curation.curator import RowCurator
 from redi_lab.data.traces import Dropped, Problem
 from redi_lab.verbs.curate.report import print_report
+from tests.curation.rules import rules
 from tests.curation.test_curator import row
 
 
 def shown(*rows: Problem | Dropped) -> list[str]:
-    account, curator = Account(), RowCurator(RowRules(unknown="negative"))
+    account, curator = Account(), RowCurator(rules(unknown="negative"))
     for place, problem in enumerate(rows):
         account.add(curator.curate(place, problem))
     screen = io.StringIO()

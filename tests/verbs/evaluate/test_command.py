@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,11 @@ from redi_lab.cli import main
 from redi_lab.config.compose import load_config
 from redi_lab.data.arithmetic import HASTE, ArithmeticSource
 from redi_lab.errors import UserError
+from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
+from redi_lab.evaluation.evaluate import Evaluation
 from redi_lab.generation.engines import SamplingParams
-from redi_lab.run.evaluation import _fitted
+from redi_lab.grading.grader import Grader
+from redi_lab.run.evaluation import _fitted, make_evaluation
 from tests.evaluation.scripted_engine import ScriptedEngine
 
 SUITE = ("math500", "aime24", "amc23_paper", "minerva_paper", "olympiadbench_paper")
@@ -35,16 +40,20 @@ def evaluate(qwen_folder: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]
     return run
 
 
-@pytest.fixture
-def members(tmp_path: Path) -> list[str]:
-    """Overrides that give every member of the paper's suite a file of two problems."""
-    overrides = []
+@pytest.fixture(scope="module")
+def suite(qwen_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The paper's suite with two problems a member, evaluated; the folder of the run and what was shown."""
+    root = tmp_path_factory.mktemp("suite")
+    overrides = ["eval=paper_suite", "eval.num_samples=2", "eval.fit_context=false", "eval.max_new_tokens=8"]
     for number, name in enumerate(SUITE):
-        path = tmp_path / f"{name}.jsonl"
+        path = root / f"{name}.jsonl"
         rows = [{"problem": f"What is {number} + {term}?", "answer": number + term} for term in range(2)]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         overrides.append(f"eval.members.{name}.path={path}")
-    return overrides
+    places = [f"paths.outputs_dir={root}", f"paths.output_dir={root / 'run'}", "logger=none"]
+    with redirect_stdout(io.StringIO()) as screen:
+        main(["evaluate", f"checkpoint={qwen_folder}", *places, *overrides])
+    return root / "run", screen.getvalue()
 
 
 def test_the_papers_suite_has_the_papers_protocol(tmp_path: Path) -> None:
@@ -67,53 +76,57 @@ def test_the_papers_suite_has_the_papers_protocol(tmp_path: Path) -> None:
         load_config("evaluate", [*base, "eval.members.aime24.benchmark=suite"])
 
 
-def test_a_suite_gives_each_score_the_average_and_its_interval(
-    evaluate: Callable[..., dict[str, Any]],
-    members: list[str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    summary = evaluate("eval=paper_suite", "eval.num_samples=2", "eval.fit_context=false", *members)
+def test_a_suite_gives_each_score_the_average_and_its_interval(suite: tuple[Path, str]) -> None:
+    folder, screen = suite
+    summary = json.loads((folder / "summary.json").read_text())
     assert tuple(summary["benchmarks"]) == SUITE
     each = [content["metrics"]["pass_at_1"]["value"] for content in summary["benchmarks"].values()]
     average = summary["metrics"]["pass_at_1"]
     assert average["value"] == pytest.approx(sum(each) / 5)
     assert average["ci_low"] <= average["value"] < average["ci_high"] < 0.5
     assert len({content["fingerprint"] for content in summary["benchmarks"].values()}) == 5
-    screen = capsys.readouterr().out
     assert "average" in screen
-    assert (tmp_path / "run" / "scores.png").stat().st_size > 5000
-    assert len(list((tmp_path / "run").glob("samples_*.html"))) == 5
-    logged = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().split("\n")[0])
+    assert (folder / "scores.png").stat().st_size > 5000
+    assert len(list(folder.glob("samples_*.html"))) == 5
+    logged = json.loads((folder / "metrics.jsonl").read_text().split("\n")[0])
     assert logged["eval/pass_at_1"] == average["value"]
     assert logged["eval/aime24/num_problems"] == 2
 
 
-def test_a_member_has_the_same_result_alone(
-    evaluate: Callable[..., dict[str, Any]], members: list[str], tmp_path: Path
-) -> None:
-    suite = evaluate("eval=paper_suite", "eval.num_samples=1", "eval.fit_context=false", *members)
-    alone = ["eval=aime24", f"eval.path={tmp_path / 'aime24.jsonl'}", "eval.num_samples=1"]
-    single = evaluate(*alone, "protocol=paper", "eval.fit_context=false", folder=tmp_path / "alone")
-    assert single["evaluation"]["key"] == suite["benchmarks"]["aime24"]["evaluation"]["key"]
+def test_a_member_has_the_same_result_alone(evaluate: Callable[..., dict[str, Any]], suite: tuple[Path, str]) -> None:
+    folder, _ = suite
+    alone = ["eval=aime24", f"eval.path={folder.parent / 'aime24.jsonl'}", "eval.num_samples=2"]
+    single = evaluate(*alone, "protocol=paper", "eval.fit_context=false")
+    whole = json.loads((folder / "summary.json").read_text())
+    assert single["evaluation"]["key"] == whole["benchmarks"]["aime24"]["evaluation"]["key"]
 
 
-def test_a_prompt_from_a_file_decides_the_result_and_its_digest_is_recorded(
-    evaluate: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
-    problems, prompt = tmp_path / "one.jsonl", tmp_path / "prompt.txt"
-    problems.write_text(json.dumps({"problem": "3 + 4", "answer": 7}))
-    few = ["eval=jsonl", f"eval.path={problems}", "eval.num_samples=1"]
+def evaluation_of(checkpoint: Path, folder: Path, problem: str, *overrides: str) -> Evaluation:
+    """What `evaluate` makes of a benchmark with one problem."""
+    benchmark = Benchmark.of("one", [EvalProblem("1", problem, ("7",))])
+    (folder / "one.jsonl").touch()
+    common = [f"checkpoint={checkpoint}", "protocol=quick", "eval=jsonl", f"eval.path={folder / 'one.jsonl'}"]
+    config = load_config("evaluate", [*common, *overrides])
+    with Grader() as grader:
+        return make_evaluation(
+            config, checkpoint, benchmark, ScriptedEngine(lambda *_: ""), grader, Console(quiet=True)
+        )
+
+
+def test_a_prompt_from_a_file_decides_the_result_and_its_digest_is_recorded(qwen_folder: Path, tmp_path: Path) -> None:
+    prompt = tmp_path / "prompt.txt"
     text = "Answer in $\\boxed{ANSWER}$, 'so':\n\n{problem}"
-    keys = []
-    for number, written in enumerate((text + "\n", text, text + "?")):
+    protocols = []
+    for written in (text + "\n", text, text + "?"):
         prompt.write_text(written)
-        summary = evaluate(*few, f"eval.prompt_file={prompt}", folder=tmp_path / str(number))
-        keys.append(summary["evaluation"]["key"])
-        protocol = summary["evaluation"]["protocol"]
-        assert protocol["prompt_template"] == written.removesuffix("\n")
-        assert protocol["prompt_template_sha256"] == hashlib.sha256(written.removesuffix("\n").encode()).hexdigest()
-    assert keys[0] == keys[1] != keys[2]
+        evaluation = evaluation_of(
+            qwen_folder, tmp_path, "3 + 4", f"eval.prompt_file={prompt}", "eval.fit_context=false"
+        )
+        protocols.append(evaluation.protocol)
+        assert protocols[-1]["prompt_template"] == written.removesuffix("\n")
+        digest = hashlib.sha256(written.removesuffix("\n").encode()).hexdigest()
+        assert protocols[-1]["prompt_template_sha256"] == digest
+    assert protocols[0] == protocols[1] != protocols[2]
 
 
 class TwoMinds(ScriptedEngine):
@@ -159,9 +172,11 @@ def test_a_long_prompt_shortens_the_completions_and_says_so() -> None:
         _fitted(sampling, 600, 700, "math500", console)
 
 
-def test_fitting_the_context_reaches_the_engine(evaluate: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    path = tmp_path / "one.jsonl"
-    path.write_text(json.dumps({"problem": "3 + 4 " * 60, "answer": 7}))
-    fit = ["eval.fit_context=true", "eval.max_new_tokens=32768", "eval.num_samples=1"]
-    summary = evaluate("eval=jsonl", f"eval.path={path}", *fit)
-    assert summary["evaluation"]["protocol"]["sampling"]["max_new_tokens"] < 512
+def test_the_context_is_fitted_where_that_is_asked_for(qwen_folder: Path, tmp_path: Path) -> None:
+    long = "3 + 4 " * 20
+    fitted, whole = (
+        evaluation_of(qwen_folder, tmp_path, long, f"eval.fit_context={asked}", "eval.max_new_tokens=32768")
+        for asked in ("true", "false")
+    )
+    assert fitted.protocol["sampling"]["max_new_tokens"] < 512
+    assert whole.protocol["sampling"]["max_new_tokens"] == 32768

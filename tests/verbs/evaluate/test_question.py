@@ -1,17 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.evaluation.evaluate import Evaluation
-from redi_lab.evaluation.sequential import better_by, known_to
-from redi_lab.evaluation.until_answered import evaluate_until_answered
 from redi_lab.generation.engines import Completion, Progress, SamplingParams
 from redi_lab.grading.grader import Grader
+from redi_lab.verbs.evaluate.question import ask
 
 NUM_PROBLEMS = 60
 
@@ -55,39 +55,45 @@ def evaluation(engine: CoinEngine, checkpoint: Path, folder: Path, grader: Grade
     return Evaluation(engine, checkpoint, benchmark, lambda text: [int(text)], sampling, grader, {}, folder)
 
 
-def test_stops_when_it_is_answered_and_draws_nothing_twice(checkpoint: Path, tmp_path: Path) -> None:
+def question(**settings: Any) -> Any:
+    return OmegaConf.create({"width": None, "better_than": None, "delta": 0.0, "confidence": 0.95} | settings)
+
+
+def test_stops_when_it_is_answered_and_draws_nothing_twice(qwen_folder: Path, tmp_path: Path) -> None:
     good, bad = CoinEngine(0.9), CoinEngine(0.3)
     seen: list[tuple[int, int]] = []
     with Grader(num_workers=1) as grader:
-        pair = [evaluation(engine, checkpoint, tmp_path, grader, 16) for engine in (good, bad)]
-        ask = partial(better_by, delta=0.0, max_samples=16)
-        results, states = evaluate_until_answered(pair, ask, lambda done, total: seen.append((done, total)))
+        pair = [evaluation(engine, qwen_folder, tmp_path, grader, 16) for engine in (good, bad)]
+        answer = ask(question(better_than="bad"), pair, lambda done, total: seen.append((done, total)))
+    states, count = answer.states, answer.states[-1].num_samples
     assert states[-1].answer == "yes"
-    count = states[-1].num_samples
+    assert answer.sentence.startswith("Is pass@1 better than that of bad? Yes. The difference on these problems is +0.")
+    assert answer.summary["rival"]["pass_at_1"] == answer.results[1].metrics["pass_at_1"]
     assert count < 16
     assert all(state.answer is None for state in states[:-1])
-    for engine, result in zip((good, bad), results, strict=True):
+    for engine, result in zip((good, bad), answer.results, strict=True):
         assert len(engine.drawn) == len(set(engine.drawn)) == NUM_PROBLEMS * count
         assert result.metrics["num_samples"] == count
-    assert results[0].metrics["pass_at_1"] > 0.8
+    assert answer.results[0].metrics["pass_at_1"] > 0.8
     assert seen[-1] == (2 * NUM_PROBLEMS * count, 2 * NUM_PROBLEMS * 16)
     assert seen == sorted(seen)
 
 
-def test_an_open_question_ends_with_all_samples_and_the_plain_result(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_open_question_ends_with_all_samples_and_the_plain_result(qwen_folder: Path, tmp_path: Path) -> None:
     engine = CoinEngine(0.5)
     with Grader(num_workers=1) as grader:
-        plain = evaluation(engine, checkpoint, tmp_path, grader, 5)
-        results, states = evaluate_until_answered([plain], partial(known_to, width=0.001, max_samples=5))
-        assert states[-1].answer is None
-        assert [state.num_samples for state in states] == [1, 2, 3, 4, 5]
-        assert results == [plain.result()]
+        plain = evaluation(engine, qwen_folder, tmp_path, grader, 5)
+        answer = ask(question(width=0.001), [plain], lambda *_: None)
+        assert answer.states[-1].answer is None
+        assert [state.num_samples for state in answer.states] == [1, 2, 3, 4, 5]
+        assert answer.results == (plain.result(),)
+        assert answer.sentence.startswith("Is pass@1 known to ± 0.001? Not answered. The score on these problems is 0.")
     assert len(engine.drawn) == NUM_PROBLEMS * 5
-    assert states[-1].low < results[0].metrics["pass_at_1"] < states[-1].high
+    assert answer.states[-1].low < answer.results[0].metrics["pass_at_1"] < answer.states[-1].high
 
 
-def test_one_sample_is_one_look(checkpoint: Path, tmp_path: Path) -> None:
+def test_one_sample_is_one_look(qwen_folder: Path, tmp_path: Path) -> None:
     with Grader(num_workers=1) as grader:
-        once = evaluation(CoinEngine(1.0), checkpoint, tmp_path, grader, 1)
-        _, states = evaluate_until_answered([once], partial(known_to, width=0.2, max_samples=1))
-    assert [state.answer for state in states] == ["known"]
+        once = evaluation(CoinEngine(1.0), qwen_folder, tmp_path, grader, 1)
+        answer = ask(question(width=0.2), [once], lambda *_: None)
+    assert [state.answer for state in answer.states] == ["known"]
