@@ -98,9 +98,9 @@ class CollapseDetector(StoppingCallback):
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to judge on."""
         return {
-            "memory": asdict(self._memory),
+            "memory": _plain(self._memory),
             "seen": self._seen,
-            "snapshot": None if self._snapshot is None else [self._snapshot[0], asdict(self._snapshot[1])],
+            "snapshot": None if self._snapshot is None else [self._snapshot[0], _plain(self._snapshot[1])],
             "num_rollbacks": self.num_rollbacks,
             "alpha": self._alpha,
         }
@@ -247,6 +247,11 @@ def _forget_events_after(step: int, events: Path) -> None:
     if events.exists():
         lines = events.read_text(encoding="utf-8").splitlines(keepends=True)
         events.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
+
+
+def _plain(memory: Memory) -> dict[str, Any]:
+    """As numbers and texts alone, which a training state can hold."""
+    return asdict(memory, dict_factory=lambda items: {k: int(v) if k == "state" else v for k, v in items})
 
 
 def _memory(state: Mapping[str, Any]) -> Memory:

@@ -7,12 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import Any
+from contextlib import suppress
 
-from redi_lab.errors import UserError
+from redi_lab.errors import RunInterruptedError, UserError, interruptible
 from redi_lab.tracking.store import RUNS_VIEW, MlflowStore, StoreError, set_environment, sqlite_path
 
 _GRACE_SECONDS = 10.0
@@ -21,7 +18,7 @@ TRAINING_MODE = "workflowType=machine_learning"
 
 
 def ui_command(tracking_uri: str, port: int = 5000) -> list[str]:
-    """Return the command of a single-worker MLflow server for a local database, reachable from this machine only.
+    """The command of a single-worker MLflow server for a local database, reachable from this machine only.
 
     Args:
         tracking_uri: `sqlite:////absolute/path/mlflow.db`.
@@ -70,10 +67,10 @@ def serve_ui(tracking_uri: str, port: int = 5000) -> int:
     _check_free(port)
     set_environment()
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # job runners are never used here
-    with _termination_as_interrupt(), subprocess.Popen(command, env=environment, start_new_session=True) as server:
+    with interruptible(), subprocess.Popen(command, env=environment, start_new_session=True) as server:
         try:
             return server.wait()
-        except KeyboardInterrupt:
+        except RunInterruptedError:
             return 0
         finally:
             _end_group(server)
@@ -91,30 +88,10 @@ def _check_free(port: int) -> None:
             ) from error
 
 
-@contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    def interrupt(_number: int, _frame: FrameType | None) -> Any:
-        raise KeyboardInterrupt
-
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def _end_group(server: subprocess.Popen[bytes]) -> None:
-    # The leader of the group carries its number; children may outlive it.
-    _signal_group(server.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        server.wait(timeout=_GRACE_SECONDS)
-    _signal_group(server.pid, signal.SIGKILL)
-    server.wait()
-
-
-def _signal_group(group: int, number: signal.Signals) -> None:
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return
+    """End the server and its workers: the leader's number is that of the group, and children may outlive it."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(timeout=_GRACE_SECONDS)

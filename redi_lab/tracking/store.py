@@ -1,12 +1,12 @@
 """The only code that talks to MLflow: a small store with bounded waits, idempotent writes and one kind of failure.
 
 mlflow is imported on first use (one to two seconds). Everything here may raise `StoreError`, which callers survive.
-Writing the same metrics (same timestamps), params, tags, datasets or artifacts twice leaves one copy in the store, so
-a write whose confirmation was lost can simply be repeated.
+Writing the same metrics (same times), params, tags or artifacts twice leaves one copy in the store.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -23,11 +23,13 @@ import filelock
 
 from redi_lab.errors import UserError
 from redi_lab.tracking.journal import Record
+from redi_lab.tracking.state import Dataset
 
 MAX_METRICS_PER_CALL = 1000
 MAX_PARAMS_PER_CALL = 100
 MAX_KEY_LENGTH = 250
 MAX_PARAM_LENGTH = 6000
+MAX_TAG_LENGTH = 8000
 MAX_DIGEST_LENGTH = 36
 RUN_KEY_TAG = "redi_lab.key"
 PARENT_TAG = "mlflow.parentRunId"
@@ -49,7 +51,6 @@ _ENVIRONMENT = {
     # MLflow's own defaults retry for minutes before a dead server is reported as such.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    # Announcements with links and pictures have no place in a training log.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _SQLITE = "sqlite:///"
@@ -60,15 +61,10 @@ class StoreError(Exception):
     """The tracking store could not do what was asked; the message is one line."""
 
 
-@final
-class RunMissingError(StoreError):
-    """The store works but has no such run (it was deleted, or the store was made anew)."""
-
-
 def set_environment() -> None:
     """Switch MLflow's telemetry off and bound its HTTP retries, unless the user's environment says otherwise.
 
-    Must run before mlflow is imported; the values are inherited by child processes, which is meant.
+    Call it before mlflow is imported. Child processes inherit the values.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -101,6 +97,20 @@ def mlflow_key(name: str) -> str:
     return key
 
 
+def accepted_params(params: Mapping[str, str]) -> dict[str, str]:
+    """Params as MLflow takes them: keys and values beyond its limits are cut (config.yaml is complete)."""
+    return {mlflow_key(name): _cut(value, MAX_PARAM_LENGTH) for name, value in params.items()}
+
+
+def accepted_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags as MLflow takes them."""
+    return {mlflow_key(name): _cut(value, MAX_TAG_LENGTH) for name, value in tags.items()}
+
+
+def _cut(value: str, length: int) -> str:
+    return value if len(value) <= length else value[: length - 1] + "…"
+
+
 @contextmanager
 def _guarded(action: str) -> Iterator[None]:
     """Turn any exception of MLflow, SQLAlchemy, requests or the file system into a `StoreError` of one line."""
@@ -110,8 +120,7 @@ def _guarded(action: str) -> Iterator[None]:
         raise
     except Exception as error:
         text = " ".join(str(error).partition("[SQL:")[0].split())[:300]
-        kind = RunMissingError if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST" else StoreError
-        raise kind(f"cannot {action}: {type(error).__name__}: {text}") from error
+        raise StoreError(f"cannot {action}: {type(error).__name__}: {text}") from error
 
 
 def import_client() -> Any:
@@ -192,35 +201,31 @@ class MlflowStore:
         with _guarded(action):
             yield
 
-    def create_run(self, name: str, key: str, parent_run_id: str | None = None) -> str:
-        """Create a run and return its id.
+    def find_run(self, run_id: str | None, key: str) -> Any:
+        """The MLflow run of that id or, if there is none, the one created with `key`; None if there is neither."""
+        from mlflow.exceptions import MlflowException
+
+        with _guarded("find the run"):
+            if run_id is not None:
+                try:
+                    run = self._client.get_run(run_id)
+                    if run.info.lifecycle_stage == "active":
+                        return run
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                        raise
+            runs = self._client.search_runs([self.experiment_id], filter_string=f"tags.`{RUN_KEY_TAG}` = '{key}'")
+            return runs[0] if runs else None
+
+    def create_run(self, name: str, key: str) -> Any:
+        """Create a run and return it.
 
         Args:
-            name: Name shown in the UI.
-            key: Unique text by which `find_run` finds the run.
-            parent_run_id: Run to nest it under.
+            name: name shown in the UI.
+            key: unique text by which `find_run` finds the run.
         """
-        nested = {} if parent_run_id is None else {PARENT_TAG: parent_run_id}
         with self._writing("create a run"):
-            run = self._client.create_run(self.experiment_id, run_name=name, tags={**nested, RUN_KEY_TAG: key})
-            return str(run.info.run_id)
-
-    def find_run(self, key: str) -> str | None:
-        """Return the id of the run that was created with `key`, if there is one."""
-        with _guarded("search runs"):
-            found = self._client.search_runs([self.experiment_id], filter_string=f"tags.`{RUN_KEY_TAG}` = '{key}'")
-            return str(found[0].info.run_id) if found else None
-
-    def check_run(self, run_id: str) -> None:
-        """Check that a run exists.
-
-        Raises:
-            RunMissingError: If the store has no such run.
-            StoreError: If the store fails.
-        """
-        with _guarded("find the run"):
-            if self._client.get_run(run_id).info.lifecycle_stage == "deleted":
-                raise RunMissingError(f"run {run_id} was deleted in {self.tracking_uri}")
+            return self._client.create_run(self.experiment_id, run_name=name, tags={RUN_KEY_TAG: key})
 
     def log_metrics(self, run_id: str, records: Sequence[Record]) -> None:
         """Upload journal records in calls of at most 1000 metrics."""
@@ -231,49 +236,45 @@ class MlflowStore:
             for record in records
             for name, value in record.metrics.items()
         ]
-        for start in range(0, len(metrics), MAX_METRICS_PER_CALL):
+        for some in _batched(metrics, MAX_METRICS_PER_CALL):
             with self._writing("log metrics"):
-                self._client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS_PER_CALL])
+                self._client.log_batch(run_id, metrics=some)
 
     def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        """Upload params; keys and values beyond MLflow's limits are cut (the configuration artifact is complete)."""
+        """Upload params, see `accepted_params`."""
         from mlflow.entities import Param
 
-        entities = [Param(mlflow_key(name), _cut(value)) for name, value in params.items()]
-        for start in range(0, len(entities), MAX_PARAMS_PER_CALL):
+        for some in _batched([Param(*item) for item in params.items()], MAX_PARAMS_PER_CALL):
             with self._writing("log params"):
-                self._client.log_batch(run_id, params=entities[start : start + MAX_PARAMS_PER_CALL])
+                self._client.log_batch(run_id, params=some)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Upload tags."""
+        """Upload tags, see `accepted_tags`."""
         from mlflow.entities import RunTag
 
-        entities = [RunTag(mlflow_key(name), str(value)) for name, value in tags.items()]
-        for start in range(0, len(entities), MAX_PARAMS_PER_CALL):
+        for some in _batched([RunTag(*item) for item in tags.items()], MAX_PARAMS_PER_CALL):
             with self._writing("set tags"):
-                self._client.log_batch(run_id, tags=entities[start : start + MAX_PARAMS_PER_CALL])
+                self._client.log_batch(run_id, tags=some)
 
-    def log_dataset(self, run_id: str, *, name: str, digest: str, source: str, num_rows: int, context: str) -> None:
+    def log_dataset(self, run_id: str, dataset: Dataset) -> None:
         """Upload a dataset input. MLflow keeps 36 characters of the digest; the profile has all of it."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow import entities
 
-        dataset = Dataset(
-            name=name,
-            digest=digest[:MAX_DIGEST_LENGTH],
-            source_type="local",
-            source=json.dumps({"uri": source}),
-            profile=json.dumps({"num_rows": num_rows, "digest": digest}),
-        )
         with self._writing("log a dataset"):
-            self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+            found = entities.Dataset(
+                name=dataset.name,
+                digest=dataset.digest[:MAX_DIGEST_LENGTH],
+                source_type="local",
+                source=json.dumps({"uri": dataset.source}),
+                profile=json.dumps({"num_rows": dataset.num_rows, "digest": dataset.digest}),
+            )
+            tags = [entities.InputTag("mlflow.data.context", dataset.context)]
+            self._client.log_inputs(run_id, [entities.DatasetInput(found, tags)])
 
     def log_artifact(self, run_id: str, path: Path) -> None:
-        """Upload a file or a folder under its own name."""
+        """Upload a file under its own name."""
         with self._writing(f"log the artifact {path.name}"):
-            if path.is_dir():
-                self._client.log_artifacts(run_id, str(path), artifact_path=path.name)
-            else:
-                self._client.log_artifact(run_id, str(path))
+            self._client.log_artifact(run_id, str(path))
 
     def set_status(self, run_id: str, status: str) -> None:
         """Mark a run as RUNNING, or end it as FINISHED, FAILED or KILLED."""
@@ -284,5 +285,11 @@ class MlflowStore:
                 self._client.set_terminated(run_id, status=status)
 
 
-def _cut(value: str) -> str:
-    return value if len(value) <= MAX_PARAM_LENGTH else value[: MAX_PARAM_LENGTH - 1] + "…"
+@functools.cache
+def open_store(tracking_uri: str, experiment_name: str, artifact_location: str | None) -> MlflowStore:
+    """One connection for a whole process; see `MlflowStore`."""
+    return MlflowStore(tracking_uri, experiment_name, artifact_location)
+
+
+def _batched(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    return (list(items[start : start + size]) for start in range(0, len(items), size))

@@ -147,13 +147,13 @@ def upload(arguments: list[str]) -> None:
     names, settings = _settings(arguments, tracking_uri="")
     if len(names) != 1:
         raise UserError("upload takes one results folder: redi-lab upload RUN_DIR [tracking_uri=URI]")
-    from redi_lab.tracking.upload import upload as complete
+    from redi_lab.tracking.mirror import upload as complete
 
     done = complete(names[0], settings["tracking_uri"] or None)
     print(
         f"Uploaded {done.lines} lines of metrics and {done.items} other items to run {done.run_id}, {done.tracking_uri}"
     )
-    for missing in done.missing_artifacts:
+    for missing in done.missing:
         print(f"Missing:    {missing} (the file is gone)")
     print(f"Results:    {Path(names[0]).absolute()}")
 

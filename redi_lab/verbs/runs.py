@@ -1,9 +1,8 @@
 """What lies below outputs/: runs with their state, score and size, and what of it can be removed.
 
 Three things are safe to remove: training states of what is finished (only training reads them), an interrupted run
-whose command has begun anew since (no note in the cache leads to it), and a stage that was begun on the way to a run
-that is not waiting for it any more. An interrupted run that can still be continued goes only on request. Nothing that
-a process is writing is touched.
+whose command has begun another one since, and a stage that was begun on the way to a run that no longer waits for it.
+An interrupted run that can still be continued goes only on request. Nothing that a process is writing is touched.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from typing import Literal, final
 
 from redi_lab.errors import UserError
 from redi_lab.evaluation.results import content_digest
-from redi_lab.files import as_size
-from redi_lab.run.interrupted import LOCK, RECORD, Run, is_locked, noted_folders, read_run
+from redi_lab.files import as_size, is_locked
+from redi_lab.run.interrupted import LOCK, RECORD, Run, last_runs, read_run
 from redi_lab.run.record import SUMMARY, read_summary
 
 _STATES = "states"
@@ -73,13 +72,13 @@ def find_runs(outputs_dir: Path, cache_dir: Path) -> list[FoundRun]:
         if not (folder / SUMMARY).exists()
         for identity in run.stages.values()
     }
-    continued = noted_folders(cache_dir)
+    last = {run.folder for run in last_runs(list(folders)).values()}
     found = [_view(stage, "interrupted" if stage.name in awaited else "abandoned", True) for stage in stages]
     for folder in folders:
         run = records.get(folder)
-        # A command that names its folder finds it by that name, any other by its note.
-        is_named = run is None or any(override.startswith("paths.output_dir=") for override in run.overrides)
-        unfinished: State = "interrupted" if is_named or folder.resolve() in continued else "abandoned"
+        # A command that names its folder finds it by that name, any other the last one that it began.
+        is_continued = run is None or not run.command or folder in last
+        unfinished: State = "interrupted" if is_continued else "abandoned"
         found.append(_view(folder, unfinished, False))
     return sorted(found, key=lambda run: (run.modified, str(run.folder)))
 
@@ -99,7 +98,7 @@ def _view(folder: Path, unfinished: State, is_stage: bool) -> FoundRun:
         summary, state = {}, "damaged" if (folder / SUMMARY).exists() else unfinished
     score = (summary.get("metrics") or {}).get("pass_at_1")
     lock = folder.with_suffix(".lock") if is_stage else folder / LOCK
-    if lock.exists() and is_locked(lock):
+    if is_locked(lock):
         state = "running"
     files = [path.stat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     return FoundRun(

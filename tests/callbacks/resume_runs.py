@@ -24,6 +24,7 @@ from typing import Any, final
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from redi_lab.tracking.local import LocalLogger
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import AdamW
@@ -34,7 +35,6 @@ from redi_lab.callbacks.resume import TrainingStates
 from redi_lab.callbacks.update_norm import UpdateNorm
 from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError
 from redi_lab.run.interrupted import _told
-from redi_lab.tracking.local import LocalLogger
 from tests.conftest import REPOSITORY
 from tests.modules.tiny_runs import HUGE, attach_reference, make_backbone, make_data, make_module
 

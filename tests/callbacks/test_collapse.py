@@ -18,7 +18,6 @@ import torch
 from redi_lab.callbacks.collapse import EVENTS, SNAPSHOT, CollapseDetector, collapse_summary
 from redi_lab.callbacks.collapse_rule import CHOSEN_PROBE, CollapseState
 from redi_lab.callbacks.probes import Probes
-from redi_lab.callbacks.tensor_tree import flatten_tree, unflatten_tree
 from tests.callbacks.scripted_collapse import PLUNGE, ScriptedProbes, events, run_scripted
 from tests.conftest import REPOSITORY
 from tests.modules.tiny_runs import HARMLESS_WARNINGS, fit, make_backbone, make_data, make_module
@@ -150,9 +149,9 @@ def test_without_probes_the_batches_are_judged(tmp_path: Path) -> None:
 def test_a_resumed_detector_goes_on_where_it_was(tmp_path: Path) -> None:
     first = make_detector(tmp_path, "rollback", alpha_factor=0.5)
     run_scripted(tmp_path, (*PLUNGE[:4], -0.7, -0.7, -0.7), detector=first)
-    content, tensors = flatten_tree(first.state_dict())
+    torch.save(first.state_dict(), tmp_path / "state.pt")
     second = make_detector(tmp_path, "rollback", alpha_factor=0.5)
-    second.load_state_dict(unflatten_tree(json.loads(json.dumps(content)), tensors))
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert second.state_dict() == first.state_dict()
     assert second.summary() == first.summary()
     assert second.summary()["rollbacks"] == 1

@@ -66,7 +66,7 @@ def run_evaluation(config: DictConfig, overrides: Sequence[str]) -> Path:
         results, answer = _judge(config, checkpoint, benchmarks)
         baseline = [] if base is None else _evaluate_base(config, base, checkpoint, benchmarks)
         metrics = _metrics(config, results) | (answer.metrics() if answer else {})
-        with command_run(config, list(overrides)) as parent:
+        with command_run(config, overrides, output_dir) as parent:
             logger = make_logger(config, output_dir, parent, {"redi_lab.stage": "evaluate"})
             logger.log_metrics({f"eval/{k}": v for k, v in metrics.items()}, step=0)
             page = log_samples(logger, output_dir, results, benchmarks)
