@@ -96,7 +96,6 @@ def _open_logger(config: DictConfig, folder: Path, name: str, parent: str | None
         name,
         experiment=settings.experiment_name,
         tracking_uri=settings.tracking_uri,
-        artifact_location=settings.artifact_location,
         parent=parent,
         tags=tags,
         flush_seconds=settings.flush_seconds,

@@ -58,8 +58,6 @@ class RunLogger(Logger):
         experiment: MLflow experiment, created if absent.
         tracking_uri: MLflow tracking URI, `sqlite:///` with an absolute path; None: local records alone. If the run was
             mirrored in another store before, it is copied to this one as a whole.
-        artifact_location: artifact root of a new experiment. None means `mlflow-artifacts` beside a sqlite file, and
-            the server's own choice for others.
         parent: run to nest this one under: the folder of its record, or its id.
         tags: tags of the run.
         flush_seconds: seconds between two mirrorings. What was not mirrored is never lost, only late.
@@ -75,7 +73,6 @@ class RunLogger(Logger):
         *,
         experiment: str = "redi_lab",
         tracking_uri: str | None = None,
-        artifact_location: str | None = None,
         parent: str | None = None,
         tags: Mapping[str, str] | None = None,
         flush_seconds: float = 5.0,
@@ -92,7 +89,7 @@ class RunLogger(Logger):
         self._record = RunRecord(name=run_name, experiment=experiment, parent=parent, tags=dict(tags or {}))
         self._lock = filelock.FileLock(self.folder / LOCK, timeout=0, thread_local=False)
         self._mirror = BackgroundMirror(self.folder, tracking_uri, flush_seconds, self._lock.release)
-        self._begin(artifact_location)
+        self._begin()
 
     @property
     def name(self) -> str:
@@ -132,15 +129,10 @@ class RunLogger(Logger):
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Record parameters; nested mappings become dotted names.
+        """Record parameters as text; nested mappings become dotted names. `args` and `kwargs` are Lightning's, ignored.
 
         MLflow's params cannot change: one that was recorded before with another value (a resumed run) keeps it, with a
         warning.
-
-        Args:
-            params: name to value; values are recorded as text.
-            args: ignored, part of Lightning's interface.
-            kwargs: ignored, part of Lightning's interface.
         """
         flat, known = flatten(vars(params) if isinstance(params, Namespace) else params), self._record.params
         if changed := sorted(name for name in flat if known.get(name, flat[name]) != flat[name]):
@@ -174,13 +166,7 @@ class RunLogger(Logger):
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
     def log_tables(self, paths: Sequence[Path]) -> None:
-        """Show JSON files of {columns, data} as tables, as `mlflow.log_table` does.
-
-        Call it once a run: the tag that names the tables is replaced.
-
-        Args:
-            paths: the files; each is logged under its own name.
-        """
+        """Show JSON files of {columns, data} as tables, as `mlflow.log_table` does; call it once a run."""
         for path in paths:
             self.log_artifact(path)
         tables = [{"path": path.name, "type": "table"} for path in paths]
@@ -188,15 +174,7 @@ class RunLogger(Logger):
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
     def log_dataset(self, name: str, digest: str, source: str, num_rows: int, context: str = "training") -> None:
-        """Record a dataset that the run reads.
-
-        Args:
-            name: name shown in the UI.
-            digest: hash of the content. MLflow shows 36 characters of it; the dataset's profile has all.
-            source: where the data comes from (path or URI).
-            num_rows: number of rows.
-            context: what it is read for: "training", "validation", "evaluation".
-        """
+        """Record a dataset that the run reads, see `Dataset`."""
         dataset = Dataset(name=name, digest=digest, source=source, num_rows=num_rows, context=context)
         self._update(datasets=list(dict.fromkeys([*self._record.datasets, dataset])))
 
@@ -226,7 +204,7 @@ class RunLogger(Logger):
             _LOG.warning("this run is not complete in %s; complete it with: %s", self._uri, command)
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
-    def _begin(self, artifact_location: str | None) -> None:
+    def _begin(self) -> None:
         self._acquire()
         try:
             wanted, before = self._record, None
@@ -238,7 +216,7 @@ class RunLogger(Logger):
                 known = load_state(self.folder)
                 is_same = known is not None and known.tracking_uri == self._uri
                 if not is_same or before is None or before.experiment != wanted.experiment:
-                    RunState(tracking_uri=self._uri, artifact_location=artifact_location).save(self.folder)
+                    RunState(tracking_uri=self._uri).save(self.folder)
             self._start()
         except BaseException:
             self._lock.release()

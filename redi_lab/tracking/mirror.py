@@ -101,17 +101,14 @@ def find_or_create(folder: Path) -> tuple[MlflowStore, RunRecord, RunState, Any]
     record, state = load_record(folder), load_state(folder)
     if state is None:
         raise UserError(f"{folder} was recorded without a store: name one, tracking_uri=URI")
-    store = open_store(state.tracking_uri, record.experiment, state.artifact_location)
+    store = open_store(state.tracking_uri, record.experiment)
     run = store.find_run(state.run_id, record.key)
     if run is None:
         if state.run_id is not None:
             _LOG.warning("run %s is no longer in %s: uploading it as a new run", state.run_id, state.tracking_uri)
         run = store.create_run(record.name, record.key)
     if run.info.run_id != state.run_id:
-        state = RunState(
-            tracking_uri=state.tracking_uri, artifact_location=state.artifact_location,
-            run_id=run.info.run_id, experiment_id=run.info.experiment_id,
-        )  # fmt: skip
+        state = RunState(tracking_uri=state.tracking_uri, run_id=run.info.run_id, experiment_id=run.info.experiment_id)
         state.save(folder)
     return store, record, state, run
 

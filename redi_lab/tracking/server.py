@@ -25,8 +25,8 @@ def ui_command(tracking_uri: str, port: int = 5000) -> list[str]:
         port: TCP port on 127.0.0.1.
 
     Raises:
-        UserError: If the URI is not a local database (a remote server has its own UI at its address) or the port is
-            out of range.
+        UserError: the URI is not a local database (a remote server has its own UI at its address) or the port is out
+            of range.
     """
     database = sqlite_path(tracking_uri)
     if database is None:
@@ -44,7 +44,7 @@ def runs_url(tracking_uri: str, experiment_name: str, port: int = 5000) -> str:
     """Address of the experiment's runs with their scores; at the bare address MLflow shows none, in its GenAI mode.
 
     Raises:
-        UserError: The store cannot be opened.
+        UserError: the store cannot be opened.
     """
     try:
         experiment = MlflowStore(tracking_uri, experiment_name).experiment_id

@@ -28,7 +28,15 @@ _File = TypeVar("_File", bound=BaseModel)
 
 @final
 class Dataset(BaseModel, extra="forbid", frozen=True):
-    """A dataset that a run reads; `context` is what for: "training", "validation" or "evaluation"."""
+    """A dataset that a run reads.
+
+    Attributes:
+        name: name shown in the UI.
+        digest: hash of the content. MLflow shows 36 characters of it; the dataset's profile has all.
+        source: where the data comes from (path or URI).
+        num_rows: number of rows.
+        context: what it is read for: "training", "validation" or "evaluation".
+    """
 
     name: str
     digest: str
@@ -80,7 +88,6 @@ class RunState(BaseModel, extra="forbid"):
 
     Attributes:
         tracking_uri: store that mirrors the run.
-        artifact_location: artifact root of a new experiment; None leaves it to the store.
         run_id: MLflow's id, None until the run exists there.
         experiment_id: MLflow's id of the experiment, None until the run exists.
         offset: bytes of `metrics.jsonl` that the store has confirmed.
@@ -88,7 +95,6 @@ class RunState(BaseModel, extra="forbid"):
     """
 
     tracking_uri: str
-    artifact_location: str | None = None
     run_id: str | None = None
     experiment_id: str | None = None
     offset: int = 0

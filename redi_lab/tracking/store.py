@@ -71,10 +71,10 @@ def set_environment() -> None:
 
 
 def sqlite_path(tracking_uri: str) -> Path | None:
-    """Return the database file of a `sqlite:///` URI, None for other stores.
+    """The database file of a `sqlite:///` URI, None for other stores.
 
     Raises:
-        UserError: If the path is relative: it would mean another file in every working directory.
+        UserError: the path is relative, which would mean another file in every working directory.
     """
     if not tracking_uri.startswith(_SQLITE):
         return None
@@ -88,7 +88,7 @@ def mlflow_key(name: str) -> str:
     """Turn a name into one that MLflow accepts; accepted names are returned as they are.
 
     MLflow allows letters, digits, `_-. :/`, paths in normal form, and 250 characters. Longer names keep a hash of
-    the whole, so that two of them cannot fall together.
+    the whole, so that two of them stay distinct.
     """
     key = posixpath.normpath(re.sub(r"[^\w\-. :/]", "_", name)).lstrip("/")
     key = re.sub(r"^\.\.?(/|$)", "_", key) or "_"
@@ -111,18 +111,6 @@ def _cut(value: str, length: int) -> str:
     return value if len(value) <= length else value[: length - 1] + "…"
 
 
-@contextmanager
-def _guarded(action: str) -> Iterator[None]:
-    """Turn any exception of MLflow, SQLAlchemy, requests or the file system into a `StoreError` of one line."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except Exception as error:
-        text = " ".join(str(error).partition("[SQL:")[0].split())[:300]
-        raise StoreError(f"cannot {action}: {type(error).__name__}: {text}") from error
-
-
 def import_client() -> Any:
     """Import mlflow's client, which takes a second or two, with the environment as it should be."""
     set_environment()
@@ -138,27 +126,25 @@ def import_client() -> Any:
 class MlflowStore:
     """A connection to one experiment of a tracking store; the experiment is created if absent.
 
+    The artifacts of a new experiment lie in `mlflow-artifacts` beside a sqlite file, and where a server puts them.
+
     Args:
         tracking_uri: MLflow tracking URI. `sqlite:///` needs an absolute path.
-        experiment_name: Experiment that runs go to.
-        artifact_location: Artifact root of a new experiment. None means `mlflow-artifacts` beside a sqlite file, and
-            the server's own choice for others.
+        experiment_name: experiment that runs go to.
 
     Raises:
-        StoreError: If the store cannot be reached or set up.
+        StoreError: the store cannot be reached or set up.
     """
 
-    def __init__(self, tracking_uri: str, experiment_name: str, artifact_location: str | None = None) -> None:
-        self.tracking_uri = tracking_uri
+    def __init__(self, tracking_uri: str, experiment_name: str) -> None:
         self._database = sqlite_path(tracking_uri)
-        if artifact_location is None and self._database is not None:
-            artifact_location = str(self._database.parent / "mlflow-artifacts")
-        with _guarded("open the store"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # MLflow's use of SQLAlchemy is deprecated there; no user can mend it
+        self._identity: tuple[int, int] | None = None
+        with self._doing("open the store"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow's use of SQLAlchemy is deprecated there; no user can fix that
             with self._creation_lock():
                 self._client = import_client()(tracking_uri=tracking_uri)
-                self.experiment_id = self._find_or_create_experiment(experiment_name, artifact_location)
-        self._identity = self._database_identity()
+                self.experiment_id = self._find_or_create_experiment(experiment_name)
+            self._identity = self._database_identity()
 
     def _creation_lock(self) -> Any:
         # Two processes that migrate one fresh database at the same moment make one of them fail.
@@ -167,20 +153,13 @@ class MlflowStore:
         self._database.parent.mkdir(parents=True, exist_ok=True)
         return filelock.FileLock(f"{self._database}.lock", timeout=_CREATION_LOCK_SECONDS)
 
-    def _find_or_create_experiment(self, name: str, artifact_location: str | None) -> str:
+    def _find_or_create_experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
-            try:
-                tags = {_VIEW_TAG: _VIEW}
-                return str(self._client.create_experiment(name, artifact_location=artifact_location, tags=tags))
-            except MlflowException:
-                experiment = self._client.get_experiment_by_name(name)  # another process was quicker
-                if experiment is None:
-                    raise
-        if experiment.lifecycle_stage == "deleted":
-            raise StoreError(f"experiment {name!r} was deleted in {self.tracking_uri}; restore it or choose another")
+            location = None if self._database is None else str(self._database.parent / "mlflow-artifacts")
+            return str(self._client.create_experiment(name, artifact_location=location, tags={_VIEW_TAG: _VIEW}))
         if experiment.tags.get(_VIEW_TAG) != _VIEW:
             with suppress(MlflowException):  # a server that forbids it costs the columns, not the run
                 self._client.set_experiment_tag(experiment.experiment_id, _VIEW_TAG, _VIEW)
@@ -189,23 +168,28 @@ class MlflowStore:
     def _database_identity(self) -> tuple[int, int] | None:
         if self._database is None:
             return None
-        with _guarded("find the database"):
-            status = self._database.stat()
-            return status.st_dev, status.st_ino
+        status = self._database.stat()
+        return status.st_dev, status.st_ino
 
     @contextmanager
-    def _writing(self, action: str) -> Iterator[None]:
-        # SQLite goes on writing into a deleted file without an error: only its identity tells.
-        if self._database_identity() != self._identity:
-            raise StoreError(f"cannot {action}: {self._database} was replaced by another file")
-        with _guarded(action):
+    def _doing(self, action: str) -> Iterator[None]:
+        """Turn any exception of MLflow, SQLAlchemy, requests or the file system into a `StoreError` of one line."""
+        try:
+            # SQLite goes on writing into a deleted file without an error: only its identity tells.
+            if self._identity is not None and self._database_identity() != self._identity:
+                raise StoreError(f"cannot {action}: {self._database} was replaced by another file")
             yield
+        except StoreError:
+            raise
+        except Exception as error:
+            text = " ".join(str(error).partition("[SQL:")[0].split())[:300]
+            raise StoreError(f"cannot {action}: {type(error).__name__}: {text}") from error
 
     def find_run(self, run_id: str | None, key: str) -> Any:
         """The MLflow run of that id or, if there is none, the one created with `key`; None if there is neither."""
         from mlflow.exceptions import MlflowException
 
-        with _guarded("find the run"):
+        with self._doing("find the run"):
             if run_id is not None:
                 try:
                     run = self._client.get_run(run_id)
@@ -224,43 +208,42 @@ class MlflowStore:
             name: name shown in the UI.
             key: unique text by which `find_run` finds the run.
         """
-        with self._writing("create a run"):
+        with self._doing("create a run"):
             return self._client.create_run(self.experiment_id, run_name=name, tags={RUN_KEY_TAG: key})
 
     def log_metrics(self, run_id: str, records: Sequence[Record]) -> None:
-        """Upload journal records in calls of at most 1000 metrics."""
+        """Upload journal records."""
         from mlflow.entities import Metric
 
-        metrics = [
-            Metric(mlflow_key(name), value, round(record.time * 1000), record.step)
-            for record in records
-            for name, value in record.metrics.items()
-        ]
-        for some in _batched(metrics, MAX_METRICS_PER_CALL):
-            with self._writing("log metrics"):
-                self._client.log_batch(run_id, metrics=some)
+        lines = ((name, value, line) for line in records for name, value in line.metrics.items())
+        self._log(
+            run_id, metrics=[Metric(mlflow_key(n), v, round(line.time * 1000), line.step) for n, v, line in lines]
+        )
 
     def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         """Upload params, see `accepted_params`."""
         from mlflow.entities import Param
 
-        for some in _batched([Param(*item) for item in params.items()], MAX_PARAMS_PER_CALL):
-            with self._writing("log params"):
-                self._client.log_batch(run_id, params=some)
+        self._log(run_id, params=[Param(*item) for item in params.items()])
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Upload tags, see `accepted_tags`."""
         from mlflow.entities import RunTag
 
-        for some in _batched([RunTag(*item) for item in tags.items()], MAX_PARAMS_PER_CALL):
-            with self._writing("set tags"):
-                self._client.log_batch(run_id, tags=some)
+        self._log(run_id, tags=[RunTag(*item) for item in tags.items()])
+
+    def _log(self, run_id: str, **entities: list[Any]) -> None:
+        for kind, items in entities.items():
+            size = MAX_METRICS_PER_CALL if kind == "metrics" else MAX_PARAMS_PER_CALL
+            for start in range(0, len(items), size):
+                with self._doing(f"log {kind}"):
+                    self._client.log_batch(run_id, **{kind: items[start : start + size]})
 
     def log_dataset(self, run_id: str, dataset: Dataset) -> None:
         """Upload a dataset input. MLflow keeps 36 characters of the digest; the profile has all of it."""
         from mlflow import entities
 
-        with self._writing("log a dataset"):
+        with self._doing("log a dataset"):
             found = entities.Dataset(
                 name=dataset.name,
                 digest=dataset.digest[:MAX_DIGEST_LENGTH],
@@ -273,12 +256,12 @@ class MlflowStore:
 
     def log_artifact(self, run_id: str, path: Path) -> None:
         """Upload a file under its own name."""
-        with self._writing(f"log the artifact {path.name}"):
+        with self._doing(f"log the artifact {path.name}"):
             self._client.log_artifact(run_id, str(path))
 
     def set_status(self, run_id: str, status: str) -> None:
         """Mark a run as RUNNING, or end it as FINISHED, FAILED or KILLED."""
-        with self._writing("set the run's status"):
+        with self._doing("set the run's status"):
             if status == "RUNNING":
                 self._client.update_run(run_id, status=status)
             else:
@@ -286,10 +269,6 @@ class MlflowStore:
 
 
 @functools.cache
-def open_store(tracking_uri: str, experiment_name: str, artifact_location: str | None) -> MlflowStore:
+def open_store(tracking_uri: str, experiment_name: str) -> MlflowStore:
     """One connection for a whole process; see `MlflowStore`."""
-    return MlflowStore(tracking_uri, experiment_name, artifact_location)
-
-
-def _batched(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
-    return (list(items[start : start + size]) for start in range(0, len(items), size))
+    return MlflowStore(tracking_uri, experiment_name)

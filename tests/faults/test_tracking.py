@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -34,6 +35,12 @@ STEPS = 50
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror, "PATIENCE_SECONDS", 0.2)
+
+
+@pytest.fixture
+def another(mlflow_database: Path, tmp_path: Path) -> str:
+    """A second store."""
+    return uri_of(Path(shutil.copy(mlflow_database, tmp_path / "another.db")))
 
 
 def uri_of(database: Path) -> str:
@@ -98,13 +105,13 @@ def test_a_locked_database(database: Path, tmp_path: Path, caplog: pytest.LogCap
 
 
 def test_a_database_that_is_deleted_in_the_middle(
-    database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    database: Path, another: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     train(uri_of(database), tmp_path / "run", database.unlink)
     missing = f"cannot find the database: FileNotFoundError: [Errno 2] No such file or directory: '{database}'"
     wait_for_uploads()
     assert any(missing in text for text in warnings_of(caplog))
-    report = upload(tmp_path / "run", f"sqlite:///{tmp_path}/new.db")
+    report = upload(tmp_path / "run", another)
     assert report.lines == STEPS
     assert_complete(report.tracking_uri, report.run_id)
 
@@ -164,9 +171,9 @@ def test_a_store_that_answers_late(slow: str, database: Path, tmp_path: Path, mo
 
 
 def test_a_server_that_takes_calls_and_never_answers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    another: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with socket.create_server(("127.0.0.1", 0)) as server:
         uri = f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -174,7 +181,7 @@ def test_a_server_that_takes_calls_and_never_answers(
         assert logger.version is None
         wait_for_uploads()
     assert all(uri in text for text in warnings_of(caplog))
-    report = upload(tmp_path / "run", f"sqlite:///{tmp_path}/new.db")
+    report = upload(tmp_path / "run", another)
     assert_complete(report.tracking_uri, report.run_id)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ from typing import Any
 import pytest
 
 from redi_lab.errors import UserError
+from redi_lab.tracking import mirror
 from redi_lab.tracking.journal import read_records
 from redi_lab.tracking.mirror import upload
 from redi_lab.tracking.state import STATE_FILE, load_state
-from redi_lab.tracking.store import MlflowStore, StoreError, sqlite_path
+from redi_lab.tracking.store import MlflowStore, StoreError, set_environment, sqlite_path
 from tests.conftest import REPOSITORY
 from tests.tracking.conftest import NewLogger, client, history
 
@@ -43,6 +46,7 @@ def test_a_lost_answer_leaves_one_copy(
     call: str, new_logger: NewLogger, tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store does what it was asked, and nobody hears of it: as if the mirror were killed behind the call."""
+    monkeypatch.setattr(mirror, "MAX_METRICS_PER_CALL", 4)
     with monkeypatch.context() as patch:
         patch.setattr(MlflowStore, call, failing_after(getattr(MlflowStore, call)))
         logger = new_logger(experiment=f"lost {call}", tags={"stage": "train"})
@@ -50,14 +54,14 @@ def test_a_lost_answer_leaves_one_copy(
         logger.log_config("seed: 1\n")
         logger.log_dataset("arithmetic", "ab" * 32, "embedded", 2048)
         for step in range(3):
-            logger.log_metrics({f"a{index}": step for index in range(600)}, step)  # 1000 fit into one call
+            logger.log_metrics({"a": step, "b": step, "c": step}, step)  # three lines, three calls
         logger.finalize("success")
     assert logger.is_complete == (call == "create_run")  # the next attempt found the run by its key
     report = upload(tmp_path)
     (run,) = runs_of(tracking_uri, f"lost {call}")
     assert run.info.run_id == report.run_id
     assert (run.info.status, run.data.params, run.data.tags["stage"]) == ("FINISHED", {"seed": "1"}, "train")
-    assert history(tracking_uri, report.run_id, "a0") == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert history(tracking_uri, report.run_id, "a") == [(0, 0.0), (1, 1.0), (2, 2.0)]
     assert len(run.inputs.dataset_inputs) == 1
     assert [artifact.path for artifact in client(tracking_uri).list_artifacts(report.run_id)] == ["config.yaml"]
     again = upload(tmp_path)
@@ -135,23 +139,42 @@ def test_without_mlflow_json_the_run_is_found_by_its_key(
     assert history(tracking_uri, report.run_id, "loss") == [(0, 1.0)]
 
 
-def test_a_killed_run_and_its_command_are_completed_as_killed(tracking_uri: str, tmp_path: Path) -> None:
+def assert_both_were_killed(uri: str, folder: Path) -> None:
+    report = upload(folder)
+    assert report.lines == 1
+    run = client(uri).get_run(report.run_id)
+    parent = client(uri).get_run(run.data.tags["mlflow.parentRunId"])
+    assert (run.info.status, parent.info.status, parent.info.run_name) == ("KILLED", "KILLED", "run")
+
+
+def test_a_killed_run_and_its_command_are_completed_as_killed(
+    new_logger: NewLogger, tracking_uri: str, tmp_path: Path
+) -> None:
+    """The files as they are in the middle of a run are what a kill leaves behind."""
+    running, killed = tmp_path / "running", tmp_path / "killed"
+    parent = new_logger(running / "command")
+    logger = new_logger(running, parent=str(killed / "command"))
+    logger.log_metrics({"loss": 1.0}, 0)
+    shutil.copytree(running, killed)
+    assert_both_were_killed(tracking_uri, killed)
+    logger.finalize("success")
+    parent.finalize("success")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_really_killed(tracking_uri: str, tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\n"
         "from redi_lab.tracking.logger import RunLogger\n"
         "options = {'tracking_uri': sys.argv[1], 'flush_seconds': 3600.0}\n"
-        "parent = RunLogger(sys.argv[2] + '/command', 'command', **options)\n"
+        "parent = RunLogger(sys.argv[2] + '/command', 'run', **options)\n"
         "logger = RunLogger(sys.argv[2], 'run', parent=str(parent.folder), **options)\n"
         "logger.log_metrics({'loss': 1.0}, 0)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     command = [sys.executable, "-c", script, tracking_uri, str(tmp_path)]
     assert subprocess.run(command, cwd=REPOSITORY, check=False).returncode == -9
-    report = upload(tmp_path)
-    assert report.lines == 1
-    run = client(tracking_uri).get_run(report.run_id)
-    parent = client(tracking_uri).get_run(run.data.tags["mlflow.parentRunId"])
-    assert (run.info.status, parent.info.status, parent.info.run_name) == ("KILLED", "KILLED", "command")
+    assert_both_were_killed(tracking_uri, tmp_path)
 
 
 def test_missing_artifacts_are_reported_not_dropped(new_logger: NewLogger, tmp_path: Path) -> None:
@@ -188,10 +211,21 @@ def test_artifacts_lie_beside_the_database(tracking_uri: str) -> None:
 
 
 @pytest.mark.parametrize("given", [None, "5"])
-def test_telemetry_is_off_and_retries_are_bounded_before_mlflow_is_imported(given: str | None) -> None:
-    """In a fresh interpreter that forbids every connection; the user's own setting wins."""
+def test_the_users_own_settings_of_mlflow_win(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+        monkeypatch.delenv(name, raising=False)
+    if given is not None:
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", given)
+    set_environment()
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == (given or "1")
+
+
+@pytest.mark.slow
+def test_telemetry_is_off_before_mlflow_is_imported() -> None:
+    """In a fresh interpreter that forbids every connection."""
     script = (
-        "import os, socket, sys\n"
+        "import socket, sys\n"
         "def forbid(*arguments): raise AssertionError(f'network: {arguments}')\n"
         "socket.socket.connect = socket.create_connection = socket.getaddrinfo = forbid\n"
         "from redi_lab.tracking.store import MlflowStore, set_environment\n"
@@ -199,16 +233,9 @@ def test_telemetry_is_off_and_retries_are_bounded_before_mlflow_is_imported(give
         "set_environment()\n"
         "from mlflow.telemetry.client import get_telemetry_client\n"
         "assert get_telemetry_client() is None\n"
-        "print(os.environ['MLFLOW_HTTP_REQUEST_MAX_RETRIES'])\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "DO_NOT"))}
-    if given is not None:
-        environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = given
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [given or "1"]
+    subprocess.run([sys.executable, "-c", script], env=environment, cwd=REPOSITORY, check=True)
 
 
 @pytest.mark.slow
@@ -236,6 +263,6 @@ def test_metrics_arrive_while_the_run_goes_on(new_logger: NewLogger, tracking_ur
     for step in range(2):
         logger.log_metrics({"loss": float(step)}, step)
         while (state := load_state(tmp_path)) is None or state.offset < (tmp_path / "metrics.jsonl").stat().st_size:
-            pass
+            time.sleep(0.01)
         assert history(tracking_uri, logger.version, "loss") == [(s, float(s)) for s in range(step + 1)]
     logger.finalize("success")

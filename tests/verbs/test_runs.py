@@ -110,6 +110,7 @@ def test_the_verb_removes_on_request_alone(outputs: Path, capsys: pytest.Capture
     assert not (outputs / "runs" / "done" / "states").exists()
 
 
+@pytest.mark.slow
 def test_a_trained_run_is_listed_as_finished(tiny: Callable[..., list[str]], tmp_path: Path) -> None:
     main([*tiny("eval=none")])
     found: list[FoundRun] = find_runs(tmp_path / "outputs", tmp_path / "outputs" / "cache")
