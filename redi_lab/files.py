@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ import filelock
 
 from redi_lab.errors import UserError
 
+_CLOCK_TICK_NS = 20_000_000  # file systems stamp files with a clock that ticks every 10 ms at the slowest
+_digests: dict[tuple[str, int, int, int], str] = {}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Libraries in Rust and sqlite say so in their text alone.
 _FULL_TEXTS = ("database or disk is full", *(f"os error {number})" for number in _FULL))
@@ -128,12 +131,6 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 (hexadecimal) of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @contextmanager
 def locked(path: Path, refusal: str) -> Iterator[None]:
     """Hold the lock of a file for the time of a block.
@@ -202,3 +199,17 @@ def as_size(num_bytes: int) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 (hexadecimal) of a file, read once as long as its path, size, time of change and inode stay."""
+    found = path.stat()
+    # A file written within the current tick could change again under the same time stamp: wait until it is over.
+    while abs(time.time_ns() - found.st_mtime_ns) < _CLOCK_TICK_NS:
+        time.sleep(_CLOCK_TICK_NS / 1e9)
+        found = path.stat()
+    key = (str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ino)
+    if key not in _digests:
+        with path.open("rb") as file:
+            _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _digests[key]

@@ -24,7 +24,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from redi_lab.files import file_sha256, partial_of, replacing_folder
+from redi_lab.files import file_digest, partial_of, replacing_folder
 
 MANIFEST = "manifest.json"
 _POLICY, _CALLBACKS = "policy.pt", "callbacks.pt"
@@ -90,7 +90,7 @@ def save_state(trainer: pl.Trainer, module: pl.LightningModule, folder: Path) ->
             _read(partial / _CALLBACKS)  # what could not be read back has to fail now, not when it is needed
         barrier("state_files")
         if is_first:
-            hashes = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
+            hashes = {path.name: file_digest(path) for path in sorted(partial.iterdir())}
             (partial / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": hashes}), encoding="utf-8")
     barrier("state_saved")
 
@@ -159,7 +159,7 @@ def verify_state(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             raise DamagedStateError(f"{path}: missing")
-        if file_sha256(path) != digest:
+        if file_digest(path) != digest:
             raise DamagedStateError(f"{path}: its content changed since it was written")
 
 

@@ -21,7 +21,7 @@ from redi_lab.errors import RunInterruptedError, UserError, in_short, interrupti
 from redi_lab.files import is_disk_full, naming, write_text
 from redi_lab.redaction import redacted
 from redi_lab.run.naming import objective, run_name
-from redi_lab.tracking.environment import environment_tags
+from redi_lab.tracking.environment import environment_tags, environment_text
 
 if TYPE_CHECKING:
     from redi_lab.tracking.logger import RunLogger
@@ -78,12 +78,12 @@ def make_logger(config: DictConfig, folder: Path, parent: str | None, tags: Mapp
         parent: see `RunLogger`.
         tags: of the run.
     """
-    logger = _open_logger(config, folder, run_name(config), parent, tags)
+    logger = _open_logger(config, folder, run_name(config), parent, {**tags, **environment_tags()})
     plain = redacted(OmegaConf.to_container(config))
-    logger.log_config(OmegaConf.to_yaml(OmegaConf.create(plain)))
+    logger.log_text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
     logged = {str(k): v for k, v in plain.items() if k not in ("paths", "logger", "debug")}
     logger.log_hyperparams(logged | ({"objective": objective(config.loss)} if config.get("loss") else {}))
-    logger.log_environment()
+    logger.log_text("environment.txt", environment_text())
     return logger
 
 

@@ -24,7 +24,6 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from redi_lab.errors import UserError
 from redi_lab.files import write_text
-from redi_lab.tracking.environment import environment_tags, environment_text
 from redi_lab.tracking.journal import MetricsJournal
 from redi_lab.tracking.mirror import BackgroundMirror, upload_command
 from redi_lab.tracking.state import (
@@ -140,15 +139,11 @@ class RunLogger(Logger):
         self._update(params=flat | known)
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
-    def log_config(self, text: str) -> None:
-        """Write the complete configuration to `config.yaml`, and show it as an artifact."""
-        self._log_text("config.yaml", text)
-
-    @rank_zero_only  # type: ignore[misc, unused-ignore]
-    def log_environment(self) -> None:
-        """Record commit, versions and platform as tags and every installed package in `environment.txt`."""
-        self._log_text("environment.txt", environment_text())
-        self._update(tags=self._record.tags | environment_tags())
+    def log_text(self, name: str, text: str) -> None:
+        """Write a file into the folder, and show it as an artifact."""
+        self._open()
+        write_text(self.folder / name, text)
+        self.log_artifact(self.folder / name)
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
     def log_artifact(self, path: Path | str) -> None:
@@ -248,8 +243,3 @@ class RunLogger(Logger):
     def _save(self, **changes: Any) -> None:
         self._record = self._record.model_copy(update=changes)
         self._record.save(self.folder)
-
-    def _log_text(self, name: str, text: str) -> None:
-        self._open()
-        write_text(self.folder / name, text)
-        self.log_artifact(self.folder / name)

@@ -8,32 +8,29 @@ time, MLflow finds the points of equal step, time and value and stores them once
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 from redi_lab.errors import UserError
 from redi_lab.files import is_locked, locked
-from redi_lab.tracking.journal import Record, read_records
+from redi_lab.tracking.journal import read_records
 from redi_lab.tracking.state import LOCK, METRICS_FILE, RunRecord, RunState, load_record, load_state
-from redi_lab.tracking.store import (
-    MAX_DIGEST_LENGTH,
-    MAX_METRICS_PER_CALL,
-    PARENT_TAG,
-    MlflowStore,
-    StoreError,
-    accepted_params,
-    accepted_tags,
-    open_store,
-    sqlite_path,
-)
+from redi_lab.tracking.store import RUN_KEY_TAG, MlflowStore, StoreError, accepted, mlflow_key, open_store, sqlite_path
 
 _LOG = logging.getLogger(__name__)
 _MAX_BACKOFF = 32
+MAX_METRICS_PER_CALL = 1000
+MAX_PARAMS_PER_CALL = 100
+MAX_PARAM_LENGTH = 6000
+MAX_TAG_LENGTH = 8000
+MAX_DIGEST_LENGTH = 36
+PARENT_TAG = "mlflow.parentRunId"
 PATIENCE_SECONDS = 30.0
 """The longest that a command waits for a store, at the beginning and at the end of a run."""
 
@@ -68,24 +65,26 @@ def mirror(folder: Path) -> MirrorReport:
         StoreError: the store fails; what it has confirmed until then is recorded.
         UserError: a file of the record is damaged.
     """
+    from mlflow.entities import Param, RunTag
+
     store, record, state, run = find_or_create(folder)
-    run_id: str = run.info.run_id
+    run_id, client = run.info.run_id, store.client
     lines = _send_metrics(folder, store, state, run_id)
-    params = {name: v for name, v in accepted_params(record.params).items() if name not in run.data.params}
-    tags = accepted_tags(record.tags | _nesting(record, state))
-    tags = {name: value for name, value in tags.items() if run.data.tags.get(name) != value}
-    store.log_params(run_id, params)
-    store.set_tags(run_id, tags)
-    inputs = run.inputs.dataset_inputs if run.inputs else ()
-    known = {(found.dataset.name, found.dataset.digest) for found in inputs}
-    datasets = [d for d in record.datasets if (d.name, d.digest[:MAX_DIGEST_LENGTH]) not in known]
-    for dataset in datasets:
-        store.log_dataset(run_id, dataset)
+    params = [Param(*p) for p in accepted(record.params, MAX_PARAM_LENGTH).items() if p[0] not in run.data.params]
+    tags = accepted(record.tags | _nesting(record, state), MAX_TAG_LENGTH).items() - run.data.tags.items()
+    with store.doing("log params and tags"):
+        for some in _batched(params, MAX_PARAMS_PER_CALL):
+            client.log_batch(run_id, params=some)
+        for some in _batched([RunTag(*item) for item in tags], MAX_PARAMS_PER_CALL):
+            client.log_batch(run_id, tags=some)
+    datasets = _send_datasets(store, record, run)
     artifacts, missing = _send_artifacts(folder, store, record, state, run_id)
-    if run.info.status != record.status:
-        store.set_status(run_id, record.status)
-    items = len(params) + len(tags) + len(datasets) + artifacts
-    return MirrorReport(run_id, state.tracking_uri, lines, items, missing)
+    with store.doing("set the run's status"):
+        if run.info.status != record.status == "RUNNING":
+            client.update_run(run_id, status=record.status)
+        elif run.info.status != record.status:
+            client.set_terminated(run_id, status=record.status)
+    return MirrorReport(run_id, state.tracking_uri, lines, len(params) + len(tags) + datasets + artifacts, missing)
 
 
 def find_or_create(folder: Path) -> tuple[MlflowStore, RunRecord, RunState, Any]:
@@ -106,7 +105,8 @@ def find_or_create(folder: Path) -> tuple[MlflowStore, RunRecord, RunState, Any]
     if run is None:
         if state.run_id is not None:
             _LOG.warning("run %s is no longer in %s: uploading it as a new run", state.run_id, state.tracking_uri)
-        run = store.create_run(record.name, record.key)
+        with store.doing("create the run"):
+            run = store.client.create_run(store.experiment_id, run_name=record.name, tags={RUN_KEY_TAG: record.key})
     if run.info.run_id != state.run_id:
         state = RunState(tracking_uri=state.tracking_uri, run_id=run.info.run_id, experiment_id=run.info.experiment_id)
         state.save(folder)
@@ -114,24 +114,46 @@ def find_or_create(folder: Path) -> tuple[MlflowStore, RunRecord, RunState, Any]
 
 
 def _send_metrics(folder: Path, store: MlflowStore, state: RunState, run_id: str) -> int:
-    journal = folder / METRICS_FILE
+    """Send the lines behind the confirmed offset, in calls that confirm whole lines; how many there were."""
+    from mlflow.entities import Metric
+
     lines = 0
-    batch: list[Record] = []
+    waiting: list[Metric] = []
 
     def send() -> None:
-        store.log_metrics(run_id, batch)
-        state.offset = batch[-1].end
+        for some in _batched(waiting, MAX_METRICS_PER_CALL):
+            with store.doing("log metrics"):
+                store.client.log_batch(run_id, metrics=some)
+        waiting.clear()
         state.save(folder)
-        batch.clear()
 
-    for record in read_records(journal, state.offset) if journal.exists() else ():
-        if batch and sum(len(line.metrics) for line in (*batch, record)) > MAX_METRICS_PER_CALL:
+    for record in read_records(folder / METRICS_FILE, state.offset) if (folder / METRICS_FILE).exists() else ():
+        if waiting and len(waiting) + len(record.metrics) > MAX_METRICS_PER_CALL:
             send()
-        batch.append(record)
+        time = round(record.time * 1000)
+        waiting += [Metric(mlflow_key(name), value, time, record.step) for name, value in record.metrics.items()]
+        state.offset = record.end
         lines += 1
-    if batch:
+    if waiting:
         send()
     return lines
+
+
+def _send_datasets(store: MlflowStore, record: RunRecord, run: Any) -> int:
+    from mlflow import entities
+
+    known = {(found.dataset.name, found.dataset.digest) for found in (run.inputs.dataset_inputs if run.inputs else ())}
+    inputs = []
+    for one in record.datasets:
+        digest, source = one.digest[:MAX_DIGEST_LENGTH], json.dumps({"uri": one.source})
+        profile = json.dumps({"num_rows": one.num_rows, "digest": one.digest})
+        found = entities.Dataset(name=one.name, digest=digest, source_type="local", source=source, profile=profile)
+        tags = [entities.InputTag("mlflow.data.context", one.context)]
+        inputs += [entities.DatasetInput(found, tags)] if (one.name, digest) not in known else []
+    if inputs:
+        with store.doing("log datasets"):
+            store.client.log_inputs(run.info.run_id, inputs)
+    return len(inputs)
 
 
 def _nesting(record: RunRecord, state: RunState) -> dict[str, str]:
@@ -154,11 +176,16 @@ def _send_artifacts(
             continue
         stamp = path.stat().st_size, path.stat().st_mtime_ns
         if state.artifacts.get(name) != stamp:
-            store.log_artifact(run_id, path)
+            with store.doing(f"log the artifact {path.name}"):
+                store.client.log_artifact(run_id, str(path))
             state.artifacts[name] = stamp
             state.save(folder)
             sent += 1
     return sent, tuple(missing)
+
+
+def _batched(items: list[Any], size: int) -> Iterator[list[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def upload(output_dir: Path | str, tracking_uri: str | None = None) -> MirrorReport:

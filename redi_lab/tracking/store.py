@@ -1,7 +1,6 @@
-"""The only code that talks to MLflow: a small store with bounded waits, idempotent writes and one kind of failure.
+"""A connection to an MLflow store: bounded waits, names that it accepts, and one kind of failure.
 
 mlflow is imported on first use (one to two seconds). Everything here may raise `StoreError`, which callers survive.
-Writing the same metrics (same times), params, tags or artifacts twice leaves one copy in the store.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import os
 import posixpath
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, final
@@ -22,17 +21,9 @@ from typing import Any, final
 import filelock
 
 from redi_lab.errors import UserError
-from redi_lab.tracking.journal import Record
-from redi_lab.tracking.state import Dataset
 
-MAX_METRICS_PER_CALL = 1000
-MAX_PARAMS_PER_CALL = 100
 MAX_KEY_LENGTH = 250
-MAX_PARAM_LENGTH = 6000
-MAX_TAG_LENGTH = 8000
-MAX_DIGEST_LENGTH = 36
 RUN_KEY_TAG = "redi_lab.key"
-PARENT_TAG = "mlflow.parentRunId"
 RUNS_VIEW = "redi_lab"
 """Key of the runs table that MLflow's UI shows with `viewStateShareKey`: stages, best first, with these columns."""
 _VIEW_TAG = f"mlflow.sharedViewState.{RUNS_VIEW}"
@@ -97,18 +88,9 @@ def mlflow_key(name: str) -> str:
     return key
 
 
-def accepted_params(params: Mapping[str, str]) -> dict[str, str]:
-    """Params as MLflow takes them: keys and values beyond its limits are cut (config.yaml is complete)."""
-    return {mlflow_key(name): _cut(value, MAX_PARAM_LENGTH) for name, value in params.items()}
-
-
-def accepted_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags as MLflow takes them."""
-    return {mlflow_key(name): _cut(value, MAX_TAG_LENGTH) for name, value in tags.items()}
-
-
-def _cut(value: str, length: int) -> str:
-    return value if len(value) <= length else value[: length - 1] + "…"
+def accepted(texts: Mapping[str, str], length: int) -> dict[str, str]:
+    """Params or tags as MLflow takes them: keys and values beyond its limits are cut (config.yaml is complete)."""
+    return {mlflow_key(k): v if len(v) <= length else v[: length - 1] + "…" for k, v in texts.items()}
 
 
 def import_client() -> Any:
@@ -132,6 +114,10 @@ class MlflowStore:
         tracking_uri: MLflow tracking URI. `sqlite:///` needs an absolute path.
         experiment_name: experiment that runs go to.
 
+    Attributes:
+        client: MLflow's own; use it within `doing`.
+        experiment_id: MLflow's id of the experiment.
+
     Raises:
         StoreError: the store cannot be reached or set up.
     """
@@ -139,10 +125,10 @@ class MlflowStore:
     def __init__(self, tracking_uri: str, experiment_name: str) -> None:
         self._database = sqlite_path(tracking_uri)
         self._identity: tuple[int, int] | None = None
-        with self._doing("open the store"), warnings.catch_warnings():
+        with self.doing("open the store"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MLflow's use of SQLAlchemy is deprecated there; no user can fix that
             with self._creation_lock():
-                self._client = import_client()(tracking_uri=tracking_uri)
+                self.client = import_client()(tracking_uri=tracking_uri)
                 self.experiment_id = self._find_or_create_experiment(experiment_name)
             self._identity = self._database_identity()
 
@@ -156,13 +142,13 @@ class MlflowStore:
     def _find_or_create_experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
-        experiment = self._client.get_experiment_by_name(name)
+        experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             location = None if self._database is None else str(self._database.parent / "mlflow-artifacts")
-            return str(self._client.create_experiment(name, artifact_location=location, tags={_VIEW_TAG: _VIEW}))
+            return str(self.client.create_experiment(name, artifact_location=location, tags={_VIEW_TAG: _VIEW}))
         if experiment.tags.get(_VIEW_TAG) != _VIEW:
             with suppress(MlflowException):  # a server that forbids it costs the columns, not the run
-                self._client.set_experiment_tag(experiment.experiment_id, _VIEW_TAG, _VIEW)
+                self.client.set_experiment_tag(experiment.experiment_id, _VIEW_TAG, _VIEW)
         return str(experiment.experiment_id)
 
     def _database_identity(self) -> tuple[int, int] | None:
@@ -172,7 +158,7 @@ class MlflowStore:
         return status.st_dev, status.st_ino
 
     @contextmanager
-    def _doing(self, action: str) -> Iterator[None]:
+    def doing(self, action: str) -> Iterator[None]:
         """Turn any exception of MLflow, SQLAlchemy, requests or the file system into a `StoreError` of one line."""
         try:
             # SQLite goes on writing into a deleted file without an error: only its identity tells.
@@ -186,86 +172,20 @@ class MlflowStore:
             raise StoreError(f"cannot {action}: {type(error).__name__}: {text}") from error
 
     def find_run(self, run_id: str | None, key: str) -> Any:
-        """The MLflow run of that id or, if there is none, the one created with `key`; None if there is neither."""
+        """The MLflow run of that id or, if there is none, the one with that key; None if there is neither."""
         from mlflow.exceptions import MlflowException
 
-        with self._doing("find the run"):
+        with self.doing("find the run"):
             if run_id is not None:
                 try:
-                    run = self._client.get_run(run_id)
+                    run = self.client.get_run(run_id)
                     if run.info.lifecycle_stage == "active":
                         return run
                 except MlflowException as error:
                     if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                         raise
-            runs = self._client.search_runs([self.experiment_id], filter_string=f"tags.`{RUN_KEY_TAG}` = '{key}'")
+            runs = self.client.search_runs([self.experiment_id], filter_string=f"tags.`{RUN_KEY_TAG}` = '{key}'")
             return runs[0] if runs else None
-
-    def create_run(self, name: str, key: str) -> Any:
-        """Create a run and return it.
-
-        Args:
-            name: name shown in the UI.
-            key: unique text by which `find_run` finds the run.
-        """
-        with self._doing("create a run"):
-            return self._client.create_run(self.experiment_id, run_name=name, tags={RUN_KEY_TAG: key})
-
-    def log_metrics(self, run_id: str, records: Sequence[Record]) -> None:
-        """Upload journal records."""
-        from mlflow.entities import Metric
-
-        lines = ((name, value, line) for line in records for name, value in line.metrics.items())
-        self._log(
-            run_id, metrics=[Metric(mlflow_key(n), v, round(line.time * 1000), line.step) for n, v, line in lines]
-        )
-
-    def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        """Upload params, see `accepted_params`."""
-        from mlflow.entities import Param
-
-        self._log(run_id, params=[Param(*item) for item in params.items()])
-
-    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Upload tags, see `accepted_tags`."""
-        from mlflow.entities import RunTag
-
-        self._log(run_id, tags=[RunTag(*item) for item in tags.items()])
-
-    def _log(self, run_id: str, **entities: list[Any]) -> None:
-        for kind, items in entities.items():
-            size = MAX_METRICS_PER_CALL if kind == "metrics" else MAX_PARAMS_PER_CALL
-            for start in range(0, len(items), size):
-                with self._doing(f"log {kind}"):
-                    self._client.log_batch(run_id, **{kind: items[start : start + size]})
-
-    def log_dataset(self, run_id: str, dataset: Dataset) -> None:
-        """Upload a dataset input. MLflow keeps 36 characters of the digest; the profile has all of it."""
-        from mlflow import entities
-
-        with self._doing("log a dataset"):
-            found = entities.Dataset(
-                name=dataset.name,
-                digest=dataset.digest[:MAX_DIGEST_LENGTH],
-                source_type="local",
-                source=json.dumps({"uri": dataset.source}),
-                profile=json.dumps({"num_rows": dataset.num_rows, "digest": dataset.digest}),
-            )
-            tags = [entities.InputTag("mlflow.data.context", dataset.context)]
-            self._client.log_inputs(run_id, [entities.DatasetInput(found, tags)])
-
-    def log_artifact(self, run_id: str, path: Path) -> None:
-        """Upload a file under its own name."""
-        with self._doing(f"log the artifact {path.name}"):
-            self._client.log_artifact(run_id, str(path))
-
-    def set_status(self, run_id: str, status: str) -> None:
-        """Mark a run as RUNNING, or end it as FINISHED, FAILED or KILLED."""
-        with self._doing("set the run's status"):
-            if status == "RUNNING":
-                self._client.update_run(run_id, status=status)
-            else:
-                self._client.set_terminated(run_id, status=status)
 
 
 @functools.cache
