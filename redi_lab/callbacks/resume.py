@@ -59,11 +59,8 @@ class TrainingStates(pl.Callback):
         every_minutes: float | None = 10.0,
         keep_last: int = 2,
     ) -> None:
-        for name, value in (
-            ("every_n_steps", every_n_steps),
-            ("every_minutes", every_minutes),
-            ("keep_last", keep_last),
-        ):
+        given = {"every_n_steps": every_n_steps, "every_minutes": every_minutes, "keep_last": keep_last}
+        for name, value in given.items():
             if value is not None and value <= 0:
                 raise ValueError(f"TrainingStates: {name} must be positive, got {value}")
         self.folder = folder

@@ -44,8 +44,9 @@ def runs_url(tracking_uri: str, experiment_name: str, port: int = 5000) -> str:
     """Address of the experiment's runs with their scores; at the bare address MLflow shows none, in its GenAI mode.
 
     Raises:
-        UserError: the store cannot be opened.
+        UserError: the port is in use, or the store cannot be opened.
     """
+    _check_free(port)
     try:
         experiment = MlflowStore(tracking_uri, experiment_name).experiment_id
     except StoreError as error:
@@ -55,16 +56,15 @@ def runs_url(tracking_uri: str, experiment_name: str, port: int = 5000) -> str:
 
 
 def serve_ui(tracking_uri: str, port: int = 5000) -> int:
-    """Run the MLflow UI in the foreground until Ctrl-C or SIGTERM; then end its whole process group.
+    """Run the MLflow UI in the foreground until Ctrl-C or SIGTERM; then end it with its workers.
 
     Returns:
         The server's exit status; 0 after Ctrl-C or SIGTERM.
 
     Raises:
-        UserError: See `ui_command`; the port is in use.
+        UserError: see `ui_command`.
     """
     command = ui_command(tracking_uri, port)
-    _check_free(port)
     set_environment()
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # job runners are never used here
     with interruptible(), subprocess.Popen(command, env=environment, start_new_session=True) as server:
