@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -91,15 +91,19 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{path}: cannot be read ({in_short(error)}); start anew with resume={NEVER}") from error
 
 
-def last_runs(folders: Sequence[Path]) -> dict[str, Run]:
-    """Of every command, the last run that it began among these folders; damaged records are passed over."""
-    last: dict[str, Run] = {}
+def read_runs(folders: Iterable[Path]) -> dict[Path, Run]:
+    """The runs of these folders by folder; those without a readable `run.json` are passed over."""
+    runs = {}
     for folder in folders:
         with suppress(UserError):
-            run = read_run(folder)
-            if run.command and (run.command not in last or run.began > last[run.command].began):
-                last[run.command] = run
-    return last
+            runs[folder] = read_run(folder)
+    return runs
+
+
+def last_runs(runs: Iterable[Run]) -> dict[str, Run]:
+    """Of every command, the last run that it began: the one that it would go on with."""
+    in_order = sorted((run for run in runs if run.command), key=lambda run: run.began)
+    return {run.command: run for run in in_order}
 
 
 def recorded_overrides(overrides: Sequence[str]) -> list[str]:
@@ -237,7 +241,7 @@ def _command(config: DictConfig) -> str:
 
 def _interrupted(command: str, place: Path, chain: Sequence[IdentifiedStage]) -> Path | None:
     """The folder of the last run of the same command if it is unfinished and can go on; prints what was found."""
-    run = last_runs([path.parent for path in place.glob(f"*/{RECORD}")]).get(command)
+    run = last_runs(read_runs(path.parent for path in place.glob(f"*/{RECORD}")).values()).get(command)
     if run is None or (run.folder / SUMMARY).exists() or is_locked(run.folder / LOCK):
         return None
     if difference := differences(run.stages, _recorded(chain)):

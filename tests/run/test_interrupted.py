@@ -314,6 +314,8 @@ def test_a_folder_that_is_named_holds_one_run(tmp_path: Path) -> None:
             run("x")
     with pytest.raises(UserError, match=r"\(demo\.data: x → y\)"):
         run("y")
+    with filelock.FileLock(tmp_path / "output_dir" / LOCK), pytest.raises(UserError, match="is being written"):
+        run("x")
     (tmp_path / "output_dir" / "summary.json").touch()
     with pytest.raises(UserError, match="already holds a run"):
         run("x")
