@@ -109,9 +109,8 @@ def test_a_database_that_is_deleted_in_the_middle(
     database: Path, another: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     train(uri_of(database), tmp_path / "run", database.unlink)
-    missing = f"cannot find the database: FileNotFoundError: [Errno 2] No such file or directory: '{database}'"
     wait_for_uploads()
-    assert any(missing in text for text in warnings_of(caplog))
+    assert any("FileNotFoundError" in text and str(database) in text for text in warnings_of(caplog))
     report = upload(tmp_path / "run", another)
     assert report.lines == STEPS
     assert_complete(report.tracking_uri, report.run_id)
