@@ -78,7 +78,9 @@ def test_compare_writes_a_page_of_the_last_two_runs(tmp_path: Path, capsys: pyte
     for alpha in (0.1, 0.2, 0.8):
         run = tmp_path / "outputs" / "runs" / f"a{alpha}"
         run.mkdir(parents=True)
-        (run / "metrics.jsonl").write_text('{"step": 0, "time": 1.0, "train/loss": 2.0}\n')
+        (run / "metrics.jsonl").write_text(
+            '{"step": 0, "time": 1.0, "train/loss": 2.0, "train/mean_logps/chosen": -0.5}\n'
+        )
         (run / "config.yaml").write_text(f"loss: {{_target_: m.redi.REDI, alpha: {alpha}}}\noptimizer: {{lr: 0.1}}\n")
         (run / "summary.json").write_text('{"name": "demo"}')
         os.utime(run / "summary.json", (alpha, alpha))

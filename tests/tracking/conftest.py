@@ -25,8 +25,10 @@ def tracking_uri(mlflow_database: Path) -> str:
 def new_logger(tracking_uri: str, tmp_path: Path) -> NewLogger:
     """Opens a logger of the test's own folder that mirrors at its start and its end alone."""
 
+    defaults: dict[str, Any] = {"tracking_uri": tracking_uri, "flush_seconds": 3600.0}
+
     def opened(folder: Path = tmp_path, **options: Any) -> RunLogger:
-        return RunLogger(folder, "run", **{"tracking_uri": tracking_uri, "flush_seconds": 3600.0} | options)
+        return RunLogger(folder, "run", **defaults | options)
 
     return opened
 
