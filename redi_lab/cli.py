@@ -1,7 +1,7 @@
 """The command line: `python -m redi_lab [VERB] [HYDRA OVERRIDES]`.
 
-Configuration is composed and checked before torch is imported, so a mistake is told at once, in one line. Hydra's own
-flags (--help, --cfg, --multirun, …) are passed on to Hydra.
+Configuration is composed and checked before torch is imported, so a mistake is reported at once, in one line. Hydra's
+own flags (--cfg, --multirun, …) are passed on to Hydra.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ from redi_lab.verbs import usage
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exits with 0, with 2 after a mistake of the user, or with a traceback after one of ours.
 
-    A full disk and other errors of the system that a user can mend are told like mistakes.
-
-    A run that a signal ended exits with 75 (EX_TEMPFAIL): the same command goes on with it.
+    A full disk and other errors of the system that a user can fix are reported like mistakes. A run that a signal ended
+    exits with 75 (EX_TEMPFAIL): the same command goes on with it.
     """
     # Read when torch loads OpenMP. Its threads spin while they wait for each other; on a machine with other work that
     # starves the very thread they wait for (measured with two busy processes on two cores: 340 ms a step against 98).
@@ -49,10 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _VERBS[verb](rest)
     except Exception as error:
-        told = error if isinstance(error, UserError) else explained(error)
-        if wants_traceback or told is None:
+        mistake = error if isinstance(error, UserError) else explained(error)
+        if wants_traceback or mistake is None:
             raise
-        _refuse(told)
+        _refuse(mistake)
     except RunInterruptedError as error:
         print(f"\nredi_lab: {error}", file=sys.stderr)
         sys.exit(EXIT_RESUMABLE)
@@ -136,8 +135,7 @@ def _sweep(arguments: list[str]) -> None:
 
     if flags := [argument for argument in arguments if argument.startswith("-")]:
         raise UserError(f"{flags[0]}: sweep takes no flags, only KEY=VALUE, +sweeps=NAME and overrides of its runs")
-    else:
-        print(f"Results:    {run_sweep(arguments)}")
+    print(f"Results:    {run_sweep(arguments)}")
 
 
 def _hand_to_hydra(name: str, arguments: list[str]) -> None:
@@ -176,10 +174,10 @@ def _hand_to_hydra(name: str, arguments: list[str]) -> None:
 
 
 def _execute_apart(name: str, config: DictConfig, overrides: list[str]) -> None:
-    """Run a job of a multirun in a process of its own: nothing of one job reaches the next, or its results folder.
+    """Run a job of a multirun in a separate process and results folder, so that no job affects the next.
 
     Raises:
-        subprocess.CalledProcessError: it failed; Hydra goes on with the other jobs and tells at the end.
+        subprocess.CalledProcessError: it failed; Hydra goes on with the other jobs and reports it at the end.
     """
     from hydra.core.hydra_config import HydraConfig
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what a user can do about a full disk and other errors of the system.
+"""Files and folders that appear whole or not at all, locks, and advice about full disks and other system errors.
 
 write_text(folder / "summary.json", text)
 with replacing(folder / "map.png") as partial:
@@ -8,15 +8,21 @@ with replacing(folder / "map.png") as partial:
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import filelock
+
 from redi_lab.errors import UserError
 
+_CLOCK_TICK_NS = 20_000_000  # file systems stamp files with a clock that ticks every 10 ms at the slowest
+_digests: dict[tuple[str, int, int, int], str] = {}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Libraries in Rust and sqlite say so in their text alone.
 _FULL_TEXTS = ("database or disk is full", *(f"os error {number})" for number in _FULL))
@@ -25,11 +31,12 @@ _REMEDIES = {
     errno.EACCES: "change its permissions, or name another place",
     errno.EROFS: "name another place with paths.outputs_dir=DIR",
 }
+_MARGIN = 1 << 20  # bytes for what is small: JSON, tokenizer, directory entries
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Put the path on an error that names none, as errors of writing do."""
+    """Put the path on an error that has none: errors of writing do not say to which file."""
     try:
         yield
     except Exception as error:
@@ -49,6 +56,47 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def replacing_folder(target: Path, num_bytes: int, what: str) -> Iterator[Path]:
+    """Yield a new folder beside `target`, then put it in its place, flushed to disk; after an error nothing is left.
+
+    Args:
+        target: the folder; one of that name is replaced.
+        num_bytes: about how much will be written.
+        what: what that is, for the message.
+
+    Raises:
+        UserError: there is not enough room, or it ran out.
+    """
+    partial = partial_of(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(target.parent).free < num_bytes + _MARGIN:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        yield partial
+        for path in (*partial.iterdir(), partial):
+            sync(path)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        sync(target.parent)
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not is_disk_full(error):
+            raise
+        raise UserError(
+            f"{target.parent}: the disk is full (or a quota reached): {what} needs {as_size(num_bytes + _MARGIN)},"
+            f" {as_size(shutil.disk_usage(target.parent).free)} are free; make room and run the same command again,"
+            " which goes on from the last state that was saved"
+        ) from error
+
+
+def partial_of(folder: Path) -> Path:
+    """Where `replacing_folder` writes; after a kill it may still be there."""
+    return folder.with_name(f".{folder.name}.partial")
 
 
 @contextmanager
@@ -75,7 +123,7 @@ def write_text(path: Path, text: str, *, is_synced: bool = False) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk itself."""
+    """Flush a file, or the names in a folder, to the disk itself."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -83,8 +131,37 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def locked(path: Path, refusal: str) -> Iterator[None]:
+    """Hold the lock of a file for the time of a block.
+
+    Raises:
+        UserError: another process holds it; `refusal` is the message.
+    """
+    lock = filelock.FileLock(path, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise UserError(refusal) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of this file."""
+    if not path.exists():
+        return False
+    try:
+        with filelock.FileLock(path, timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+
+
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that led to it, is the lack of room."""
+    """Whether an error, or one that led to it, is a lack of room."""
     while error is not None:
         if (isinstance(error, OSError) and error.errno in _FULL) or any(text in str(error) for text in _FULL_TEXTS):
             return True
@@ -93,10 +170,10 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def explained(error: Exception, go_on: str = "give the same command again") -> UserError | None:
-    """What a user can do about an error of the system; None where it is none of those, but perhaps a defect.
+    """What a user can do about an error of the system; None for any other error, which may be a defect.
 
     Args:
-        error: of the system or of a library; see `naming`.
+        error: from the system or a library; see `naming`.
         go_on: what to do when there is room again.
     """
     path = getattr(error, "filename2", None) or getattr(error, "filename", None)  # of a copy, where to
@@ -122,3 +199,17 @@ def as_size(num_bytes: int) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 (hexadecimal) of a file, read once as long as its path, size, time of change and inode stay."""
+    found = path.stat()
+    # A file written within the current tick could change again under the same time stamp: wait until it is over.
+    while abs(time.time_ns() - found.st_mtime_ns) < _CLOCK_TICK_NS:
+        time.sleep(_CLOCK_TICK_NS / 1e9)
+        found = path.stat()
+    key = (str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ino)
+    if key not in _digests:
+        with path.open("rb") as file:
+            _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _digests[key]

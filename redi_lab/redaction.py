@@ -41,7 +41,7 @@ def redact(text: str) -> str:
 
 
 def redacted(content: Any) -> Any:
-    """A JSON value with every text redacted; what names a file that is there stays, for it can be read off the disk."""
+    """A JSON value with every text redacted; the path of an existing file stays, for it can be read off the disk."""
     if isinstance(content, str):
         return content if _is_path(content) else redact(content)
     if isinstance(content, Mapping):
@@ -50,7 +50,7 @@ def redacted(content: Any) -> Any:
 
 
 def secret_in(text: str) -> str | None:
-    """What secret a text holds, in words: a password in a URL, or the value of an environment variable."""
+    """Which secret a text holds, in words: a password in a URL, or the value of an environment variable."""
     if _PASSWORD_IN_URL.search(text):
         return "a password in a URL"
     return next((f"the value of the environment variable {name}" for name, v in _secrets().items() if v in text), None)

@@ -60,6 +60,16 @@ def tiny(tmp_path: Path) -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh MLflow database with the experiment redi_lab: its migrations take seconds. Copy it, or write to it."""
+    from redi_lab.tracking.store import MlflowStore
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowStore(f"sqlite:///{path}", "redi_lab")
+    return path
+
+
+@pytest.fixture(scope="session")
 def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face folder of a tiny random Qwen2 with its own tokenizer."""
     folder = tmp_path_factory.mktemp("qwen")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from redi_lab.cli import _VERBS, main
-from tests.conftest import REPOSITORY, TINY_TASK
+from tests.conftest import REPOSITORY
 
 
 def command(*arguments: str, cwd: Path, path: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
@@ -22,17 +22,6 @@ def command(*arguments: str, cwd: Path, path: Path = REPOSITORY) -> subprocess.C
     environment = {**os.environ, "PYTHONPATH": str(path)}
     line = [sys.executable, "-m", "redi_lab", *arguments]
     return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Callable[..., list[str]]:
-    """As the fixture of that name, without options."""
-
-    def overrides(*more: str) -> list[str]:
-        earlier = "init_overrides=['trainer.max_steps=3']"
-        return [*TINY_TASK, "logger=none", f"paths.outputs_dir={tmp_path / 'outputs'}", earlier, *more]
-
-    return overrides
 
 
 def test_a_mistake_is_told_before_anything_heavy_is_imported() -> None:
@@ -111,6 +100,26 @@ def test_multirun_starts_a_process_for_each_value(
     assert [folder[-2:] for folder in folders] == ["-0", "-1"]
 
 
+def test_compare_writes_a_page_of_the_last_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for alpha in (0.1, 0.2, 0.8):
+        run = tmp_path / "outputs" / "runs" / f"a{alpha}"
+        run.mkdir(parents=True)
+        (run / "metrics.jsonl").write_text(
+            '{"step": 0, "time": 1.0, "train/loss": 2.0, "train/mean_logps/chosen": -0.5}\n'
+        )
+        (run / "config.yaml").write_text(f"loss: {{_target_: m.redi.REDI, alpha: {alpha}}}\noptimizer: {{lr: 0.1}}\n")
+        (run / "summary.json").write_text('{"name": "demo"}')
+        os.utime(run / "summary.json", (alpha, alpha))
+    folder = tmp_path / "comparison"
+    main(["compare", f"paths.outputs_dir={tmp_path / 'outputs'}", f"paths.output_dir={folder}"])
+    page = (folder / "index.html").read_text()
+    compared = json.loads((folder / "summary.json").read_text())["runs"]
+    assert [Path(run).name for run in compared] == ["a0.2", "a0.8"]
+    assert "<th>loss.alpha</th>" in page
+    assert "<th>optimizer.lr</th>" not in page  # the same in both
+    assert f"Results:    {folder}" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_multirun_runs_each_value(tiny: Callable[..., list[str]], tmp_path: Path) -> None:
     done = command("-m", "loss.alpha=0.2,0.5", *tiny("eval=none"), cwd=tmp_path)
@@ -132,6 +141,7 @@ def test_a_mistake_behind_hydras_flags_is_one_line_too(
     assert "loss.alpha=7" in said
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_brings_its_configuration(tmp_path: Path) -> None:
     build = f"from hatchling.build import build_wheel; print(build_wheel({str(tmp_path)!r}))"
     done = subprocess.run([sys.executable, "-c", build], cwd=REPOSITORY, capture_output=True, text=True, check=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,8 +12,7 @@ from typing import Any, Literal, final
 import pytorch_lightning as pl
 
 from redi_lab.backbone.causal_lm import CausalLM
-from redi_lab.callbacks.disk import writing
-from redi_lab.files import sync
+from redi_lab.files import replacing_folder
 
 BEST = "best"
 """Folder of the best checkpoint, beside the others."""
@@ -96,15 +94,9 @@ class ExportCheckpoints(pl.Callback):
             return
         backbone = module.backbone
         assert isinstance(backbone, CausalLM)
-        target, partial = self.folder / name, self.folder / f".{name}.partial"
+        target = self.folder / name
         size = sum(parameter.nbytes for parameter in backbone.parameters())
-        with writing(self.folder, size, f"the checkpoint {target}", partial):
-            shutil.rmtree(partial, ignore_errors=True)
+        with replacing_folder(target, size, f"the checkpoint {target}") as partial:
             backbone.save(partial, self.end_of_turn_id)
             for file, content in (self.notes if note is None else {**self.notes, BEST_NOTE: note}).items():
                 (partial / file).write_text(json.dumps(content) + "\n", encoding="utf-8")
-            for path in (*partial.iterdir(), partial):
-                sync(path)
-            shutil.rmtree(target, ignore_errors=True)
-            partial.rename(target)
-            sync(self.folder)

@@ -33,7 +33,6 @@ from redi_lab.errors import RunInterruptedError
 
 _LOG = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is what SLURM is often told to warn with
-_PROTECTED = "protected"
 
 
 @final
@@ -47,7 +46,7 @@ class TrainingStates(pl.Callback):
         folder: where states go; what is in it belongs to this very training.
         every_n_steps: batches between two states; None: time alone decides.
         every_minutes: minutes between two states; None: steps alone decide. With both None, only a signal saves.
-        keep_last: how many states are kept, besides protected ones. With two, one may be damaged.
+        keep_last: how many states are kept. With two, one may be damaged.
 
     Raises:
         ValueError: a number is not positive.
@@ -60,11 +59,8 @@ class TrainingStates(pl.Callback):
         every_minutes: float | None = 10.0,
         keep_last: int = 2,
     ) -> None:
-        for name, value in (
-            ("every_n_steps", every_n_steps),
-            ("every_minutes", every_minutes),
-            ("keep_last", keep_last),
-        ):
+        given = {"every_n_steps": every_n_steps, "every_minutes": every_minutes, "keep_last": keep_last}
+        for name, value in given.items():
             if value is not None and value <= 0:
                 raise ValueError(f"TrainingStates: {name} must be positive, got {value}")
         self.folder = folder
@@ -87,7 +83,7 @@ class TrainingStates(pl.Callback):
             trainer.datamodule.start_at(position.epoch, position.batch)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over the saved state, all but what the first batch would change; listen to signals."""
+        """Restore the saved state, all but what the first batch would change; listen to signals."""
         self._clock = time.monotonic()
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:  # Lightning's own handlers end without saving; it puts back what was there before
@@ -100,7 +96,7 @@ class TrainingStates(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Save where that is due: all that belongs to the batch before is done now, validation and logs included."""
+        """Save if that is due: all that belongs to the batch before is done now, validation and logs included."""
         if self._resume_from is not None:
             position = read_position(self._resume_from)
             _enter_batch(trainer, position)
@@ -120,14 +116,6 @@ class TrainingStates(pl.Callback):
             for logger in trainer.loggers:
                 logger.finalize("interrupted")
 
-    def protect(self, state: Path) -> None:
-        """Keep a state whatever comes later, such as the last healthy one before a collapse."""
-        (state / _PROTECTED).touch()
-
-    def release(self, state: Path) -> None:
-        """Let a protected state go with the others."""
-        (state / _PROTECTED).unlink(missing_ok=True)
-
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
             raise RunInterruptedError("SIGINT, twice: the state was not saved, an older one may be there")
@@ -143,11 +131,12 @@ class TrainingStates(pl.Callback):
 
     def _save(self, trainer: pl.Trainer, module: pl.LightningModule, position: Position) -> None:
         for logger in trainer.loggers:
-            logger.save()  # a record must not lack what the state takes for logged
+            logger.save()  # what the state counts as logged must be on disk
         save_state(trainer, module, self.folder / f"step-{position.total_batches:08d}")
         self._saved_at, self._clock = position.total_batches, time.monotonic()
         if trainer.is_global_zero:
-            rotate(self.folder, self.keep_last)
+            for state in states_in(self.folder)[: -self.keep_last]:  # only now: as many newer ones are whole
+                shutil.rmtree(state)
 
 
 def states_in(folder: Path) -> list[Path]:
@@ -167,15 +156,8 @@ def newest_state(folder: Path) -> Path | None:
     return None
 
 
-def rotate(folder: Path, keep_last: int) -> None:
-    """Remove all but the newest states and the protected ones."""
-    loose = [state for state in states_in(folder) if not (state / _PROTECTED).exists()]
-    for state in loose[: max(len(loose) - keep_last, 0)]:
-        shutil.rmtree(state)
-
-
 def _enter_epoch(trainer: pl.Trainer, position: Position) -> None:
-    """Tell Lightning's loops which epoch is to begin. Its own restart logic skips a validation that is due."""
+    """Set Lightning's loops to the epoch that is to begin. Its own restart logic skips a validation that is due."""
     loop = trainer.fit_loop
     steps = loop.epoch_loop.manual_optimization.optim_step_progress.total
     steps.ready = steps.completed = position.global_step
@@ -187,7 +169,7 @@ def _enter_epoch(trainer: pl.Trainer, position: Position) -> None:
 
 
 def _enter_batch(trainer: pl.Trainer, position: Position) -> None:
-    """Tell them that the batch that has just been fetched is not the first one of the epoch."""
+    """Set them to the batch that has just been fetched, which is not the first one of the epoch."""
     fetcher = trainer.fit_loop._data_fetcher
     fetcher.fetched += position.batch
     fetcher.done = fetcher.length is not None and fetcher.fetched >= fetcher.length

@@ -1,4 +1,4 @@
-"""How a callback that ends training early says so."""
+"""How a callback ends training early and records why."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Stop:
 
 
 class StoppingCallback(pl.Callback):
-    """Base of the callbacks that may end training; on every rank they decide alike."""
+    """Base of the callbacks that may end training; they decide alike on every rank."""
 
     stop: Stop | None = None
 
@@ -37,6 +37,6 @@ class StoppingCallback(pl.Callback):
 
 
 def first_stop(callbacks: Iterable[pl.Callback]) -> Stop | None:
-    """The earliest of what ended training, None where nothing did."""
+    """The earliest stop among the callbacks, None if there was none."""
     stops = [c.stop for c in callbacks if isinstance(c, StoppingCallback) and c.stop is not None]
     return min(stops, key=lambda stop: stop.step, default=None)

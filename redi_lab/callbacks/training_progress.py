@@ -1,6 +1,6 @@
-"""The bar of a training: every optimizer step of it, the time left, and what the last step cost and lost.
+"""The bar of a training: its optimizer steps, the time left, and speed and loss of the last step.
 
-Lightning's own bars count one epoch, and know no time left where a step takes longer than half a minute.
+Lightning's own bars count one epoch, and show no time left if a step takes longer than half a minute.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class TrainingProgress(ProgressBar):
         self._progress = progress
 
     def disable(self) -> None:
-        """Asked for on ranks other than zero."""
+        """Show nothing, as on ranks other than zero."""
         self._progress.disable = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show the bar; that of a resumed training begins where it was."""
+        """Show the bar; that of a resumed training begins where it had stopped."""
         steps = trainer.estimated_stepping_batches
         total = None if steps == float("inf") else int(steps)
         self._progress.add_task("Training", total=total, completed=trainer.global_step, numbers="")
@@ -43,12 +43,12 @@ class TrainingProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move it, and say what the step has logged."""
+        """Advance the bar, and show what the step has logged."""
         (task,) = self._progress.task_ids
         self._progress.update(task, completed=trainer.global_step, numbers=_numbers(trainer.callback_metrics))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave it as it stands."""
+        """Leave the bar as it stands."""
         self._progress.stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

@@ -1,22 +1,20 @@
 """The whole state of a training run in a folder: what a run needs to go on as if nothing had happened.
 
     save_state(trainer, module, folder)  # appears whole or not at all
-    load_state(trainer, module, folder)  # policy, optimizer and schedule: what a rollback wants
-    restore_callbacks(trainer, folder); restore_random_state(trainer, folder)  # what a resume wants besides
+    load_state(trainer, module, folder)  # policy, optimizer and schedule: what a rollback needs
+    restore_callbacks(trainer, folder); restore_random_state(trainer, folder)  # what a resume needs as well
 
-`state.json` holds numbers and structure, `tensors.safetensors` what is a tensor, `rng-RANK.json` the random-number
-generators of each rank, and `manifest.json`, written last, the SHA-256 of them all. There is no pickle.
-Frozen parameters are not in it: the stage's start gives them, and its fingerprint vouches for them.
+`policy.pt` holds weights, optimizer and schedule, `callbacks.pt` position, metrics and callbacks, `rng-RANK.pt` the
+random-number generators of each rank, and `manifest.json`, written last, the SHA-256 of them all. All are loaded with
+`weights_only`, so nothing in them is executed. Frozen parameters are left out: the stage's start gives them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import random
-import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self, final
@@ -24,22 +22,18 @@ from typing import Any, Self, final
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from redi_lab.callbacks.disk import writing
-from redi_lab.callbacks.tensor_tree import flatten_tree, unflatten_tree
-from redi_lab.files import sync
+from redi_lab.files import file_digest, partial_of, replacing_folder
 
 MANIFEST = "manifest.json"
-_STATE, _TENSORS = "state.json", "tensors.safetensors"
-FORMAT = 1
-"""Raised when an older state could not be read any more."""
+_POLICY, _CALLBACKS = "policy.pt", "callbacks.pt"
+FORMAT = 2
+"""Raised when states of an older version can no longer be read."""
 
 
 class DamagedStateError(ValueError):
-    """A folder holds no whole state; the message says why."""
+    """A folder does not hold a whole state; the message says why."""
 
 
 @final
@@ -81,29 +75,24 @@ def save_state(trainer: pl.Trainer, module: pl.LightningModule, folder: Path) ->
 
     Raises:
         UserError: the disk is full; whatever was in the folder's place is untouched.
+        pickle.UnpicklingError: a callback's state holds more than tensors, numbers, texts and containers of them.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    content, tensors = flatten_tree(_state(trainer, module)) if trainer.is_global_zero else (None, {})
-    size = sum(tensor.nbytes for tensor in tensors.values())
-    with writing(folder.parent, size, f"the state of training at step {trainer.global_step}", partial):
-        if trainer.is_global_zero:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        trainer.strategy.barrier("state_folder")
-        _write_json(partial / f"rng-{trainer.global_rank}.json", flatten_tree(_random_state(), inline=True)[0])
-        if trainer.is_global_zero:
-            save_file(tensors, partial / _TENSORS)
-            sync(partial / _TENSORS)
-            _write_json(partial / _STATE, content)
-        trainer.strategy.barrier("state_files")
-        if trainer.is_global_zero:
-            hashes = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
-            _write_json(partial / MANIFEST, {"format": FORMAT, "files": hashes})
-            sync(partial)
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
-            sync(folder.parent)
-    trainer.strategy.barrier("state_saved")
+    barrier, what = trainer.strategy.barrier, f"the state of training at step {trainer.global_step}"
+    is_first = trainer.is_global_zero
+    policy = _policy_state(trainer, module)
+    place = replacing_folder(folder, _num_bytes(policy), what) if is_first else nullcontext(partial_of(folder))
+    with place as partial:
+        barrier("state_folder")
+        _write(partial / f"rng-{trainer.global_rank}.pt", _random_state())
+        if is_first:
+            _write(partial / _POLICY, policy)
+            _write(partial / _CALLBACKS, _callback_state(trainer))
+            _read(partial / _CALLBACKS)  # what could not be read back has to fail now, not when it is needed
+        barrier("state_files")
+        if is_first:
+            hashes = {path.name: file_digest(path) for path in sorted(partial.iterdir())}
+            (partial / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": hashes}), encoding="utf-8")
+    barrier("state_saved")
 
 
 def load_state(trainer: pl.Trainer, module: pl.LightningModule, folder: Path) -> None:
@@ -113,7 +102,7 @@ def load_state(trainer: pl.Trainer, module: pl.LightningModule, folder: Path) ->
         DamagedStateError: the folder is not whole, or belongs to another model; nothing was changed.
     """
     verify_state(folder)
-    state = _read_parts(folder, "policy", "optimizers", "schedules")
+    state = _read(folder / _POLICY)
     own, saved = dict(_trained(module)), state["policy"]
     if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in saved.items()}:
         raise DamagedStateError(f"{folder}: the state of another model")
@@ -131,7 +120,7 @@ def restore_callbacks(trainer: pl.Trainer, folder: Path) -> None:
 
     Callbacks that are new begin afresh.
     """
-    state = _read_parts(folder, "callbacks", "metrics")
+    state = _read(folder / _CALLBACKS)
     for callback in trainer.callbacks:
         if callback.state_key in state["callbacks"]:
             callback.load_state_dict(state["callbacks"][callback.state_key])
@@ -140,7 +129,7 @@ def restore_callbacks(trainer: pl.Trainer, folder: Path) -> None:
 
 def restore_random_state(trainer: pl.Trainer, folder: Path) -> None:
     """Set the generators of Python, NumPy and torch (each device) as they were on this rank of a verified folder."""
-    state = unflatten_tree(_read_json(folder / f"rng-{trainer.global_rank}.json"), {})
+    state = _read(folder / f"rng-{trainer.global_rank}.pt")
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
@@ -150,50 +139,41 @@ def restore_random_state(trainer: pl.Trainer, folder: Path) -> None:
 
 
 def read_position(folder: Path) -> Position:
-    """Where training stood.
-
-    Raises:
-        DamagedStateError: it is not in the folder.
-    """
-    try:
-        return Position(**_read_json(folder / _STATE)["position"])
-    except (KeyError, TypeError) as error:
-        raise DamagedStateError(f"{folder / _STATE}: no position in it") from error
+    """Where training stood, by a verified folder."""
+    return Position(**_read(folder / _CALLBACKS)["position"])
 
 
 def verify_state(folder: Path) -> None:
-    """Hold every file against the manifest.
+    """Check every file against the manifest.
 
     Raises:
-        DamagedStateError: one is missing, changed, or of a format that is not read any more.
+        DamagedStateError: one is missing, changed, or of a format that can no longer be read.
     """
-    manifest = _read_json(folder / MANIFEST)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamagedStateError(f"{folder / MANIFEST}: missing or damaged ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DamagedStateError(f"{folder}: not a state of format {FORMAT}")
     for name, digest in manifest["files"].items():
         path = folder / name
         if not path.is_file():
             raise DamagedStateError(f"{path}: missing")
-        if _sha256(path) != digest:
+        if file_digest(path) != digest:
             raise DamagedStateError(f"{path}: its content changed since it was written")
 
 
-def _read_parts(folder: Path, *parts: str) -> dict[str, Any]:
-    """Some of the state's top-level entries, with their tensors alone."""
-    content = {part: value for part, value in _read_json(folder / _STATE).items() if part in parts}
-    with safe_open(folder / _TENSORS, framework="pt") as file:
-        wanted = [name for name in file.offset_keys() if name.split("/")[1] in parts]
-        tensors = {name: file.get_tensor(name) for name in wanted}
-    state: dict[str, Any] = unflatten_tree(content, tensors)
-    return state
-
-
-def _state(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+def _policy_state(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
     return {
-        "position": asdict(Position.of(trainer)),
-        "policy": dict(_trained(module)),
+        "policy": {name: tensor.detach() for name, tensor in _trained(module)},
         "optimizers": [optimizer.state_dict() for optimizer in trainer.strategy.optimizers],
         "schedules": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
+    }
+
+
+def _callback_state(trainer: pl.Trainer) -> dict[str, Any]:
+    return {
+        "position": asdict(Position.of(trainer)),
         "metrics": dict(trainer.callback_metrics),
         "callbacks": {c.state_key: state for c in trainer.callbacks if (state := c.state_dict())},
     }
@@ -204,6 +184,11 @@ def _trained(module: pl.LightningModule) -> Iterator[tuple[str, Tensor]]:
     yield from ((name, p) for name, p in module.named_parameters() if p.requires_grad)
     persistent = module.state_dict().keys()
     yield from ((name, buffer) for name, buffer in module.named_buffers() if name in persistent)
+
+
+def _num_bytes(policy: dict[str, Any]) -> int:
+    moments = (m for content in policy["optimizers"] for state in content["state"].values() for m in state.values())
+    return sum(tensor.nbytes for tensor in (*policy["policy"].values(), *moments) if isinstance(tensor, Tensor))
 
 
 def _random_state() -> dict[str, Any]:
@@ -217,22 +202,11 @@ def _random_state() -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, content: Any) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with path.open("wb") as file:  # given a path, torch writes in C++, whose error does not say that the disk is full
+        torch.save(content, file)
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DamagedStateError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise DamagedStateError(f"{path}: not JSON") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return content

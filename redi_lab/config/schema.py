@@ -305,7 +305,6 @@ class LoggerConfig:
     """MLflow store; null keeps local records alone."""
     experiment_name: str = "redi_lab"
     """MLflow experiment."""
-    artifact_location: str | None = None
     """Of a new MLflow experiment."""
     flush_seconds: float = 5.0
     """Between uploads."""

@@ -1,8 +1,8 @@
 """Runs that end early and go on: found again by the command that began them, or named with `resume=RUN_DIR`.
 
-`run.json` in a run's folder says which command began it and what identifies its stages. While a run is unfinished, a
-note in the cache leads from the command (its whole configuration, the folder's time stamp aside) to the folder. Nothing
-here imports torch: the command line reads a run before anything heavy loads.
+What a resumed run needs is in `run.json` of its folder: the command's overrides and where they were given, what
+identifies its stages, and a digest of the whole configuration, by which the same command finds the last run that it
+began. Nothing here imports torch: the command line reads a run before anything heavy loads.
 """
 
 from __future__ import annotations
@@ -10,39 +10,37 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol, final
 
-import filelock
 from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, Field
 
 from redi_lab.config.overrides import quoted
-from redi_lab.errors import RunInterruptedError, UserError
-from redi_lab.files import explained, naming, write_text
+from redi_lab.errors import UserError, in_short, interruptible
+from redi_lab.files import explained, is_locked, locked, naming
 from redi_lab.redaction import redacted
+from redi_lab.run.record import COMMAND, SUMMARY, make_output_dir, write_json
 
 RECORD = "run.json"
 AUTO, NEVER = "auto", "never"
 LOCK = ".run.lock"
-_SUMMARY, _METRICS = "summary.json", "metrics.jsonl"
 
 
 class IdentifiedStage(Protocol):
-    """What is asked of a stage."""
+    """What is needed of a stage."""
 
     @property
     def name(self) -> str:
-        """Of its experiment."""
+        """Name of its experiment."""
 
     @property
     def fingerprint(self) -> str:
-        """Of its result."""
+        """Key of its result."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -50,8 +48,7 @@ class IdentifiedStage(Protocol):
 
 
 @final
-@dataclass
-class Run:
+class Run(BaseModel, strict=True, extra="forbid", allow_inf_nan=False):
     """The content of `run.json`.
 
     Attributes:
@@ -59,25 +56,22 @@ class Run:
         working_dir: where it was given.
         paths: resolved folders of the paths group.
         stages: name to identity, in order.
-        parent_run_id: the command's MLflow run, None where there is none.
+        command: digest of the whole configuration, see `_command`; empty for a run whose folder was named.
+        began: when, in seconds since the epoch.
+        folder: where the file is; not in it.
     """
 
     overrides: list[str]
     working_dir: str
     paths: dict[str, str]
     stages: dict[str, Any]
-    parent_run_id: str | None = None
-    folder: Path = field(default_factory=Path)
-
-    def remember_parent(self, run_id: str | None) -> None:
-        """Keep the command's MLflow run, under which a resumed run goes on."""
-        self.parent_run_id = run_id
-        self.save()
+    command: str = ""
+    began: float = 0.0
+    folder: Path = Field(default=Path(), exclude=True)
 
     def save(self) -> None:
         """Replace `run.json`, whole or not at all."""
-        content = {key: value for key, value in asdict(self).items() if key != "folder"}
-        write_json(self.folder / RECORD, content)
+        write_json(self.folder / RECORD, self.model_dump())
 
 
 def read_run(folder: Path) -> Run:
@@ -88,44 +82,44 @@ def read_run(folder: Path) -> Run:
     """
     path = folder / RECORD
     try:
-        run = Run(**json.loads(path.read_text(encoding="utf-8")), folder=folder)
-        _check_record(run)
-        return run
+        content = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(content, allow_nan=False)  # stages are hashed as JSON, which has no NaN
+        return Run.model_validate({**content, "folder": folder})
     except FileNotFoundError:
         raise UserError(f"resume={folder}: no {RECORD} there; name the results folder of an interrupted run") from None
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); start the run anew with resume={NEVER}") from error
+        raise UserError(f"{path}: cannot be read ({in_short(error)}); start anew with resume={NEVER}") from error
 
 
-def _check_record(run: Run) -> None:
-    """Check the types of what a file says.
+def read_runs(folders: Iterable[Path]) -> dict[Path, Run]:
+    """The runs of these folders by folder; those without a readable `run.json` are passed over."""
+    runs = {}
+    for folder in folders:
+        with suppress(UserError):
+            runs[folder] = read_run(folder)
+    return runs
 
-    Raises:
-        TypeError: one is another.
-        ValueError: a number is NaN or infinite.
-    """
-    if not isinstance(run.overrides, list) or not isinstance(run.stages, dict) or not isinstance(run.paths, dict):
-        raise TypeError("its overrides, paths or stages are of another kind")
-    json.dumps(run.stages, allow_nan=False)
-    texts = [*run.overrides, run.working_dir, *run.paths, *run.paths.values()]
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("its overrides, working_dir or paths hold what is no text")
+
+def last_runs(runs: Iterable[Run]) -> dict[str, Run]:
+    """Of every command, the last run that it began: the one that it would go on with."""
+    in_order = sorted((run for run in runs if run.command), key=lambda run: run.began)
+    return {run.command: run for run in in_order}
 
 
 def recorded_overrides(overrides: Sequence[str]) -> list[str]:
-    """What `resume=RUN_DIR` stands for: the overrides of that run, where they were given, and then the further ones.
+    """What `resume=RUN_DIR` stands for: the overrides of that run, and then the further ones.
 
     Changes the working directory to the run's, so that relative paths mean what they meant.
 
     Raises:
-        UserError: the folder holds no interrupted run.
+        UserError: the folder does not hold an interrupted run.
     """
     named = [override.partition("=")[2] for override in overrides if override.startswith("resume=")]
     if not named or named[-1] in (AUTO, NEVER):
         return list(overrides)
     folder = Path(named[-1]).absolute()
     run = read_run(folder)
-    if (folder / _SUMMARY).exists():
+    if (folder / SUMMARY).exists():
         raise UserError(f"resume={folder}: that run is finished")
     if not Path(run.working_dir).is_dir():
         raise UserError(f"resume={folder}: the run was started in {run.working_dir}, which is gone; make it again")
@@ -137,10 +131,10 @@ def recorded_overrides(overrides: Sequence[str]) -> list[str]:
 
 @contextmanager
 def running(config: DictConfig, overrides: Sequence[str], chain: Sequence[IdentifiedStage]) -> Iterator[Run]:
-    """The time of a run: it has its folder for itself, and what interrupts it is told.
+    """The time of a run: it has its folder to itself, and interruptions and full disks end it with one line.
 
     Args:
-        config: composed; `paths.output_dir` becomes that of the interrupted run where there is one.
+        config: composed; `paths.output_dir` becomes that of the interrupted run if there is one.
         overrides: those that made it.
         chain: the stages.
 
@@ -148,53 +142,66 @@ def running(config: DictConfig, overrides: Sequence[str], chain: Sequence[Identi
         UserError: the folder holds another run, is being written, cannot be made, or the disk is full.
         RunInterruptedError: SIGTERM or SIGINT.
     """
-    note = _note_of(config)
     is_named = any(override.startswith("paths.output_dir=") for override in overrides)
-    found = None if is_named or config.resume != AUTO else _interrupted(note, chain)
-    named = Path(config.paths.output_dir).absolute()
-    folder = named if is_named else found or _unused(named)
+    folder = Path(config.paths.output_dir).absolute()
+    command = "" if is_named else _command(config)
+    if not is_named:
+        found = _interrupted(command, folder.parent, chain) if config.resume == AUTO else None
+        folder = found or _unused(folder)
     config.paths.output_dir = str(folder)
-    with _locked(folder):
-        run = _open(config, overrides, chain, folder)
-        if not is_named:
-            write_json(note, {"folder": str(folder)})
+    make_output_dir(folder)
+    with locked(folder / LOCK, f"{folder} is being written by another run; choose another folder"):
+        run = _open(config, overrides, chain, folder, command)
         try:
-            with _told(folder):
+            with ending_in_one_line(folder):
                 yield run
         except UserError:
-            _withdraw(folder, note)
+            _withdraw(folder)
             raise
-        note.unlink(missing_ok=True)
 
 
-def _withdraw(folder: Path, note: Path) -> None:
+@contextmanager
+def ending_in_one_line(folder: Path) -> Iterator[None]:
+    """Report interruptions and full disks in one line that says how to go on with the run of a folder."""
+    go_on = f"give the same command again, or: redi-lab resume={folder}"
+    try:
+        with interruptible(go_on), naming(folder):
+            yield
+    except Exception as error:
+        if (advice := explained(error, go_on)) is None:
+            raise
+        raise advice from error
+
+
+def _withdraw(folder: Path) -> None:
     """Leave nothing of a run that was refused before it wrote anything."""
-    ours = {RECORD, LOCK}
-    if {path.name for path in folder.iterdir()} <= ours:
-        for name in ours:
-            (folder / name).unlink(missing_ok=True)
-        folder.rmdir()
-        note.unlink(missing_ok=True)
+    if {path.name for path in folder.iterdir()} <= {RECORD, LOCK, COMMAND}:
+        shutil.rmtree(folder)
 
 
-def _open(config: DictConfig, overrides: Sequence[str], chain: Sequence[IdentifiedStage], folder: Path) -> Run:
+def _open(
+    config: DictConfig, overrides: Sequence[str], chain: Sequence[IdentifiedStage], folder: Path, command: str
+) -> Run:
     """The run of a folder, new or continued."""
     stages = _recorded(chain)
-    if (folder / _SUMMARY).exists():
-        raise UserError(f"paths.output_dir={folder}: already holds a run; name another folder or remove it")
+    used = UserError(f"paths.output_dir={folder}: already holds a run; name another folder or remove it")
+    if (folder / SUMMARY).exists():
+        raise used
     if (folder / RECORD).exists():
         run = read_run(folder)
-        difference = differences(run.stages, stages)
-        if difference:
+        if difference := differences(run.stages, stages):
             raise UserError(
                 f"{folder}: holds an interrupted run of something else ({difference}); change it back, or name"
                 " another folder"
             )
         return run
-    if (folder / _METRICS).exists() and folder.name != chain[-1].fingerprint:  # the cache names a stage's folder so
-        raise UserError(f"paths.output_dir={folder}: already holds a run; name another folder or remove it")
+    if (folder / "metrics.jsonl").exists() and folder.name != chain[-1].fingerprint:  # the cache names a stage so
+        raise used
     paths = {name: str(Path(config.paths[name]).absolute()) for name in ("outputs_dir", "cache_dir")}
-    run = Run(list(overrides), os.getcwd(), paths, stages, folder=folder)
+    run = Run(
+        overrides=list(overrides), working_dir=os.getcwd(), paths=paths, stages=stages,
+        command=command, began=time.time(), folder=folder,
+    )  # fmt: skip
     run.save()
     return run
 
@@ -210,7 +217,7 @@ def _recorded(chain: Sequence[IdentifiedStage]) -> dict[str, Any]:
 
 
 def differences(before: Any, after: Any, prefix: str = "") -> str:
-    """Where two nested mappings differ, as `key: before → after; …`; empty where they do not."""
+    """Where two nested mappings differ, as `key: before → after; …`; empty if they do not."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         keys = [*before, *(key for key in after if key not in before)]
         parts = (differences(before.get(k), after.get(k), f"{prefix}.{k}" if prefix else str(k)) for k in keys)
@@ -223,107 +230,28 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:12]}…"
 
 
-def _note_of(config: DictConfig) -> Path:
-    """Where the cache keeps the folder of this command's interrupted run."""
+def _command(config: DictConfig) -> str:
+    """A digest of the configuration, without the folder of this run, whose name holds the time."""
     plain = OmegaConf.to_container(config)
     assert isinstance(plain, dict)
     content = {str(key): value for key, value in plain.items() if key != "resume"}
     content["paths"] = {"outputs_dir": config.paths.outputs_dir, "cache_dir": config.paths.cache_dir}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-    return Path(config.paths.cache_dir) / "interrupted" / f"{digest[:32]}.json"
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _interrupted(note: Path, chain: Sequence[IdentifiedStage]) -> Path | None:
-    """The folder of an interrupted run of the same command, if it can be gone on with; says what it does."""
-    try:
-        folder = Path(json.loads(note.read_text(encoding="utf-8"))["folder"])
-        run = read_run(folder)
-    except (OSError, ValueError, KeyError):  # never begun, removed, or torn: a new run
+def _interrupted(command: str, place: Path, chain: Sequence[IdentifiedStage]) -> Path | None:
+    """The folder of the last run of the same command if it is unfinished and can go on; prints what was found."""
+    run = last_runs(read_runs(path.parent for path in place.glob(f"*/{RECORD}")).values()).get(command)
+    if run is None or (run.folder / SUMMARY).exists() or is_locked(run.folder / LOCK):
         return None
-    if (folder / _SUMMARY).exists() or is_locked(folder / LOCK):
+    if difference := differences(run.stages, _recorded(chain)):
+        print(f"Not resumed: {run.folder}, begun by the same command, had {difference}")
         return None
-    difference = differences(run.stages, _recorded(chain))
-    if difference:
-        print(f"Not resumed: {folder}, begun by the same command, had {difference}")
-        return None
-    print(f"Resuming:   {folder} (resume={NEVER} starts anew)")
-    return folder
-
-
-def noted_folders(cache_dir: Path) -> set[Path]:
-    """The folders of unfinished runs that the commands which began them would continue."""
-    found = set()
-    for note in (cache_dir / "interrupted").glob("*.json"):
-        with suppress(OSError, ValueError, KeyError, TypeError):  # removed meanwhile, or torn
-            found.add(Path(json.loads(note.read_text(encoding="utf-8"))["folder"]).resolve())
-    return found
+    print(f"Resuming:   {run.folder} (resume={NEVER} starts anew)")
+    return run.folder
 
 
 def _unused(folder: Path) -> Path:
-    """The folder, or one with a number where another run began in the same second."""
+    """The folder, or one with a number if another run began in the same second."""
     candidates = (folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 1000)))
     return next(candidate for candidate in candidates if not candidate.exists())
-
-
-def is_locked(lock: Path) -> bool:
-    """Whether a process holds the lock of this file."""
-    try:
-        with filelock.FileLock(lock, timeout=0):
-            return False
-    except filelock.Timeout:
-        return True
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"paths.output_dir={folder}: cannot be made ({error.strerror}); name another folder") from error
-    lock = filelock.FileLock(folder / LOCK, timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise UserError(f"{folder} is being written by another run; choose another folder") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def interruptible(how_to_go_on: str) -> Iterator[None]:
-    """SIGTERM and SIGINT end what runs inside with a `RunInterruptedError` that says how to go on."""
-
-    def interrupt(number: int, _: FrameType | None) -> None:
-        raise RunInterruptedError(signal.Signals(number).name)
-
-    is_main = threading.current_thread() is threading.main_thread()
-    # SIGINT too: Lightning would answer a KeyboardInterrupt with exit status 1 and without a word.
-    before = {n: signal.signal(n, interrupt) for n in (signal.SIGTERM, signal.SIGINT)} if is_main else {}
-    try:
-        yield
-    except RunInterruptedError as error:
-        raise RunInterruptedError(f"{error}; to go on, {how_to_go_on}") from error
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """Interruptions and a full disk as one line that says how to go on. Training itself notes signals and saves."""
-    go_on = f"give the same command again, or: redi-lab resume={folder}"
-    try:
-        with interruptible(go_on), naming(folder):
-            yield
-    except Exception as error:
-        if (told := explained(error, go_on)) is None:
-            raise
-        raise told from error
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(redacted(content), indent=1) + "\n", is_synced=True)

@@ -1,6 +1,6 @@
-"""What every verb's run has: a clean output folder, loggers, and summary.json for scripts and people alike.
+"""What every verb's run has: a new output folder, a logger, and summary.json for scripts and people alike.
 
-transformers, Lightning and the loggers are imported where they are needed: a verb that only reads or grades files
+transformers, Lightning and the logger are imported where they are needed: a verb that only reads or grades files
 starts in a second without them.
 """
 
@@ -10,24 +10,44 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from redi_lab.errors import UserError, in_short, unwind_on_sigterm
+from redi_lab.errors import RunInterruptedError, UserError, in_short, interruptible
 from redi_lab.files import is_disk_full, naming, write_text
 from redi_lab.redaction import redacted
 from redi_lab.run.naming import objective, run_name
-from redi_lab.tracking.environment import environment_tags
+from redi_lab.tracking.environment import environment_tags, environment_text
+
+if TYPE_CHECKING:
+    from redi_lab.tracking.logger import RunLogger
 
 SUMMARY = "summary.json"
+COMMAND = "command"
+"""The folder, inside a results folder, of the command's own record; its stages are nested under it in MLflow."""
 
 
-def prepare_output_dir(config: DictConfig) -> Path:
-    """The folder of this command's results.
+def make_output_dir(folder: Path) -> None:
+    """Make the folder of a run's results.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"paths.output_dir={folder}: cannot be made ({error.strerror}); name another folder") from error
+
+
+@contextmanager
+def results_folder(config: DictConfig) -> Iterator[Path]:
+    """A new folder for this command's results, within which SIGTERM and SIGINT close what is open.
+
+    A command that is refused leaves no empty folder, and one without room no torn files.
 
     Raises:
         UserError: it already holds a run, or cannot be made.
@@ -35,25 +55,10 @@ def prepare_output_dir(config: DictConfig) -> Path:
     folder = Path(config.paths.output_dir).absolute()
     if (folder / SUMMARY).exists() or (folder / "metrics.jsonl").exists():
         raise UserError(f"paths.output_dir={folder}: already holds a run; name another folder or remove it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"paths.output_dir={folder}: cannot be made ({error.strerror}); name another folder") from error
-    unwind_on_sigterm()
-    return folder
-
-
-@contextmanager
-def results_folder(config: DictConfig) -> Iterator[Path]:
-    """As `prepare_output_dir`; a command that is refused leaves no empty folder, and one without room no torn files.
-
-    Raises:
-        UserError: as `prepare_output_dir`.
-    """
-    folder = prepare_output_dir(config)
+    make_output_dir(folder)
     before = set(folder.iterdir())
     try:
-        with naming(folder):
+        with interruptible(), naming(folder):
             yield folder
     except Exception as error:
         if is_disk_full(error):
@@ -64,56 +69,61 @@ def results_folder(config: DictConfig) -> Iterator[Path]:
         raise
 
 
-def make_logger(config: DictConfig, folder: Path, parent_run_id: str | None, tags: Mapping[str, str]) -> Any:
-    """The stage's logger, with configuration and environment already on record."""
-    from redi_lab.tracking.local import LocalLogger
-    from redi_lab.tracking.logger import ResilientMLflowLogger
+def make_logger(config: DictConfig, folder: Path, parent: str | None, tags: Mapping[str, str]) -> RunLogger:
+    """The logger of a stage, with configuration and environment already on record.
 
-    settings = config.logger
-    if settings.tracking_uri is None:
-        logger: Any = LocalLogger(folder)
-    else:
-        logger = ResilientMLflowLogger(
-            settings.tracking_uri,
-            settings.experiment_name,
-            run_name(config),
-            folder,
-            artifact_location=settings.artifact_location,
-            parent_run_id=parent_run_id,
-            tags=tags,
-            flush_seconds=settings.flush_seconds,
-        )
+    Args:
+        config: of the stage.
+        folder: of its record.
+        parent: see `RunLogger`.
+        tags: of the run.
+    """
+    logger = _open_logger(config, folder, run_name(config), parent, {**tags, **environment_tags()})
     plain = redacted(OmegaConf.to_container(config))
-    logger.log_config(OmegaConf.to_yaml(OmegaConf.create(plain)))
+    logger.log_text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
     logged = {str(k): v for k, v in plain.items() if k not in ("paths", "logger", "debug")}
     logger.log_hyperparams(logged | ({"objective": objective(config.loss)} if config.get("loss") else {}))
-    logger.log_environment()
+    logger.log_text("environment.txt", environment_text())
     return logger
 
 
-@contextmanager
-def command_run(config: DictConfig, overrides: list[str], run_id: str | None = None) -> Iterator[str | None]:
-    """The MLflow run of the whole command, under which its stages are nested; None where there is no store.
-
-    `run_id` is that of an interrupted run to go on with.
-    """
-    from redi_lab.tracking.parent import parent_run
+def _open_logger(config: DictConfig, folder: Path, name: str, parent: str | None, tags: Mapping[str, str]) -> RunLogger:
+    from redi_lab.tracking.logger import RunLogger
 
     settings = config.logger
+    return RunLogger(
+        folder,
+        name,
+        experiment=settings.experiment_name,
+        tracking_uri=settings.tracking_uri,
+        parent=parent,
+        tags=tags,
+        flush_seconds=settings.flush_seconds,
+    )
+
+
+@contextmanager
+def command_run(config: DictConfig, overrides: Sequence[str], folder: Path) -> Iterator[str]:
+    """The record of the whole command, in `folder/command`: yields that folder, the parent of the stages' runs.
+
+    It ends as FINISHED, KILLED (a signal) or FAILED (any other exception).
+    """
     tags = {"redi_lab.command": " ".join(overrides) or "(default)"}
-    with (
-        nullcontext(None)
-        if settings.tracking_uri is None
-        else parent_run(
-            settings.tracking_uri,
-            settings.experiment_name,
-            f"{run_name(config)} (command)",
-            tags,
-            settings.artifact_location,
-            run_id,
-        )
-    ) as nested_under:
-        yield nested_under
+    logger = _open_logger(config, folder / COMMAND, f"{run_name(config)} (command)", None, tags)
+    status = "failed"
+    try:
+        yield str(folder / COMMAND)
+        status = "success"
+    except (KeyboardInterrupt, RunInterruptedError):
+        status = "interrupted"
+        raise
+    finally:
+        logger.finalize(status)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace a JSON file, whole or not at all, without the secrets in `content`."""
+    write_text(path, json.dumps(redacted(content), indent=1) + "\n", is_synced=True)
 
 
 def write_summary(folder: Path, config: DictConfig, content: Mapping[str, Any]) -> Path:
@@ -128,7 +138,7 @@ def write_summary(folder: Path, config: DictConfig, content: Mapping[str, Any]) 
         "config": OmegaConf.to_container(config),
     }
     path = folder / SUMMARY
-    write_text(path, json.dumps(redacted(summary), indent=2) + "\n")
+    write_json(path, summary)
     return path
 
 
@@ -136,7 +146,7 @@ _KINDS = {"name": str, "metrics": dict, "evaluation": dict, "benchmarks": dict, 
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Read summary.json; of what is checked, all may be absent or null.
+    """Read summary.json; everything in it may be absent or null.
 
     Raises:
         UserError: there is none, or it is not as a run writes it.
@@ -146,9 +156,9 @@ def read_summary(folder: Path) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         wrong = [key for key, kind in _KINDS.items() if not isinstance(summary.get(key), kind | None)]
         parts = (summary, *(summary.get("benchmarks") or {}).values())
-        judged = [part["evaluation"] for part in parts if part.get("evaluation")]
-        if wrong or not all(isinstance(one["key"], str) and isinstance(one["protocol"], dict) for one in judged):
-            raise TypeError(f"{', '.join(wrong) or 'evaluation'} is of another kind")
+        evaluated = [part["evaluation"] for part in parts if part.get("evaluation")]
+        if wrong or not all(isinstance(one["key"], str) and isinstance(one["protocol"], dict) for one in evaluated):
+            raise TypeError(f"wrong type of {', '.join(wrong) or 'evaluation'}")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{folder}: no results folder with a readable {SUMMARY} ({in_short(error)}); restore or remove it"
@@ -157,7 +167,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def quieten_libraries() -> None:
-    """Keep the screen for progress and results: libraries speak from warnings on, without bars of their own."""
+    """Keep the screen for progress and results: from libraries, warnings and errors alone, and no progress bars."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()

@@ -1,10 +1,10 @@
-"""`trained.json`: that a stage's training is done, so that a run killed while it is judged does not train again."""
+"""`trained.json`: that a stage's training is done, so that a run killed during evaluation does not train again."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -13,11 +13,11 @@ import pytorch_lightning as pl
 
 from redi_lab.callbacks.collapse import collapse_summary
 from redi_lab.callbacks.numerics import num_skipped
-from redi_lab.callbacks.resume import TrainingStates, rotate
+from redi_lab.callbacks.resume import TrainingStates
 from redi_lab.callbacks.stopping import Stop, first_stop
 from redi_lab.errors import RunInterruptedError
 from redi_lab.evaluation.results import checkpoint_hash
-from redi_lab.run.interrupted import write_json
+from redi_lab.run.record import write_json
 
 _FILE = "trained.json"
 STATES = "states"
@@ -32,7 +32,7 @@ class Trained:
     Attributes:
         global_step: optimizer steps taken.
         stop: what ended it early.
-        collapse: what the collapse detector says of it, see `collapse_summary`.
+        collapse: the collapse detector's summary, see `collapse_summary`.
         num_skipped: batches that were left out for their numbers.
         checkpoint_hash: of its last checkpoint.
     """
@@ -45,12 +45,12 @@ class Trained:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether it is the whole training that the fingerprint names, which knows of no stops, skips and rollbacks."""
+        """Whether it is the whole training that the fingerprint names: without early stops, skips and rollbacks."""
         return self.stop is None and not self.num_skipped and not (self.collapse and self.collapse["rollbacks"])
 
 
 def find_trained(folder: Path, checkpoint: Path) -> Trained | None:
-    """How the training of a stage's folder ended; None if it did not, or its checkpoint is not what it was."""
+    """How the training of a stage's folder ended; None if it did not, or its checkpoint has changed."""
     try:
         content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         stop = content["stop"]
@@ -61,7 +61,7 @@ def find_trained(folder: Path, checkpoint: Path) -> Trained | None:
 
 
 def finish_training(folder: Path, checkpoint: Path, trainer: pl.Trainer, callbacks: Iterable[pl.Callback]) -> Trained:
-    """Write down that training is done, and remove the states that nobody protects.
+    """Record that training is done, and remove its states, which only training needs.
 
     Raises:
         RunInterruptedError: a signal came after the last state could be saved.
@@ -75,9 +75,7 @@ def finish_training(folder: Path, checkpoint: Path, trainer: pl.Trainer, callbac
         checkpoint_hash(checkpoint),
     )
     write_json(folder / _FILE, asdict(trained))
-    rotate(folder / STATES, keep_last=0)
-    with suppress(OSError):  # there are none, or protected ones
-        (folder / STATES).rmdir()
+    shutil.rmtree(folder / STATES, ignore_errors=True)
     for callback in callbacks:
         if isinstance(callback, TrainingStates) and callback.signal is not None:
             raise RunInterruptedError(f"{callback.signal.name}: the trained policy is saved")

@@ -13,7 +13,7 @@ _GIT_SECONDS = 10.0
 
 
 def environment_tags() -> dict[str, str]:
-    """Return commit, python, platform and the versions of the packages that decide results, as MLflow tags.
+    """Commit, python, platform and the versions of the packages that decide results, as MLflow tags.
 
     Packages that are not installed are left out; without a git checkout (an installed wheel) there is no commit.
     """
@@ -31,7 +31,7 @@ def environment_tags() -> dict[str, str]:
 
 
 def environment_text() -> str:
-    """Return every installed distribution as `name==version` lines, sorted."""
+    """Every installed distribution as `name==version` lines, sorted."""
     found = {(str(item.metadata["Name"]), item.version) for item in importlib.metadata.distributions()}
     return "".join(f"{name}=={version}\n" for name, version in sorted(found, key=lambda pair: pair[0].lower()))
 

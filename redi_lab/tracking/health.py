@@ -1,4 +1,4 @@
-"""Whether a tracking store works, told within seconds: `doctor` asks."""
+"""Whether a tracking store works, found out within seconds, for `doctor`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ _HTTP_SECONDS = "5"
 
 
 def check_store(tracking_uri: str, experiment_name: str) -> str:
-    """Look into a store; a database that does not exist is not made.
-
-    Args:
-        tracking_uri: MLflow tracking URI.
-        experiment_name: made in an existing store if it is absent, as by any run.
+    """Look into a store; a database that does not exist is not made, an experiment is.
 
     Returns:
         What was found, in words.

@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import os
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ from typing import SupportsFloat, final
 from redi_lab.errors import UserError
 
 _LOG = logging.getLogger(__name__)
-_RESERVED = ("step", "time")
 _CLOCKED = "_per_second"  # what ends in this measures the machine: a repeated step differs in it
 
 
@@ -58,48 +56,43 @@ class Curve:
 class MetricsJournal:
     """Appends metrics to a JSON-lines file; each line has reached the operating system when `append` returns.
 
-    A process killed in the middle of a line leaves a torn one. Opening the journal again cuts it off (with a warning):
-    a line is complete or it does not exist. A training that resumes from a state behind the last line repeats some
-    steps: lines that say the same as before are not written twice, and one that says something else is told.
+    A process killed in the middle of a line leaves a torn one, which is cut off (with a warning) when the file is
+    opened again. A training that resumes repeats the steps behind its state: lines that say the same as before are not
+    written twice, and one that says something else is reported.
 
     Args:
-        path: The file; it and its folders are created if absent, and appended to otherwise.
+        path: the file, which is created if absent, and appended to otherwise; its folder exists.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
         _cut_torn_tail(path)
-        self._recorded = _by_step(path)
+        self._recorded: dict[int, dict[str, float]] = {}
+        for record in read_records(path) if path.exists() else ():
+            self._recorded.setdefault(record.step, {}).update(record.metrics)
         self._has_warned = False
         self._file = path.open("a", encoding="utf-8")
-        self._lock = threading.Lock()
 
     def append(self, metrics: Mapping[str, SupportsFloat], step: int) -> None:
         """Write one line.
 
         Args:
-            metrics: Metric name to value (numbers or one-element tensors).
-            step: Optimizer step.
+            metrics: metric name to value (numbers or one-element tensors).
+            step: optimizer step.
 
         Raises:
-            ValueError: If a metric is named "step" or "time", the keys of the line itself.
+            ValueError: a metric is named "step" or "time", the keys of the line itself.
         """
-        for name in _RESERVED:
-            if name in metrics:
-                raise ValueError(
-                    f"a metric cannot be named {name!r}: {self.path.name} uses that key; rename the metric"
-                )
-        if self._is_recorded({name: float(value) for name, value in metrics.items()}, int(step)):
-            return
-        line = {"step": int(step), "time": round(time.time(), 3)}
-        text = json.dumps(line | {name: _to_json(float(value)) for name, value in metrics.items()}, allow_nan=False)
-        with self._lock:
-            self._file.write(text + "\n")
+        values = {name: float(value) for name, value in metrics.items()}
+        if reserved := values.keys() & {"step", "time"}:
+            raise ValueError(f"a metric cannot be named {reserved.pop()!r}: {self.path.name} uses that key; rename it")
+        if not self._is_recorded(values, int(step)):
+            line = {"step": int(step), "time": round(time.time(), 3)} | {n: _to_json(v) for n, v in values.items()}
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
             self._file.flush()
 
     def sync(self) -> None:
-        """Bring what was written to the disk itself, where it survives a power cut."""
+        """Flush what was written to the disk itself, where it survives a power cut."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -113,14 +106,8 @@ class MetricsJournal:
         if changed and not self._has_warned:
             self._has_warned = True
             name = changed[0]
-            _LOG.warning(
-                "%s: step %d was repeated and is not the same: %s was %r, is %r; the later value counts",
-                self.path,
-                step,
-                name,
-                before[name],
-                exact[name],
-            )
+            text = "%s: step %d was repeated and is not the same: %s was %r, is %r; the later value counts"
+            _LOG.warning(text, self.path, step, name, before[name], exact[name])
         return bool(exact) and not changed and exact.keys() <= before.keys()
 
 
@@ -128,11 +115,11 @@ def read_records(path: Path, start: int = 0) -> Iterator[Record]:
     """Read the complete lines of a journal, also while it is being written.
 
     Args:
-        path: A `metrics.jsonl`.
-        start: Byte offset of the first line to read (a `Record.end`).
+        path: a `metrics.jsonl`.
+        start: byte offset of the first line to read (a `Record.end`).
 
     Raises:
-        UserError: If a complete line is not a journal record; the message names file, offset and cause.
+        UserError: a complete line is not a journal record; the message names file, offset and cause.
     """
     with path.open("rb") as file:
         file.seek(start)
@@ -177,13 +164,6 @@ def _to_json(value: float) -> float | str:
     if math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"
     return value
-
-
-def _by_step(path: Path) -> dict[int, dict[str, float]]:
-    recorded: dict[int, dict[str, float]] = {}
-    for record in read_records(path) if path.exists() else ():
-        recorded.setdefault(record.step, {}).update(record.metrics)
-    return recorded
 
 
 def _cut_torn_tail(path: Path) -> None:

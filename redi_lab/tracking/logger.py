@@ -1,13 +1,12 @@
-"""The Lightning logger of the lab: local files first, MLflow as a copy that may fail.
+"""The Lightning logger of the lab: the local record of a run, and its mirror in MLflow, which may fail.
 
-    logger = ResilientMLflowLogger(
-        tracking_uri="sqlite:////data/outputs/mlflow.db", experiment_name="redi", run_name="redi-a0.8",
-        output_dir=Path("/data/outputs/redi"),
+    logger = RunLogger(
+        Path("/data/outputs/redi"), "redi-a0.8", tracking_uri="sqlite:////data/outputs/mlflow.db", experiment="redi"
     )
     Trainer(logger=logger).fit(module)
 
 If the store is locked, deleted or down, training goes on, one warning names it, and `redi-lab upload OUTPUT_DIR`
-completes the run later (see `redi_lab.tracking.upload`).
+completes the mirror later (see `redi_lab.tracking.mirror`).
 """
 
 from __future__ import annotations
@@ -25,266 +24,222 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from redi_lab.errors import UserError
 from redi_lab.files import write_text
-from redi_lab.tracking.environment import environment_tags, environment_text
 from redi_lab.tracking.journal import MetricsJournal
-from redi_lab.tracking.state import METRICS_FILE, STATE_FILE, RunState, load_state
-from redi_lab.tracking.store import PARENT_TAG, sqlite_path
-from redi_lab.tracking.synchroniser import BackgroundSync, Synchroniser, upload_command
+from redi_lab.tracking.mirror import BackgroundMirror, upload_command
+from redi_lab.tracking.state import (
+    LOCK,
+    METRICS_FILE,
+    RECORD_FILE,
+    Dataset,
+    RunRecord,
+    RunState,
+    flatten,
+    load_record,
+    load_state,
+)
+from redi_lab.tracking.store import sqlite_path
 
 _LOG = logging.getLogger(__name__)
-_STATUSES = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+_STATUSES: dict[str, Any] = {
+    "success": "FINISHED", "finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING",
+}  # fmt: skip
 
 
 @final
-class ResilientMLflowLogger(Logger):
-    """Logs a run to `<output_dir>/metrics.jsonl` and, from a background thread, to MLflow.
+class RunLogger(Logger):
+    """Records a run in a folder and, if there is a store, mirrors the folder there from a background thread.
 
-    An output folder belongs to one run: if it holds an `mlflow.json`, that run is continued (same store and
-    experiment) or uploaded as a whole to the newly named store. Only rank zero writes anything.
+    A folder belongs to one run: if it holds a record, that run is continued. Only rank zero writes anything.
 
     Args:
-        tracking_uri: MLflow tracking URI; `sqlite:///` needs an absolute path.
-        experiment_name: MLflow experiment, created if absent.
-        run_name: Name of the run in the UI.
-        output_dir: Folder of the local record.
-        artifact_location: Artifact root of a new experiment. None means `mlflow-artifacts` beside a sqlite file, and
-            the server's own choice for others.
-        parent_run_id: Run to nest this one under.
-        tags: Tags of the run.
-        flush_seconds: Seconds between uploads to MLflow. What was not uploaded is never lost, only late.
+        folder: of the local record.
+        run_name: name of the run in the UI.
+        experiment: MLflow experiment, created if absent.
+        tracking_uri: MLflow tracking URI, `sqlite:///` with an absolute path; None: local records alone. If the run was
+            mirrored in another store before, it is copied to this one as a whole.
+        parent: run to nest this one under: the folder of its record, or its id.
+        tags: tags of the run.
+        flush_seconds: seconds between two mirrorings. What was not mirrored is never lost, only late.
 
     Raises:
-        UserError: If another process writes the same folder, its `mlflow.json` is damaged, or the URI is unusable.
+        UserError: another process writes the same folder, a file of the record is damaged, or the URI is unusable.
     """
 
     def __init__(
         self,
-        tracking_uri: str,
-        experiment_name: str,
+        folder: Path | str,
         run_name: str,
-        output_dir: Path | str,
-        artifact_location: str | None = None,
-        parent_run_id: str | None = None,
+        *,
+        experiment: str = "redi_lab",
+        tracking_uri: str | None = None,
+        parent: str | None = None,
         tags: Mapping[str, str] | None = None,
         flush_seconds: float = 5.0,
     ) -> None:
         super().__init__()
-        if flush_seconds <= 0:
-            raise UserError(f"flush_seconds must be positive, got {flush_seconds}")
-        sqlite_path(tracking_uri)  # a relative path is a mistake, not a failing store
-        self._output_dir = Path(output_dir).absolute()
-        self._name = experiment_name
+        if tracking_uri is not None:
+            sqlite_path(tracking_uri)  # a relative path is a mistake, not a failing store
+        self.folder = Path(folder).absolute()
+        self.is_complete = tracking_uri is None
+        self._uri = tracking_uri
         self._last_step = 0
+        self._is_open = False
         self._journal: MetricsJournal | None = None
-        self._state = RunState(tracking_uri, experiment_name, run_name, artifact_location, parent_run_id)
-        self._lock = writer_lock(self._output_dir)
-        self._synchroniser = Synchroniser(self._output_dir, self._state)
-        self._background = BackgroundSync(self._synchroniser, flush_seconds, self._lock.release)
-        self._open_run(dict(tags or {}))
+        self._record = RunRecord(name=run_name, experiment=experiment, parent=parent, tags=dict(tags or {}))
+        self._lock = filelock.FileLock(self.folder / LOCK, timeout=0, thread_local=False)
+        self._mirror = BackgroundMirror(self.folder, tracking_uri, flush_seconds, self._lock.release)
+        self._begin()
 
     @property
     def name(self) -> str:
         """The MLflow experiment."""
-        return self._name
+        return self._record.experiment
 
     @property
     def version(self) -> str | None:
-        """The MLflow run id; None while the run could not be created, and on ranks other than zero."""
-        return self._synchroniser.state.run_id
+        """The MLflow run id; None without a store, and while the run could not be created in it."""
+        state = load_state(self.folder) if self._uri is not None else None
+        return None if state is None else state.run_id
 
     @property
     def save_dir(self) -> str:
-        """The output folder."""
-        return str(self._output_dir)
-
-    @property
-    def experiment_id(self) -> str | None:
-        """The id of the MLflow experiment; None while the run could not be created."""
-        return self._synchroniser.state.experiment_id
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the store has confirmed everything logged so far."""
-        return self._synchroniser.is_complete
+        """The folder."""
+        return str(self.folder)
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
     def log_metrics(self, metrics: Mapping[str, SupportsFloat], step: int | None = None) -> None:
-        """Append metrics to the journal; MLflow gets them with the next flush.
+        """Append a line to `metrics.jsonl`.
 
         Args:
-            metrics: Name to value. NaN and infinities are kept.
-            step: Optimizer step; None repeats that of the previous call.
+            metrics: name to value. NaN and infinities are kept.
+            step: optimizer step; None repeats that of the previous call.
         """
         self._last_step = self._last_step if step is None else step
-        self._writing_journal().append(metrics, self._last_step)
+        self._open()
+        if self._journal is None:
+            self._journal = MetricsJournal(self.folder / METRICS_FILE)
+        self._journal.append(metrics, self._last_step)
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
     def save(self) -> None:
-        """Bring the metrics to the disk itself."""
+        """Flush the metrics to the disk itself."""
         if self._journal is not None:
             self._journal.sync()
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Log parameters; nested mappings become dotted names.
+        """Record parameters as text; nested mappings become dotted names. `args` and `kwargs` are Lightning's, ignored.
 
-        MLflow's params cannot change: one that was logged before with another value (a resumed run) keeps it, with a
+        MLflow's params cannot change: one that was recorded before with another value (a resumed run) keeps it, with a
         warning.
-
-        Args:
-            params: Name to value; values are logged as text.
-            args: Ignored, part of Lightning's interface.
-            kwargs: Ignored, part of Lightning's interface.
         """
-        self._writing_journal()
-        flat = _flatten(vars(params) if isinstance(params, Namespace) else params)
-        known: dict[str, str] = {}
-        for item in self._synchroniser.state.outbox:
-            known.update(item.payload if item.kind == "params" else {})
-        changed = sorted(name for name in flat.keys() & known.keys() if flat[name] != known[name])
-        if changed:
+        flat, known = flatten(vars(params) if isinstance(params, Namespace) else params), self._record.params
+        if changed := sorted(name for name in flat if known.get(name, flat[name]) != flat[name]):
             _LOG.warning("params %s changed since this run began; MLflow keeps the first values", ", ".join(changed))
-        new = {name: value for name, value in flat.items() if name not in known}
-        if new:
-            self._synchroniser.add("params", new)
+        self._update(params=flat | known)
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
-    def log_config(self, text: str) -> None:
-        """Write the complete configuration to `config.yaml` in the output folder and log it as an artifact."""
-        self._log_text("config.yaml", text)
+    def log_text(self, name: str, text: str) -> None:
+        """Write a file into the folder, and show it as an artifact."""
+        self._open()
+        write_text(self.folder / name, text)
+        self.log_artifact(self.folder / name)
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
     def log_artifact(self, path: Path | str) -> None:
-        """Log a file or folder as an artifact under its own name. It is read later: leave it in place.
+        """Show a file as an artifact under its own name. It is read later: leave it in place.
 
         Raises:
-            FileNotFoundError: If there is no such file.
+            FileNotFoundError: there is no such file.
         """
         absolute = Path(path).absolute()
         if not absolute.exists():
             raise FileNotFoundError(f"cannot log the artifact {absolute}: no such file")
-        self._writing_journal()
-        is_inside = absolute.is_relative_to(self._output_dir)
-        relative = absolute.relative_to(self._output_dir) if is_inside else absolute
-        self._synchroniser.add("artifact", {"path": str(relative)})
+        is_inside = absolute.is_relative_to(self.folder)
+        name = str(absolute.relative_to(self.folder) if is_inside else absolute)
+        self._update(artifacts=list(dict.fromkeys([*self._record.artifacts, name])))
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
     def log_tables(self, paths: Sequence[Path]) -> None:
-        """Log JSON files of {columns, data}, as `mlflow.log_table` does, so that the UI shows them as tables.
-
-        Call it once a run: the tag that names the tables is replaced.
-
-        Args:
-            paths: the files; each is logged under its own name.
-        """
+        """Show JSON files of {columns, data} as tables, as `mlflow.log_table` does; call it once a run."""
         for path in paths:
             self.log_artifact(path)
         tables = [{"path": path.name, "type": "table"} for path in paths]
-        self._synchroniser.add("tags", {"mlflow.loggedArtifacts": json.dumps(tables)})
+        self._update(tags=self._record.tags | {"mlflow.loggedArtifacts": json.dumps(tables)})
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
     def log_dataset(self, name: str, digest: str, source: str, num_rows: int, context: str = "training") -> None:
-        """Log a dataset that the run reads.
-
-        Args:
-            name: Name shown in the UI.
-            digest: Hash of the content. MLflow shows 36 characters of it; the dataset's profile has all.
-            source: Where the data comes from (path or URI).
-            num_rows: Number of rows.
-            context: What it is read for: "training", "validation", "evaluation".
-        """
-        self._writing_journal()
-        payload = {"name": name, "digest": digest, "source": source, "num_rows": num_rows, "context": context}
-        self._synchroniser.add("dataset", payload)
-
-    @rank_zero_only  # type: ignore[misc, unused-ignore]
-    def log_environment(self) -> None:
-        """Log commit, versions and platform as tags and every installed package as `environment.txt`."""
-        self._log_text("environment.txt", environment_text())
-        self._synchroniser.add("tags", dict(environment_tags()))
+        """Record a dataset that the run reads, see `Dataset`."""
+        dataset = Dataset(name=name, digest=digest, source=source, num_rows=num_rows, context=context)
+        self._update(datasets=list(dict.fromkeys([*self._record.datasets, dataset])))
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
     def finalize(self, status: str) -> None:
-        """Upload what is left and end the run; says how to complete it if that fails.
+        """End the run and mirror what is left; says how to complete the mirror if that fails.
 
         Lightning calls this after every fit, validate and test; logging afterwards reopens the run.
 
         Args:
-            status: "success", "failed" (Lightning's words), "interrupted", or one of MLflow's.
+            status: "success", "failed" (Lightning's words), "interrupted" or "running".
         """
-        if self._journal is None:
+        if not self._is_open:
             return
-        self._synchroniser.set_status(_STATUSES.get(status, status.upper()))
-        self._background.stop()
-        self._journal.close()
-        self._journal = None
-        if not self._synchroniser.is_complete:
-            uri = self._synchroniser.state.tracking_uri
-            _LOG.warning("this run is not complete in %s; complete it with: %s", uri, upload_command(self._output_dir))
+        self._is_open = False
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        self._save(status=_STATUSES[status])
+        if self._uri is None:
+            self._lock.release()
+            return
+        report = self._mirror.stop()
+        self.is_complete = report is not None and not report.missing
+        if not self.is_complete:
+            command = upload_command(self.folder)
+            _LOG.warning("this run is not complete in %s; complete it with: %s", self._uri, command)
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
-    def _open_run(self, tags: dict[str, str]) -> None:
-        self._acquire_folder()
+    def _begin(self) -> None:
+        self._acquire()
         try:
-            if (self._output_dir / STATE_FILE).exists():
-                self._continue_run()
+            wanted, before = self._record, None
+            if (self.folder / RECORD_FILE).exists():
+                before = load_record(self.folder)
+                changes = {"name": wanted.name, "experiment": wanted.experiment, "parent": wanted.parent}
+                self._record = before.model_copy(update=changes | {"tags": before.tags | wanted.tags})
+            if self._uri is not None:
+                known = load_state(self.folder)
+                is_same = known is not None and known.tracking_uri == self._uri
+                if not is_same or before is None or before.experiment != wanted.experiment:
+                    RunState(tracking_uri=self._uri).save(self.folder)
             self._start()
         except BaseException:
             self._lock.release()
             raise
-        if tags:
-            self._synchroniser.add("tags", tags)
 
-    def _acquire_folder(self) -> None:
-        self._output_dir.mkdir(parents=True, exist_ok=True)
+    def _acquire(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire()  # the upload thread releases it as it ends: until then it writes mlflow.json
+            self._lock.acquire()  # the mirror's thread releases it as it ends: until then it writes mlflow.json
         except filelock.Timeout:
-            raise UserError(f"{self._output_dir} is being written by another run; choose another folder") from None
+            raise UserError(f"{self.folder} is being written by another run; choose another folder") from None
 
-    def _continue_run(self) -> None:
-        wanted, found = self._state, load_state(self._output_dir)
-        if (found.tracking_uri, found.experiment_name) != (wanted.tracking_uri, wanted.experiment_name):
-            found.forget_uploads()
-            found.tracking_uri, found.experiment_name = wanted.tracking_uri, wanted.experiment_name
-        found.run_name, found.artifact_location = wanted.run_name, wanted.artifact_location
-        has_new_parent = found.parent_run_id != wanted.parent_run_id
-        found.parent_run_id = wanted.parent_run_id
-        self._synchroniser.state = self._state = found
-        if has_new_parent and wanted.parent_run_id is not None:
-            self._synchroniser.add("tags", {PARENT_TAG: wanted.parent_run_id})
+    def _open(self) -> None:
+        """After `finalize`, reopen the run: the evaluation that follows a fit logs to the same one."""
+        if not self._is_open:
+            self._acquire()
+            self._start()
 
     def _start(self) -> None:
-        self._journal = MetricsJournal(self._output_dir / METRICS_FILE)
-        if self._state.run_id is not None:
-            self._synchroniser.set_status("RUNNING")
-        else:
-            self._state.status, self._state.status_sent = "RUNNING", True
-            self._state.save(self._output_dir)
-        self._background.start()
+        self._is_open = True
+        self._save(status="RUNNING")
+        if self._uri is not None:
+            self._mirror.start()
 
-    def _writing_journal(self) -> MetricsJournal:
-        if self._journal is None:  # finalized before: the evaluation that follows a fit logs to the same run
-            self._acquire_folder()
-            self._start()
-        assert self._journal is not None
-        return self._journal
+    def _update(self, **changes: Any) -> None:
+        self._open()
+        self._save(**changes)
 
-    def _log_text(self, name: str, text: str) -> None:
-        write_text(self._output_dir / name, text)
-        self.log_artifact(self._output_dir / name)
-
-
-def writer_lock(output_dir: Path) -> filelock.FileLock:
-    """Return the lock that the one writer of an output folder holds; taking it fails at once if it is held."""
-    return filelock.FileLock(output_dir / ".mlflow.lock", timeout=0, thread_local=False)
-
-
-def _flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in params.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = str(value)
-    return flat
+    def _save(self, **changes: Any) -> None:
+        self._record = self._record.model_copy(update=changes)
+        self._record.save(self.folder)

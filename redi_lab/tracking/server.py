@@ -7,12 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import Any
+from contextlib import suppress
 
-from redi_lab.errors import UserError
+from redi_lab.errors import RunInterruptedError, UserError, interruptible
 from redi_lab.tracking.store import RUNS_VIEW, MlflowStore, StoreError, set_environment, sqlite_path
 
 _GRACE_SECONDS = 10.0
@@ -21,15 +18,15 @@ TRAINING_MODE = "workflowType=machine_learning"
 
 
 def ui_command(tracking_uri: str, port: int = 5000) -> list[str]:
-    """Return the command of a single-worker MLflow server for a local database, reachable from this machine only.
+    """The command of a single-worker MLflow server for a local database, reachable from this machine only.
 
     Args:
         tracking_uri: `sqlite:////absolute/path/mlflow.db`.
         port: TCP port on 127.0.0.1.
 
     Raises:
-        UserError: If the URI is not a local database (a remote server has its own UI at its address) or the port is
-            out of range.
+        UserError: the URI is not a local database (a remote server has its own UI at its address) or the port is out
+            of range.
     """
     database = sqlite_path(tracking_uri)
     if database is None:
@@ -47,8 +44,9 @@ def runs_url(tracking_uri: str, experiment_name: str, port: int = 5000) -> str:
     """Address of the experiment's runs with their scores; at the bare address MLflow shows none, in its GenAI mode.
 
     Raises:
-        UserError: The store cannot be opened.
+        UserError: the port is in use, or the store cannot be opened.
     """
+    _check_free(port)
     try:
         experiment = MlflowStore(tracking_uri, experiment_name).experiment_id
     except StoreError as error:
@@ -58,22 +56,21 @@ def runs_url(tracking_uri: str, experiment_name: str, port: int = 5000) -> str:
 
 
 def serve_ui(tracking_uri: str, port: int = 5000) -> int:
-    """Run the MLflow UI in the foreground until Ctrl-C or SIGTERM; then end its whole process group.
+    """Run the MLflow UI in the foreground until Ctrl-C or SIGTERM; then end it with its workers.
 
     Returns:
         The server's exit status; 0 after Ctrl-C or SIGTERM.
 
     Raises:
-        UserError: See `ui_command`; the port is in use.
+        UserError: see `ui_command`.
     """
     command = ui_command(tracking_uri, port)
-    _check_free(port)
     set_environment()
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # job runners are never used here
-    with _termination_as_interrupt(), subprocess.Popen(command, env=environment, start_new_session=True) as server:
+    with interruptible(), subprocess.Popen(command, env=environment, start_new_session=True) as server:
         try:
             return server.wait()
-        except KeyboardInterrupt:
+        except RunInterruptedError:
             return 0
         finally:
             _end_group(server)
@@ -91,30 +88,10 @@ def _check_free(port: int) -> None:
             ) from error
 
 
-@contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    def interrupt(_number: int, _frame: FrameType | None) -> Any:
-        raise KeyboardInterrupt
-
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def _end_group(server: subprocess.Popen[bytes]) -> None:
-    # The leader of the group carries its number; children may outlive it.
-    _signal_group(server.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        server.wait(timeout=_GRACE_SECONDS)
-    _signal_group(server.pid, signal.SIGKILL)
-    server.wait()
-
-
-def _signal_group(group: int, number: signal.Signals) -> None:
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return
+    """End the server and its workers: the leader's number is that of the group, and children may outlive it."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(timeout=_GRACE_SECONDS)

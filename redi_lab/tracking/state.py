@@ -1,109 +1,146 @@
-"""What is known locally of a run in a tracking store: `mlflow.json` beside the run's `metrics.jsonl`.
+"""The local record of a run besides its metrics, and what its tracking store has confirmed.
 
-The file says which run in which store the folder belongs to, how far the metrics have been uploaded, and holds an
-outbox of everything else (params, tags, datasets, artifacts) with a mark on what has arrived. It is replaced
-atomically after every successful upload, so that whatever a crash leaves behind can be completed later, once.
+`record.json` says what the run is; only its logger writes it. `mlflow.json` says which run of which store mirrors it,
+and how far; only the mirror writes it. Both are replaced atomically, so the two threads need no lock between them.
 """
 
 from __future__ import annotations
 
-import json
 import uuid
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeVar, final
 
-from redi_lab.errors import UserError
+from pydantic import BaseModel, Field
+
+from redi_lab.errors import UserError, in_short
 from redi_lab.files import write_text
 
-STATE_FILE = "mlflow.json"
 METRICS_FILE = "metrics.jsonl"
+RECORD_FILE = "record.json"
+STATE_FILE = "mlflow.json"
+LOCK = ".record.lock"
+"""Held by the one process that writes a record or mirrors it."""
 
-Kind = Literal["params", "tags", "dataset", "artifact"]
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+_File = TypeVar("_File", bound=BaseModel)
 
 
 @final
-@dataclass
-class Item:
-    """One thing to upload that is not a metric.
+class Dataset(BaseModel, extra="forbid", frozen=True):
+    """A dataset that a run reads.
 
     Attributes:
-        kind: What `payload` is.
-        payload: params and tags: name to text. dataset: name, digest, source, num_rows, context.
-            artifact: path (relative to the output folder when it lies inside it).
-        sent: Whether the store has confirmed it.
-        revision: Counts how often it was logged; an artifact that is logged again has changed.
+        name: name shown in the UI.
+        digest: hash of the content. MLflow shows 36 characters of it; the dataset's profile has all.
+        source: where the data comes from (path or URI).
+        num_rows: number of rows.
+        context: what it is read for: "training", "validation" or "evaluation".
     """
 
-    kind: Kind
-    payload: dict[str, Any]
-    sent: bool = False
-    revision: int = 0
+    name: str
+    digest: str
+    source: str
+    num_rows: int
+    context: str
 
 
 @final
-@dataclass
-class RunState:
+class RunRecord(BaseModel, extra="forbid"):
+    """The content of `record.json`.
+
+    Attributes:
+        name: name shown in a store.
+        experiment: MLflow experiment.
+        key: random identity, a tag of the run in every store: finds it there whatever else was lost.
+        status: how the run is doing.
+        parent: run to nest this one under: the folder of its record, or its id if that folder is on another machine.
+        tags: name to text.
+        params: dotted name to text.
+        datasets: what the run reads.
+        artifacts: files to show in a store; relative to the folder if they are inside it.
+    """
+
+    name: str
+    experiment: str
+    key: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    status: Status = "RUNNING"
+    parent: str | None = None
+    tags: dict[str, str] = {}
+    params: dict[str, str] = {}
+    datasets: list[Dataset] = []
+    artifacts: list[str] = []
+
+    @property
+    def parent_folder(self) -> Path | None:
+        """The folder of the parent's record, if it is on this machine."""
+        folder = Path(self.parent or "")
+        return folder if folder.is_absolute() and (folder / RECORD_FILE).exists() else None
+
+    def save(self, folder: Path) -> None:
+        """Replace `record.json`."""
+        write_text(folder / RECORD_FILE, self.model_dump_json(indent=1) + "\n")
+
+
+@final
+class RunState(BaseModel, extra="forbid"):
     """The content of `mlflow.json`.
 
     Attributes:
-        tracking_uri: Store that the run belongs to.
-        experiment_name: MLflow experiment.
-        run_name: Name shown in the store.
-        artifact_location: Artifact root of a new experiment; None leaves it to the server.
-        parent_run_id: Run that this one is nested under.
-        key: Random identity, tagged on the run: finds a run whose creation was not confirmed.
-        run_id: MLflow's id, None until the run exists.
+        tracking_uri: store that mirrors the run.
+        run_id: MLflow's id, None until the run exists there.
         experiment_id: MLflow's id of the experiment, None until the run exists.
-        creating: Whether a creation was begun and not confirmed.
-        uploaded_lines: Lines of `metrics.jsonl` that the store has confirmed.
-        uploaded_bytes: Their length.
-        status: RUNNING, FINISHED, FAILED or KILLED.
-        status_sent: Whether the store has confirmed `status`.
-        outbox: Everything else, in order.
+        offset: bytes of `metrics.jsonl` that the store has confirmed.
+        artifacts: path to size and time of the artifacts that it has confirmed.
     """
 
     tracking_uri: str
-    experiment_name: str
-    run_name: str
-    artifact_location: str | None = None
-    parent_run_id: str | None = None
-    key: str = field(default_factory=lambda: uuid.uuid4().hex)
     run_id: str | None = None
     experiment_id: str | None = None
-    creating: bool = False
-    uploaded_lines: int = 0
-    uploaded_bytes: int = 0
-    status: str = "RUNNING"
-    status_sent: bool = True
-    outbox: list[Item] = field(default_factory=list)
+    offset: int = 0
+    artifacts: dict[str, tuple[int, int]] = {}
 
-    def forget_uploads(self) -> None:
-        """Mark everything as not uploaded: the run is about to be created anew."""
-        self.run_id = self.experiment_id = None
-        self.creating = False
-        self.key = uuid.uuid4().hex
-        self.uploaded_lines = self.uploaded_bytes = 0
-        self.status_sent = self.status == "RUNNING"
-        for item in self.outbox:
-            item.sent = False
-
-    def save(self, output_dir: Path) -> None:
-        """Replace `mlflow.json` atomically."""
-        write_text(output_dir / STATE_FILE, json.dumps(asdict(self), indent=1) + "\n")
+    def save(self, folder: Path) -> None:
+        """Replace `mlflow.json`."""
+        write_text(folder / STATE_FILE, self.model_dump_json(indent=1) + "\n")
 
 
-def load_state(output_dir: Path) -> RunState:
-    """Read `mlflow.json`.
+def load_record(folder: Path) -> RunRecord:
+    """Read `record.json`.
 
     Raises:
-        UserError: If the folder has none or it cannot be read.
+        UserError: the folder has none, or it cannot be read.
     """
-    path = output_dir / STATE_FILE
+    record = _load(RunRecord, folder / RECORD_FILE)
+    if record is None:
+        raise UserError(f"{folder / RECORD_FILE} does not exist: name the output folder of a run")
+    return record
+
+
+def load_state(folder: Path) -> RunState | None:
+    """Read `mlflow.json`; None if no store was ever named for the run.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return _load(RunState, folder / STATE_FILE)
+
+
+def _load(kind: type[_File], path: Path) -> _File | None:
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return RunState(**{**fields, "outbox": [Item(**item) for item in fields["outbox"]]})
+        return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: name the output folder of a tracked run") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error!r}); restore it or delete it to start a new MLflow run") from error
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({in_short(error)}); restore it, or delete it and name a store") from error
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested mappings as one, dotted name to text."""
+    flat: dict[str, str] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = str(value)
+    return flat

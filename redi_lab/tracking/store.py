@@ -1,12 +1,11 @@
-"""The only code that talks to MLflow: a small store with bounded waits, idempotent writes and one kind of failure.
+"""A connection to an MLflow store: bounded waits, names that it accepts, and one kind of failure.
 
 mlflow is imported on first use (one to two seconds). Everything here may raise `StoreError`, which callers survive.
-Writing the same metrics (same timestamps), params, tags, datasets or artifacts twice leaves one copy in the store, so
-a write whose confirmation was lost can simply be repeated.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -14,7 +13,7 @@ import os
 import posixpath
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, final
@@ -22,15 +21,9 @@ from typing import Any, final
 import filelock
 
 from redi_lab.errors import UserError
-from redi_lab.tracking.journal import Record
 
-MAX_METRICS_PER_CALL = 1000
-MAX_PARAMS_PER_CALL = 100
 MAX_KEY_LENGTH = 250
-MAX_PARAM_LENGTH = 6000
-MAX_DIGEST_LENGTH = 36
 RUN_KEY_TAG = "redi_lab.key"
-PARENT_TAG = "mlflow.parentRunId"
 RUNS_VIEW = "redi_lab"
 """Key of the runs table that MLflow's UI shows with `viewStateShareKey`: stages, best first, with these columns."""
 _VIEW_TAG = f"mlflow.sharedViewState.{RUNS_VIEW}"
@@ -49,7 +42,6 @@ _ENVIRONMENT = {
     # MLflow's own defaults retry for minutes before a dead server is reported as such.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    # Announcements with links and pictures have no place in a training log.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _SQLITE = "sqlite:///"
@@ -60,25 +52,20 @@ class StoreError(Exception):
     """The tracking store could not do what was asked; the message is one line."""
 
 
-@final
-class RunMissingError(StoreError):
-    """The store works but has no such run (it was deleted, or the store was made anew)."""
-
-
 def set_environment() -> None:
     """Switch MLflow's telemetry off and bound its HTTP retries, unless the user's environment says otherwise.
 
-    Must run before mlflow is imported; the values are inherited by child processes, which is meant.
+    Call it before mlflow is imported. Child processes inherit the values.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def sqlite_path(tracking_uri: str) -> Path | None:
-    """Return the database file of a `sqlite:///` URI, None for other stores.
+    """The database file of a `sqlite:///` URI, None for other stores.
 
     Raises:
-        UserError: If the path is relative: it would mean another file in every working directory.
+        UserError: the path is relative, which would mean another file in every working directory.
     """
     if not tracking_uri.startswith(_SQLITE):
         return None
@@ -92,7 +79,7 @@ def mlflow_key(name: str) -> str:
     """Turn a name into one that MLflow accepts; accepted names are returned as they are.
 
     MLflow allows letters, digits, `_-. :/`, paths in normal form, and 250 characters. Longer names keep a hash of
-    the whole, so that two of them cannot fall together.
+    the whole, so that two of them stay distinct.
     """
     key = posixpath.normpath(re.sub(r"[^\w\-. :/]", "_", name)).lstrip("/")
     key = re.sub(r"^\.\.?(/|$)", "_", key) or "_"
@@ -101,17 +88,9 @@ def mlflow_key(name: str) -> str:
     return key
 
 
-@contextmanager
-def _guarded(action: str) -> Iterator[None]:
-    """Turn any exception of MLflow, SQLAlchemy, requests or the file system into a `StoreError` of one line."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except Exception as error:
-        text = " ".join(str(error).partition("[SQL:")[0].split())[:300]
-        kind = RunMissingError if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST" else StoreError
-        raise kind(f"cannot {action}: {type(error).__name__}: {text}") from error
+def accepted(texts: Mapping[str, str], length: int) -> dict[str, str]:
+    """Params or tags as MLflow takes them: keys and values beyond its limits are cut (config.yaml is complete)."""
+    return {mlflow_key(k): v if len(v) <= length else v[: length - 1] + "…" for k, v in texts.items()}
 
 
 def import_client() -> Any:
@@ -129,27 +108,29 @@ def import_client() -> Any:
 class MlflowStore:
     """A connection to one experiment of a tracking store; the experiment is created if absent.
 
+    The artifacts of a new experiment lie in `mlflow-artifacts` beside a sqlite file, and where a server puts them.
+
     Args:
         tracking_uri: MLflow tracking URI. `sqlite:///` needs an absolute path.
-        experiment_name: Experiment that runs go to.
-        artifact_location: Artifact root of a new experiment. None means `mlflow-artifacts` beside a sqlite file, and
-            the server's own choice for others.
+        experiment_name: experiment that runs go to.
+
+    Attributes:
+        client: MLflow's own; use it within `doing`.
+        experiment_id: MLflow's id of the experiment.
 
     Raises:
-        StoreError: If the store cannot be reached or set up.
+        StoreError: the store cannot be reached or set up.
     """
 
-    def __init__(self, tracking_uri: str, experiment_name: str, artifact_location: str | None = None) -> None:
-        self.tracking_uri = tracking_uri
+    def __init__(self, tracking_uri: str, experiment_name: str) -> None:
         self._database = sqlite_path(tracking_uri)
-        if artifact_location is None and self._database is not None:
-            artifact_location = str(self._database.parent / "mlflow-artifacts")
-        with _guarded("open the store"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # MLflow's use of SQLAlchemy is deprecated there; no user can mend it
+        self._identity: tuple[int, int] | None = None
+        with self.doing("open the store"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow's use of SQLAlchemy is deprecated there; no user can fix that
             with self._creation_lock():
-                self._client = import_client()(tracking_uri=tracking_uri)
-                self.experiment_id = self._find_or_create_experiment(experiment_name, artifact_location)
-        self._identity = self._database_identity()
+                self.client = import_client()(tracking_uri=tracking_uri)
+                self.experiment_id = self._find_or_create_experiment(experiment_name)
+            self._identity = self._database_identity()
 
     def _creation_lock(self) -> Any:
         # Two processes that migrate one fresh database at the same moment make one of them fail.
@@ -158,131 +139,56 @@ class MlflowStore:
         self._database.parent.mkdir(parents=True, exist_ok=True)
         return filelock.FileLock(f"{self._database}.lock", timeout=_CREATION_LOCK_SECONDS)
 
-    def _find_or_create_experiment(self, name: str, artifact_location: str | None) -> str:
+    def _find_or_create_experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
-        experiment = self._client.get_experiment_by_name(name)
+        experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
-            try:
-                tags = {_VIEW_TAG: _VIEW}
-                return str(self._client.create_experiment(name, artifact_location=artifact_location, tags=tags))
-            except MlflowException:
-                experiment = self._client.get_experiment_by_name(name)  # another process was quicker
-                if experiment is None:
-                    raise
-        if experiment.lifecycle_stage == "deleted":
-            raise StoreError(f"experiment {name!r} was deleted in {self.tracking_uri}; restore it or choose another")
+            location = None if self._database is None else str(self._database.parent / "mlflow-artifacts")
+            return str(self.client.create_experiment(name, artifact_location=location, tags={_VIEW_TAG: _VIEW}))
         if experiment.tags.get(_VIEW_TAG) != _VIEW:
             with suppress(MlflowException):  # a server that forbids it costs the columns, not the run
-                self._client.set_experiment_tag(experiment.experiment_id, _VIEW_TAG, _VIEW)
+                self.client.set_experiment_tag(experiment.experiment_id, _VIEW_TAG, _VIEW)
         return str(experiment.experiment_id)
 
     def _database_identity(self) -> tuple[int, int] | None:
         if self._database is None:
             return None
-        with _guarded("find the database"):
-            status = self._database.stat()
-            return status.st_dev, status.st_ino
+        status = self._database.stat()
+        return status.st_dev, status.st_ino
 
     @contextmanager
-    def _writing(self, action: str) -> Iterator[None]:
-        # SQLite goes on writing into a deleted file without an error: only its identity tells.
-        if self._database_identity() != self._identity:
-            raise StoreError(f"cannot {action}: {self._database} was replaced by another file")
-        with _guarded(action):
+    def doing(self, action: str) -> Iterator[None]:
+        """Turn any exception of MLflow, SQLAlchemy, requests or the file system into a `StoreError` of one line."""
+        try:
+            # SQLite goes on writing into a deleted file without an error: only its identity tells.
+            if self._identity is not None and self._database_identity() != self._identity:
+                raise StoreError(f"cannot {action}: {self._database} was replaced by another file")
             yield
+        except StoreError:
+            raise
+        except Exception as error:
+            text = " ".join(str(error).partition("[SQL:")[0].split())[:300]
+            raise StoreError(f"cannot {action}: {type(error).__name__}: {text}") from error
 
-    def create_run(self, name: str, key: str, parent_run_id: str | None = None) -> str:
-        """Create a run and return its id.
+    def find_run(self, run_id: str | None, key: str) -> Any:
+        """The MLflow run of that id or, if there is none, the one with that key; None if there is neither."""
+        from mlflow.exceptions import MlflowException
 
-        Args:
-            name: Name shown in the UI.
-            key: Unique text by which `find_run` finds the run.
-            parent_run_id: Run to nest it under.
-        """
-        nested = {} if parent_run_id is None else {PARENT_TAG: parent_run_id}
-        with self._writing("create a run"):
-            run = self._client.create_run(self.experiment_id, run_name=name, tags={**nested, RUN_KEY_TAG: key})
-            return str(run.info.run_id)
-
-    def find_run(self, key: str) -> str | None:
-        """Return the id of the run that was created with `key`, if there is one."""
-        with _guarded("search runs"):
-            found = self._client.search_runs([self.experiment_id], filter_string=f"tags.`{RUN_KEY_TAG}` = '{key}'")
-            return str(found[0].info.run_id) if found else None
-
-    def check_run(self, run_id: str) -> None:
-        """Check that a run exists.
-
-        Raises:
-            RunMissingError: If the store has no such run.
-            StoreError: If the store fails.
-        """
-        with _guarded("find the run"):
-            if self._client.get_run(run_id).info.lifecycle_stage == "deleted":
-                raise RunMissingError(f"run {run_id} was deleted in {self.tracking_uri}")
-
-    def log_metrics(self, run_id: str, records: Sequence[Record]) -> None:
-        """Upload journal records in calls of at most 1000 metrics."""
-        from mlflow.entities import Metric
-
-        metrics = [
-            Metric(mlflow_key(name), value, round(record.time * 1000), record.step)
-            for record in records
-            for name, value in record.metrics.items()
-        ]
-        for start in range(0, len(metrics), MAX_METRICS_PER_CALL):
-            with self._writing("log metrics"):
-                self._client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS_PER_CALL])
-
-    def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        """Upload params; keys and values beyond MLflow's limits are cut (the configuration artifact is complete)."""
-        from mlflow.entities import Param
-
-        entities = [Param(mlflow_key(name), _cut(value)) for name, value in params.items()]
-        for start in range(0, len(entities), MAX_PARAMS_PER_CALL):
-            with self._writing("log params"):
-                self._client.log_batch(run_id, params=entities[start : start + MAX_PARAMS_PER_CALL])
-
-    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Upload tags."""
-        from mlflow.entities import RunTag
-
-        entities = [RunTag(mlflow_key(name), str(value)) for name, value in tags.items()]
-        for start in range(0, len(entities), MAX_PARAMS_PER_CALL):
-            with self._writing("set tags"):
-                self._client.log_batch(run_id, tags=entities[start : start + MAX_PARAMS_PER_CALL])
-
-    def log_dataset(self, run_id: str, *, name: str, digest: str, source: str, num_rows: int, context: str) -> None:
-        """Upload a dataset input. MLflow keeps 36 characters of the digest; the profile has all of it."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        dataset = Dataset(
-            name=name,
-            digest=digest[:MAX_DIGEST_LENGTH],
-            source_type="local",
-            source=json.dumps({"uri": source}),
-            profile=json.dumps({"num_rows": num_rows, "digest": digest}),
-        )
-        with self._writing("log a dataset"):
-            self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
-
-    def log_artifact(self, run_id: str, path: Path) -> None:
-        """Upload a file or a folder under its own name."""
-        with self._writing(f"log the artifact {path.name}"):
-            if path.is_dir():
-                self._client.log_artifacts(run_id, str(path), artifact_path=path.name)
-            else:
-                self._client.log_artifact(run_id, str(path))
-
-    def set_status(self, run_id: str, status: str) -> None:
-        """Mark a run as RUNNING, or end it as FINISHED, FAILED or KILLED."""
-        with self._writing("set the run's status"):
-            if status == "RUNNING":
-                self._client.update_run(run_id, status=status)
-            else:
-                self._client.set_terminated(run_id, status=status)
+        with self.doing("find the run"):
+            if run_id is not None:
+                try:
+                    run = self.client.get_run(run_id)
+                    if run.info.lifecycle_stage == "active":
+                        return run
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                        raise
+            runs = self.client.search_runs([self.experiment_id], filter_string=f"tags.`{RUN_KEY_TAG}` = '{key}'")
+            return runs[0] if runs else None
 
 
-def _cut(value: str) -> str:
-    return value if len(value) <= MAX_PARAM_LENGTH else value[: MAX_PARAM_LENGTH - 1] + "…"
+@functools.cache
+def open_store(tracking_uri: str, experiment_name: str) -> MlflowStore:
+    """One connection for a whole process; see `MlflowStore`."""
+    return MlflowStore(tracking_uri, experiment_name)

@@ -1,6 +1,6 @@
 """The verbs that take words rather than a whole configuration: compare, doctor, grade, runs, ui, upload.
 
-Each reads its arguments first and imports what is heavy afterwards, so that a mistake is told at once.
+Each reads its arguments first and imports what is heavy afterwards, so that a mistake is reported at once.
 """
 
 from __future__ import annotations
@@ -143,17 +143,17 @@ def ui(arguments: list[str]) -> None:
 
 
 def upload(arguments: list[str]) -> None:
-    """Complete in MLflow what a failed store lacks."""
+    """Make MLflow's copy of a run complete."""
     names, settings = _settings(arguments, tracking_uri="")
     if len(names) != 1:
         raise UserError("upload takes one results folder: redi-lab upload RUN_DIR [tracking_uri=URI]")
-    from redi_lab.tracking.upload import upload as complete
+    from redi_lab.tracking.mirror import upload as complete
 
     done = complete(names[0], settings["tracking_uri"] or None)
     print(
         f"Uploaded {done.lines} lines of metrics and {done.items} other items to run {done.run_id}, {done.tracking_uri}"
     )
-    for missing in done.missing_artifacts:
+    for missing in done.missing:
         print(f"Missing:    {missing} (the file is gone)")
     print(f"Results:    {Path(names[0]).absolute()}")
 

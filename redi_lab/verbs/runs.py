@@ -1,13 +1,13 @@
 """What lies below outputs/: runs with their state, score and size, and what of it can be removed.
 
 Three things are safe to remove: training states of what is finished (only training reads them), an interrupted run
-whose command has begun anew since (no note in the cache leads to it), and a stage that was begun on the way to a run
-that is not waiting for it any more. An interrupted run that can still be continued goes only on request. Nothing that
-a process is writing is touched.
+whose command has begun another one since, and a stage that was begun on the way to a run that no longer waits for it.
+An interrupted run that can still be continued goes only on request. Nothing that a process is writing is touched.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -17,8 +17,8 @@ from typing import Literal, final
 
 from redi_lab.errors import UserError
 from redi_lab.evaluation.results import content_digest
-from redi_lab.files import as_size
-from redi_lab.run.interrupted import LOCK, RECORD, Run, is_locked, noted_folders, read_run
+from redi_lab.files import as_size, is_locked
+from redi_lab.run.interrupted import LOCK, RECORD, last_runs, read_runs
 from redi_lab.run.record import SUMMARY, read_summary
 
 _STATES = "states"
@@ -66,29 +66,22 @@ def find_runs(outputs_dir: Path, cache_dir: Path) -> list[FoundRun]:
     stages = [path for path in (cache_dir / "stages").glob("*") if path.is_dir()]
     marks = [path for name in (RECORD, SUMMARY) for path in outputs_dir.rglob(name)]
     folders = {path.parent for path in marks} - set(stages)
-    records = {folder: run for folder in folders if (run := _record(folder)) is not None}
+    records = read_runs(folders)
     awaited = {
         content_digest(identity)[:32]
         for folder, run in records.items()
         if not (folder / SUMMARY).exists()
         for identity in run.stages.values()
     }
-    continued = noted_folders(cache_dir)
+    last = {run.folder for run in last_runs(records.values()).values()}
     found = [_view(stage, "interrupted" if stage.name in awaited else "abandoned", True) for stage in stages]
     for folder in folders:
         run = records.get(folder)
-        # A command that names its folder finds it by that name, any other by its note.
-        is_named = run is None or any(override.startswith("paths.output_dir=") for override in run.overrides)
-        unfinished: State = "interrupted" if is_named or folder.resolve() in continued else "abandoned"
+        # A command that names its folder finds it by that name, any other the last one that it began.
+        is_continued = run is None or not run.command or folder in last
+        unfinished: State = "interrupted" if is_continued else "abandoned"
         found.append(_view(folder, unfinished, False))
     return sorted(found, key=lambda run: (run.modified, str(run.folder)))
-
-
-def _record(folder: Path) -> Run | None:
-    try:
-        return read_run(folder)
-    except UserError:
-        return None
 
 
 def _view(folder: Path, unfinished: State, is_stage: bool) -> FoundRun:
@@ -99,16 +92,16 @@ def _view(folder: Path, unfinished: State, is_stage: bool) -> FoundRun:
         summary, state = {}, "damaged" if (folder / SUMMARY).exists() else unfinished
     score = (summary.get("metrics") or {}).get("pass_at_1")
     lock = folder.with_suffix(".lock") if is_stage else folder / LOCK
-    if lock.exists() and is_locked(lock):
+    if is_locked(lock):
         state = "running"
-    files = [path.stat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    files = _files(folder)
     return FoundRun(
         folder,
         summary.get("name") or folder.name,
         state,
         score["value"] if isinstance(score, dict) and isinstance(score.get("value"), float) else None,
-        sum(stat.st_size for stat in files),
-        max((stat.st_mtime for stat in files), default=folder.stat().st_mtime),
+        _size(files),
+        max((file.st_mtime for file in files), default=folder.stat().st_mtime),
         is_stage,
     )
 
@@ -118,21 +111,19 @@ def removable(runs: Sequence[FoundRun], *, keep_days: float = 0.0, interrupted: 
 
     Args:
         runs: from `find_runs`.
-        keep_days: leave what changed within so many days.
+        keep_days: leave what changed within this many days.
         interrupted: also interrupted runs that could still be continued.
     """
-    old = [run for run in runs if run.modified <= time.time() - keep_days * _DAY]
-    return [found for run in old for found in _removable(run, interrupted)]
-
-
-def _removable(run: FoundRun, interrupted: bool) -> Iterator[Removable]:
-    states = run.folder / _STATES
-    if run.state == "finished" and states.is_dir():
-        yield Removable(states, "training states of a finished run", _size(states))
-    elif run.state == "abandoned":
-        yield Removable(run.folder, "interrupted, and its command would not continue it", run.size)
-    elif run.state == "interrupted" and interrupted:
-        yield Removable(run.folder, "interrupted", run.size)
+    found = []
+    for run in (run for run in runs if run.modified <= time.time() - keep_days * _DAY):
+        states = run.folder / _STATES
+        if run.state == "finished" and states.is_dir():
+            found.append(Removable(states, "training states of a finished run", _size(_files(states))))
+        elif run.state == "abandoned":
+            found.append(Removable(run.folder, "interrupted, and its command would not continue it", run.size))
+        elif run.state == "interrupted" and interrupted:
+            found.append(Removable(run.folder, "interrupted", run.size))
+    return found
 
 
 def remove(found: Sequence[Removable]) -> None:
@@ -141,8 +132,12 @@ def remove(found: Sequence[Removable]) -> None:
         shutil.rmtree(item.folder)
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+def _files(folder: Path) -> list[os.stat_result]:
+    return [path.stat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+
+
+def _size(files: Sequence[os.stat_result]) -> int:
+    return sum(file.st_size for file in files)
 
 
 def describe(runs: Sequence[FoundRun]) -> Iterator[str]:

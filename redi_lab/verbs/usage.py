@@ -65,15 +65,18 @@ runs                        every run below outputs/, newest last
 runs clean [keep_days=N]    what can go, and how much that frees; nothing is removed
 runs clean yes=true         remove it
 
-Safe to remove: training states of finished runs, and what was interrupted and its command would not continue any more.
+Safe to remove: training states of finished runs, and interrupted runs whose command has begun another one since.
 Add interrupted=true for what could still be continued. Checkpoints, results and metrics of finished runs stay.""",
     ),
     "doctor": (
-        "say what works on this machine, what does not, and the command that mends it",
+        "say what works on this machine, what does not, and the command that fixes it",
         "doctor [sweep.storage=URL] [engine.python=PATH] [format=json]",
     ),
     "ui": ("serve the MLflow UI on 127.0.0.1", "ui [port=5000]"),
-    "upload": ("complete in MLflow what a failed store is missing", "upload RUN_DIR [tracking_uri=URI]"),
+    "upload": (
+        "make MLflow complete after its store failed, or copy a run to another store",
+        "upload RUN_DIR [tracking_uri=URI]",
+    ),
 }
 
 
@@ -86,7 +89,7 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "redi-lab VERB --help says more of a verb, redi-lab --version which version this is.",
+            "redi-lab VERB --help says more about a verb, redi-lab --version which version this is.",
             _COMMON,
         ]
     )

@@ -290,7 +290,8 @@ def test_any_record_of_a_run_is_read_or_refused(examples: int) -> None:
         "working_dir": os.getcwd(),
         "paths": {"outputs_dir": "x"},
         "stages": {},
-        "parent_run_id": None,
+        "command": "0",
+        "began": 1.5,
     }
 
     def check(content: Any) -> None:

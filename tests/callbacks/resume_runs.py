@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
@@ -33,8 +33,8 @@ from redi_lab.callbacks.checkpoints import ExportCheckpoints
 from redi_lab.callbacks.resume import TrainingStates
 from redi_lab.callbacks.update_norm import UpdateNorm
 from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError
-from redi_lab.run.interrupted import _told
-from redi_lab.tracking.local import LocalLogger
+from redi_lab.run.interrupted import ending_in_one_line
+from redi_lab.tracking.logger import RunLogger
 from tests.conftest import REPOSITORY
 from tests.modules.tiny_runs import HUGE, attach_reference, make_backbone, make_data, make_module
 
@@ -71,6 +71,7 @@ def train(
     objective: str,
     every_n_steps: int | None = 1,
     accumulates: bool = True,
+    callbacks: Sequence[pl.Callback] = (),
     **options: Any,
 ) -> None:
     """Train, resuming what is there, and leave final-RANK.safetensors; packed, in one micro-batch a step or several."""
@@ -86,8 +87,8 @@ def train(
         **{"accelerator": "cpu", "devices": 1} | options,
         max_epochs=EPOCHS,
         val_check_interval=3,
-        logger=LocalLogger(folder),
-        callbacks=[states, UpdateNorm(), export, Noise()],
+        logger=RunLogger(folder, objective),
+        callbacks=[states, UpdateNorm(), export, Noise(), *callbacks],
         log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -162,10 +163,9 @@ def send_at(
 
 def _run(folder: Path, objective: str, options: dict[str, Any]) -> None:
     warnings.simplefilter("ignore")
-    multiprocessing.set_start_method("fork", force=True)  # of loader workers, as it is for a command
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _told(folder):
+        with ending_in_one_line(folder):
             train(folder, objective, **options)
     except RunInterruptedError:
         sys.exit(EXIT_RESUMABLE)

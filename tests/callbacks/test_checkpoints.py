@@ -153,7 +153,7 @@ def test_what_a_broken_export_left_is_replaced(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_folder_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path, max_steps=1)
     before = weights(tmp_path / "last")
-    monkeypatch.setattr("redi_lab.callbacks.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr("redi_lab.files.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(UserError, match=r"checkpoint .*last"):
         run(tmp_path, max_steps=2)
     assert folders(tmp_path) == ["last"]

@@ -146,8 +146,8 @@ def test_without_probes_the_batches_are_watched(tmp_path: Path) -> None:
 def test_a_resumed_detector_goes_on_where_it_was(tmp_path: Path) -> None:
     first = make_detector(tmp_path, "rollback", alpha_factor=0.5)
     run_scripted(tmp_path, (*PLUNGE[:4], -0.7, -0.7, -0.7), detector=first)
-    second = make_detector(tmp_path, "rollback", alpha_factor=0.5)
     torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = make_detector(tmp_path, "rollback", alpha_factor=0.5)
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert second.state_dict() == first.state_dict()
     assert second.summary() == first.summary()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
-from redi_lab.callbacks.resume import TrainingStates, newest_state, rotate, states_in
-from redi_lab.errors import EXIT_RESUMABLE
+from redi_lab.callbacks.resume import TrainingStates, states_in
+from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError
 from tests.callbacks.resume_runs import (
     BATCH_SIZES,
     STEPS,
@@ -23,6 +23,7 @@ from tests.callbacks.resume_runs import (
     start,
     start_two_ranks,
     stop_server,
+    train,
     weights,
 )
 from tests.modules.tiny_runs import HARMLESS_WARNINGS
@@ -74,6 +75,47 @@ def kill_and_restart(folder: Path, objective: str, kills: int, rng: random.Rando
     return hit
 
 
+@final
+class EndAt(pl.Callback):
+    """Ends a training in the middle: by a signal, which saves a state, or by a crash, which does not."""
+
+    def __init__(self, step: int, number: signal.Signals | None) -> None:
+        self._step, self._number = step, number
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self._step:
+            if self._number is None:
+                raise RuntimeError("out of memory")
+            signal.raise_signal(self._number)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """What a training in this process changes is put back."""
+    number, handlers = torch.get_num_threads(), {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    torch.set_num_threads(number)
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_training_that_ends_in_the_middle_goes_on_to_the_bit(tmp_path: Path) -> None:
+    """Once by SIGTERM, once by a crash two steps behind the last state, in one process."""
+    through, folder = tmp_path / "through", tmp_path / "ended"
+    train(through, "redi", every_n_steps=None)
+    with pytest.raises(RunInterruptedError, match="SIGTERM: the state after 4 steps is saved"):
+        train(folder, "redi", every_n_steps=None, callbacks=[EndAt(4, signal.SIGTERM)])
+    assert [state.name for state in states_in(folder / "states")] == ["step-00000004"]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train(folder, "redi", every_n_steps=5, callbacks=[EndAt(12, None)])
+    assert [state.name for state in states_in(folder / "states")] == ["step-00000005", "step-00000010"]
+    train(folder, "redi")
+    assert [state.name for state in states_in(folder / "states")] == ["step-00000013", "step-00000014"]
+    assert_same(folder, through)
+
+
+@pytest.mark.slow
 def test_three_random_kills_leave_no_trace(uninterrupted: Uninterrupted, tmp_path: Path) -> None:
     rng = random.Random(f"{tmp_path}")
     assert kill_and_restart(tmp_path, "redi", 3, rng) == 3
@@ -107,6 +149,7 @@ def test_two_ranks_go_on_together(objective: str, tmp_path: Path) -> None:
         assert torch.equal(weights(folder, rank=1)[name], tensor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_says_resume_me(
     number: signal.Signals, uninterrupted: Uninterrupted, tmp_path: Path
@@ -119,39 +162,6 @@ def test_a_signal_saves_and_says_resume_me(
     finish(tmp_path, "redi", every_n_steps=None)
     assert 0 < int(state.name.removeprefix("step-")) < STEPS
     assert_same(tmp_path, uninterrupted("redi"))
-
-
-def test_a_damaged_state_is_passed_over_for_the_one_before(
-    uninterrupted: Uninterrupted, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    process = start(tmp_path, "redi")
-    assert send_at(process, tmp_path, 9, 0.0, signal.SIGTERM)
-    process.join()
-    before, newest = states_in(tmp_path / "states")
-    tensors = newest / "tensors.safetensors"
-    tensors.write_bytes(tensors.read_bytes()[:-100])
-    with caplog.at_level(logging.WARNING):
-        assert newest_state(tmp_path / "states") == before
-    assert f"{tensors}: its content changed since it was written; going on from the state before it" in caplog.text
-    finish(tmp_path, "redi")
-    assert_same(tmp_path, uninterrupted("redi"))
-
-
-def folders(root: Path, *names: str) -> list[Path]:
-    for name in names:
-        (root / name).mkdir()
-    return states_in(root)
-
-
-def test_rotation_keeps_the_newest_and_the_protected(tmp_path: Path) -> None:
-    first, *_ = folders(tmp_path, "step-00000001", "step-00000002", "step-00000003", "step-00000010")
-    states = TrainingStates(tmp_path)
-    states.protect(first)
-    rotate(tmp_path, keep_last=2)
-    assert [path.name for path in states_in(tmp_path)] == ["step-00000001", "step-00000003", "step-00000010"]
-    states.release(first)
-    rotate(tmp_path, keep_last=1)
-    assert [path.name for path in states_in(tmp_path)] == ["step-00000010"]
 
 
 @pytest.mark.parametrize("option", ["every_n_steps", "every_minutes", "keep_last"])

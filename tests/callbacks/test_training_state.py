@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +20,7 @@ import torch
 from torch.optim import AdamW
 from transformers import get_scheduler
 
+from redi_lab.callbacks.resume import newest_state
 from redi_lab.callbacks.training_state import (
     DamagedStateError,
     Position,
@@ -92,33 +95,45 @@ def test_position_callbacks_and_random_numbers_come_back(tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s"]
 
 
-def test_nothing_in_a_state_is_a_pickle(tmp_path: Path) -> None:
-    run(Saver(tmp_path / "s", at=1), max_steps=2)
-    names = {path.name for path in (tmp_path / "s").iterdir()}
-    assert names == {"manifest.json", "rng-0.json", "state.json", "tensors.safetensors"}
+FILES = ["callbacks.pt", "manifest.json", "policy.pt", "rng-0.pt"]
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "rng-0.json", "state.json", "tensors.safetensors"])
+def test_a_state_is_loaded_without_executing_anything(saved: Path) -> None:
+    assert sorted(path.name for path in saved.iterdir()) == FILES
+    for path in saved.glob("*.pt"):
+        assert torch.load(path, weights_only=True)
+
+
+def test_a_callback_whose_state_could_not_be_read_back_fails_as_it_is_saved(tmp_path: Path) -> None:
+    @final
+    class Opaque(pl.Callback):
+        def state_dict(self) -> dict[str, Any]:
+            return {"where": tmp_path}
+
+    with pytest.raises(pickle.UnpicklingError):
+        run(Saver(tmp_path / "s", at=1), Opaque(), max_steps=2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["truncated", "gone", "one bit"])
-def test_a_damaged_state_is_not_believed(name: str, damage: str, saved: Path, tmp_path: Path) -> None:
-    import shutil
-
-    folder = tmp_path / "copy"
-    shutil.copytree(saved, folder)
-    verify_state(folder)
-    path = folder / name
+def test_a_damaged_state_is_passed_over_for_the_one_before(
+    name: str, damage: str, saved: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, newest = (shutil.copytree(saved, tmp_path / f"step-{number}") for number in (1, 2))
+    assert newest_state(tmp_path) == newest
+    path = newest / name
     content = path.read_bytes()
     if damage == "gone":
         path.unlink()
     else:
         middle = len(content) // 2
-        path.write_bytes(
-            content[:middle]
-            if damage == "truncated"
-            else content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-        )
-    with pytest.raises(DamagedStateError, match=str(folder)):
-        verify_state(folder)
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        path.write_bytes(content[:middle] if damage == "truncated" else flipped)
+    with pytest.raises(DamagedStateError, match=str(newest)):
+        verify_state(newest)
+    assert newest_state(tmp_path) == before
+    assert str(newest) in caplog.text
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +178,7 @@ def test_a_full_disk_leaves_the_state_before(tmp_path: Path) -> None:
 
 def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1_000_000})
-    monkeypatch.setattr("redi_lab.callbacks.disk.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("redi_lab.files.shutil.disk_usage", lambda _: usage)
     with pytest.raises(UserError, match="1 MB are free"):
         run(Saver(tmp_path / "s", at=1), max_steps=2)
     assert not list(tmp_path.iterdir())
@@ -171,5 +186,5 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path, monk
 
 def test_a_changed_format_is_told(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"format": 99, "files": {}}))
-    with pytest.raises(DamagedStateError, match="not a state of format 1"):
+    with pytest.raises(DamagedStateError, match="not a state of format 2"):
         verify_state(tmp_path)

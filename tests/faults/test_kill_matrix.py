@@ -1,4 +1,4 @@
-"""The kill matrix, cell by cell; tests/callbacks/test_resume.py has its quick cases."""
+"""The kill matrix, cell by cell; tests/callbacks/test_resume.py has the quick case."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def check(cell: Cell, through: Through, tmp_path: Path) -> None:
     assert outcome.num_hits >= KILLS - 1  # a training may be done before the last one comes
 
 
+@pytest.mark.slow
 def test_kills_while_a_state_is_written_leave_no_trace(through: Through, tmp_path: Path) -> None:
     check(Cell("unpaired_redi", True, Kill.SAVING), through, tmp_path)
 

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
 import pytest
+from omegaconf import OmegaConf
 
 from redi_lab.callbacks.update_norm import UpdateNorm
 from redi_lab.cli import main
-from redi_lab.errors import EXIT_RESUMABLE, UserError
+from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError, UserError
+from redi_lab.evaluation.results import content_digest
 from redi_lab.run.evaluation import evaluate_checkpoint
-from redi_lab.run.interrupted import LOCK, RECORD, differences, recorded_overrides
+from redi_lab.run.interrupted import LOCK, RECORD, Run, differences, recorded_overrides, running
+from redi_lab.run.record import COMMAND
 
 Tiny = Callable[..., list[str]]
 STEPS = 3
+PATHS = ("outputs_dir", "cache_dir", "output_dir")
 BARE = [
     "data.batch_size=4",
     *(f"callbacks.{name}=null" for name in ("accuracy", "probes", "gradient_conflict", "collapse")),
@@ -72,6 +79,7 @@ def weights(summary: dict[str, Any]) -> bytes:
     return (Path(summary["checkpoint"]) / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on(
     tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,6 +124,7 @@ def assert_one_mlflow_run_each(outputs: Path) -> None:
         assert sorted(steps) == list(range(STEPS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_the_first_step_says_resume_me(
     number: signal.Signals, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -126,6 +135,7 @@ def test_a_signal_before_the_first_step_says_resume_me(
     assert f"{number.name}; to go on, give the same command again" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_first_stage_goes_on_too(tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None]) -> None:
     interrupt(2)
     interrupted(tiny("eval=none", *BARE))
@@ -141,6 +151,7 @@ def test_the_first_stage_goes_on_too(tiny: Tiny, tmp_path: Path, interrupt: Call
         assert len(losses) == STEPS
 
 
+@pytest.mark.slow
 def test_a_run_is_named_from_anywhere(
     tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +171,7 @@ def test_a_run_is_named_from_anywhere(
         recorded_overrides([f"resume={folder}"])
 
 
+@pytest.mark.slow
 def test_a_run_that_is_trained_is_only_judged(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt: Callable[[int], None]
 ) -> None:
@@ -180,6 +192,7 @@ def test_a_run_that_is_trained_is_only_judged(
     assert (folder / "metrics.jsonl").read_text().startswith(trained)
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_last_step_does_not_train_again(
     tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,43 +205,141 @@ def test_a_signal_in_the_last_step_does_not_train_again(
     assert len(log(the_run(tmp_path / "outputs"))) == STEPS
 
 
-@pytest.mark.parametrize("change", ["resume=never", "data.source.num_problems=47", "another process"])
+@dataclass(frozen=True)
+class FakeStage:
+    identity: Mapping[str, Any]
+    name: str = "demo"
+
+    @property
+    def fingerprint(self) -> str:
+        return content_digest(self.identity)
+
+
+class Command:
+    """A command that trains nothing."""
+
+    def __init__(self, outputs: Path) -> None:
+        self.outputs, self.count = outputs, 0
+
+    def run(self, ends_by: BaseException | None, *, resume: str = "auto", alpha: float = 0.5, data: str = "x") -> Path:
+        """Give the command, which begins in another second each time and, unless it is interrupted, finishes."""
+        self.count += 1
+        where = {"outputs_dir": "o", "cache_dir": "c", "output_dir": str(self.outputs / f"{self.count:02}_demo")}
+        config = OmegaConf.create({"loss": {"alpha": alpha}, "resume": resume, "paths": where})
+        expected = nullcontext() if ends_by is None else pytest.raises(type(ends_by))
+        with expected, running(config, [f"loss.alpha={alpha}"], [FakeStage({"data": data})]) as run:
+            (run.folder / "metrics.jsonl").touch()
+            if ends_by is not None:
+                raise ends_by
+            (run.folder / "summary.json").write_text("{}")
+        return run.folder
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    return Command(tmp_path)
+
+
+SIGNAL = RunInterruptedError("SIGTERM")
+
+
+def test_the_same_command_goes_on_until_it_is_finished(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    first = command.run(SIGNAL)
+    assert command.run(SIGNAL) == first
+    assert f"Resuming:   {first}" in capsys.readouterr().out
+    assert command.run(None) == first
+    assert command.run(SIGNAL) != first
+
+
+@pytest.mark.parametrize("change", [{"resume": "never"}, {"alpha": 0.3}, {"data": "y"}])
 def test_what_is_not_the_same_run_starts_anew(
-    change: str, tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+    change: dict[str, Any], command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["+experiment=demo_sft", *tiny("eval=none", *BARE)]
-    first = tmp_path / "outputs" / "runs" / "first"
-    interrupt(2)
-    interrupted(command)
-    the_run(tmp_path / "outputs").rename(first)
-    (note,) = (tmp_path / "outputs" / "cache" / "interrupted").iterdir()
-    note.write_text(json.dumps({"folder": str(first)}))
-    if change == "another process":
-        with filelock.FileLock(first / LOCK):
-            main(command)
-    else:
-        main([*(o for o in command if not o.startswith(change.split("=")[0])), change])
-    assert "Resuming" not in capsys.readouterr().out
-    assert not (first / "summary.json").exists()
-    assert len(list((tmp_path / "outputs" / "runs").iterdir())) == 2
-
-
-def test_other_data_under_the_same_name_are_told(
-    tiny: Tiny, tmp_path: Path, interrupt: Callable[[int], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The configuration is the same, the file is not."""
-    rows = [{"prompt": f"{n}?", "chosen": f"{n} it is", "rejected": f"{n + 1} is it"} for n in range(12)]
-    file = tmp_path / "pairs.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    own = ["data=jsonl", f"data.path={file}", "data.source.num_heldout=0", "data.batch_size=4", "init_from=null"]
-    command = [*(o for o in tiny("eval=none", *BARE) if not o.startswith(("data", "eval.", "init"))), *own]
-    interrupt(2)
-    interrupted(command)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
-    main(command)
+    first = command.run(SIGNAL)
+    second = command.run(SIGNAL, **change)
+    assert second != first
     said = capsys.readouterr().out
-    assert "Not resumed: " in said
-    assert "demo.data: " in said
+    assert ("Not resumed:" in said) == ("demo.data: x → y" in said) == ("data" in change)
+    assert command.run(None) == (
+        first if "alpha" in change else second if "resume" in change else command.outputs / "03_demo"
+    )
+
+
+def test_a_run_that_was_given_up_stays_so(command: Command) -> None:
+    first = command.run(SIGNAL)
+    second = command.run(None, resume="never")
+    assert command.run(SIGNAL) not in (first, second)
+
+
+def test_another_process_keeps_its_run(command: Command) -> None:
+    first = command.run(SIGNAL)
+    with filelock.FileLock(first / LOCK):
+        assert command.run(None) != first
+
+
+def test_a_run_that_is_refused_before_it_wrote_anything_leaves_nothing(tmp_path: Path) -> None:
+    config = OmegaConf.create({"resume": "auto", "paths": {k: str(tmp_path / k) for k in PATHS}})
+
+    def run() -> None:
+        with running(config, [], [FakeStage({})]) as begun:
+            (begun.folder / COMMAND).mkdir()
+            raise UserError("no data")
+
+    with pytest.raises(UserError, match="no data"):
+        run()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_says_how_to_go_on(tmp_path: Path) -> None:
+    config = OmegaConf.create({"resume": "auto", "paths": {k: str(tmp_path / k) for k in PATHS}})
+
+    def run() -> None:
+        with running(config, [], [FakeStage({})]):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(UserError, match=rf"the disk is full .* redi-lab resume={tmp_path / 'output_dir'}"):
+        run()
+
+
+def test_a_folder_that_is_named_holds_one_run(tmp_path: Path) -> None:
+    overrides = [f"paths.output_dir={tmp_path / 'output_dir'}"]
+    config = OmegaConf.create({"resume": "auto", "paths": {k: str(tmp_path / k) for k in PATHS}})
+
+    def run(data: str) -> None:
+        with running(config, overrides, [FakeStage({"data": data})]):
+            raise SIGNAL
+
+    for _ in range(2):
+        with pytest.raises(RunInterruptedError, match="redi-lab resume="):
+            run("x")
+    with pytest.raises(UserError, match=r"\(demo\.data: x → y\)"):
+        run("y")
+    with filelock.FileLock(tmp_path / "output_dir" / LOCK), pytest.raises(UserError, match="is being written"):
+        run("x")
+    (tmp_path / "output_dir" / "summary.json").touch()
+    with pytest.raises(UserError, match="already holds a run"):
+        run("x")
+
+
+def test_a_named_run_brings_its_overrides_and_its_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run = Run(
+        overrides=["seed=1", "resume=auto", "paths.outputs_dir=o"],
+        working_dir=str(tmp_path / "here"),
+        paths={"outputs_dir": "/a b"},
+        stages={},
+        folder=tmp_path,
+    )
+    run.save()
+    found = recorded_overrides([f"resume={tmp_path}", "eval=none"])
+    assert found == ["seed=1", "eval=none", "paths.outputs_dir='/a b'", f"paths.output_dir='{tmp_path}'"]
+    assert Path.cwd() == tmp_path / "here"
+    (tmp_path / "summary.json").touch()
+    with pytest.raises(UserError, match="that run is finished"):
+        recorded_overrides([f"resume={tmp_path}"])
 
 
 def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from redi_lab.tracking.journal import MetricsJournal, read_curves, read_records
 
 
 def test_lines_are_strict_json_and_survive_a_round_trip(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "metrics.jsonl"
+    path = tmp_path / "metrics.jsonl"
     journal = MetricsJournal(path)
     journal.append({"train/loss": torch.tensor(0.5), "a": math.nan, "b": math.inf, "c": -math.inf}, step=3)
 

@@ -38,7 +38,7 @@ def make_run(folder: Path, age: int = 0, run_id: str | None = None, **summary: A
     path.write_text(json.dumps(summary))
     os.utime(path, (1e9 - age, 1e9 - age))
     if run_id is not None:
-        RunState(URI, "redi", folder.name, run_id=run_id, experiment_id="7").save(folder)
+        RunState(tracking_uri=URI, run_id=run_id, experiment_id="7").save(folder)
     return folder
 
 

@@ -18,17 +18,14 @@ from redi_lab.verbs.runs import FoundRun, find_runs, removable
 
 @pytest.fixture
 def outputs(tmp_path: Path) -> Path:
-    folder = tmp_path / "outputs"
-    (folder / "cache" / "interrupted").mkdir(parents=True)
-    return folder
+    return tmp_path / "outputs"
 
 
-def begin(folder: Path, *overrides: str, identity: str = "x", note: Path | None = None) -> Path:
+def begin(folder: Path, identity: str = "x", command: str = "", began: float = 0.0) -> Path:
     (folder / "states" / "step-1").mkdir(parents=True)
     (folder / "states" / "step-1" / "tensors").write_bytes(b"0" * 1000)
-    Run(list(overrides), "/", {}, {"stage": {"is": identity}}, folder=folder).save()
-    if note is not None:
-        note.write_text(json.dumps({"folder": str(folder)}))
+    stages = {"stage": {"is": identity}}
+    Run(overrides=[], working_dir="/", paths={}, stages=stages, command=command, began=began, folder=folder).save()
     return folder
 
 
@@ -48,11 +45,11 @@ def gone(outputs: Path, **options: bool | float) -> set[str]:
 
 
 def test_each_state_is_seen(outputs: Path) -> None:
-    notes = outputs / "cache" / "interrupted"
+    """Of two runs that one command began, only the last one would be continued."""
     finish(begin(outputs / "runs" / "done"))
-    begin(outputs / "runs" / "waits", identity="wanted", note=notes / "1.json")
-    begin(outputs / "runs" / "anew")
-    begin(outputs / "runs" / "named", "paths.output_dir=named")
+    begin(outputs / "runs" / "anew", command="a", began=1.0)
+    begin(outputs / "runs" / "waits", identity="wanted", command="a", began=2.0)
+    begin(outputs / "runs" / "named")
     for name in (content_digest({"is": "wanted"})[:32], content_digest({"is": "x"})[:32], "f" * 32):
         (outputs / "cache" / "stages" / name).mkdir(parents=True)
     assert states(outputs) == {
@@ -67,21 +64,22 @@ def test_each_state_is_seen(outputs: Path) -> None:
 
 
 def test_states_of_finished_runs_and_abandoned_runs_can_go(outputs: Path) -> None:
-    finish(begin(outputs / "runs" / "done"))
-    begin(outputs / "runs" / "anew")
-    begin(outputs / "runs" / "waits", note=outputs / "cache" / "interrupted" / "1.json")
+    finish(begin(outputs / "runs" / "done", command="a", began=2.0))
+    begin(outputs / "runs" / "anew", command="a", began=1.0)
+    begin(outputs / "runs" / "waits", command="b")
     assert gone(outputs) == {"runs/done/states", "runs/anew"}
     assert gone(outputs, interrupted=True) == {"runs/done/states", "runs/anew", "runs/waits"}
     assert gone(outputs, keep_days=1) == set()
 
 
 def test_what_is_being_written_is_left_alone(outputs: Path) -> None:
-    folder = begin(outputs / "runs" / "anew")
+    folder = begin(outputs / "runs" / "anew", command="a")
+    begin(outputs / "runs" / "last", command="a", began=1.0)
     stage = outputs / "cache" / "stages" / "f"
     stage.mkdir(parents=True)
     with filelock.FileLock(folder / LOCK), filelock.FileLock(stage.with_suffix(".lock")):
-        assert set(states(outputs).values()) == {"running"}
-        assert gone(outputs, interrupted=True) == set()
+        assert states(outputs) == {"anew": "running", "f": "running", "last": "interrupted"}
+        assert gone(outputs, interrupted=True) == {"runs/last"}
 
 
 def test_a_study_and_results_of_other_verbs_are_never_abandoned(outputs: Path) -> None:
@@ -96,14 +94,15 @@ def test_a_study_and_results_of_other_verbs_are_never_abandoned(outputs: Path) -
 
 def test_the_verb_removes_on_request_alone(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finish(begin(outputs / "runs" / "done"), 0.25)
-    begin(outputs / "runs" / "anew")
+    begin(outputs / "runs" / "anew", command="a", began=1.0)
+    finish(begin(outputs / "runs" / "again", command="a", began=2.0))
     where = f"paths.outputs_dir={outputs}"
     main(["runs", where])
     listed = capsys.readouterr().out
     assert "pass@1 0.250" in listed
     assert "abandoned" in listed
     main(["runs", "clean", where])
-    assert "2 folders" in capsys.readouterr().out
+    assert "3 folders" in capsys.readouterr().out
     assert (outputs / "runs" / "anew").exists()
     main(["runs", "clean", "yes=true", where])
     assert not (outputs / "runs" / "anew").exists()
@@ -111,6 +110,7 @@ def test_the_verb_removes_on_request_alone(outputs: Path, capsys: pytest.Capture
     assert not (outputs / "runs" / "done" / "states").exists()
 
 
+@pytest.mark.slow
 def test_a_trained_run_is_listed_as_finished(tiny: Callable[..., list[str]], tmp_path: Path) -> None:
     main([*tiny("eval=none")])
     found: list[FoundRun] = find_runs(tmp_path / "outputs", tmp_path / "outputs" / "cache")

@@ -54,7 +54,7 @@ def run_evaluation(config: DictConfig, overrides: Sequence[str]) -> Path:
         if base is not None:  # under the same protocol, down to the tokens of its prompts
             tokenizer = load_tokenizer(str(checkpoint), key="checkpoint")
             models[BASE_MODEL] = evaluate_benchmarks(config, base, benchmarks, BASE_MODEL, tokenizer)
-        with command_run(config, list(overrides)) as parent:
+        with command_run(config, overrides, output_dir) as parent:
             logger = make_logger(config, output_dir, parent, {"redi_lab.stage": "evaluate"})
             logger.log_metrics({f"eval/{k}": v for k, v in _metrics(config, results, answer).items()}, step=0)
             page = log_samples(logger, output_dir, results, benchmarks)

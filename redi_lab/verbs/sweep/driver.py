@@ -18,10 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.config.compose import CONFIG_DIR, load_config, metric_names
 from redi_lab.config.schema import SweepConfig
-from redi_lab.errors import UserError
+from redi_lab.errors import UserError, interruptible
 from redi_lab.files import naming
 from redi_lab.redaction import redact, redacted
-from redi_lab.run.interrupted import interruptible
 from redi_lab.run.preflight import check_hub
 from redi_lab.run.study_storage import check_storage, study_lock
 from redi_lab.verbs.sweep.claims import Claims

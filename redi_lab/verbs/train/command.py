@@ -62,7 +62,7 @@ def run_training(
         config: composed and checked.
         overrides: those that made it, which earlier stages partly take over.
         callbacks: further ones for the last stage, besides those of the callbacks group.
-        parent_run_id: MLflow run to nest the stages under; None opens one for the command.
+        parent_run_id: MLflow run to nest the stages under, or the folder of its record; None opens one for the command.
         tags: further ones of the last stage's MLflow run.
 
     Returns:
@@ -91,14 +91,11 @@ def _train_chain(
     benchmark = build.make_benchmark(config, lambda: corpora.of(final))
     stages = StageCache(Path(config.paths.cache_dir))
     outcomes: list[Outcome] = []
-    nested = (
-        command_run(config, list(overrides), run.parent_run_id) if parent_run_id is None else nullcontext(parent_run_id)
-    )
+    nested = command_run(config, overrides, output_dir) if parent_run_id is None else nullcontext(parent_run_id)
     base = _base_model(chain[0], is_wanted=config.baseline)
     if config.baseline and base is None:
         raise UserError("baseline=true: a student made from scratch has no base model; drop it, or give model.path")
     with nested as parent:
-        run.remember_parent(parent)
         baseline = None
         if config.baseline and base is not None and benchmark is not None:
             tokenizer = build.make_tokenizer(chain[0].config, corpora.of(chain[0]), chain[0].init)

@@ -19,8 +19,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from redi_lab.errors import RunInterruptedError, UserError
-from redi_lab.run.interrupted import interruptible
+from redi_lab.errors import RunInterruptedError, UserError, interruptible
 from redi_lab.verbs.sweep.claims import Claims, fixed_parameters
 from redi_lab.verbs.sweep.results import best_trial, budget, view_trials
 from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, make_sampler, open_study
