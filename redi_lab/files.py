@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what a user can do about a full disk and other errors of the system.
+"""Files that appear whole or not at all, their digests, and what a user can do about a full disk and other errors.
 
 write_text(folder / "summary.json", text)
 with replacing(folder / "map.png") as partial:
@@ -8,8 +8,10 @@ with replacing(folder / "map.png") as partial:
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,8 @@ from typing import BinaryIO
 
 from redi_lab.errors import UserError
 
+_CLOCK_TICK_NS = 20_000_000  # file systems stamp files with a clock that ticks every 10 ms at the slowest
+_digests: dict[tuple[str, int, int, int], str] = {}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Libraries in Rust and sqlite say so in their text alone.
 _FULL_TEXTS = ("database or disk is full", *(f"os error {number})" for number in _FULL))
@@ -122,3 +126,17 @@ def as_size(num_bytes: int) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 (hexadecimal) of a file, read once as long as its path, size, time of change and inode stay."""
+    found = path.stat()
+    # A file written within the current tick could change again under the same time stamp: wait until it is over.
+    while abs(time.time_ns() - found.st_mtime_ns) < _CLOCK_TICK_NS:
+        time.sleep(_CLOCK_TICK_NS / 1e9)
+        found = path.stat()
+    key = (str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ino)
+    if key not in _digests:
+        with path.open("rb") as file:
+            _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _digests[key]

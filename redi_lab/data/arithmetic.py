@@ -28,6 +28,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
+from redi_lab.data.rows import OnProgress
 from redi_lab.data.tokenization import train_tokenizer
 from redi_lab.data.traces import Demonstration, HeldOut, Pair, SelectionCounts, TraceCorpus
 
@@ -148,7 +149,7 @@ class ArithmeticSource:
         options = {key: value for key, value in vars(self).items() if key != "teacher"} | asdict(self.teacher)
         return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
-    def load(self) -> TraceCorpus:
+    def load(self, on_progress: OnProgress | None = None) -> TraceCorpus:
         """Make the corpus: about 0.998 demonstrations and 0.3 pairs per problem with the default teacher."""
         rng = random.Random(self.seed)
         problems = _distinct_problems(rng)
@@ -176,12 +177,14 @@ class ArithmeticSource:
             without_pair={"no incorrect generation": len(demonstrations) - len(pairs)},
             held_out=len(held_out),
         )
-        return TraceCorpus("arithmetic", self.digest(), tuple(demonstrations), tuple(pairs), held_out, counts)
+        if on_progress is not None:
+            on_progress(counts.rows_read, counts.rows_read)
+        return TraceCorpus("arithmetic", tuple(demonstrations), tuple(pairs), held_out, counts)
 
     def further(
         self, num_problems: int, num_pairs: int, exclude: Collection[str]
     ) -> tuple[tuple[HeldOut, ...], tuple[Pair, ...]]:
-        """Problems and pairs beyond the corpus, from a stream of random numbers of their own; see `FurtherSource`."""
+        """Problems and pairs beyond the corpus, from a separate stream of random numbers; see `FurtherSource`."""
         rng = random.Random(f"{self.seed}/further")
         fresh = (problem for problem in _distinct_problems(rng) if problem.text not in exclude)
         problems = tuple(

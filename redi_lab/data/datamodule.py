@@ -243,6 +243,32 @@ class TraceDataModule(pl.LightningDataModule):
             "train_completion_tokens": sum(s.completion_length for e in self.train_examples for s in e),
         }
 
+    def check_positions(self, max_positions: int | None, window: int | None) -> None:
+        """Hold every sequence against the positions that a model was made for.
+
+        Args:
+            max_positions: of the model, None where it has no limit.
+            window: a sliding window of its attention that packed rows do not have; None where there is none.
+
+        Raises:
+            UserError: a sequence is longer.
+        """
+        sequences = (s for e in (*self.train_examples, *self.val_examples) for s in e)
+        longest = max(sequences, key=lambda s: len(s.input_ids))
+        length = len(longest.input_ids)
+        if window is not None and length > window:
+            raise UserError(
+                f"{longest.id} has {length} tokens, more than the model's sliding window of {window}, which packed rows"
+                " do not have: set model.attention=padded, or drop long examples with"
+                f" data.max_sequence_tokens={window}"
+            )
+        if max_positions is not None and length > max_positions:
+            raise UserError(
+                f"{longest.id} has {length} tokens, the model {max_positions} positions: drop long examples with"
+                f" data.max_sequence_tokens={max_positions}, or set model.config_overrides.max_position_embeddings (and"
+                " rope_theta)"
+            )
+
     def start_at(self, epoch: int, batch: int) -> None:
         """Let training begin behind `batch` batches of an epoch: a resumed run has seen them."""
         self._start = (epoch, batch)

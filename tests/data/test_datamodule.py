@@ -204,10 +204,23 @@ def test_nothing_left_to_train_on_is_refused(corpus: TraceCorpus, encoder: Trace
     with pytest.raises(UserError, match=rf"no pairs to train on .* {len(corpus.pairs)} kept for validation"):
         make(corpus, encoder, num_validation=len(corpus.pairs))
     rows = (Demonstration("a", "1 ?", "1"),)
-    lone = TraceCorpus("lone.jsonl", "0", rows, (), (), SelectionCounts(1, {}, 1, 0, {"no incorrect generation": 1}, 0))
+    lone = TraceCorpus("lone.jsonl", rows, (), (), SelectionCounts(1, {}, 1, 0, {"no incorrect generation": 1}, 0))
     with pytest.raises(UserError, match=r"^lone\.jsonl: no pairs to train on .*pairs need a right and a wrong trace"):
         make(lone, encoder)
     assert len(make(lone, encoder, task="demonstrations").train_examples) == 1
+
+
+def test_sequences_over_the_position_limit_are_refused_by_name(corpus: TraceCorpus, encoder: TraceEncoder) -> None:
+    data = make(corpus, encoder)
+    longest = max((s for e in data.train_examples for s in e), key=lambda s: len(s.input_ids))
+    length = len(longest.input_ids)
+    data.check_positions(None, None)
+    data.check_positions(length, length)
+    for limits in ((length - 1, None), (None, length - 1)):
+        with pytest.raises(
+            UserError, match=rf"^{longest.id} has {length} tokens.*data\.max_sequence_tokens={length - 1}"
+        ):
+            data.check_positions(*limits)
 
 
 def test_the_digest_is_of_the_training_tokens(corpus: TraceCorpus, encoder: TraceEncoder) -> None:

@@ -25,13 +25,14 @@ from redi_lab.curation.curator import RowResult, RowRules
 from redi_lab.curation.filters import Limits, SeenProblems
 from redi_lab.curation.parallel import map_ordered
 from redi_lab.curation.writer import CuratedWriter
-from redi_lab.data.curated import NEGATIVES_FILE, PAIRS_FILE, SFT_FILE, file_hash
+from redi_lab.data.curated import NEGATIVES_FILE, PAIRS_FILE, SFT_FILE
 from redi_lab.data.traces import Dropped, Problem, ProblemSource
 from redi_lab.errors import UserError
-from redi_lab.files import naming
+from redi_lab.files import file_digest, naming
 from redi_lab.redaction import redacted
 from redi_lab.run.arguments import check_arguments
 from redi_lab.run.build import make_source
+from redi_lab.run.code import code_digest
 from redi_lab.run.record import quieten_libraries, results_folder, write_summary
 from redi_lab.run.screen import progress_bar
 from redi_lab.verbs.curate.grading import graded_chunks
@@ -87,7 +88,7 @@ def _run(config: DictConfig, recipe: Recipe, folder: Path) -> Path:
         is_reused = _is_intact(kept)
         if not is_reused:
             _curate_into(recipe, kept)
-        hashes = {name: file_hash(Path(shutil.copyfile(kept / name, folder / name))) for name in _OUTPUTS}
+        hashes = {name: file_digest(Path(shutil.copyfile(kept / name, folder / name))) for name in _OUTPUTS}
     report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
     _write_json(folder / MANIFEST_FILE, _manifest(recipe, hashes, report))
     content = {
@@ -151,9 +152,9 @@ def make_recipe(config: DictConfig) -> Recipe:
         "prompt_template": data.prompt_template,
         "thinking_prefix": data.thinking_prefix,
         "limits": [data.max_prompt_tokens, data.max_completion_tokens, data.max_sequence_tokens],
-        "benchmarks": [[file, file_hash(Path(file))] for file in plan.benchmarks],
+        "benchmarks": [[file, file_digest(Path(file))] for file in plan.benchmarks],
         "seed": config.seed,
-        "code": _code_hash(),
+        "code": code_digest(*_CODE),
         "versions": {library: version(library) for library in _LIBRARIES},
     }
     return Recipe(source, plan, config, identity)
@@ -195,7 +196,7 @@ def _curate_into(recipe: Recipe, kept: Path) -> None:
                 account = curate_rows(recipe, writer)
             unit = "characters" if recipe.plan.tokenizer is None else "tokens"
             _write_json(partial / REPORT_FILE, account.as_dict(unit))
-            _write_json(partial / _HASHES_FILE, {name: file_hash(partial / name) for name in _OUTPUTS})
+            _write_json(partial / _HASHES_FILE, {name: file_digest(partial / name) for name in _OUTPUTS})
             os.replace(partial, kept)
     except Exception:
         shutil.rmtree(partial)
@@ -206,7 +207,7 @@ def _is_intact(kept: Path) -> bool:
     """Whether a finished result is there, with the bytes that it had when it was finished."""
     try:
         hashes = json.loads((kept / _HASHES_FILE).read_text(encoding="utf-8"))
-        return all(file_hash(kept / name) == hashes[name] for name in _OUTPUTS)
+        return all(file_digest(kept / name) == hashes[name] for name in _OUTPUTS)
     except (OSError, ValueError, KeyError):  # never finished, deleted, or damaged: curate again
         return False
 
@@ -240,14 +241,6 @@ def _tokenizer_hash(plan: WorkerPlan) -> str:
     tokenizer = encoder.tokenizer
     content = [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, encoder.end_of_turn_id]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _code_hash() -> str:
-    package = Path(__file__).parents[2]
-    digest = hashlib.sha256()
-    for file in sorted(file for part in _CODE for file in (package / part).glob("*.py")):
-        digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
-    return digest.hexdigest()
 
 
 def _manifest(recipe: Recipe, hashes: dict[str, str], report: dict[str, Any]) -> dict[str, Any]:

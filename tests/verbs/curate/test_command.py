@@ -14,9 +14,9 @@ import pytest
 
 from redi_lab.cli import main
 from redi_lab.config.compose import load_config
-from redi_lab.data.curated import file_hash
 from redi_lab.data.traces import Dropped, Generation, Problem
 from redi_lab.errors import UserError
+from redi_lab.files import file_digest
 from redi_lab.grading.grader import Grader
 from redi_lab.verbs.curate.grading import grade_chunk
 from tests.verbs.train.test_command import run
@@ -107,7 +107,7 @@ def test_bytes_depend_on_neither_workers_nor_format(tmp_path: Path, shared_data:
     many = curate(tmp_path, "many", *openr1(jsonl), f"paths.cache_dir={tmp_path / 'other'}", workers=2)
     other = curate(tmp_path, "other_format", *openr1(parquet))
     for name in FILES:
-        assert file_hash(one / name) == file_hash(many / name) == file_hash(other / name), name
+        assert file_digest(one / name) == file_digest(many / name) == file_digest(other / name), name
     assert not any(read_json(folder / "summary.json")["is_reused"] for folder in (one, many, other))
 
 
@@ -129,7 +129,7 @@ def test_a_second_call_copies_and_a_changed_byte_does_not(
     source.write_bytes(source.read_bytes().replace(b"I get 11", b"I get 12"))
     third = curate(tmp_path, "third", *openr1(source))
     assert read_json(third / "summary.json")["is_reused"] is False
-    assert file_hash(third / "pairs.parquet") != file_hash(first / "pairs.parquet")
+    assert file_digest(third / "pairs.parquet") != file_digest(first / "pairs.parquet")
     fourth = curate(tmp_path, "fourth", *openr1(source), "curation.pairs_per_problem=2")
     assert read_json(fourth / "summary.json")["is_reused"] is False
 
@@ -140,7 +140,7 @@ def test_a_damaged_result_is_made_again(tmp_path: Path, shared_data: Callable[[s
     kept.write_bytes(kept.read_bytes()[:-1])
     second = curate(tmp_path, "second", *openr1(shared_data(RAW)))
     assert read_json(second / "summary.json")["is_reused"] is False
-    assert file_hash(first / "pairs.parquet") == file_hash(second / "pairs.parquet")
+    assert file_digest(first / "pairs.parquet") == file_digest(second / "pairs.parquet")
 
 
 def test_the_manifest_names_what_went_in_and_out(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
@@ -149,7 +149,7 @@ def test_the_manifest_names_what_went_in_and_out(tmp_path: Path, shared_data: Ca
     assert manifest["input"]["rows"] == 20
     assert manifest["input"]["source"] == str(shared_data(RAW))
     for name in FILES:
-        assert manifest["outputs"][name]["sha256"] == file_hash(folder / name)
+        assert manifest["outputs"][name]["sha256"] == file_digest(folder / name)
     assert manifest["outputs"]["sft.parquet"]["rows"] == 12
     assert manifest["decided_by"]["options"]["unknown"] == "negative"
     assert {"pyarrow", "rapidfuzz"} <= set(manifest["decided_by"]["versions"])
@@ -254,7 +254,7 @@ def test_tokens_are_the_same_in_worker_processes(
     overrides = [*openr1(shared_data(RAW)), f"curation.tokenizer={qwen_folder}"]
     one = curate(tmp_path, "one", *overrides)
     two = curate(tmp_path, "two", *overrides, f"paths.cache_dir={tmp_path / 'x'}", workers=2)
-    assert file_hash(one / "pairs.parquet") == file_hash(two / "pairs.parquet")
+    assert file_digest(one / "pairs.parquet") == file_digest(two / "pairs.parquet")
 
 
 @pytest.mark.parametrize(
