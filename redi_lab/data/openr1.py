@@ -38,22 +38,17 @@ _COLUMNS = ("problem", "problem_is_valid", "source", "generations", "correctness
 _VERDICTS = ("llama_verification", "math_verify_reparsed_answer")
 _NOT_AN_ANSWER = ("", "proof", "notfound")  # what the column `answer` holds where nothing can be graded
 
-Verdicts = dict[str, list[bool | None]]
 Words = tuple[tuple[str, bool | None], ...]
 
 
 @final
 class OpenR1Source(TableSource):
-    """The demonstrations and pairs of OpenR1-Math-Raw.
+    """The demonstrations and pairs of OpenR1-Math-Raw; see `TableSource` for the arguments that it has in common.
 
     Args:
-        path: hub id, or a local file or folder (see `redi_lab.data.rows`).
-        split: of the hub data set.
-        revision: of the hub data set.
         shuffle_seed: seed of the order of the result, and of the choice of held-out problems.
         excluded_sources: values of the column `source` whose rows are dropped.
         num_heldout: valid problems with an answer that can be graded, kept for evaluation; 0 in the paper.
-        streaming: read a hub data set as it is downloaded, without keeping it on disk.
     """
 
     def __init__(
@@ -113,7 +108,7 @@ def parse_shared(
         values: of the raw row.
         identity: its id.
         excluded_sources: values of the column `source` whose rows are dropped.
-        verdicts: what should be a list of verdicts, for each verifier.
+        verdicts: of each verifier, what should be a list as long as the generations.
         generation: from index, text and verdicts of a generation to its record.
     """
     source, problem, answer = (values.get(key) for key in ("source", "problem", "answer"))
@@ -152,14 +147,7 @@ def _list(value: object) -> list[object]:
 
 
 def check_columns(row: Row, columns: Sequence[str], name: str, *, other: str, column: str) -> None:
-    """Check that a row has the columns of a data set.
-
-    Args:
-        row: the first one.
-        columns: those that it must have.
-        name: of the data set.
-        other: the data set that it is easily confused with.
-        column: one that only the other has.
+    """Check that a row has the columns of the data set `name`; `column` is one that only the data set `other` has.
 
     Raises:
         UserError: some are missing.

@@ -27,16 +27,10 @@ _VERIFIERS = {_ALWAYS_ASKED: "correctness_math_verify", "llama": "correctness_ll
 
 @final
 class OpenR1Math220kSource(TableSource):
-    """The demonstrations and pairs of OpenR1-Math-220k, in the order of the source.
+    """The demonstrations and pairs of OpenR1-Math-220k, in the order of the source; see `TableSource`.
 
     Args:
-        path: hub id, or a local file or folder (see `redi_lab.data.rows`).
-        split: of the hub data set.
-        revision: of the hub data set.
         excluded_sources: values of the column `source` whose rows are dropped.
-        num_heldout: problems with an answer that can be graded, kept for evaluation.
-        seed: seed of the choice of held-out problems.
-        streaming: read a hub data set as it is downloaded, without keeping it on disk.
     """
 
     def __init__(

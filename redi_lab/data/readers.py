@@ -50,15 +50,10 @@ _GROUPED = ("messages", "completions")
 
 @final
 class TraceFileSource(TableSource):
-    """Traces of a JSONL or Parquet file, a folder, or a hub data set, in the order of the source.
+    """Traces of a JSONL or Parquet file, a folder, or a hub data set, in the order of the source; see `TableSource`.
 
     Args:
-        path: see `redi_lab.data.rows`.
-        num_heldout: problems with an answer to keep for evaluation.
-        seed: seed of the choice of held-out problems.
         format: the keys of the rows; "auto" goes by the first row.
-        split: of a hub data set, a saved `DatasetDict`, or a folder of split files.
-        revision: of a hub data set.
     """
 
     def __init__(

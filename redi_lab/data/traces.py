@@ -9,12 +9,9 @@ refuse), `redi_lab.data.selection` turns those into demonstrations and pairs, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, final, runtime_checkable
-
-if TYPE_CHECKING:
-    from redi_lab.data.rows import RowTable
+from typing import Any, Protocol, final, runtime_checkable
 
 
 @final
@@ -211,16 +208,3 @@ class FurtherSource(Protocol):
             num_pairs: at most how many pairs.
             exclude: texts of problems that are not to be among them, such as those of the corpus.
         """
-
-
-class ProblemSource(Protocol):
-    """A source whose rows can be looked at one by one, with everything that the corpus says of each generation."""
-
-    def digest(self) -> str:
-        """See `TraceSource.digest`."""
-
-    def table(self) -> RowTable:
-        """The raw rows."""
-
-    def problems(self) -> Iterator[Problem | Dropped]:
-        """One problem, or one refusal, for every raw row, in their order."""

@@ -149,7 +149,7 @@ def make_callbacks(
         config: with the group callbacks.
         folder: of the checkpoints.
         end_of_turn_id: token that ends a generation.
-        injected: what callbacks need besides their settings, by name; None leaves one out whose needs the run lacks.
+        injected: what callbacks need in addition to their settings, by name; None leaves a callback out.
         notes: JSON files for each checkpoint, by name.
     """
     callbacks = []

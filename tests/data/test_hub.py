@@ -129,7 +129,7 @@ def test_a_data_set_that_the_hub_does_not_know(monkeypatch: pytest.MonkeyPatch) 
         raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
-    with pytest.raises(UserError, match=r"'org/typo' at revision 'v1' is no local file .* has no such data set"):
+    with pytest.raises(UserError, match=r"'org/typo' at revision 'v1' is not a local .* has no such repository"):
         find_on_hub("org/typo", "v1")
 
 

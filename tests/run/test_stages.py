@@ -88,7 +88,7 @@ def test_the_fingerprint_covers_what_matters(override: str, changes: tuple[bool,
 
 def test_the_fingerprint_covers_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     before = fingerprints()
-    monkeypatch.setattr(stages, "_code_digest", lambda: "changed")
+    monkeypatch.setattr(stages, "code_digest", lambda *_: "changed")
     assert fingerprints() != before
 
 
@@ -153,6 +153,7 @@ def test_an_interrupted_attempt_is_gone_on_with_and_a_damaged_result_cleared(tmp
         assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_train_the_first_stage_once(tmp_path: Path, tiny: Callable[..., list[str]]) -> None:
     def start(name: str) -> subprocess.Popen[str]:
         line = [sys.executable, "-m", "redi_lab", *tiny("eval=none", f"paths.output_dir={tmp_path / name}")]

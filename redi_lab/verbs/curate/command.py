@@ -26,7 +26,8 @@ from redi_lab.curation.filters import Limits, SeenProblems
 from redi_lab.curation.parallel import map_ordered
 from redi_lab.curation.writer import CuratedWriter
 from redi_lab.data.curated import NEGATIVES_FILE, PAIRS_FILE, SFT_FILE
-from redi_lab.data.traces import Dropped, Problem, ProblemSource
+from redi_lab.data.table_source import TableSource
+from redi_lab.data.traces import Dropped, Problem
 from redi_lab.errors import UserError
 from redi_lab.files import file_digest, naming
 from redi_lab.redaction import redacted
@@ -56,7 +57,7 @@ _NOT_OPTIONS = ("num_workers", "benchmarks", "tokenizer", "grading")  # no effec
 class Recipe:
     """One curation: what it reads and how, known before anything is read but hashes."""
 
-    source: ProblemSource
+    source: TableSource
     plan: WorkerPlan
     config: DictConfig
     identity: dict[str, Any]
@@ -112,11 +113,10 @@ def make_recipe(config: DictConfig) -> Recipe:
         UserError: the data group holds no generations, or something is not there.
     """
     check_arguments(config)
-    made: Any = make_source(config)
-    if not hasattr(made, "problems"):
+    source = make_source(config)
+    if not isinstance(source, TableSource):
         target = config.data.source._target_
         raise UserError(f"data.source._target_={target}: nothing to curate; choose openr1_math, openr1_220k or jsonl")
-    source: ProblemSource = made
     c, data = config.curation, config.data
     rules = RowRules(
         unknown=c.unknown,

@@ -138,7 +138,7 @@ class Job:
         record = StageRecord(self.stage.name, folder, folder / "checkpoints" / "last")
         grader = build.make_grader(self.command_config)
         observers = make_observers(config, self.command_config, development, data, encoder, grader, folder)
-        notes = {RECORD_FILE: redacted(TrainingRecord.of(config, self.base).as_dict())}
+        notes = {RECORD_FILE: redacted(TrainingRecord.of(config, self.base).model_dump())}
         callbacks = [
             *build.make_callbacks(config, record.checkpoint.parent, encoder.end_of_turn_id, observers, notes),
             Forecast(say),
