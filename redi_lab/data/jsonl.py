@@ -102,8 +102,6 @@ def parse_json(text: str, where: str) -> object:
         ) from error
     except RecursionError as error:
         raise UserError(f"{where}: not usable as JSON: lists or objects nested too deeply; flatten them") from error
-    except MemoryError as error:
-        raise UserError(f"{where}: does not fit into memory as JSON; split it, or give more memory") from error
     except ValueError as error:  # ours, or of Python's limit on digits, whose advice is for programmers
         reason = str(error).partition("; use sys.")[0]
         raise UserError(f"{where}: not usable as JSON: {reason}") from error

@@ -271,7 +271,10 @@ _CHATS: dict[str, tuple[dict[str, Any], str]] = {
         changed(CHAT, id=..., messages=[{"role": "system", "content": "s"}, *CHAT["messages"]]),
         r'key "messages": only conversations of one turn .* got \["system", "user", "assistant"\]: drop the other.*',
     ),
-    "a second turn": (changed(CHAT, id=..., messages=CHAT["messages"] * 2), r'key "messages": .*only conversations of one turn .*'),
+    "a second turn": (
+        changed(CHAT, id=..., messages=CHAT["messages"] * 2),
+        r'key "messages": .*only conversations of one turn .*',
+    ),
     "messages that are text": (changed(CHAT, id=..., messages="2"), r'key "messages": expected a list, got "2"'),
     "content in parts": (
         changed(CHAT, id=..., messages=[CHAT["messages"][0], {"role": "assistant", "content": [{"text": "2"}]}]),
