@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, locks, and advice about full disks and other system errors.
+"""Files and folders that appear whole or not at all, their digests, locks, and advice about full disks.
 
 write_text(folder / "summary.json", text)
 with replacing(folder / "map.png") as partial:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from redi_lab.errors import UserError, in_short
+from redi_lab.hub import ask_hub
 
-TIMEOUT_S = 5.0
 _MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")  # no pickles, no code
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # without OWNER/ for the oldest models
 
 
 def load_tokenizer(path: str, revision: str | None = None, *, key: str = "model.path") -> Any:
@@ -83,16 +81,9 @@ def from_hub(auto_class: Any, path: str, revision: str | None, *, key: str = "mo
 @lru_cache
 def _why_unreachable(path: str, revision: str | None) -> str | None:
     """One short request, since transformers itself retries for half a minute without network; None if it is there."""
-    if not _HUB_ID.fullmatch(path):
-        return "it is no local folder, and no hub id (OWNER/NAME)"
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        HfApi().model_info(path, revision=revision, timeout=TIMEOUT_S)
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        return "it is no local folder, and the Hugging Face hub has no such model, or not for you (hf auth login)"
-    except Exception as error:  # name resolution, proxy, TLS, time-out, offline mode: each HTTP library has its own
-        line = f"{type(error).__name__}: {in_short(error)}"
-        return f"it is no local folder, not in the hub's cache, and the hub cannot be reached ({line})"
-    return None
+    answer = ask_hub("model", path, revision)
+    if answer.commit is not None:
+        return None
+    if answer.is_missing:
+        return f"it is not a local folder, and {answer.reason}"
+    return f"it is not a local folder, not in the hub's cache, and the hub cannot be reached ({answer.reason})"

@@ -23,11 +23,12 @@ import hashlib
 import json
 import random
 import re
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
+from redi_lab.data.rows import OnProgress
+from redi_lab.data.selection import NO_CORRECT, NO_INCORRECT
 from redi_lab.data.tokenization import train_tokenizer
 from redi_lab.data.traces import Demonstration, HeldOut, Pair, SelectionCounts, TraceCorpus
 
@@ -148,64 +149,64 @@ class ArithmeticSource:
         options = {key: value for key, value in vars(self).items() if key != "teacher"} | asdict(self.teacher)
         return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
-    def load(self) -> TraceCorpus:
+    def load(self, on_progress: OnProgress | None = None) -> TraceCorpus:
         """Make the corpus: about 0.998 demonstrations and 0.3 pairs per problem with the default teacher."""
         rng = random.Random(self.seed)
         problems = _distinct_problems(rng)
-        held_out = tuple(
-            HeldOut(f"arithmetic/heldout/{index}", problem.text, (str(problem.answer),))
-            for index, problem in zip(range(self.num_heldout), problems, strict=False)
-        )
+        held_out = _named("arithmetic/heldout", self.num_heldout, problems)
         demonstrations: list[Demonstration] = []
         pairs: list[Pair] = []
-        dropped: Counter[str] = Counter()
         for index, problem in zip(range(self.num_problems), problems, strict=False):
-            name = f"arithmetic/train/{index}"
-            chosen, failures = self._tries(problem, rng)
-            if chosen is None:
-                dropped["no correct generation"] += 1
-                continue
-            demonstrations.append(Demonstration(name, problem.text, chosen))
-            if failures:
-                pairs.append(Pair(name, problem.text, chosen, rng.choice(failures)))
+            demonstration, pair = self._teach(f"arithmetic/train/{index}", problem, rng)
+            demonstrations += [] if demonstration is None else [demonstration]
+            pairs += [] if pair is None else [pair]
+        hopeless = self.num_problems - len(demonstrations)
         counts = SelectionCounts(
             rows_read=self.num_problems + self.num_heldout,
-            dropped=dict(dropped),
+            dropped={NO_CORRECT: hopeless} if hopeless else {},
             demonstrations=len(demonstrations),
             pairs=len(pairs),
-            without_pair={"no incorrect generation": len(demonstrations) - len(pairs)},
+            without_pair={NO_INCORRECT: len(demonstrations) - len(pairs)},
             held_out=len(held_out),
         )
-        return TraceCorpus("arithmetic", self.digest(), tuple(demonstrations), tuple(pairs), held_out, counts)
+        if on_progress is not None:
+            on_progress(counts.rows_read, counts.rows_read)
+        return TraceCorpus("arithmetic", tuple(demonstrations), tuple(pairs), held_out, counts)
 
     def further(
         self, num_problems: int, num_pairs: int, exclude: Collection[str]
     ) -> tuple[tuple[HeldOut, ...], tuple[Pair, ...]]:
-        """Problems and pairs beyond the corpus, from a stream of random numbers of their own; see `FurtherSource`."""
+        """Problems and pairs beyond the corpus, from a separate stream of random numbers; see `FurtherSource`."""
         rng = random.Random(f"{self.seed}/further")
         fresh = (problem for problem in _distinct_problems(rng) if problem.text not in exclude)
-        problems = tuple(
-            HeldOut(f"arithmetic/further/{index}", problem.text, (str(problem.answer),))
-            for index, problem in zip(range(num_problems), fresh, strict=False)
-        )
+        problems = _named("arithmetic/further", num_problems, fresh)
         pairs: list[Pair] = []
         for index, problem in zip(range(_MOST_PROBLEMS_PER_PAIR * num_pairs), fresh, strict=False):
             if len(pairs) == num_pairs:
                 break
-            chosen, failures = self._tries(problem, rng)
-            if chosen is not None and failures:
-                name = f"arithmetic/further_pair/{index}"
-                pairs.append(Pair(name, problem.text, chosen, rng.choice(failures)))
+            _, pair = self._teach(f"arithmetic/further_pair/{index}", problem, rng)
+            pairs += [] if pair is None else [pair]
         return problems, tuple(pairs)
 
-    def _tries(self, problem: AdditionProblem, rng: random.Random) -> tuple[str | None, list[str]]:
+    def _teach(
+        self, name: str, problem: AdditionProblem, rng: random.Random
+    ) -> tuple[Demonstration | None, Pair | None]:
+        """The first right try, and that against one of the failures before it; neither where all tries fail."""
         failures: list[str] = []
         for _ in range(self.max_tries):
             trace, answer = self.teacher.solve(problem, rng)
             if answer == problem.answer:
-                return trace, failures
+                pair = Pair(name, problem.text, trace, rng.choice(failures)) if failures else None
+                return Demonstration(name, problem.text, trace), pair
             failures.append(trace)
-        return None, failures
+        return None, None
+
+
+def _named(prefix: str, number: int, problems: Iterator[AdditionProblem]) -> tuple[HeldOut, ...]:
+    return tuple(
+        HeldOut(f"{prefix}/{index}", problem.text, (str(problem.answer),))
+        for index, problem in zip(range(number), problems, strict=False)
+    )
 
 
 def _distinct_problems(rng: random.Random) -> Iterator[AdditionProblem]:

@@ -12,22 +12,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, final
 
 import pyarrow as pa
-from pyarrow.parquet import ParquetFile
 
+from redi_lab.data.rows import OnProgress, read_parquet
 from redi_lab.data.selection import LEAKS_HELD_OUT, hold_out, text_key
 from redi_lab.data.traces import Demonstration, Negative, Pair, Problem, SelectionCounts, TraceCorpus
-from redi_lab.errors import UserError, in_short
+from redi_lab.errors import UserError
+from redi_lab.files import file_digest
 
 SFT_FILE = "sft.parquet"
 PAIRS_FILE = "pairs.parquet"
 NEGATIVES_FILE = "negatives.parquet"
 NO_PAIR = "no further pair of this problem"
 NO_DEMONSTRATION = "no further demonstration of this problem"
+_FILES = {
+    SFT_FILE: ("id", "problem", "answer", "source_row", "completion"),
+    PAIRS_FILE: ("id", "problem", "answer", "source_row", "chosen", "rejected"),
+    NEGATIVES_FILE: ("id", "problem", "answer", "source_row", "completion"),
+}
+"""What training reads of each file."""
 
 _SHARED_FIRST = [pa.field("id", pa.string(), nullable=False), pa.field("problem", pa.string(), nullable=False)]
 _PROVENANCE = [
@@ -72,7 +78,7 @@ class CuratedSource:
     Args:
         path: the results folder, with sft.parquet, pairs.parquet and negatives.parquet.
         num_heldout: problems with an answer to keep for evaluation.
-        seed: of that choice.
+        seed: seed of the choice of held-out problems.
     """
 
     def __init__(self, path: str, num_heldout: int = 0, seed: int = 0) -> None:
@@ -84,23 +90,20 @@ class CuratedSource:
         """The sha256 of the files and of the options.
 
         Raises:
-            UserError: the folder lacks one of them.
+            UserError: one of the files is missing.
         """
-        hashes = [file_hash(self._file(name)) for name in (SFT_FILE, PAIRS_FILE, NEGATIVES_FILE)]
-        content = [type(self).__name__, *hashes, self.num_heldout, self.seed]
+        content = [type(self).__name__, *map(file_digest, self._files()), self.num_heldout, self.seed]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    def load(self) -> TraceCorpus:
+    def load(self, on_progress: OnProgress | None = None) -> TraceCorpus:
         """Read the files and hold out problems.
 
         Raises:
             UserError: a file is missing or has other columns, too few problems have an answer, or nothing is left to
                 train on.
         """
-        demonstrations = list(_read(self._file(SFT_FILE), TRACE_SCHEMA))
-        pairs = list(_read(self._file(PAIRS_FILE), PAIRS_SCHEMA))
-        negatives = list(_read(self._file(NEGATIVES_FILE), TRACE_SCHEMA))
-        everything = demonstrations + pairs + negatives
+        tables = [_read(file, columns) for file, columns in zip(self._files(), _FILES.values(), strict=True)]
+        everything = [row for table in tables for row in table]
         held_out = hold_out(
             (Problem(row["id"], row["problem"], row["answer"], ()) for row in everything),
             self.num_heldout,
@@ -109,54 +112,43 @@ class CuratedSource:
         )
         texts = {text_key(item.problem) for item in held_out}
         kept = {row["problem"]: text_key(row["problem"]) not in texts for row in everything}
-        kept_demonstrations, kept_pairs, kept_negatives = (
-            [row for row in rows if kept[row["problem"]]] for rows in (demonstrations, pairs, negatives)
-        )
-        if not kept_demonstrations:
+        demonstrations, pairs, negatives = ([row for row in table if kept[row["problem"]]] for table in tables)
+        if not demonstrations:
             raise UserError(f"{self.path}: no demonstration is left to train on ({len(held_out)} problems held out)")
+        read, used = _num_rows(*tables), _num_rows(demonstrations, pairs, negatives)
+        counts = SelectionCounts(
+            rows_read=read,
+            dropped=_unless_zero(LEAKS_HELD_OUT, read - used - len(held_out)),
+            demonstrations=len(demonstrations),
+            pairs=len(pairs),
+            without_pair=_unless_zero(NO_PAIR, used - len(pairs)),
+            held_out=len(held_out),
+            without_demonstration=_unless_zero(NO_DEMONSTRATION, used - len(demonstrations)),
+        )
+        counts.check()
+        if on_progress is not None:
+            on_progress(read, read)
         return TraceCorpus(
             self.path,
-            self.digest(),
-            tuple(Demonstration(row["id"], row["problem"], row["completion"]) for row in kept_demonstrations),
-            tuple(Pair(row["id"], row["problem"], row["chosen"], row["rejected"]) for row in kept_pairs),
+            tuple(Demonstration(row["id"], row["problem"], row["completion"]) for row in demonstrations),
+            tuple(Pair(row["id"], row["problem"], row["chosen"], row["rejected"]) for row in pairs),
             held_out,
-            _count(
-                _num_rows(demonstrations, pairs, negatives),
-                _num_rows(kept_demonstrations, kept_pairs, kept_negatives),
-                len(kept_demonstrations),
-                len(kept_pairs),
-                len(held_out),
-            ),
-            tuple(Negative(row["id"], row["problem"], row["completion"]) for row in kept_negatives),
+            counts,
+            tuple(Negative(row["id"], row["problem"], row["completion"]) for row in negatives),
         )
 
-    def _file(self, name: str) -> Path:
-        file = Path(self.path).expanduser() / name
-        if not file.is_file():
-            raise UserError(f"data.path={self.path}: no {name} there; give the results folder of `redi_lab curate`")
-        return file
+    def _files(self) -> list[Path]:
+        files = [Path(self.path).expanduser() / name for name in _FILES]
+        for file in files:
+            if not file.is_file():
+                raise UserError(
+                    f"data.path={self.path}: no {file.name} there; give the results folder of `redi_lab curate`"
+                )
+        return files
 
 
-def file_hash(file: Path) -> str:
-    """The sha256 of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _count(read: int, used: int, demonstrations: int, pairs: int, num_heldout: int) -> SelectionCounts:
-    """The account of rows as `_num_rows` counts them."""
-    leaks = read - used - num_heldout
-    counts = SelectionCounts(
-        rows_read=read,
-        dropped={LEAKS_HELD_OUT: leaks} if leaks else {},
-        demonstrations=demonstrations,
-        pairs=pairs,
-        without_pair={NO_PAIR: used - pairs} if used > pairs else {},
-        held_out=num_heldout,
-        without_demonstration={NO_DEMONSTRATION: used - demonstrations} if used > demonstrations else {},
-    )
-    counts.check()
-    return counts
+def _unless_zero(reason: str, number: int) -> dict[str, int]:
+    return {reason: number} if number else {}
 
 
 def _num_rows(*tables: list[dict[str, Any]]) -> int:
@@ -167,15 +159,8 @@ def _num_rows(*tables: list[dict[str, Any]]) -> int:
     return most.total()
 
 
-def _read(file: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+def _read(file: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     try:
-        with ParquetFile(file) as parquet:
-            missing = [name for name in schema.names if parquet.schema_arrow.names.count(name) != 1]
-            if missing:
-                raise UserError(f"{file}: without the columns {', '.join(missing)}: not of `curate`; curate again")
-            for batch in parquet.iter_batches(batch_size=256):
-                yield from batch.to_pylist()
-    except UserError:
-        raise
-    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
-        raise UserError(f"{file}: not a readable Parquet file: {in_short(error)}; curate again") from error
+        return [values for _, values in read_parquet(file, columns)]
+    except UserError as error:
+        raise UserError(f"{error}; curate again") from error

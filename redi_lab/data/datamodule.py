@@ -10,7 +10,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import final
 
 import pytorch_lightning as pl
@@ -24,63 +23,56 @@ from redi_lab.errors import UserError
 
 Example = tuple[TokenizedSequence, ...]
 _ROWS_AT_ONCE = 1024
-Limit = tuple[int | None, Callable[[TokenizedSequence], int]]
 
 
 @final
-class GlobalBatchSampler(Sampler[list[int]]):
-    """Indices of the examples of each global batch. Every example once an epoch; the last batch may be smaller."""
+class BatchSampler(Sampler[list[int]]):
+    """Indices of the examples of each global batch, every example once an epoch.
 
-    def __init__(self, num_examples: int, batch_size: int, seed: int, *, shuffle: bool = True) -> None:
-        self.num_examples = num_examples
-        self.batch_size = batch_size
-        self.seed = seed
-        self.shuffle = shuffle
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's order; Lightning calls this."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-self.num_examples // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = list(range(self.num_examples))
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(self.num_examples, generator=generator).tolist()
-        for start in range(0, self.num_examples, self.batch_size):
-            yield order[start : start + self.batch_size]
-
-
-@final
-class UnpairedBatchSampler(Sampler[list[int]]):
-    """Global batches of chosen and rejected examples in the proportion of the data, each example once an epoch.
-
-    There are as many batches as the larger side fills with `batch_size` examples a batch, and both sides are spread
-    evenly over them. With equal numbers a batch is what `batch_size` pairs are.
+    Args:
+        sizes: the number of examples or, where unpaired, of chosen and of rejected ones. In unpaired batches both sides
+            have the proportion of the data: there are as many as the larger side fills with `batch_size` examples a
+            batch, and both are spread evenly over them. With equal numbers a batch is what `batch_size` pairs are.
+        batch_size: examples of a batch, the last of which may be smaller; where unpaired, those of the larger side.
+        seed: with the epoch it decides the order.
+        shuffle: whether the order is random.
+        resumed_at: an epoch, and how many of its batches are done; nothing is loaded to skip them.
 
     Raises:
         UserError: a side is too small to have an example in every batch.
     """
 
-    def __init__(self, num_chosen: int, num_rejected: int, batch_size: int, seed: int, *, shuffle: bool = True) -> None:
-        self.sizes = (num_chosen, num_rejected)
+    def __init__(
+        self,
+        sizes: tuple[int, ...],
+        batch_size: int,
+        seed: int,
+        *,
+        shuffle: bool = True,
+        resumed_at: tuple[int, int] = (0, 0),
+    ) -> None:
+        self.sizes = sizes
+        self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
-        self.epoch = 0
-        self.num_batches = -(-max(self.sizes) // batch_size)
-        if min(self.sizes) == 0:
+        self.resumed_at = resumed_at
+        self.epoch = resumed_at[0]
+        self.num_batches = -(-max(sizes) // batch_size)
+        if len(sizes) == 2:
+            self._check_sides(*sizes)
+
+    def _check_sides(self, num_chosen: int, num_rejected: int) -> None:
+        smaller = min(num_chosen, num_rejected)
+        if smaller == 0:
             raise UserError(
                 f"{num_chosen} chosen and {num_rejected} rejected completions: unpaired training and its validation"
                 " need both; see data.num_validation and the source's account of what it dropped"
             )
-        if min(self.sizes) < self.num_batches:
+        if smaller < self.num_batches:
             raise UserError(
-                f"data.batch_size={batch_size}: {num_chosen} chosen and {num_rejected} rejected completions make"
+                f"data.batch_size={self.batch_size}: {num_chosen} chosen and {num_rejected} rejected completions make"
                 f" {self.num_batches} batches, not all of which would hold both; raise it to"
-                f" {-(-max(self.sizes) // min(self.sizes))} or more"
+                f" {-(-max(self.sizes) // smaller)} or more"
             )
 
     def set_epoch(self, epoch: int) -> None:
@@ -88,47 +80,25 @@ class UnpairedBatchSampler(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.num_batches
+        return self.num_batches  # of a whole epoch: when to validate and when it ends is counted by that
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        chosen, rejected = (
+        orders = [
             torch.randperm(size, generator=generator).tolist() if self.shuffle else list(range(size))
             for size in self.sizes
-        )
-        for number in range(self.num_batches):
-            yield [*self._part(chosen, number), *(self.sizes[0] + i for i in self._part(rejected, number))]
+        ]
+        epoch, done = self.resumed_at
+        for number in range(done if self.epoch == epoch else 0, self.num_batches):
+            if len(orders) == 1:
+                yield orders[0][number * self.batch_size : (number + 1) * self.batch_size]
+            else:
+                chosen, rejected = (self._even_part(order, number) for order in orders)
+                yield [*chosen, *(self.sizes[0] + index for index in rejected)]
 
-    def _part(self, order: list[int], number: int) -> list[int]:
+    def _even_part(self, order: list[int], number: int) -> list[int]:
         start, end = (len(order) * n // self.num_batches for n in (number, number + 1))
         return order[start:end]
-
-
-@final
-class ResumedSampler(Sampler[list[int]]):
-    """The batches of another sampler, in one epoch only those behind the first ones; nothing is loaded to skip them.
-
-    Args:
-        sampler: the whole epochs.
-        epoch: the one to resume in.
-        batch: how many of its batches are done.
-    """
-
-    def __init__(self, sampler: GlobalBatchSampler | UnpairedBatchSampler, epoch: int, batch: int) -> None:
-        self.sampler = sampler
-        self.epoch = epoch
-        self.batch = batch
-        sampler.set_epoch(epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's order; Lightning calls this."""
-        self.sampler.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self.sampler)  # of a whole epoch: when to validate and when it ends is counted by that
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return islice(iter(self.sampler), self.batch if self.sampler.epoch == self.epoch else 0, None)
 
 
 @final
@@ -205,13 +175,9 @@ class TraceDataModule(pl.LightningDataModule):
         self.task = task
         self.batch_size = batch_size
         self.seed = seed
-        self._start = (0, 0)
+        self._resumed_at = (0, 0)
         self.dropped: Counter[str] = Counter()
-        limits: dict[str, Limit] = {
-            "prompt": (max_prompt_tokens, lambda sequence: sequence.prompt_length),
-            "completion": (max_completion_tokens, lambda sequence: sequence.completion_length),
-            "sequence": (max_sequence_tokens, lambda sequence: len(sequence.input_ids)),
-        }
+        limits = {"prompt": max_prompt_tokens, "completion": max_completion_tokens, "sequence": max_sequence_tokens}
         examples = [e for e in _encode(corpus, encoder, task, on_progress) if self._is_within(e, limits)]
         kept_out = _validation_ids(corpus, num_validation, seed)
         self.train_examples = [e for e in examples if e[0].id not in kept_out]
@@ -223,12 +189,11 @@ class TraceDataModule(pl.LightningDataModule):
                 f" {len(self.val_examples)} kept for validation); pairs need a right and a wrong trace of one problem"
             )
         _check_budget(examples, micro_batch_tokens, split_examples=split_examples, is_padded=is_padded)
-        if task == "unpaired":
-            self._sampler(self.train_examples, shuffle=True)  # refuses sides of very unequal size before training
         self.train_set, self.val_set = (
             BatchDataset(split, micro_batch_tokens, split_examples=split_examples, is_padded=is_padded)
             for split in (self.train_examples, self.val_examples)
         )
+        self.train_dataloader()  # refuses sides of very unequal size before training
 
     def digest(self) -> str:
         """SHA-256 of the training tokens, in order: what a model trained on this has seen."""
@@ -243,9 +208,35 @@ class TraceDataModule(pl.LightningDataModule):
             "train_completion_tokens": sum(s.completion_length for e in self.train_examples for s in e),
         }
 
+    def check_positions(self, max_positions: int | None, window: int | None) -> None:
+        """Hold every sequence against the positions that a model was made for.
+
+        Args:
+            max_positions: of the model, None where it has no limit.
+            window: a sliding window of its attention that packed rows do not have; None where there is none.
+
+        Raises:
+            UserError: a sequence is longer.
+        """
+        sequences = (s for e in (*self.train_examples, *self.val_examples) for s in e)
+        longest = max(sequences, key=lambda s: len(s.input_ids))
+        length = len(longest.input_ids)
+        if window is not None and length > window:
+            raise UserError(
+                f"{longest.id} has {length} tokens, more than the model's sliding window of {window}, which packed rows"
+                " do not have: set model.attention=padded, or drop long examples with"
+                f" data.max_sequence_tokens={window}"
+            )
+        if max_positions is not None and length > max_positions:
+            raise UserError(
+                f"{longest.id} has {length} tokens, the model {max_positions} positions: drop long examples with"
+                f" data.max_sequence_tokens={max_positions}, or set model.config_overrides.max_position_embeddings (and"
+                " rope_theta)"
+            )
+
     def start_at(self, epoch: int, batch: int) -> None:
         """Let training begin behind `batch` batches of an epoch: a resumed run has seen them."""
-        self._start = (epoch, batch)
+        self._resumed_at = (epoch, batch)
 
     def setup(self, stage: str | None = None) -> None:
         """Learn which share of each batch is this rank's."""
@@ -255,33 +246,39 @@ class TraceDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Global batches of training examples."""
-        sampler = self._sampler(self.train_examples, shuffle=True)
-        return self._loader(self.train_set, ResumedSampler(sampler, *self._start) if any(self._start) else sampler)
+        return self._loader(self.train_set, shuffle=True, resumed_at=self._resumed_at)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Global batches of validation examples, in order; none where none are kept."""
-        if not self.val_examples:
-            return []
-        return self._loader(self.val_set, self._sampler(self.val_examples, shuffle=False))
+        return self._loader(self.val_set, shuffle=False) if self.val_examples else []
 
-    def _sampler(self, examples: Sequence[Example], *, shuffle: bool) -> GlobalBatchSampler | UnpairedBatchSampler:
-        if self.task != "unpaired":
-            return GlobalBatchSampler(len(examples), self.batch_size, self.seed, shuffle=shuffle)
-        num_chosen = sum(sequence.is_chosen for (sequence,) in examples)
-        return UnpairedBatchSampler(num_chosen, len(examples) - num_chosen, self.batch_size, self.seed, shuffle=shuffle)
-
-    def _loader(self, dataset: BatchDataset, sampler: Sampler[list[int]]) -> DataLoader[Batch]:
+    def _loader(
+        self, dataset: BatchDataset, *, shuffle: bool, resumed_at: tuple[int, int] = (0, 0)
+    ) -> DataLoader[Batch]:
+        sizes: tuple[int, ...] = (len(dataset.examples),)
+        if self.task == "unpaired":
+            num_chosen = sum(sequence.is_chosen for (sequence,) in dataset.examples)
+            sizes = (num_chosen, len(dataset.examples) - num_chosen)
+        sampler = BatchSampler(sizes, self.batch_size, self.seed, shuffle=shuffle, resumed_at=resumed_at)
         # The sampler yields whole batches and the dataset packs them, in this process, since that takes milliseconds:
         # batch_size=None keeps torch from batching again.
         return DataLoader(dataset, batch_size=None, sampler=sampler)
 
-    def _is_within(self, example: Example, limits: Mapping[str, Limit]) -> bool:
+    def _is_within(self, example: Example, limits: Mapping[str, int | None]) -> bool:
         """Whether no sequence exceeds a limit; counts the example under the first one that it does exceed."""
-        for what, (limit, length) in limits.items():
-            if limit is not None and max(map(length, example)) > limit:
+        for what, limit in limits.items():
+            if limit is not None and max(_length(sequence, what) for sequence in example) > limit:
                 self.dropped[f"{what} over {limit} tokens"] += 1
                 return False
         return True
+
+
+def _length(sequence: TokenizedSequence, what: str) -> int:
+    return {
+        "prompt": sequence.prompt_length,
+        "completion": sequence.completion_length,
+        "sequence": len(sequence.input_ids),
+    }[what]
 
 
 def _encode(

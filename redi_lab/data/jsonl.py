@@ -3,8 +3,8 @@
     for where, values in read_jsonl(Path("traces.jsonl")):
         ...  # where == "traces.jsonl:1"
 
-Stricter than `json.loads`: repeated keys, invalid UTF-8, half surrogate pairs, and NaN and infinities, which are no
-JSON, are refused. Blank lines and a byte order mark hold no data and are skipped.
+Stricter than `json.loads`: repeated keys, invalid UTF-8, half surrogate pairs, NaN and infinities are refused. Blank
+lines and a byte order mark hold no data and are skipped.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
 
 
 def check_regular(file: Path) -> None:
-    """Refuse what can be read but once, or waits for a writer: files are checked, hashed and read in several passes.
+    """Refuse what can be read only once, or waits for a writer: files are checked, hashed and then read.
 
     Raises:
         UserError: it is a pipe or a device.
     """
     if file.exists() and not file.is_file() and not file.is_dir():
-        raise UserError(f"{file}: is a pipe or a device, and is read more than once; write it to a file first")
+        raise UserError(f"{file}: is a pipe or a device, but it is read more than once; write it to a file first")
 
 
 def _parse_line(line: bytes, where: str, *, is_first: bool) -> dict[str, object]:
@@ -82,7 +82,7 @@ def parse_json(text: str, where: str) -> object:
         where: its place, for errors.
 
     Raises:
-        UserError: it is no JSON, repeats a key, or holds what is neither a text nor a number.
+        UserError: it is not JSON, repeats a key, or holds half of a surrogate pair, NaN or an infinity.
     """
     try:
         value: object = json.loads(
@@ -98,12 +98,10 @@ def parse_json(text: str, where: str) -> object:
         ) from error
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no text; correct it"
+            f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is not text; correct it"
         ) from error
     except RecursionError as error:
         raise UserError(f"{where}: not usable as JSON: lists or objects nested too deeply; flatten them") from error
-    except MemoryError as error:
-        raise UserError(f"{where}: does not fit into memory as JSON; split it, or give more memory") from error
     except ValueError as error:  # ours, or of Python's limit on digits, whose advice is for programmers
         reason = str(error).partition("; use sys.")[0]
         raise UserError(f"{where}: not usable as JSON: {reason}") from error
@@ -116,7 +114,7 @@ def _finite(text: str) -> float:
 
 
 def _refuse_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number of JSON; write null")
+    raise ValueError(f"{text} is not a JSON number; write null")
 
 
 def _object_without_duplicates(items: list[tuple[str, object]]) -> dict[str, object]:

@@ -13,24 +13,20 @@ Rules, in order, each refusal counted under its name:
    an empty generation is dropped, since nothing can be learnt from it as an answer.
 4. A generation is correct iff `llama_verification` and `math_verify_reparsed_answer` are both true; otherwise it is
    incorrect, a missing verdict included. (So a right trace that one verifier rejects can become a negative.)
-5. Demonstrations and pairs are chosen by `redi_lab.data.selection.select`.
+5. Demonstrations and pairs are chosen by `redi_lab.data.selection.curate`.
 
 The limits on tokens (800 for prompts, 19,000 for responses) are applied after tokenisation, by the data module.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import TypeGuard, final
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import final
 
-import numpy as np
-
-from redi_lab.data.rows import OnProgress, Row, RowTable, open_rows, tracked_rows
-from redi_lab.data.selection import NO_GENERATIONS, curate
-from redi_lab.data.traces import Demonstration, Dropped, Generation, Pair, Problem, TraceCorpus
+from redi_lab.data.rows import Row, Values
+from redi_lab.data.selection import NO_GENERATIONS
+from redi_lab.data.table_source import TableSource, one_by_one, peek
+from redi_lab.data.traces import Dropped, Generation, Problem
 from redi_lab.errors import UserError
 
 NOT_VALID = "problem_is_valid"
@@ -42,20 +38,17 @@ _COLUMNS = ("problem", "problem_is_valid", "source", "generations", "correctness
 _VERDICTS = ("llama_verification", "math_verify_reparsed_answer")
 _NOT_AN_ANSWER = ("", "proof", "notfound")  # what the column `answer` holds where nothing can be graded
 
+Words = tuple[tuple[str, bool | None], ...]
+
 
 @final
-class OpenR1Source:
-    """The demonstrations and pairs of OpenR1-Math-Raw.
+class OpenR1Source(TableSource):
+    """The demonstrations and pairs of OpenR1-Math-Raw; see `TableSource` for the arguments that it has in common.
 
     Args:
-        path: hub id, or a local file or folder (see `redi_lab.data.rows`).
-        split: of the hub data set.
-        revision: of the hub data set.
-        shuffle_seed: of the order of the result, and of the choice of held-out problems.
+        shuffle_seed: seed of the order of the result, and of the choice of held-out problems.
         excluded_sources: values of the column `source` whose rows are dropped.
         num_heldout: valid problems with an answer that can be graded, kept for evaluation; 0 in the paper.
-        streaming: read a hub data set as it is downloaded, without keeping it on disk.
-        on_progress: called while loading with rows done and rows in all, over all passes.
     """
 
     def __init__(
@@ -67,151 +60,101 @@ class OpenR1Source:
         excluded_sources: Sequence[str] = ("cn_k12",),
         num_heldout: int = 0,
         streaming: bool = False,
-        on_progress: OnProgress | None = None,
     ) -> None:
-        if isinstance(excluded_sources, str):
-            raise UserError(f"data.excluded_sources={excluded_sources!r}: give a list, such as [{excluded_sources}]")
-        self.path = path
-        self.split = split
-        self.revision = revision
-        self.shuffle_seed = shuffle_seed
-        self.excluded_sources = tuple(excluded_sources)
-        self.num_heldout = num_heldout
-        self._streaming = streaming
-        self._on_progress = on_progress
-        self._opened: RowTable | None = None
-
-    def digest(self) -> str:
-        """The sha256 of the content (or commit) and of the options; reads the files once, or asks the hub once.
-
-        Raises:
-            UserError: the data is not there.
-        """
-        options = [self.split, self.shuffle_seed, sorted(self.excluded_sources), self.num_heldout]
-        return hashlib.sha256(json.dumps([type(self).__name__, self.table().digest(), *options]).encode()).hexdigest()
-
-    def load(self) -> TraceCorpus:
-        """Read, select and shuffle.
-
-        Raises:
-            UserError: the data is not there or not readable, has other columns, too few problems can be held out, or
-                nothing is left to train on.
-        """
-        table = self.table()
-        check_columns(next(table.rows()))
-        rows = tracked_rows(table, self._on_progress, passes=2 if self.num_heldout else 1)
-        corpus = curate(
-            lambda: self._problems(rows()),
-            source=table.source,
-            digest=self.digest(),
-            num_heldout=self.num_heldout,
-            seed=self.shuffle_seed,
+        self._excluded = tuple(excluded_sources)
+        options = sorted(self._excluded)
+        super().__init__(
+            path, split, revision, num_heldout, shuffle_seed, options, streaming=streaming, is_shuffled=True
         )
-        return shuffled(corpus, self.shuffle_seed)
 
-    def problems(self) -> Iterator[Problem | Dropped]:
-        """Every raw row, parsed by the rules above, in the order of the source.
-
-        Raises:
-            UserError: the data is not there or not readable, or has other columns.
-        """
-        check_columns(next(self.table().rows()))
-        return self._problems(self.table().rows())
-
-    def _problems(self, rows: Iterator[Row]) -> Iterator[Problem | Dropped]:
-        for index, row in enumerate(rows):
-            yield parse_row(row.values, str(index), self.excluded_sources)
-
-    def table(self) -> RowTable:
-        """The raw rows.
-
-        Raises:
-            UserError: the data is not there.
-        """
-        if self._opened is None:  # kept, so that digest and load agree on the commit of a hub data set
-            self._opened = open_rows(self.path, split=self.split, revision=self.revision, streaming=self._streaming)
-        return self._opened
+    def parse(self, rows: Iterator[Row]) -> Iterator[Problem | Dropped]:
+        """See `TableSource.parse`; other columns are refused, and rows that break a rule dropped."""
+        first, rows = peek(rows)
+        check_columns(first, _COLUMNS, "OpenR1-Math-Raw", other="OpenR1-Math-220k", column="correctness_math_verify")
+        return one_by_one(rows, lambda row, index: parse_row(row.values, str(index), self._excluded))
 
 
-def check_columns(row: Row) -> None:
-    """Check that a row has the columns of OpenR1-Math-Raw.
+def parse_row(values: Values, identity: str, excluded_sources: Collection[str]) -> Problem | Dropped:
+    """One raw row as a problem, or the rule that drops it."""
+    valid = values.get("problem_is_valid")
+    if not isinstance(valid, str) or valid.strip().lower() != "yes":
+        return Dropped(identity, NOT_VALID, len(_list(values.get("generations"))))
+    correctness = values.get("correctness")
+    words = {name: correctness.get(name) if isinstance(correctness, dict) else None for name in _VERDICTS}
+    return parse_shared(
+        values,
+        identity,
+        excluded_sources,
+        words,
+        lambda _, text, verdicts: Generation(text, _is_right(verdicts), verdicts),
+    )
+
+
+def _is_right(verdicts: Words) -> bool:
+    """The joint verdict "LandMV"."""
+    return all(word for _, word in verdicts)
+
+
+def parse_shared(
+    values: Values,
+    identity: str,
+    excluded_sources: Collection[str],
+    verdicts: dict[str, object],
+    generation: Callable[[int, str, Words], Generation],
+) -> Problem | Dropped:
+    """The rules that OpenR1-Math-Raw and OpenR1-Math-220k share.
+
+    Args:
+        values: of the raw row.
+        identity: its id.
+        excluded_sources: values of the column `source` whose rows are dropped.
+        verdicts: of each verifier, what should be a list as long as the generations.
+        generation: from index, text and verdicts of a generation to its record.
+    """
+    source, problem, answer = (values.get(key) for key in ("source", "problem", "answer"))
+    texts = _list(values.get("generations"))
+    words = {name: _list(given) for name, given in verdicts.items()}
+    reason = None
+    if source in excluded_sources:
+        reason = f"source {source}"
+    elif not isinstance(problem, str) or not problem.strip():
+        reason = NO_PROBLEM
+    elif not texts:
+        reason = NO_GENERATIONS
+    elif not all(
+        len(given) == len(texts) and all(isinstance(w, bool | None) for w in given) for given in words.values()
+    ):
+        reason = NO_VERDICTS
+    elif not all(isinstance(text, str) and text.strip() for text in texts):
+        reason = EMPTY_GENERATION
+    if reason is not None:
+        return Dropped(identity, reason, len(texts))
+    is_answer = isinstance(answer, str) and answer.strip().lower() not in _NOT_AN_ANSWER
+    return Problem(
+        identity,
+        str(problem),
+        str(answer) if is_answer else None,
+        tuple(
+            generation(index, text, tuple(zip(words, given, strict=True)))
+            for index, (text, *given) in enumerate(zip(texts, *words.values(), strict=True))
+        ),
+        source if isinstance(source, str) else None,
+    )
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def check_columns(row: Row, columns: Sequence[str], name: str, *, other: str, column: str) -> None:
+    """Check that a row has the columns of the data set `name`; `column` is one that only the data set `other` has.
 
     Raises:
-        UserError: it lacks some; the message says if it looks like OpenR1-Math-220k, a different data set.
+        UserError: some are missing.
     """
-    missing = [column for column in _COLUMNS if column not in row.values]
-    if not missing:
-        return
-    other = " (these are columns of OpenR1-Math-220k)" if "correctness_math_verify" in row.values else ""
-    raise UserError(
-        f"{row.where}: not a row of OpenR1-Math-Raw: without {', '.join(missing)}; "
-        f"it has {', '.join(row.values)}{other}"
-    )
-
-
-def parse_row(values: dict[str, object], identity: str, excluded_sources: tuple[str, ...]) -> Problem | Dropped:
-    """One raw row as a problem, or the rule that drops it."""
-    valid, source, problem = (values.get(key) for key in ("problem_is_valid", "source", "problem"))
-    number = count_generations(values)
-    if not isinstance(valid, str) or valid.strip().lower() != "yes":
-        return Dropped(identity, NOT_VALID, number)
-    if source in excluded_sources:
-        return Dropped(identity, f"source {source}", number)
-    if not isinstance(problem, str) or not problem.strip():
-        return Dropped(identity, NO_PROBLEM, number)
-    generations = parse_generations(values)
-    if isinstance(generations, str):
-        return Dropped(identity, generations, number)
-    return Problem(identity, problem, parse_answer(values), generations, source if isinstance(source, str) else None)
-
-
-def count_generations(values: dict[str, object]) -> int:
-    """The number of generations of a raw row, whatever else is wrong with it."""
-    generations = values.get("generations")
-    return len(generations) if isinstance(generations, list) else 0
-
-
-def parse_answer(values: dict[str, object]) -> str | None:
-    """The gold answer, where it is one that can be graded."""
-    answer = values.get("answer")
-    return answer if isinstance(answer, str) and answer.strip().lower() not in _NOT_AN_ANSWER else None
-
-
-def parse_generations(values: dict[str, object]) -> tuple[Generation, ...] | str:
-    """The generations with their joint verdict ("LandMV"), or the reason to drop the row."""
-    texts = values.get("generations")
-    if not isinstance(texts, list) or not texts:
-        return NO_GENERATIONS
-    correctness = values.get("correctness")
-    verdicts = [correctness.get(name) for name in _VERDICTS] if isinstance(correctness, dict) else [None]
-    if not all(is_verdict_list(verdict, len(texts)) for verdict in verdicts):
-        return NO_VERDICTS
-    if not all(isinstance(text, str) and text.strip() for text in texts):
-        return EMPTY_GENERATION
-    return tuple(
-        Generation(text, all(both), tuple(zip(_VERDICTS, both, strict=True)))
-        for text, *both in zip(texts, *verdicts, strict=True)
-    )
-
-
-def shuffled(corpus: TraceCorpus, seed: int) -> TraceCorpus:
-    """The corpus in the order of `datasets.Dataset.shuffle(seed)` over all rows read; ids are row indices."""
-    place = np.argsort(np.random.default_rng(seed).permutation(corpus.counts.rows_read))
-
-    def by_place(record: Demonstration | Pair) -> int:
-        return int(place[int(record.id)])
-
-    return replace(
-        corpus,
-        demonstrations=tuple(sorted(corpus.demonstrations, key=by_place)),
-        pairs=tuple(sorted(corpus.pairs, key=by_place)),
-    )
-
-
-def is_verdict_list(value: object, length: int) -> TypeGuard[list[bool | None]]:
-    """Whether `value` is a list of `length` verdicts, each true, false or null."""
-    return (
-        isinstance(value, list)
-        and len(value) == length
-        and all(item is None or isinstance(item, bool) for item in value)
-    )
+    missing = [wanted for wanted in columns if wanted not in row.values]
+    if missing:
+        hint = f" (these are columns of {other})" if column in row.values else ""
+        raise UserError(
+            f"{row.where}: not a row of {name}: without {', '.join(missing)}; it has {', '.join(row.values)}{hint}"
+        )

@@ -13,153 +13,77 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from redi_lab.data.hub import HubDataset, find_on_hub, looks_like_hub_id
+from redi_lab.data.hub import find_on_hub
 from redi_lab.data.jsonl import check_regular, read_jsonl
 from redi_lab.errors import UserError, in_short
+from redi_lab.files import file_digest
+from redi_lab.hub import is_hub_id
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
     from pyarrow.parquet import ParquetFile
 
 OnProgress = Callable[[int, int | None], None]
 """Called with the rows done and the rows in all (None where that is not known before the end)."""
 
-_NOT_HUB_SUFFIXES = (".json", ".csv", ".txt", ".zip", ".gz")  # a hub id may hold dots, but hardly these
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+_NOT_HUB_SUFFIXES = (".json", ".csv", ".txt", ".zip", ".gz")  # a hub id may hold dots, but hardly these
 _SPLIT_NAMES = ("train", "validation", "valid", "val", "dev", "test", "eval")
 _PARQUET_BATCH_ROWS = 64  # rows may hold eight traces of 50,000 characters
 _PROGRESS_EVERY = 256
+
+Values = dict[str, object]
+_Placed = Iterable[tuple[str, Values]]
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One raw row and the words for its place, such as `FILE:LINE`."""
+    """One raw row and its place in words, such as `FILE:LINE`."""
 
     where: str
-    values: dict[str, object]
+    values: Values
 
 
-class RowTable(ABC):
-    """Rows that can be read as often as needed."""
+@final
+@dataclass(frozen=True, slots=True)
+class RowTable:
+    """Rows that can be read as often as needed.
+
+    Attributes:
+        source: what the rows are called in reports and errors.
+        digest: the identity of the content: sha256 of the bytes, or the commit of a hub data set.
+        num_rows: the number of rows, None where it is not known before they are read.
+        read: starts a pass over the places and values of all rows.
+    """
 
     source: str
-    """What the rows are called in reports and errors."""
+    digest: Callable[[], str]
+    num_rows: Callable[[], int | None]
+    read: Callable[[], _Placed]
 
-    @abstractmethod
-    def digest(self) -> str:
-        """The identity of the content: sha256 of the bytes, or the commit of a hub data set."""
-
-    @abstractmethod
-    def num_rows(self) -> int | None:
-        """The number of rows where it is known without reading them."""
-
-    @abstractmethod
-    def rows(self) -> Iterator[Row]:
+    def rows(self, on_progress: OnProgress | None = None) -> Iterator[Row]:
         """All rows in order.
 
         Raises:
-            UserError: the content is not what its name promises; the message names the place.
+            UserError: there is no row, or the content is not what its name promises; the message names the place.
         """
-
-
-@final
-class _FileTable(RowTable):
-    """The rows of JSONL or Parquet files, in the order of the files."""
-
-    def __init__(self, source: str, files: list[Path]) -> None:
-        self.source = source
-        self._files = files
-
-    def digest(self) -> str:
-        return _digest_files(self._files)
-
-    def num_rows(self) -> int | None:
-        if not all(_suffix(file) == ".parquet" for file in self._files):
-            return None
-        return sum(int(_open_parquet(file).metadata.num_rows) for file in self._files)
-
-    def rows(self) -> Iterator[Row]:
-        is_empty = True
-        for file in self._files:
-            for where, values in _read_parquet(file) if _suffix(file) == ".parquet" else read_jsonl(file):
-                is_empty = False
-                yield Row(where, values)
-        if is_empty:
-            raise UserError(f"{self.source}: there is no row in it; give rows")
-
-
-@final
-class _SavedTable(RowTable):
-    """The rows of a folder that `datasets.save_to_disk` wrote."""
-
-    def __init__(self, folder: Path, split: str) -> None:
-        self.source = str(folder)
-        self._folder = folder
-        self._dataset = _load_from_disk(folder, split)
-
-    def digest(self) -> str:
-        return _digest_files(sorted(file for file in self._folder.rglob("*") if file.is_file()))
-
-    def num_rows(self) -> int | None:
-        return len(self._dataset)
-
-    def rows(self) -> Iterator[Row]:
-        return _read_dataset(self._dataset, self.source)
-
-
-@final
-class _HubTable(RowTable):
-    """The rows of one split of a hub data set at a fixed commit; downloaded when first read."""
-
-    def __init__(self, dataset: HubDataset, split: str) -> None:
-        self.source = f"{dataset.path}@{dataset.commit}"
-        self._hub_dataset = dataset
-        self._split = split
-        self._dataset: Dataset | None = None
-
-    def digest(self) -> str:
-        return self._hub_dataset.commit
-
-    def num_rows(self) -> int | None:
-        return len(self._loaded())
-
-    def rows(self) -> Iterator[Row]:
-        return _read_dataset(self._loaded(), self.source)
-
-    def _loaded(self) -> Dataset:
-        if self._dataset is None:
-            self._dataset = self._hub_dataset.load(self._split)
-        return self._dataset
-
-
-@final
-class _StreamTable(RowTable):
-    """The rows of one split of a hub data set at a fixed commit, downloaded again in each pass."""
-
-    def __init__(self, dataset: HubDataset, split: str) -> None:
-        self.source = f"{dataset.path}@{dataset.commit}"
-        self._hub_dataset = dataset
-        self._split = split
-
-    def digest(self) -> str:
-        return self._hub_dataset.commit
-
-    def num_rows(self) -> int | None:
-        return None
-
-    def rows(self) -> Iterator[Row]:
+        report = on_progress or (lambda *_: None)
+        total = None if on_progress is None else self.num_rows()
         number = 0
-        for number, values in enumerate(self._hub_dataset.stream(self._split), start=1):
-            yield Row(f"{self.source}: row {number}", dict(values))
+        for number, (where, values) in enumerate(self.read(), start=1):
+            yield Row(where, values)
+            if number % _PROGRESS_EVERY == 0:
+                report(number, total)
         if number == 0:
             raise UserError(f"{self.source}: there is no row in it; give rows")
+        report(number, total)
 
 
 def open_rows(path: str, *, split: str, revision: str | None, streaming: bool = False) -> RowTable:
@@ -170,49 +94,61 @@ def open_rows(path: str, *, split: str, revision: str | None, streaming: bool = 
         split: of a hub data set, of a saved `DatasetDict`, or of a folder whose files are named after splits. A single
             file is read whatever its name is.
         revision: branch, tag or commit of a hub data set.
-        streaming: read a hub data set as it is downloaded, without keeping it on disk; local files never are loaded
+        streaming: read a hub data set as it is downloaded, without keeping it on disk; local files are never loaded
             at once.
 
     Raises:
-        UserError: nothing is there, or it cannot be told which files to read.
+        UserError: nothing is there, or it is unclear which files to read.
     """
     local = Path(path).expanduser()
     if not local.exists():
-        if looks_like_hub_id(path) and not path.endswith(SUFFIXES + _NOT_HUB_SUFFIXES):
-            found = find_on_hub(path, revision)
-            return _StreamTable(found, split) if streaming else _HubTable(found, split)
-        raise UserError(f"data.path={path!r}: there is no such file or folder (looked for {local.absolute()})")
+        if not is_hub_id(path) or path.endswith(SUFFIXES + _NOT_HUB_SUFFIXES):
+            raise UserError(f"data.path={path!r}: there is no such file or folder (looked for {local.absolute()})")
+        found = find_on_hub(path, revision)
+        load = cache(lambda: found.load(split, streaming=streaming))  # downloads when first read
+        num_rows = (lambda: None) if streaming else (lambda: len(load()))
+        source = f"{path}@{found.commit}"
+        return RowTable(source, lambda: found.commit, num_rows, lambda: _read_dataset(load(), source))
     if revision is not None:
         raise UserError(f"data.path={path!r} is local and has no revisions: drop revision={revision!r}")
     check_regular(local)
     if local.is_file():
         if _suffix(local) == "":
             raise UserError(f"{path}: cannot tell the format; the name must end in {', '.join(SUFFIXES)}")
-        return _FileTable(path, [local])
+        return _file_table(path, [local])
     if any((local / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
-        return _SavedTable(local, split)
-    return _FileTable(path, _files_of_split(local, split))
+        dataset = _load_from_disk(local, split)
+        files = sorted(file for file in local.rglob("*") if file.is_file())
+        return RowTable(path, lambda: _digest_files(files), lambda: len(dataset), lambda: _read_dataset(dataset, path))
+    return _file_table(path, _files_of_split(local, split))
 
 
-def tracked_rows(table: RowTable, on_progress: OnProgress | None, *, passes: int) -> Callable[[], Iterator[Row]]:
-    """A function that starts a pass over the rows and reports progress over all `passes` together."""
-    if on_progress is None:
-        return table.rows
-    report = on_progress
-    done = itertools.count(1)
+def read_parquet(file: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, Values]]:
+    """The rows of a Parquet file with their places; of the named columns, or of all.
 
-    def rows() -> Iterator[Row]:
-        known = table.num_rows()
-        total = None if known is None else known * passes
-        reached = 0
-        for row in table.rows():
-            yield row
-            reached = next(done)
-            if reached % _PROGRESS_EVERY == 0:
-                report(reached, total)
-        report(reached, total)
+    Raises:
+        UserError: it cannot be read, has a column twice, or is missing a named one.
+    """
+    with _open_parquet(file) as parquet:
+        missing = [name for name in columns if name not in parquet.schema_arrow.names]
+        if missing:
+            raise UserError(
+                f"{file}: without the columns {', '.join(missing)}; it has {', '.join(parquet.schema_arrow.names)}"
+            )
+        batches = parquet.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=list(columns) or None)
+        yield from _numbered(str(file), itertools.chain.from_iterable(batch.to_pylist() for batch in batches))
 
-    return rows
+
+def _file_table(source: str, files: list[Path]) -> RowTable:
+    """The rows of JSONL or Parquet files, in the order of the files."""
+    if _suffix(files[0]) == ".parquet":
+        read: Callable[[Path], _Placed] = read_parquet
+        num_rows: Callable[[], int | None] = lambda: sum(_open_parquet(file).metadata.num_rows for file in files)  # noqa: E731
+    else:
+        read, num_rows = read_jsonl, lambda: None
+    return RowTable(
+        source, lambda: _digest_files(files), num_rows, lambda: itertools.chain.from_iterable(map(read, files))
+    )
 
 
 def _suffix(path: Path) -> str:
@@ -220,11 +156,7 @@ def _suffix(path: Path) -> str:
 
 
 def _digest_files(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+    return hashlib.sha256("".join(map(file_digest, files)).encode()).hexdigest()
 
 
 def _files_of_split(folder: Path, split: str) -> list[Path]:
@@ -269,14 +201,8 @@ def _open_parquet(file: Path) -> ParquetFile:
     return parquet
 
 
-def _read_parquet(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
-    with _open_parquet(file) as parquet:
-        batches = (batch.to_pylist() for batch in parquet.iter_batches(batch_size=_PARQUET_BATCH_ROWS))
-        yield from _numbered(str(file), itertools.chain.from_iterable(batches))
-
-
-def _numbered(source: str, rows: Iterable[dict[str, object]]) -> Iterator[tuple[str, dict[str, object]]]:
-    """The rows with their places, as long as Arrow can read them and Python has the like: it has no year 5,000,000."""
+def _numbered(source: str, rows: Iterable[Values]) -> Iterator[tuple[str, Values]]:
+    """The rows with their places; refuses what Arrow cannot read or Python cannot hold, such as the year 5,000,000."""
     import pyarrow
 
     number = 0
@@ -309,8 +235,5 @@ def _load_from_disk(folder: Path, split: str) -> Dataset:
     return loaded
 
 
-def _read_dataset(dataset: Dataset, source: str) -> Iterator[Row]:
-    if len(dataset) == 0:
-        raise UserError(f"{source}: there is no row in it; give rows")
-    for where, values in _numbered(source, map(dict, dataset.with_format(None))):
-        yield Row(where, values)
+def _read_dataset(dataset: Dataset | IterableDataset, source: str) -> Iterator[tuple[str, Values]]:
+    return _numbered(source, map(dict, dataset.with_format(None)))

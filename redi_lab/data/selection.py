@@ -1,11 +1,10 @@
-"""From problems with judged generations to demonstrations, pairs and held-out problems (paper §3, steps 5 and 6).
+"""From problems with graded generations to demonstrations, pairs and held-out problems (paper §3, steps 5 and 6).
 
-Pure functions over iterables: nothing is read from disk here and nothing is kept but what is selected.
-
-    demonstrations, pairs, counts = select(problems)
+    corpus = curate(problems, source="mine.jsonl", num_heldout=100)
 
 The rules: the first correct generation of a problem is its demonstration; with the first incorrect one it makes the
-problem's only pair. An unknown verdict is never a positive and never a negative.
+problem's only pair. An unknown verdict is never a positive and never a negative. The rows are read once, and nothing is
+kept of them but what is selected.
 """
 
 from __future__ import annotations
@@ -13,8 +12,11 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, final
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
 
 from redi_lab.data.traces import Demonstration, Dropped, HeldOut, Pair, Problem, SelectionCounts, TraceCorpus
 from redi_lab.errors import UserError
@@ -27,48 +29,91 @@ LEAKS_HELD_OUT = "same text as a held-out problem"
 REPEATED = "same problem and completion as an earlier row"
 
 
-class Selection(NamedTuple):
-    """The training rows and the account of all rows."""
+class Choice(NamedTuple):
+    """What can come of a problem: a demonstration or the reason why there is none, and the same for a pair."""
 
-    demonstrations: tuple[Demonstration, ...]
-    pairs: tuple[Pair, ...]
-    counts: SelectionCounts
+    id: str
+    problem: str
+    answer: str | None
+    demonstration: Demonstration | str
+    pair: Pair | str
+    is_ready_pair: bool
 
 
-def select(
-    rows: Iterable[Problem | Dropped], *, held_out: Iterable[HeldOut] = (), distinct_demonstrations: bool = False
-) -> Selection:
-    """Choose the training rows.
+def curate(rows: Iterable[Problem | Dropped], *, source: str, num_heldout: int = 0, seed: int = 0) -> TraceCorpus:
+    """Hold out, select and account for the rows of one source.
 
     Args:
-        rows: problems, and the rows that their reader refused, in the order that the result keeps.
-        held_out: problems that must not be trained on, with every row of the same text.
-        distinct_demonstrations: give an equal (problem, completion) once only. For ready pairs, of which several may
-            share their chosen completion; in the paper every row of a problem is a demonstration.
+        rows: problems with unique ids, and the rows that their reader refused, in the order that the result keeps.
+        source: name of the source, for people.
+        num_heldout: problems to keep for evaluation, see `hold_out`; every row of the same text leaves training.
+        seed: seed of the choice of held-out problems.
 
     Returns:
-        At most one demonstration and at most one pair for each row, with counts that add up.
+        At most one demonstration and at most one pair for each row, with counts that add up. An equal demonstration of
+        ready pairs is given once only; otherwise, as in the paper, each row gives its own.
 
     Raises:
-        UserError: two rows have the same id.
+        UserError: as `hold_out`, or no row gives a demonstration.
     """
-    selector = _Selector(held_out, distinct_demonstrations=distinct_demonstrations)
-    for row in _with_unique_ids(rows):
-        selector.add(row)
-    return selector.result()
+    dropped: Counter[str] = Counter()
+    choices: list[Choice] = []
+    for row in rows:
+        if isinstance(row, Dropped):
+            dropped[row.reason] += 1
+        else:
+            choices.append(choose(row))
+    rows_read = len(choices) + dropped.total()
+    held_out = hold_out(choices, num_heldout, seed, source=source)
+    usable = _without_held_out(choices, held_out, dropped)
+    without_pair: Counter[str] = Counter(choice.pair for choice in usable if isinstance(choice.pair, str))
+    pairs = tuple(choice.pair for choice in usable if isinstance(choice.pair, Pair))
+    demonstrations = _demonstrations(usable)
+    repeated = len(usable) - len(demonstrations)
+    counts = SelectionCounts(
+        rows_read=rows_read,
+        dropped=dict(dropped),
+        demonstrations=len(demonstrations),
+        pairs=len(pairs),
+        without_pair=dict(without_pair),
+        held_out=len(held_out),
+        without_demonstration={REPEATED: repeated} if repeated else {},
+    )
+    counts.check()
+    if not demonstrations:
+        raise UserError(f"{source}: no row is left to train on, which needs a right generation: {counts.as_dict()}")
+    return TraceCorpus(source, demonstrations, pairs, held_out, counts)
+
+
+def choose(problem: Problem) -> Choice:
+    """The first correct generation, and that against the first incorrect one of another text."""
+    demonstration: Demonstration | str = NO_CORRECT if problem.generations else NO_GENERATIONS
+    for generation in problem.generations:
+        if generation.correct:
+            demonstration = Demonstration(problem.id, problem.problem, generation.text)
+            break
+    pair: Pair | str = NO_INCORRECT
+    if isinstance(demonstration, Demonstration):
+        for generation in problem.generations:
+            if generation.correct is False:  # None is an unknown verdict, never a negative
+                if generation.text != demonstration.completion:
+                    pair = Pair(problem.id, problem.problem, demonstration.completion, generation.text)
+                    break
+                pair = SAME_TEXT
+    return Choice(problem.id, problem.problem, problem.answer, demonstration, pair, problem.is_ready_pair)
 
 
 def hold_out(
-    problems: Iterable[Problem | Dropped], num: int, seed: int, *, source: str = "the data"
+    problems: Iterable[Choice | Problem], num: int, seed: int, *, source: str = "the data"
 ) -> tuple[HeldOut, ...]:
     """Choose problems to keep for evaluation, by text: the order of the rows does not matter, and neither do ids.
 
     Every problem text has a rank, the sha256 of the seed and the text, and the `num` lowest ranks are held out: adding
     rows to a file therefore changes the choice only where a new text ranks lower. Of several rows with the same text,
-    the one with the smallest id stands for all. Memory: `num` problems.
+    the one with the smallest id stands for all.
 
     Args:
-        problems: rows as for `select`; only problems with an answer can be chosen.
+        problems: those to choose from; only those with an answer can be chosen.
         num: how many, at least 0.
         seed: another seed, another choice.
         source: what to call the rows in an error.
@@ -83,78 +128,18 @@ def hold_out(
         raise UserError(f"num_heldout={num}: give a number of problems, 0 for none")
     if num == 0:
         return ()
-    chosen: dict[int, HeldOut] = {}
-    worst_first: list[int] = []  # the negated ranks of `chosen`, as a heap
+    by_rank: dict[bytes, HeldOut] = {}
     for problem in problems:
-        if isinstance(problem, Dropped) or problem.answer is None:
-            continue
-        rank = int.from_bytes(hashlib.sha256(b"%d:%s" % (seed, text_key(problem.problem))).digest())
-        if rank in chosen:
-            if problem.id < chosen[rank].id:
-                chosen[rank] = _as_held_out(problem, problem.answer)
-        elif len(chosen) < num:
-            chosen[rank] = _as_held_out(problem, problem.answer)
-            heapq.heappush(worst_first, -rank)
-        elif rank < -worst_first[0]:
-            chosen[rank] = _as_held_out(problem, problem.answer)
-            del chosen[-heapq.heapreplace(worst_first, -rank)]
-    if len(chosen) < num:
+        if problem.answer is not None:
+            rank = hashlib.sha256(b"%d:%s" % (seed, text_key(problem.problem))).digest()
+            if rank not in by_rank or problem.id < by_rank[rank].id:
+                by_rank[rank] = HeldOut(problem.id, problem.problem, (problem.answer,))
+    if len(by_rank) < num:
         raise UserError(
-            f"{source}: num_heldout={num} problems were asked for, but only {len(chosen)} different problems have an "
-            f"answer: set data.num_heldout to {len(chosen)} or less, or give more rows an answer"
+            f"{source}: num_heldout={num} problems were asked for, but only {len(by_rank)} different problems have an "
+            f"answer: set data.source.num_heldout to {len(by_rank)} or less, or give more rows an answer"
         )
-    return tuple(chosen[rank] for rank in sorted(chosen))
-
-
-def curate(
-    read: Callable[[], Iterable[Problem | Dropped]],
-    *,
-    source: str,
-    digest: str,
-    num_heldout: int = 0,
-    seed: int = 0,
-    distinct_demonstrations: bool = False,
-) -> TraceCorpus:
-    """Hold out, select and account for the rows of one source.
-
-    Args:
-        read: starts a pass over the rows; called once, or twice when problems are held out, so that no pass has to
-            keep what it reads.
-        source: name of the source, for people.
-        digest: see `TraceSource.digest`.
-        num_heldout: problems to keep for evaluation, see `hold_out`.
-        seed: of that choice.
-        distinct_demonstrations: see `select`.
-
-    Raises:
-        UserError: as `hold_out` and `select`, or no row gives a demonstration.
-    """
-    held_out = hold_out(read(), num_heldout, seed, source=source)
-    demonstrations, pairs, counts = select(read(), held_out=held_out, distinct_demonstrations=distinct_demonstrations)
-    if not demonstrations:
-        raise UserError(f"{source}: no row is left to train on, which needs a right generation: {counts.as_dict()}")
-    return TraceCorpus(source, digest, demonstrations, pairs, held_out, counts)
-
-
-def choose_demonstration(problem: Problem) -> Demonstration | str:
-    """The first correct generation, or the reason why there is none."""
-    if not problem.generations:
-        return NO_GENERATIONS
-    for generation in problem.generations:
-        if generation.correct:
-            return Demonstration(problem.id, problem.problem, generation.text)
-    return NO_CORRECT
-
-
-def choose_pair(problem: Problem, demonstration: Demonstration) -> Pair | str:
-    """The demonstration against the first incorrect generation of another text, or the reason why there is no pair."""
-    reason = NO_INCORRECT
-    for generation in problem.generations:
-        if generation.correct is False:  # None is an unknown verdict, never a negative
-            if generation.text != demonstration.completion:
-                return Pair(problem.id, problem.problem, demonstration.completion, generation.text)
-            reason = SAME_TEXT
-    return reason
+    return tuple(by_rank[rank] for rank in heapq.nsmallest(num, by_rank))
 
 
 def text_key(text: str) -> bytes:
@@ -162,77 +147,45 @@ def text_key(text: str) -> bytes:
     return hashlib.sha256(" ".join(text.split()).encode()).digest()
 
 
-@final
-class _Selector:
-    """The running state of `select`."""
+def shuffled(corpus: TraceCorpus, seed: int) -> TraceCorpus:
+    """The corpus in the order of `datasets.Dataset.shuffle(seed)` over all rows read; its ids are row indices."""
+    place = np.argsort(np.random.default_rng(seed).permutation(corpus.counts.rows_read))
 
-    def __init__(self, held_out: Iterable[HeldOut], *, distinct_demonstrations: bool) -> None:
-        self._held_out = {item.id: text_key(item.problem) for item in held_out}
-        self._held_out_texts = frozenset(self._held_out.values())
-        self._given: set[bytes] | None = set() if distinct_demonstrations else None
-        self._demonstrations: list[Demonstration] = []
-        self._pairs: list[Pair] = []
-        self._rows_read = self._num_held_out = 0
-        self._dropped: Counter[str] = Counter()
-        self._without_pair: Counter[str] = Counter()
-        self._without_demonstration: Counter[str] = Counter()
+    def by_place(record: Demonstration | Pair) -> int:
+        return int(place[int(record.id)])
 
-    def add(self, row: Problem | Dropped) -> None:
-        self._rows_read += 1
-        if isinstance(row, Dropped):
-            self._dropped[row.reason] += 1
-        elif row.id in self._held_out:
-            self._num_held_out += 1
-        elif self._held_out_texts and text_key(row.problem) in self._held_out_texts:
-            self._dropped[LEAKS_HELD_OUT] += 1
+    return replace(
+        corpus,
+        demonstrations=tuple(sorted(corpus.demonstrations, key=by_place)),
+        pairs=tuple(sorted(corpus.pairs, key=by_place)),
+    )
+
+
+def _without_held_out(choices: Iterable[Choice], held_out: Iterable[HeldOut], dropped: Counter[str]) -> list[Choice]:
+    """The choices to train on; counts those that are not under `dropped`, held-out ones aside."""
+    texts = {item.id: text_key(item.problem) for item in held_out}
+    known = frozenset(texts.values())
+    usable = []
+    for choice in choices:
+        if choice.id in texts:
+            continue
+        if known and text_key(choice.problem) in known:
+            dropped[LEAKS_HELD_OUT] += 1
+        elif isinstance(choice.demonstration, str):
+            dropped[choice.demonstration] += 1
         else:
-            self._use(row)
-
-    def _use(self, row: Problem) -> None:
-        demonstration = choose_demonstration(row)
-        if isinstance(demonstration, str):
-            self._dropped[demonstration] += 1
-            return
-        if self._is_repeated(demonstration):
-            self._without_demonstration[REPEATED] += 1
-        else:
-            self._demonstrations.append(demonstration)
-        pair = choose_pair(row, demonstration)
-        if isinstance(pair, str):
-            self._without_pair[pair] += 1
-        else:
-            self._pairs.append(pair)
-
-    def _is_repeated(self, demonstration: Demonstration) -> bool:
-        if self._given is None:
-            return False
-        key = hashlib.sha256(repr((demonstration.problem, demonstration.completion)).encode()).digest()
-        is_repeated = key in self._given
-        self._given.add(key)
-        return is_repeated
-
-    def result(self) -> Selection:
-        counts = SelectionCounts(
-            rows_read=self._rows_read,
-            dropped=dict(self._dropped),
-            demonstrations=len(self._demonstrations),
-            pairs=len(self._pairs),
-            without_pair=dict(self._without_pair),
-            held_out=self._num_held_out,
-            without_demonstration=dict(self._without_demonstration),
-        )
-        counts.check()
-        return Selection(tuple(self._demonstrations), tuple(self._pairs), counts)
+            usable.append(choice)
+    return usable
 
 
-def _as_held_out(problem: Problem, answer: str) -> HeldOut:
-    return HeldOut(problem.id, problem.problem, (answer,))
-
-
-def _with_unique_ids(rows: Iterable[Problem | Dropped]) -> Iterator[Problem | Dropped]:
-    first_seen: dict[str, int] = {}
-    for number, row in enumerate(rows, start=1):
-        earlier = first_seen.setdefault(row.id, number)
-        if earlier != number:
-            raise UserError(f"rows {earlier} and {number} have the same id {row.id!r}: ids must be unique")
-        yield row
+def _demonstrations(usable: Iterable[Choice]) -> tuple[Demonstration, ...]:
+    given: set[tuple[str, str]] = set()
+    demonstrations = []
+    for choice in usable:
+        assert isinstance(choice.demonstration, Demonstration)
+        content = (choice.problem, choice.demonstration.completion)
+        if not choice.is_ready_pair or content not in given:
+            demonstrations.append(choice.demonstration)
+        if choice.is_ready_pair:
+            given.add(content)
+    return tuple(demonstrations)

@@ -56,12 +56,12 @@ class TraceEncoder:
     Args:
         tokenizer: a transformers tokenizer. Its chat template, where it has one, writes the prompt.
         prompt_template: text of the user turn; `{problem}` stands for the problem. Newlines at its end part prompt and
-            completion where no chat template does, and are left out where one does.
+            completion where there is no chat template, and are left out where there is one.
         thinking_prefix: opens the assistant turn, e.g. ``"<think>"``. It belongs to the prompt; a completion that
             begins with it is not given it twice.
 
     Raises:
-        UserError: the template lacks `{problem}`, or no end-of-turn token can be found.
+        UserError: the template is missing `{problem}`, or no end-of-turn token can be found.
     """
 
     def __init__(self, tokenizer: Any, prompt_template: str = "{problem}", thinking_prefix: str = "") -> None:
@@ -201,7 +201,7 @@ class TraceEncoder:
         return sum(map(self._markup.__contains__, ids))
 
     def _open_text(self, completion: str) -> str:
-        """The completion without the thinking prefix, and without end-of-turn tokens of the corpus's own."""
+        """The completion without the thinking prefix, and without the end-of-turn tokens that the corpus gave it."""
         text, end = completion.removeprefix(self.thinking_prefix), self._end
         kept = stop = len(text)
         while end.strip():
@@ -251,42 +251,43 @@ def find_end_of_turn(tokenizer: Any) -> int:
     Raises:
         UserError: the tokenizer has neither.
     """
-    if tokenizer.chat_template:
-        turns = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": _SENTINEL}]
-        rendered = str(_render(tokenizer, turns))
-        if _SENTINEL not in rendered:
-            raise UserError(f"{_name(tokenizer)}: its chat template leaves out what the assistant says; correct it")
-        tail = tokenizer(rendered[rendered.rfind(_SENTINEL) + len(_SENTINEL) :], add_special_tokens=False)["input_ids"]
-        special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
-        for token in tail:
-            if token in special:
-                return int(token)
-    if tokenizer.eos_token_id is None:
+    tail = tokenizer(_rendered_turn(tokenizer).rpartition(_SENTINEL)[2], add_special_tokens=False)["input_ids"]
+    special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
+    found = next((token for token in tail if token in special), tokenizer.eos_token_id)
+    if found is None:
         raise UserError(
             f"{_name(tokenizer)} has no EOS token and its chat template closes no turn: set eos_token in its"
             " tokenizer_config.json"
         )
-    return int(tokenizer.eos_token_id)
+    return int(found)
 
 
 def find_turn_markup(tokenizer: Any) -> frozenset[int]:
     """Tokens that open and close texts and turns, which no text of the data may become.
 
     They are the special tokens, and the added ones that the chat template writes around turns (`<|User|>` is not
-    special in some vocabularies). Tags of thoughts are none, special or not: models generate `</think>`.
+    special in some vocabularies). Tags of thoughts do not count, special or not: models generate `</think>`.
     """
     added = getattr(tokenizer, "added_tokens_decoder", {})
-    written: list[int] = []
-    if tokenizer.chat_template:
-        turns = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": _SENTINEL}]
-        written = tokenizer(str(_render(tokenizer, turns)), add_special_tokens=False)["input_ids"]
+    written = tokenizer(_rendered_turn(tokenizer), add_special_tokens=False)["input_ids"]
     special = {*tokenizer.all_special_ids, *(token for token, text in added.items() if text.special)}
     candidates = special | set(written).intersection(added)
     texts = {token: str(tokenizer.convert_ids_to_tokens(token)).strip() for token in candidates}
     marks = {token for token, text in texts.items() if text and not text.isalnum() and not _TAG.fullmatch(text)}
-    # Where unknown characters have a token, it is no border, unless it is the end of a text, too.
+    # Where unknown characters have a token, it marks no border, unless it also ends texts.
     marks -= {getattr(tokenizer, "unk_token_id", None)}
     return frozenset(marks | {token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None})
+
+
+def _rendered_turn(tokenizer: Any) -> str:
+    """A question and an answer as the chat template writes them; empty where there is no template."""
+    if not tokenizer.chat_template:
+        return ""
+    turns = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": _SENTINEL}]
+    rendered = str(_render(tokenizer, turns))
+    if _SENTINEL not in rendered:
+        raise UserError(f"{_name(tokenizer)}: its chat template leaves out what the assistant says; correct it")
+    return rendered
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, whole_tokens: Sequence[str] = ()) -> Any:

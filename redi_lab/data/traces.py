@@ -9,12 +9,9 @@ refuse), `redi_lab.data.selection` turns those into demonstrations and pairs, an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, final, runtime_checkable
-
-if TYPE_CHECKING:
-    from redi_lab.data.rows import RowTable
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, final, runtime_checkable
 
 
 @final
@@ -40,14 +37,23 @@ class Generation:
 @final
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem with all its generations, in the order in which the source gives them."""
+    """A problem with all its generations, in the order in which the source gives them.
+
+    Attributes:
+        id: unique within a source.
+        problem: its text.
+        answer: the gold answer, where there is one.
+        generations: the teacher's.
+        source: which collection of problems it comes from, where the corpus says so.
+        is_ready_pair: the row is a pair of two generations, whose chosen one other rows may share.
+    """
 
     id: str
     problem: str
     answer: str | None
     generations: tuple[Generation, ...]
     source: str | None = None
-    """Which collection of problems it comes from, where the corpus says so."""
+    is_ready_pair: bool = False
 
 
 @final
@@ -114,8 +120,8 @@ class SelectionCounts:
         pairs: rows that gave a pair.
         without_pair: reason → rows in use that gave no pair.
         held_out: rows kept for evaluation.
-        without_demonstration: reason → rows in use that gave no demonstration of their own (ready pairs that share
-            their chosen completion; empty for rows of problems with generations).
+        without_demonstration: reason → rows in use that gave no demonstration, such as ready pairs that share their
+            chosen completion; empty for rows of problems with generations.
     """
 
     rows_read: int
@@ -140,17 +146,9 @@ class SelectionCounts:
         if paired != in_use:
             raise ValueError(f"{in_use} rows are in use but {paired} gave a pair or a reason: {self.as_dict()}")
 
-    def as_dict(self) -> dict[str, int | dict[str, int]]:
+    def as_dict(self) -> dict[str, Any]:
         """The counts as plain numbers and dictionaries, ready for JSON."""
-        return {
-            "rows_read": self.rows_read,
-            "dropped": dict(self.dropped),
-            "held_out": self.held_out,
-            "demonstrations": self.demonstrations,
-            "without_demonstration": dict(self.without_demonstration),
-            "pairs": self.pairs,
-            "without_pair": dict(self.without_pair),
-        }
+        return asdict(self)
 
 
 @final
@@ -160,21 +158,19 @@ class TraceCorpus:
 
     Attributes:
         source: where it came from, for people (a path, or `hub-id@commit`).
-        digest: the content and the options that made it, see `TraceSource.digest`.
         demonstrations: D_SFT.
         pairs: D_Pref.
         held_out: problems for evaluation, disjoint by text from the training rows.
         counts: where every row went.
+        unpaired_negatives: incorrect completions where the source gives them apart from the pairs.
     """
 
     source: str
-    digest: str
     demonstrations: tuple[Demonstration, ...]
     pairs: tuple[Pair, ...]
     held_out: tuple[HeldOut, ...]
     counts: SelectionCounts
     unpaired_negatives: tuple[Negative, ...] | None = None
-    """Incorrect completions where the source gives them apart from the pairs."""
 
     @property
     def negatives(self) -> tuple[Negative, ...]:
@@ -190,8 +186,12 @@ class TraceSource(Protocol):
     def digest(self) -> str:
         """The sha256 (hexadecimal) of the content and of the options that shape the result; cheaper than `load`."""
 
-    def load(self) -> TraceCorpus:
-        """Read, select and account for all rows."""
+    def load(self, on_progress: Callable[[int, int | None], None] | None = None) -> TraceCorpus:
+        """Read, select and account for all rows.
+
+        Args:
+            on_progress: called with the rows done and the rows in all, where that is known.
+        """
 
 
 @runtime_checkable
@@ -208,16 +208,3 @@ class FurtherSource(Protocol):
             num_pairs: at most how many pairs.
             exclude: texts of problems that are not to be among them, such as those of the corpus.
         """
-
-
-class ProblemSource(Protocol):
-    """A source whose rows can be looked at one by one, with everything that the corpus says of each generation."""
-
-    def digest(self) -> str:
-        """See `TraceSource.digest`."""
-
-    def table(self) -> RowTable:
-        """The raw rows."""
-
-    def problems(self) -> Iterator[Problem | Dropped]:
-        """One problem, or one refusal, for every raw row, in their order."""

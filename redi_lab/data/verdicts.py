@@ -16,7 +16,7 @@ RIGHT = "right"
 WRONG = "wrong"
 DISAGREEMENT = "verifiers disagree"
 NO_VERDICT = "a verifier gave no verdict"
-NOT_JUDGED = "no verifier was asked"
+NOT_ASKED = "no verifier was asked"
 TRUNCATED = "truncated"
 NO_ANSWER = "no final answer"
 
@@ -26,7 +26,7 @@ THOUGHT_TAGS = (
     ("<|begin_of_solution|>", "<|end_of_solution|>"),
 )
 COMPLETE_REASONS = frozenset({"stop", "eos", "end_turn", "stop_sequence"})
-"""Finish reasons of a teacher that came to its end by itself."""
+"""Finish reasons of a teacher that was not cut off."""
 
 
 class Decision(NamedTuple):
@@ -37,11 +37,11 @@ class Decision(NamedTuple):
 
 
 def truncation(generation: Generation, opening: str = "") -> str | None:
-    """Why a generation is incomplete, or None if it is complete as far as can be told.
+    """Why a generation is incomplete, or None if it seems complete.
 
     Args:
         generation: its text and, where the corpus has it, its finish reason.
-        opening: text that opened the teacher's turn, such as ``"<think>"``; it belongs to no generation.
+        opening: text that opened the teacher's turn, such as ``"<think>"``; it is not part of any generation.
 
     Returns:
         "finish reason length", or "no </think>" where a tag was opened and never closed.
@@ -73,7 +73,7 @@ def decide(generation: Generation, *, is_truncated: bool, has_answer: bool) -> D
     if is_truncated:
         return Decision(None, TRUNCATED)
     if not words:
-        return Decision(None, NOT_JUDGED)
+        return Decision(None, NOT_ASKED)
     if None in words:
         return Decision(None, generation.unknown_reason or NO_VERDICT)
     if any(words):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, final
 
 from redi_lab.errors import UserError
-from redi_lab.files import write_text
+from redi_lab.files import file_digest, write_text
 
 # Everything in a Hugging Face folder that can change a completion; optimiser states and logs beside it cannot.
 _CHECKPOINT_FILES = (
@@ -101,9 +101,7 @@ def checkpoint_hash(folder: Path) -> str:
             raise UserError(f"checkpoint {folder} is not a Hugging Face folder with weights: it has no {needed}")
     digest = hashlib.sha256()
     for path in files:
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.name}\0{content}\n".encode())
+        digest.update(f"{path.name}\0{file_digest(path)}\n".encode())
     return digest.hexdigest()
 
 

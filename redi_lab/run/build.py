@@ -5,7 +5,6 @@ A run reads as a list of nouns: source, tokenizer, encoder, data module, backbon
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -24,19 +23,13 @@ from redi_lab.backbone.attention import PADDED
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.backbone.loading import load_backbone
-from redi_lab.data.arithmetic import ArithmeticSource, build_tokenizer, describe_work
+from redi_lab.data.arithmetic import build_tokenizer
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.rows import OnProgress
 from redi_lab.data.tokenization import TraceEncoder, set_chat_template, train_tokenizer
-from redi_lab.data.traces import FurtherSource, HeldOut, TraceCorpus, TraceSource
+from redi_lab.data.traces import TraceCorpus, TraceSource
 from redi_lab.errors import UserError
-from redi_lab.evaluation.benchmarks import (
-    Benchmark,
-    Describe,
-    EvalProblem,
-    load_file_benchmark,
-    load_hub_benchmark,
-)
+from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.evaluation.policy_accuracy import PolicyAccuracy
 from redi_lab.generation.engines import Engine, SamplingParams
 from redi_lab.grading.grader import Grader
@@ -50,11 +43,9 @@ USED_BY_PIPELINE = {
 """Settings of callbacks that decide what is injected into them."""
 
 
-def make_source(config: DictConfig, on_progress: OnProgress | None = None) -> TraceSource:
-    """Where the traces come from; sources that read for long tell how far they are."""
-    settings = config.data.source
-    takes_progress = "on_progress" in inspect.signature(get_class(settings._target_)).parameters
-    source: TraceSource = _instantiate(settings, **({"on_progress": on_progress} if takes_progress else {}))
+def make_source(config: DictConfig) -> TraceSource:
+    """Where the traces come from."""
+    source: TraceSource = _instantiate(config.data.source)
     return source
 
 
@@ -125,32 +116,11 @@ def make_backbone(config: DictConfig, tokenizer: Any, path: str | None) -> Causa
     )
 
 
-def check_positions(data: TraceDataModule, backbone: CausalLM) -> None:
-    """Hold every sequence against the positions that the model was made for.
-
-    Raises:
-        UserError: one is longer, or longer than a sliding window that packed rows lack.
-    """
-    limit, window = backbone.max_positions, backbone.unsupported_window
-    longest = max((s for e in (*data.train_examples, *data.val_examples) for s in e), key=lambda s: len(s.input_ids))
-    if window is not None and len(longest.input_ids) > window:
-        raise UserError(
-            f"{longest.id} has {len(longest.input_ids)} tokens, more than the model's sliding window of {window}, which"
-            f" packed rows lack: set model.attention={PADDED}, or drop long examples with"
-            f" data.max_sequence_tokens={window}"
-        )
-    if limit is not None and len(longest.input_ids) > limit:
-        raise UserError(
-            f"{longest.id} has {len(longest.input_ids)} tokens, the model {limit} positions: drop long examples with"
-            f" data.max_sequence_tokens={limit}, or set model.config_overrides.max_position_embeddings (and rope_theta)"
-        )
-
-
 def objective_class(config: DictConfig) -> type[CausalLMModule]:
     """The Lightning module that the loss group names."""
     found = get_class(config.loss._target_)
     if not issubclass(found, CausalLMModule):
-        raise UserError(f"loss._target_={config.loss._target_} is no CausalLMModule")
+        raise UserError(f"loss._target_={config.loss._target_}: must be a CausalLMModule; see conf/loss for one")
     return found
 
 
@@ -180,7 +150,7 @@ def make_callbacks(
         config: with the group callbacks.
         folder: of the checkpoints.
         end_of_turn_id: token that ends a generation.
-        injected: what callbacks need besides their settings, by name; None leaves one out whose needs the run lacks.
+        injected: what callbacks need in addition to their settings, by name; None leaves a callback out.
         notes: JSON files for each checkpoint, by name.
     """
     callbacks = []
@@ -257,67 +227,6 @@ def make_engine(config: DictConfig) -> Engine:
     """What generates completions."""
     engine: Engine = _instantiate(config.engine)
     return engine
-
-
-def make_benchmark(config: DictConfig, load_corpus: Callable[[], TraceCorpus]) -> Benchmark | None:
-    """The problems to be judged on; None with `eval=none`.
-
-    Raises:
-        UserError: the data group keeps no problems, or the benchmark cannot be read.
-    """
-    return None if config.eval.benchmark is None else _benchmark(config, config.eval, config.eval.name, load_corpus)
-
-
-def make_benchmarks(config: DictConfig, load_corpus: Callable[[], TraceCorpus]) -> tuple[Benchmark, ...]:
-    """The benchmark, or those of a suite under the names of its members; none with `eval=none`.
-
-    Raises:
-        UserError: as `make_benchmark`.
-    """
-    if config.eval.benchmark != "suite":
-        single = make_benchmark(config, load_corpus)
-        return () if single is None else (single,)
-    return tuple(_benchmark(config, settings, str(name), load_corpus) for name, settings in config.eval.members.items())
-
-
-def _benchmark(
-    config: DictConfig, settings: DictConfig, name: str | None, load_corpus: Callable[[], TraceCorpus]
-) -> Benchmark:
-    limit = config.eval.limit
-    if settings.benchmark == "arithmetic":
-        held_out = ArithmeticSource(num_problems=0, seed=config.seed).load().held_out[:limit]
-        return _held_out_benchmark(name or "arithmetic", held_out, describe_work)
-    if settings.benchmark == "heldout":
-        corpus = load_corpus()
-        if not corpus.held_out:
-            raise UserError(
-                f"eval=heldout: {corpus.source} keeps no problems for evaluation; set data.source.num_heldout (rows"
-                " need an answer), or eval=jsonl eval.path=FILE, or eval=none"
-            )
-        kept = _judged(config, corpus)[:limit]
-        describe = describe_work if corpus.source == "arithmetic" else None
-        return _held_out_benchmark(name or "heldout", kept, describe)
-    keys = (settings.problem_key, settings.answer_key)
-    if settings.benchmark == "hub" and not Path(settings.path).is_file():
-        return load_hub_benchmark(settings.path, settings.split, keys, name, settings.revision, settings.config, limit)
-    return load_file_benchmark(Path(settings.path), name, limit, keys)
-
-
-def _held_out_benchmark(name: str, rows: Sequence[HeldOut], describe: Describe | None) -> Benchmark:
-    return Benchmark.of(name, (EvalProblem(row.id, row.problem, row.answers) for row in rows), describe)
-
-
-def _judged(config: DictConfig, corpus: TraceCorpus) -> Sequence[HeldOut]:
-    """The held-out problems without the last ones, where those serve accuracy during training."""
-    data, held_out = config.data, corpus.held_out
-    if data.development_path is not None or issubclass(get_class(data.source._target_), FurtherSource):
-        return held_out
-    if data.num_development and data.num_development >= len(held_out):
-        raise UserError(
-            f"data.num_development={data.num_development}: {len(held_out)} problems are held out, and some must remain"
-            " for the final evaluation; lower it, raise data.source.num_heldout, or give data.development_path=FILE"
-        )
-    return held_out[: len(held_out) - data.num_development]
 
 
 def make_sampling(config: DictConfig) -> SamplingParams:

@@ -10,6 +10,8 @@ Bars are for terminals; what is piped into a file or a program has lines alone, 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -56,3 +58,12 @@ def progress_bar(*columns: TextColumn) -> Progress:
         speed_estimate_period=_SPEED_WINDOW_SECONDS,
         disable=not (CONSOLE.is_terminal or CONSOLE.is_jupyter),
     )
+
+
+@contextmanager
+def waiting(title: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar that is gone when the wait is over; yields what is to be called with what is done and the total."""
+    with progress_bar() as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+        progress.update(task, visible=False)

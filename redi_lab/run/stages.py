@@ -8,7 +8,6 @@ fingerprint, same result, so a stage that others start from is trained once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -29,11 +28,11 @@ from redi_lab.backbone.weights import check_folder
 from redi_lab.config.compose import experiment_names
 from redi_lab.config.inheritance import earlier_overrides, load_earlier
 from redi_lab.errors import UserError
-from redi_lab.evaluation.results import EvaluationResult, checkpoint_hash, content_digest
+from redi_lab.evaluation.results import checkpoint_hash, content_digest
 from redi_lab.files import write_text
 from redi_lab.run.arguments import check_arguments
-from redi_lab.run.build import make_source
-from redi_lab.run.evaluation import nested_metrics
+from redi_lab.run.code import code_digest
+from redi_lab.run.opened import OpenedData
 from redi_lab.run.precision import settle_precision
 
 _CODE = ("backbone", "data", "losses", "modules")  # what computes the weights
@@ -52,6 +51,8 @@ class Stage:
     """One training run of a chain: how it is configured, where it starts, and what identifies its result."""
 
     config: DictConfig
+    data: OpenedData
+    """What it trains on, shared with the other stages that name the same source."""
     identity: Mapping[str, Any]
     """All that decides its result: settings, data, start, code, versions."""
     init: Path | None
@@ -85,26 +86,46 @@ def resolve_chain(config: DictConfig, overrides: Sequence[str]) -> list[Stage]:
         UserError: an earlier stage's configuration is wrong, its data or model is missing, or experiments start from
             each other in a circle.
     """
-    return _resolve(config, overrides, ())
+    configs, init = [config], config.init_from
+    while init is not None and init in experiment_names():
+        names = [str(earlier.init_from) for earlier in configs]
+        if init in names[:-1]:
+            raise UserError(f"init_from={init}: experiments start from each other in a circle: {' → '.join(names)}")
+        earlier = load_earlier(configs[-1], overrides)
+        overrides = earlier_overrides(configs[-1], overrides)
+        configs.append(earlier)
+        init = earlier.init_from
+    stages: list[Stage] = []
+    opened: dict[str, OpenedData] = {}
+    for one in reversed(configs):
+        check_arguments(one)
+        settle_precision(one)
+        source = OmegaConf.to_yaml(one.data.source, resolve=True)
+        if source not in opened:
+            opened[source] = OpenedData(one)
+        data = opened[source]
+        folder = None if stages or init is None else Path(init).absolute()
+        start = stages[-1].fingerprint if stages else _start_identity(one, folder)
+        stages.append(Stage(one, data, _identity(one, data, start), folder))
+    return stages
 
 
-def _resolve(config: DictConfig, overrides: Sequence[str], seen: tuple[str, ...]) -> list[Stage]:
-    check_arguments(config)
-    settle_precision(config)
-    init = config.init_from
-    if init is None:
-        return [Stage(config, _identity(config, _model_identity(config)), None)]
-    if init not in experiment_names():
-        folder = Path(init).absolute()
+def _start_identity(config: DictConfig, folder: Path | None) -> str:
+    """What a first stage starts from: a folder's content, a hub id at its commit, or "new" weights."""
+    if folder is not None:
         check_folder(folder, "init_from")
-        return [Stage(config, _identity(config, checkpoint_hash(folder)), folder)]
-    if init in seen:
-        raise UserError(f"init_from={init}: experiments start from each other in a circle: {' → '.join([*seen, init])}")
-    chain = _resolve(load_earlier(config, overrides), earlier_overrides(config, overrides), (*seen, init))
-    return [*chain, Stage(config, _identity(config, chain[-1].fingerprint), None)]
+        return checkpoint_hash(folder)
+    path = config.model.path
+    if path is None:
+        return "new"
+    if Path(path).is_dir():
+        check_folder(Path(path), "model.path")
+        return checkpoint_hash(Path(path))
+    found = from_hub(AutoConfig, path, config.model.revision)  # also says at once that the hub cannot be reached
+    return f"{path}@{getattr(found, '_commit_hash', None)}"
 
 
-def _identity(config: DictConfig, init: str) -> dict[str, Any]:
+def _identity(config: DictConfig, data: OpenedData, start: str) -> dict[str, Any]:
     settings: dict[str, Any] = {"seed": config.seed}
     for group in ("model", "data", "loss", "optimizer", "scheduler", "trainer"):
         node = OmegaConf.to_container(config[group])
@@ -116,31 +137,11 @@ def _identity(config: DictConfig, init: str) -> dict[str, Any]:
         settings["loss"]["reference"] = checkpoint_hash(Path(reference))
     return {
         "settings": settings,
-        "data": make_source(config).digest(),
-        "init": init,
-        "code": _code_digest(),
+        "data": data.digest,
+        "init": start,
+        "code": code_digest(*_CODE),
         "versions": {package: version(package) for package in ("torch", "transformers")},
     }
-
-
-def _model_identity(config: DictConfig) -> str:
-    """What the weights of the model group are: a local folder's content, or a hub id at its commit."""
-    path = config.model.path
-    if path is None:
-        return "new"
-    if Path(path).is_dir():
-        check_folder(Path(path), "model.path")
-        return checkpoint_hash(Path(path))
-    found = from_hub(AutoConfig, path, config.model.revision)  # also says at once that the hub cannot be reached
-    return f"{path}@{getattr(found, '_commit_hash', None)}"
-
-
-def _code_digest() -> str:
-    package = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for file in sorted(file for part in _CODE for file in (package / part).glob("*.py")):
-        digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
-    return digest.hexdigest()
 
 
 @final
@@ -202,33 +203,3 @@ class StageCache:
             if (folder / "summary.json").exists() and self.find(fingerprint) is None:
                 shutil.rmtree(folder)  # finished, but stopped early or damaged since
             yield folder
-
-
-@final
-@dataclass(frozen=True)
-class Best:
-    """The checkpoint that `callbacks.checkpoints.monitor` chose during training, evaluated as the last one is.
-
-    `note` says at which step and by which value it was chosen.
-    """
-
-    checkpoint: Path
-    note: Mapping[str, float]
-    result: EvaluationResult | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """What a summary tells of it."""
-        metrics = {} if self.result is None else nested_metrics(self.result.metrics)
-        return {"checkpoint": str(self.checkpoint), "chosen": dict(self.note), "metrics": metrics}
-
-
-@final
-@dataclass(frozen=True)
-class Outcome:
-    """A stage that is trained and evaluated: its last checkpoint and, where one was chosen, its best."""
-
-    stage: Stage
-    record: StageRecord
-    result: EvaluationResult | None
-    best: Best | None
-    is_reused: bool

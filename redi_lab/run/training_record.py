@@ -1,29 +1,27 @@
 """`redi_lab.json` in a checkpoint's folder: how it was trained to be asked, so that an evaluation asks alike.
 
-It is no part of a checkpoint's hash: it changes no weight. Folders come from anybody, so nothing in it is executed: it
-holds texts and a number.
+It is not part of a checkpoint's hash: it changes no weight. Folders come from anybody, so nothing in it is executed: it
+holds strings and a number.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from omegaconf import DictConfig
+from pydantic import BaseModel, ConfigDict, Field
 
 from redi_lab.config.compose import PROTOCOL_FROM_TRAINING
 from redi_lab.errors import UserError
 
 RECORD_FILE = "redi_lab.json"
 DEFAULT_NEW_TOKENS = 1024
-"""Room for an answer of a model that nothing is known of."""
+"""Room for an answer of a model of which nothing is known."""
 
 
 @final
-@dataclass(frozen=True)
-class TrainingRecord:
+class TrainingRecord(BaseModel):
     """How a checkpoint was trained to be asked.
 
     Attributes:
@@ -34,9 +32,11 @@ class TrainingRecord:
         base_model: folder or hub id of the model that training started from; None for a student made from scratch.
     """
 
-    prompt_template: str
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    prompt_template: str = Field(pattern=r"\{problem\}")
     thinking_prefix: str
-    max_new_tokens: int
+    max_new_tokens: int = Field(ge=1)
     data: str | None = None
     base_model: str | None = None
 
@@ -45,16 +45,12 @@ class TrainingRecord:
         """What a training under `config` leaves in its checkpoints."""
         data, path = config.data, config.data.path
         return cls(
-            data.prompt_template,
-            data.thinking_prefix,
-            data.max_new_tokens,
-            str(Path(path).absolute()) if path is not None and Path(path).exists() else path,
-            base_model,
+            prompt_template=data.prompt_template,
+            thinking_prefix=data.thinking_prefix,
+            max_new_tokens=data.max_new_tokens,
+            data=str(Path(path).absolute()) if path is not None and Path(path).exists() else path,
+            base_model=base_model,
         )
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 def read_record(checkpoint: Path) -> TrainingRecord | None:
@@ -67,29 +63,12 @@ def read_record(checkpoint: Path) -> TrainingRecord | None:
     if not path.is_file():
         return None
     try:
-        record = TrainingRecord(**json.loads(path.read_bytes()))
-        _check(record)
-        return record
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        return TrainingRecord.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: not as a training wrote it ({type(error).__name__}); remove it, and give eval.prompt_template and"
             " eval.max_new_tokens"
         ) from error
-
-
-def _check(record: TrainingRecord) -> None:
-    """Check types and ranges.
-
-    Raises:
-        ValueError: one is wrong.
-    """
-    texts, optional = (record.prompt_template, record.thinking_prefix), (record.data, record.base_model)
-    if not all(isinstance(text, str) for text in texts) or "{problem}" not in record.prompt_template:
-        raise ValueError("prompt_template or thinking_prefix")
-    if not all(isinstance(text, str | None) for text in optional):
-        raise ValueError("data or base_model")
-    if type(record.max_new_tokens) is not int or record.max_new_tokens < 1:
-        raise ValueError("max_new_tokens")
 
 
 def settle_protocol(config: DictConfig, checkpoint: Path, record: TrainingRecord | None, uses_data: bool) -> str | None:
@@ -115,7 +94,7 @@ def settle_protocol(config: DictConfig, checkpoint: Path, record: TrainingRecord
         )
     left_open = [key for key in PROTOCOL_FROM_TRAINING if config.eval[key] is None]
     if record is not None:
-        known = record.as_dict()
+        known = record.model_dump()
     elif uses_data and config.data.path is not None:
         known = config.data
     else:

@@ -189,12 +189,12 @@ _LINES: list[Case] = [
     Case(
         "NaN",
         after_a_good_row(b'{"id": NaN}\n'),
-        r".*mine\.jsonl:2: not usable as JSON: NaN is no number of JSON; write null",
+        r".*mine\.jsonl:2: not usable as JSON: NaN is not a JSON number; write null",
     ),
     Case(
         "infinity",
         after_a_good_row(b'{"id": -Infinity}\n'),
-        r".*mine\.jsonl:2: not usable as JSON: -Infinity is no number of JSON; write null",
+        r".*mine\.jsonl:2: not usable as JSON: -Infinity is not a JSON number; write null",
     ),
     Case(
         "a number of 5,000 digits",
@@ -204,7 +204,7 @@ _LINES: list[Case] = [
     Case(
         "a number out of range",
         after_a_good_row(b'{"id": 1e999}\n'),
-        r".*mine\.jsonl:2: not usable as JSON: 1e999 is no number of JSON; write null",
+        r".*mine\.jsonl:2: not usable as JSON: 1e999 is not a JSON number; write null",
     ),
     Case(
         "lists 100,000 deep",
@@ -223,12 +223,12 @@ _GENERATIONS: dict[str, tuple[object, str]] = {
     "no generations": (changed(GOOD, generations=...), r'without the key "generations"; the keys are.*'),
     "another form": (PAIR | {"id": "b"}, r'without the key "problem", "generations".*'),
     "no id": (changed(GOOD, id=...), r'either all rows have the key "id" or none.*'),
-    "an empty id": (changed(GOOD, id=""), r'key "id": expected a text that is not empty, or an integer, got ""'),
-    "an id that is no text": (changed(GOOD, id=1.5), r'key "id": expected a text .*got 1\.5'),
+    "an empty id": (changed(GOOD, id=""), r'key "id": expected a non-empty string or an integer, got ""'),
+    "an id that is no text": (changed(GOOD, id=1.5), r'key "id": expected .*got 1\.5'),
     "a repeated id": (changed(GOOD, id="a"), r'the id "a" is that of .*mine\.jsonl:1: ids must be unique'),
-    "a problem that is a list": (changed(GOOD, problem=["1"]), r'key "problem": expected a text, got \["1"\]'),
-    "a blank problem": (changed(GOOD, problem=" "), r'key "problem": the text is empty \(row with id "b"\).*'),
-    "an answer that is a number": (changed(GOOD, answer=2), r'key "answer": expected a text or null, got 2'),
+    "a problem that is a list": (changed(GOOD, problem=["1"]), r'key "problem": expected a string, got \["1"\]'),
+    "a blank problem": (changed(GOOD, problem=" "), r'key "problem": the string is empty \(row with id "b"\).*'),
+    "an answer that is a number": (changed(GOOD, answer=2), r'key "answer": expected a string or null, got 2'),
     "generations that are null": (changed(GOOD, generations=None), r'key "generations": expected a list, got null'),
     "generations that are a text": (changed(GOOD, generations="2"), r'key "generations": expected a list, got "2"'),
     "a generation that is a text": (
@@ -249,15 +249,15 @@ _GENERATIONS: dict[str, tuple[object, str]] = {
     ),
     "an empty generation": (
         changed(GOOD, generations=[{"text": "", "correct": True}]),
-        r'key "generations"\[0\]\.text: the text is empty.*',
+        r'key "generations"\[0\]\.text: the string is empty.*',
     ),
     "a generation that is null": (
         changed(GOOD, generations=[{"text": None, "correct": True}]),
-        r'key "generations"\[0\]\.text: expected a text, got null',
+        r'key "generations"\[0\]\.text: expected a string, got null',
     ),
     "a reason that is a number": (
         changed(GOOD, generations=[{"text": "2", "correct": True, "finish_reason": 3}]),
-        r'key "generations"\[0\]\.finish_reason: expected a text or null, got 3',
+        r'key "generations"\[0\]\.finish_reason: expected a string or null, got 3',
     ),
 }
 
@@ -269,13 +269,16 @@ _CHATS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a system message": (
         changed(CHAT, id=..., messages=[{"role": "system", "content": "s"}, *CHAT["messages"]]),
-        r'key "messages": of conversations only one turn .* got \["system", "user", "assistant"\]: drop the other.*',
+        r'key "messages": only conversations of one turn .* got \["system", "user", "assistant"\]: drop the other.*',
     ),
-    "a second turn": (changed(CHAT, id=..., messages=CHAT["messages"] * 2), r'key "messages": .*only one turn .*'),
+    "a second turn": (
+        changed(CHAT, id=..., messages=CHAT["messages"] * 2),
+        r'key "messages": .*only conversations of one turn .*',
+    ),
     "messages that are text": (changed(CHAT, id=..., messages="2"), r'key "messages": expected a list, got "2"'),
     "content in parts": (
         changed(CHAT, id=..., messages=[CHAT["messages"][0], {"role": "assistant", "content": [{"text": "2"}]}]),
-        r'key "messages": expected a text, got \[\{.*',
+        r'key "messages": expected a string, got \[\{.*',
     ),
     "another answer to the same prompt": (
         changed(CHAT, id=..., answer="3"),
@@ -285,23 +288,23 @@ _CHATS: dict[str, tuple[dict[str, Any], str]] = {
 
 _PAIRS: dict[str, tuple[dict[str, Any], str]] = {
     "no rejected": (changed(PAIR, id=..., rejected=...), r'without the key "rejected"; .*'),
-    "an empty chosen": (changed(PAIR, id=..., chosen=""), r'key "chosen": the text is empty \(row with id "1"\).*'),
-    "a rejected that is null": (changed(PAIR, id=..., rejected=None), r'key "rejected": expected a text, got null'),
+    "an empty chosen": (changed(PAIR, id=..., chosen=""), r'key "chosen": the string is empty \(row with id "1"\).*'),
+    "a rejected that is null": (changed(PAIR, id=..., rejected=None), r'key "rejected": expected a string, got null'),
     "a system turn": (
         changed(PAIR, id=..., prompt=[{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]),
-        r'key "prompt": of conversations only one turn .*: drop the other messages.*',
+        r'key "prompt": only conversations of one turn .*: drop the other messages.*',
     ),
     "no turn": (
         changed(PAIR, id=..., chosen=[]),
-        r'key "chosen": of conversations only one turn .* got \[\]: drop the other messages.*',
+        r'key "chosen": only conversations of one turn .* got \[\]: drop the other messages.*',
     ),
     "a message that is no object": (
         changed(PAIR, id=..., chosen=["x"]),
-        r'key "chosen": of conversations only one turn .* got \[null\]: drop the other messages.*',
+        r'key "chosen": only conversations of one turn .* got \[null\]: drop the other messages.*',
     ),
     "a message without content": (
         changed(PAIR, id=..., chosen=[{"role": "assistant"}]),
-        r'key "chosen": expected a text, got null',
+        r'key "chosen": expected a string, got null',
     ),
     "another prompt inside": (
         changed(PAIR, id=..., chosen=[{"role": "user", "content": "?"}, {"role": "assistant", "content": "2"}]),
@@ -366,7 +369,7 @@ def _corpora() -> list[Case]:  # noqa: C901 (a table)
 
     return [
         Case("nothing right in it", training("mine.jsonl", line(wrong)), r".*mine\.jsonl: no row is left to train on, which needs a right generation: .*'no correct generation': 1.*"),
-        Case("too few to hold out", more("mine.jsonl", "data.source.num_heldout=3"), r".*mine\.jsonl: num_heldout=3 .*only 1 different problems .*: set data\.num_heldout"),
+        Case("too few to hold out", more("mine.jsonl", "data.source.num_heldout=3"), r".*mine\.jsonl: num_heldout=3 .*only 1 different problems .*: set data\.source\.num_heldout"),
         Case("a format nobody knows", more("mine.jsonl", "data.source.format=csv"), r".*format=.*csv.*"),
         Case("both forms", training("mine.jsonl", line(GOOD | PAIR)), r".*mine\.jsonl:1: the keys fit several forms: set data\.source\.format to generations or pairs"),
         Case("neither form", training("mine.jsonl", line({"question": "?"})), r".*mine\.jsonl:1: the keys are \{\"question\"\}, expected .*: rename or add them"),
@@ -382,7 +385,7 @@ def _corpora() -> list[Case]:  # noqa: C901 (a table)
         Case("OpenR1-Math-Raw: lists that do not match", of("openr1_math", RAW | {"generations": ["2", "3"]}), r".*mine\.jsonl: no row is left to train on, which needs a right generation: .*verdict lists do not match.*"),
         Case("OpenR1-Math-220k: other columns", of("openr1_220k", RAW), r".*mine\.jsonl:1: not a row of OpenR1-Math-220k: .*"),
         Case("a curation that is none", curated(lambda _: None), r"data\.path=.*curated: no sft\.parquet there; give the results folder"),
-        Case("a curation with other columns", curated(other_columns), r".*sft\.parquet: without the columns .*: not of `curate`; curate again"),
+        Case("a curation with other columns", curated(other_columns), r".*sft\.parquet: without the columns .*; curate again"),
         Case("a curation that is damaged", curated(no_parquet), r".*sft\.parquet: not a readable Parquet file: .*; curate again"),
     ]  # fmt: skip
 
@@ -414,7 +417,7 @@ def _curations() -> list[Case]:
         return command
 
     return [
-        Case("a bad row", curate(changed(GOOD, problem=3)), r'.*mine\.jsonl:2: key "problem": expected a text, got 3'),
+        Case("a bad row", curate(changed(GOOD, problem=3)), r'.*mine\.jsonl:2: key "problem": expected a string, got 3'),
         Case("ready pairs to be graded", lambda w: ["curate", "data=jsonl", "curation=grader", "data.source.format=pairs", f"data.path={w.rows('p.jsonl', PAIR)}"], r"curation\.grader=missing: ready pairs carry no answers to grade against"),
         Case("limits without tokenizer", curate(changed(GOOD), "data.max_prompt_tokens=9"), r"data\.max_prompt_tokens counts tokens of the student: give its tokenizer"),
         Case("an unknown order", curate(changed(GOOD), "curation.pair_order=best"), r"curation\.pair_order=best: must be one of first, random"),

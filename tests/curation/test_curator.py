@@ -8,7 +8,7 @@ import pytest
 
 from redi_lab.curation.curator import RowCurator, RowResult, RowRules
 from redi_lab.curation.decontamination import NgramIndex
-from redi_lab.data.selection import select
+from redi_lab.data.selection import choose
 from redi_lab.data.tokenization import TraceEncoder, train_tokenizer
 from redi_lab.data.traces import Dropped, Generation, Problem
 from tests.curation.rules import rules
@@ -168,7 +168,7 @@ def test_tokens_are_counted_as_training_counts_them() -> None:
 
 
 def test_the_papers_rules_are_those_of_the_training_source() -> None:
-    """All rows of up to four generations: the same demonstration and pair as `select` with unknown counted as wrong."""
+    """All rows of up to four generations: the same demonstration and pair as `choose` with unknown counted as wrong."""
     import itertools
 
     for number in range(5):
@@ -180,12 +180,15 @@ def test_the_papers_rules_are_those_of_the_training_source() -> None:
                 None,
                 tuple(Generation(g.text, v == "+") for g, v in zip(problem.generations, votes, strict=True)),
             )
-            expected = select([judged])
+            expected = choose(judged)
             result = RowCurator(PAPER).curate(0, problem)
-            assert [d["completion"] for d in result.demonstrations] == [d.completion for d in expected.demonstrations]
-            assert [(p["chosen"], p["rejected"]) for p in result.pairs] == [
-                (p.chosen, p.rejected) for p in expected.pairs
-            ]
+            right, pair = expected.demonstration, expected.pair
+            assert [d["completion"] for d in result.demonstrations] == (
+                [] if isinstance(right, str) else [right.completion]
+            )
+            assert [(p["chosen"], p["rejected"]) for p in result.pairs] == (
+                [] if isinstance(pair, str) else [(pair.chosen, pair.rejected)]
+            )
 
 
 def test_all_negatives_need_no_right_generation() -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from redi_lab.curation.curator import RowCurator, RowRules
 from redi_lab.curation.writer import CuratedWriter
-from redi_lab.data.curated import PAIRS_SCHEMA, TRACE_SCHEMA, CuratedSource, file_hash
+from redi_lab.data.curated import PAIRS_SCHEMA, TRACE_SCHEMA, CuratedSource
 from redi_lab.data.traces import Generation, Problem
 from redi_lab.errors import UserError
+from redi_lab.files import file_digest
 from tests.curation.rules import rules
 
 ALL = rules(demonstrations="all", pairs_per_problem=None)
@@ -47,8 +48,8 @@ def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
     first, second = write(tmp_path / "a", "+-", "+"), write(tmp_path / "b", "+-", "+")
     other = write(tmp_path / "c", "+-", "++")
     for name in ("sft.parquet", "pairs.parquet"):
-        assert file_hash(first / name) == file_hash(second / name)
-    assert file_hash(first / "sft.parquet") != file_hash(other / "sft.parquet")
+        assert file_digest(first / name) == file_digest(second / name)
+    assert file_digest(first / "sft.parquet") != file_digest(other / "sft.parquet")
 
 
 def test_a_corpus_of_the_written_rows(tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_what_is_no_curation_is_refused(tmp_path: Path) -> None:
         CuratedSource(str(tmp_path)).digest()
     folder = write(tmp_path / "a", "+-")
     pyarrow.parquet.write_table(pyarrow.table({"id": ["a"]}), folder / "sft.parquet")
-    with pytest.raises(UserError, match=r"sft\.parquet: without the columns problem, completion"):
+    with pytest.raises(UserError, match=r"sft\.parquet: without the columns problem, .*; curate again"):
         CuratedSource(str(folder)).load()
     (folder / "sft.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(UserError, match=r"sft\.parquet: not a readable Parquet file"):

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from redi_lab.data.arithmetic import ArithmeticSource, build_tokenizer
-from redi_lab.data.datamodule import GlobalBatchSampler, ResumedSampler, TraceDataModule, UnpairedBatchSampler
+from redi_lab.data.datamodule import BatchSampler, TraceDataModule
 from redi_lab.data.packing import Batch
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import Demonstration, Negative, Pair, SelectionCounts, TraceCorpus
@@ -204,10 +204,23 @@ def test_nothing_left_to_train_on_is_refused(corpus: TraceCorpus, encoder: Trace
     with pytest.raises(UserError, match=rf"no pairs to train on .* {len(corpus.pairs)} kept for validation"):
         make(corpus, encoder, num_validation=len(corpus.pairs))
     rows = (Demonstration("a", "1 ?", "1"),)
-    lone = TraceCorpus("lone.jsonl", "0", rows, (), (), SelectionCounts(1, {}, 1, 0, {"no incorrect generation": 1}, 0))
+    lone = TraceCorpus("lone.jsonl", rows, (), (), SelectionCounts(1, {}, 1, 0, {"no incorrect generation": 1}, 0))
     with pytest.raises(UserError, match=r"^lone\.jsonl: no pairs to train on .*pairs need a right and a wrong trace"):
         make(lone, encoder)
     assert len(make(lone, encoder, task="demonstrations").train_examples) == 1
+
+
+def test_sequences_over_the_position_limit_are_refused_by_name(corpus: TraceCorpus, encoder: TraceEncoder) -> None:
+    data = make(corpus, encoder)
+    longest = max((s for e in data.train_examples for s in e), key=lambda s: len(s.input_ids))
+    length = len(longest.input_ids)
+    data.check_positions(None, None)
+    data.check_positions(length, length)
+    for limits in ((length - 1, None), (None, length - 1)):
+        with pytest.raises(
+            UserError, match=rf"^{longest.id} has {length} tokens.*data\.max_sequence_tokens={length - 1}"
+        ):
+            data.check_positions(*limits)
 
 
 def test_the_digest_is_of_the_training_tokens(corpus: TraceCorpus, encoder: TraceEncoder) -> None:
@@ -223,16 +236,14 @@ def test_progress_reaches_the_end(corpus: TraceCorpus, encoder: TraceEncoder) ->
     assert seen[-1] == (2 * len(corpus.pairs), 2 * len(corpus.pairs))
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: GlobalBatchSampler(10, 3, seed=1), lambda: UnpairedBatchSampler(7, 9, 3, seed=1)]
-)
-def test_a_resumed_epoch_has_the_rest_of_its_batches(make: Any) -> None:
-    whole = make()
+@pytest.mark.parametrize("sizes", [(10,), (7, 9)])
+def test_a_resumed_epoch_has_the_rest_of_its_batches(sizes: tuple[int, ...]) -> None:
+    whole, later = (BatchSampler(sizes, 3, seed=1) for _ in range(2))
     whole.set_epoch(2)
-    rest, later = list(whole)[2:], make()
     later.set_epoch(3)
-    resumed = ResumedSampler(make(), epoch=2, batch=2)
-    assert list(resumed) == rest  # also before anybody says which epoch it is: loader workers ask early
+    rest = list(whole)[2:]
+    resumed = BatchSampler(sizes, 3, seed=1, resumed_at=(2, 2))
+    assert list(resumed) == rest  # also before anybody says which epoch it is
     assert len(resumed) == len(whole)
     resumed.set_epoch(2)
     assert list(resumed) == rest
@@ -249,30 +260,30 @@ def test_training_can_begin_in_the_middle_of_an_epoch(corpus: TraceCorpus, encod
 
 
 def test_the_sampler_without_shuffling() -> None:
-    sampler = GlobalBatchSampler(7, 3, seed=0, shuffle=False)
+    sampler = BatchSampler((7,), 3, seed=0, shuffle=False)
     assert list(sampler) == [[0, 1, 2], [3, 4, 5], [6]]
     assert len(sampler) == 3
 
 
 def test_unpaired_batches_hold_both_sides_in_the_proportion_of_the_data() -> None:
-    sampler = UnpairedBatchSampler(10, 23, batch_size=4, seed=0)
+    sampler = BatchSampler((10, 23), batch_size=4, seed=0)
     batches = list(sampler)
     assert len(batches) == len(sampler) == 6
     assert sorted(chain.from_iterable(batches)) == list(range(33))
     assert {sum(i < 10 for i in batch) for batch in batches} == {1, 2}
     assert {sum(i >= 10 for i in batch) for batch in batches} == {3, 4}
-    assert list(UnpairedBatchSampler(10, 23, 4, 0)) == batches
-    assert list(UnpairedBatchSampler(10, 23, 4, 1)) != batches
+    assert list(BatchSampler((10, 23), 4, 0)) == batches
+    assert list(BatchSampler((10, 23), 4, 1)) != batches
     sampler.set_epoch(1)
     assert list(sampler) != batches
 
 
 def test_unpaired_sides_must_fill_every_batch() -> None:
     with pytest.raises(UserError, match=r"2 chosen and 23 rejected .* 6 batches, .* raise it to 12 or more"):
-        UnpairedBatchSampler(2, 23, batch_size=4, seed=0)
-    assert len(UnpairedBatchSampler(2, 23, batch_size=12, seed=0)) == 2
+        BatchSampler((2, 23), batch_size=4, seed=0)
+    assert len(BatchSampler((2, 23), batch_size=12, seed=0)) == 2
     with pytest.raises(UserError, match=r"2 chosen and 0 rejected completions: unpaired training .* need both"):
-        UnpairedBatchSampler(2, 0, batch_size=4, seed=0)
+        BatchSampler((2, 0), batch_size=4, seed=0)
 
 
 def test_unpaired_takes_all_demonstrations_and_each_negative_once(corpus: TraceCorpus, encoder: TraceEncoder) -> None:

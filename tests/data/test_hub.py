@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,9 +10,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from redi_lab.data.hub import find_on_hub, looks_like_hub_id
+from redi_lab.data.hub import find_on_hub
 from redi_lab.data.rows import open_rows
 from redi_lab.errors import UserError
+from redi_lab.hub import ask_hub, is_hub_id
 
 COMMIT = "0123456789" * 4
 
@@ -49,20 +49,18 @@ def fill_cache(cache: Path) -> None:
 
 @pytest.mark.parametrize("path", ["open-r1/OpenR1-Math-Raw", "a/b", "org/v1.5_data"])
 def test_hub_ids_are_recognised(path: str) -> None:
-    assert looks_like_hub_id(path)
+    assert is_hub_id(path)
 
 
 @pytest.mark.parametrize("path", ["b", "./a/b", "/a/b", "a/b/c", "~/a", "a/b\n", "a /b"])
 def test_other_paths_are_not_hub_ids(path: str) -> None:
-    assert not looks_like_hub_id(path)
+    assert not is_hub_id(path)
 
 
 @pytest.mark.usefixtures("offline")
-def test_without_hub_and_cache_the_error_comes_at_once_and_says_what_to_do() -> None:
-    start = time.monotonic()
-    with pytest.raises(UserError, match=r"'org/nothing' is no local .* cannot be reached .*data\.path=FOLDER_OR_FILE"):
+def test_without_hub_and_cache_the_error_says_what_to_do() -> None:
+    with pytest.raises(UserError, match=r"data\.path='org/nothing'.* cannot be reached .*data\.path=FOLDER_OR_FILE"):
         find_on_hub("org/nothing", None)
-    assert time.monotonic() - start < 5
 
 
 @pytest.mark.usefixtures("offline")
@@ -72,7 +70,7 @@ def test_without_hub_the_cache_is_used(empty_cache: Path) -> None:
     assert table.digest() == COMMIT
     assert [row.values for row in table.rows()] == [{"a": 1}, {"a": 2}]
     assert find_on_hub("org/Some-Data", COMMIT).commit == COMMIT
-    with pytest.raises(UserError, match=rf"revision 'v2' was asked for, the cache holds commit {COMMIT}"):
+    with pytest.raises(UserError, match=rf"at revision 'v2': .*the cache holds commit {COMMIT}"):
         find_on_hub("org/Some-Data", "v2")
     with pytest.raises(UserError, match=r"split 'test', commit .* could not be loaded"):
         list(open_rows("org/Some-Data", split="test", revision=None).rows())
@@ -81,11 +79,12 @@ def test_without_hub_the_cache_is_used(empty_cache: Path) -> None:
 def test_with_hub_the_commit_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
-    def dataset_info(_: object, path: str, *, revision: str | None, timeout: float) -> SimpleNamespace:
+    def dataset_info(_: object, path: str, *, revision: str | None, timeout: float, **__: object) -> SimpleNamespace:
         asked.append((path, revision, timeout <= 5))
         return SimpleNamespace(sha=COMMIT)
 
-    def load_dataset(path: str, *, split: str, revision: str) -> datasets.Dataset:
+    def load_dataset(path: str, *, split: str, revision: str, streaming: bool) -> datasets.Dataset:
+        assert not streaming
         asked.append((path, split, revision))
         return datasets.Dataset.from_dict({"a": [1, 2]})
 
@@ -130,5 +129,11 @@ def test_a_data_set_that_the_hub_does_not_know(monkeypatch: pytest.MonkeyPatch) 
         raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
-    with pytest.raises(UserError, match=r"'org/typo' at revision 'v1' is no local file .* has no such data set"):
+    with pytest.raises(UserError, match=r"'org/typo' at revision 'v1' is not a local .* has no such repository"):
         find_on_hub("org/typo", "v1")
+
+
+def test_what_is_not_an_id_is_not_asked_for() -> None:
+    answer = ask_hub("model", "not/an/id", None)
+    assert (answer.commit, answer.is_missing) == (None, True)
+    assert "OWNER/NAME" in answer.reason

@@ -73,6 +73,7 @@ def test_every_synthetic_row_is_read(shared_data: Callable[[str], Path]) -> None
     assert corpus.counts.rows_read == 20
     assert corpus.demonstrations[0].id == "synthetic-0001"
     assert len(list(source.problems())) == 20
+    assert source.digest() != OpenR1Math220kSource(source.path, num_heldout=1).digest()
     assert corpus.pairs
 
 

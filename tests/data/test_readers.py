@@ -83,12 +83,12 @@ def test_pairs_with_answers_can_be_held_out(tmp_path: Path) -> None:
         (changed(GOOD, generations=...), 'without the key "generations"'),
         (PAIR | {"id": "b"}, 'without the key "problem", "generations"'),
         (changed(GOOD, id=...), 'either all rows have the key "id" or none'),
-        (changed(GOOD, id=""), 'key "id": expected a text that is not empty, or an integer, got ""'),
+        (changed(GOOD, id=""), 'key "id": expected a non-empty string or an integer, got ""'),
         (changed(GOOD, id=True), 'key "id": .*got true'),
         (changed(GOOD, id="a"), r'the id "a" is that of .*mine\.jsonl:1'),
-        (changed(GOOD, problem=["1"]), r'key "problem": expected a text, got \["1"\]'),
-        (changed(GOOD, problem=" "), r'key "problem": the text is empty \(row with id "b"\)'),
-        (changed(GOOD, answer=2), 'key "answer": expected a text or null, got 2'),
+        (changed(GOOD, problem=["1"]), r'key "problem": expected a string, got \["1"\]'),
+        (changed(GOOD, problem=" "), r'key "problem": the string is empty \(row with id "b"\)'),
+        (changed(GOOD, answer=2), 'key "answer": expected a string or null, got 2'),
         (changed(GOOD, generations=None), 'key "generations": expected a list, got null'),
         (changed(GOOD, generations=["2"]), r'key "generations"\[0\]: expected an object .*, got "2"'),
         (changed(GOOD, generations=[{"text": "2"}]), r'key "generations"\[0\]: expected an object .*"correct"'),
@@ -102,7 +102,7 @@ def test_pairs_with_answers_can_be_held_out(tmp_path: Path) -> None:
         ),
         (
             changed(GOOD, generations=[{"text": "", "correct": True}]),
-            r'key "generations"\[0\].text: the text is empty \(row with id "b"\)',
+            r'key "generations"\[0\].text: the string is empty \(row with id "b"\)',
         ),
     ],
 )
@@ -117,20 +117,20 @@ def test_a_bad_row_is_named(tmp_path: Path, row: dict[str, object], message: str
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (changed(PAIR, chosen=""), r'key "chosen": the text is empty \(row with id "1"\)'),
-        (changed(PAIR, rejected=None), 'key "rejected": expected a text, got null'),
+        (changed(PAIR, chosen=""), r'key "chosen": the string is empty \(row with id "1"\)'),
+        (changed(PAIR, rejected=None), 'key "rejected": expected a string, got null'),
         (GOOD, 'without the key "chosen", "rejected"'),
         (
             changed(PAIR, prompt=[{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]),
-            r'key "prompt": .* only one turn is supported, roles \["user"\], got \["system", "user"\]',
+            r'key "prompt": .* one turn are supported, with roles \["user"\], got \["system", "user"\]',
         ),
-        (changed(PAIR, chosen=[]), r'key "chosen": .* only one turn is supported, roles \["assistant"\], got \[\]'),
+        (changed(PAIR, chosen=[]), r'key "chosen": .* one turn are supported, with roles \["assistant"\], got \[\]'),
         (changed(PAIR, chosen=[USER, USER]), r'key "chosen": .* got \["user", "user"\]'),
         (
             changed(PAIR, prompt="2?", chosen=[USER, {"role": "assistant", "content": "2"}]),
             'key "chosen": the message of the user is not the prompt of this row',
         ),
-        (changed(PAIR, chosen=[{"role": "assistant"}]), 'key "chosen": expected a text, got null'),
+        (changed(PAIR, chosen=[{"role": "assistant"}]), 'key "chosen": expected a string, got null'),
     ],
 )
 def test_a_bad_pair_is_named(tmp_path: Path, row: dict[str, object], message: str) -> None:
@@ -149,8 +149,6 @@ def test_the_form_is_told_by_the_keys_of_the_first_row(tmp_path: Path) -> None:
     ):
         TraceFileSource(both).load()
     assert len(TraceFileSource(both, format="pairs").load().pairs) == 1
-    with pytest.raises(UserError, match=r"data\.format='csv': choose auto, generations, pairs, messages, completions"):
-        TraceFileSource(both, format="csv")  # type: ignore[arg-type]
 
 
 def test_the_digest_follows_content_and_options(tmp_path: Path) -> None:
@@ -158,7 +156,7 @@ def test_the_digest_follows_content_and_options(tmp_path: Path) -> None:
     source = TraceFileSource(path)
     digests = {source.digest(), TraceFileSource(path, seed=1).digest(), TraceFileSource(path, num_heldout=1).digest()}
     assert len(digests) == 3
-    assert source.load().digest == source.digest() == TraceFileSource(path).digest()
+    assert source.digest() == TraceFileSource(path).digest()
     write(tmp_path, changed(GOOD, problem="other"))
     assert TraceFileSource(path).digest() not in digests
 
@@ -237,17 +235,17 @@ def test_pairs_that_bring_their_prompt_need_no_other(tmp_path: Path) -> None:
     [
         ([CHATS[0], chat("2?", "2")], r'2: without the key "correct"'),
         ([CHATS[0], chat("2?", "2", correct="yes")], r'2: key "correct": expected true, false or null, got "yes"'),
-        ([CHATS[0], chat("2?", " ", correct=True)], r'2: key "messages": the text is empty \(row with id "1"\)'),
+        ([CHATS[0], chat("2?", " ", correct=True)], r'2: key "messages": the string is empty \(row with id "1"\)'),
         ([{"messages": "hello", "correct": True}], r'1: key "messages": expected a list, got "hello"'),
         (
             [{"messages": [{"role": "system", "content": "s"}, *CHATS[0]["messages"]], "correct": True}],  # type: ignore[misc]
-            r'1: key "messages": .* one turn is supported, .* got \["system", "user", "assistant"\]',
+            r'1: key "messages": .* one turn are supported, .* got \["system", "user", "assistant"\]',
         ),
         ([{"messages": [USER], "correct": True}], r'1: key "messages": .* got \["user"\]'),
         ([{"messages": [USER, "2"], "correct": True}], r'1: key "messages": .* got \["user", null\]'),
         (
             [{"messages": [USER, {"role": "assistant", "content": [{"text": "2"}]}], "correct": True}],
-            r'1: key "messages": expected a text, got \[\{',
+            r'1: key "messages": expected a string, got \[\{',
         ),
         ([CHATS[0], chat("1+1?", "2", correct=True, answer="3")], r'2: key "answer": "3", but an earlier row .* "2"'),
         (

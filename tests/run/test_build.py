@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +14,9 @@ from omegaconf import DictConfig
 from redi_lab.config.compose import CONFIG_DIR, load_config
 from redi_lab.data.arithmetic import build_tokenizer
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
-from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.run import build
+from redi_lab.run.benchmarks import make_benchmark
 from redi_lab.verbs.curate.command import make_recipe
 
 NEEDED = {
@@ -94,14 +93,11 @@ def _engine(config: DictConfig, folder: Path) -> None:
 
 def _eval(config: DictConfig, folder: Path) -> None:
     if config.eval.benchmark is None:
-        assert build.make_benchmark(config, pytest.fail) is None
+        assert make_benchmark(config, pytest.fail) is None
     elif config.eval.benchmark in ("heldout", "arithmetic"):
-        benchmark = build.make_benchmark(config, build.make_source(config).load)
+        benchmark = make_benchmark(config, build.make_source(config).load)
         assert benchmark is not None
         assert (benchmark.name, len(benchmark.problems)) == (config.eval.name, 600)
-        heldout = build.make_benchmark(load_config("train", []), build.make_source(config).load)
-        assert heldout is not None
-        assert heldout.digest == benchmark.digest
     assert build.make_sampling(config).num_samples == 4
     with build.make_grader(config) as grader:
         assert not grader.has_workers  # they start with the first answer that needs them
@@ -138,9 +134,19 @@ CHECKS: dict[str, Callable[[DictConfig, Path], None]] = {
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_becomes_an_object(group: str, option: str, tmp_path: Path) -> None:
-    config = load_config(VERBS.get(group, "train"), [f"{group}={option}", *NEEDED.get((group, option), [])])
+    needed = NEEDED.get((group, option), ["data.source.num_problems=9"] if group == "eval" else [])
+    config = load_config(VERBS.get(group, "train"), [f"{group}={option}", *needed])
     if group not in NOT_OBJECTS:
         CHECKS[group](config, tmp_path)
+
+
+def test_the_problems_of_the_embedded_task_are_the_same_whichever_group_names_them() -> None:
+    few = "data.source.num_problems=9"
+    configs = [load_config("train", [few]), load_config("train", [few, "eval=arithmetic"])]
+    first, second = (make_benchmark(config, build.make_source(config).load) for config in configs)
+    assert first is not None
+    assert second is not None
+    assert first.digest == second.digest
 
 
 def test_the_warm_up_lasts_the_first_tenth_and_the_decay_ends_at_zero() -> None:
@@ -168,15 +174,6 @@ def test_accuracy_during_training_follows_the_evaluation_and_is_never_longer() -
     assert made("callbacks.accuracy.max_new_tokens=8")._sampling.max_new_tokens == 8
     assert made("callbacks.accuracy.max_new_tokens=200")._sampling.max_new_tokens == 96
     assert [made(f"protocol={name}")._require_closed_thought for name in ("quick", "paper")] == [False, True]
-
-
-def test_sequences_over_the_position_limit_are_refused_by_name() -> None:
-    sequence = TokenizedSequence("long-one", tuple(range(9)), 4)
-    data: Any = SimpleNamespace(train_examples=[(TokenizedSequence("short", (1, 2), 1),)], val_examples=[(sequence,)])
-    for limit in (None, 9):
-        build.check_positions(data, SimpleNamespace(max_positions=limit, unsupported_window=None))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"long-one has 9 tokens, the model 8 positions: .*max_sequence_tokens=8"):
-        build.check_positions(data, SimpleNamespace(max_positions=8, unsupported_window=None))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_a_run_is_named_from_anywhere(
 def test_a_run_that_is_trained_is_only_judged(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt: Callable[[int], None]
 ) -> None:
-    judged_by = "redi_lab.verbs.train.command.evaluate_checkpoint"
+    judged_by = "redi_lab.verbs.train.stage.evaluate_checkpoint"
     command = ["+experiment=demo_sft", *tiny(*BARE)]
 
     def killed(*_: Any) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 from redi_lab.config.compose import load_config
 from redi_lab.config.inheritance import inherited
@@ -56,10 +57,17 @@ def fingerprints(*overrides: str) -> list[str]:
     return [stage.fingerprint for stage in resolve_chain(load_config("train", overrides), overrides)]
 
 
-def test_a_chain_is_fingerprinted_before_anything_runs() -> None:
+@pytest.fixture(scope="module")
+def default() -> list[str]:
+    """The fingerprints of the default command."""
+    return fingerprints()
+
+
+def test_a_chain_is_fingerprinted_before_anything_runs(default: list[str]) -> None:
     chain = resolve_chain(load_config("train", []), [])
     assert [stage.name for stage in chain] == ["demo_sft", "demo"]
-    assert fingerprints() == [stage.fingerprint for stage in chain]
+    assert default == [stage.fingerprint for stage in chain]
+    assert chain[0].data is chain[1].data
 
 
 @pytest.mark.parametrize(
@@ -81,22 +89,20 @@ def test_a_chain_is_fingerprinted_before_anything_runs() -> None:
         ("name=other", (False, False)),
     ],
 )
-def test_the_fingerprint_covers_what_matters(override: str, changes: tuple[bool, bool]) -> None:
-    before, after = fingerprints(), fingerprints(override)
-    assert tuple(a != b for a, b in zip(before, after, strict=True)) == changes
+def test_the_fingerprint_covers_what_matters(default: list[str], override: str, changes: tuple[bool, bool]) -> None:
+    assert tuple(a != b for a, b in zip(default, fingerprints(override), strict=True)) == changes
 
 
-def test_the_fingerprint_covers_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = fingerprints()
-    monkeypatch.setattr(stages, "_code_digest", lambda: "changed")
-    assert fingerprints() != before
+def test_the_fingerprint_covers_the_code(default: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "code_digest", lambda *_: "changed")
+    assert fingerprints() != default
 
 
 def test_the_fingerprint_covers_the_bytes_of_the_data(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     row = {"prompt": "1+1?", "chosen": "2", "rejected": "3"}
     path.write_text(json.dumps(row) + "\n")
-    overrides = ("data=jsonl", f"data.path={path}", "data.source.num_heldout=0")
+    overrides = ("data=jsonl", f"data.path={path}", "data.source.num_heldout=0", "init_from=null")
     before = fingerprints(*overrides)
     path.touch()
     assert fingerprints(*overrides) == before
@@ -153,6 +159,15 @@ def test_an_interrupted_attempt_is_gone_on_with_and_a_damaged_result_cleared(tmp
         assert not folder.exists()
 
 
+def test_a_stage_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
+    cache, other = StageCache(tmp_path / "cache"), FileLock(tmp_path / "cache" / "stages" / "f.lock")
+    with cache.place_for("f"), pytest.raises(Timeout):
+        other.acquire(timeout=0)
+    with other:
+        pass
+
+
+@pytest.mark.slow
 def test_two_runs_at_once_train_the_first_stage_once(tmp_path: Path, tiny: Callable[..., list[str]]) -> None:
     def start(name: str) -> subprocess.Popen[str]:
         line = [sys.executable, "-m", "redi_lab", *tiny("eval=none", f"paths.output_dir={tmp_path / name}")]

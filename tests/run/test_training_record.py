@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,13 @@ from redi_lab.run.training_record import (
     settle_protocol,
 )
 
-RECORD = TrainingRecord("Q: {problem}\n", "<think>", 384, "/traces.jsonl", "/base")
+RECORD = TrainingRecord(
+    prompt_template="Q: {problem}\n",
+    thinking_prefix="<think>",
+    max_new_tokens=384,
+    data="/traces.jsonl",
+    base_model="/base",
+)
 
 
 def config_of(tmp_path: Path, *overrides: str) -> DictConfig:
@@ -33,7 +38,7 @@ def asked(config: DictConfig) -> tuple[str, str, int]:
 
 def test_a_record_survives_the_folder(tmp_path: Path) -> None:
     assert read_record(tmp_path) is None
-    (tmp_path / RECORD_FILE).write_text(json.dumps(RECORD.as_dict()))
+    (tmp_path / RECORD_FILE).write_text(json.dumps(RECORD.model_dump()))
     assert read_record(tmp_path) == RECORD
 
 
@@ -44,12 +49,12 @@ def test_a_record_survives_the_folder(tmp_path: Path) -> None:
         "[]",
         "\xff",
         "{}",
-        json.dumps(RECORD.as_dict() | {"more": 1}),
-        json.dumps(RECORD.as_dict() | {"prompt_template": "no place"}),
-        json.dumps(RECORD.as_dict() | {"max_new_tokens": 0}),
-        json.dumps(RECORD.as_dict() | {"max_new_tokens": True}),
-        json.dumps(RECORD.as_dict() | {"thinking_prefix": None}),
-        json.dumps(RECORD.as_dict() | {"base_model": 3}),
+        json.dumps(RECORD.model_dump() | {"more": 1}),
+        json.dumps(RECORD.model_dump() | {"prompt_template": "no place"}),
+        json.dumps(RECORD.model_dump() | {"max_new_tokens": 0}),
+        json.dumps(RECORD.model_dump() | {"max_new_tokens": True}),
+        json.dumps(RECORD.model_dump() | {"thinking_prefix": None}),
+        json.dumps(RECORD.model_dump() | {"base_model": 3}),
     ],
 )
 def test_a_damaged_record_is_refused(content: str, tmp_path: Path) -> None:
@@ -100,7 +105,7 @@ def test_problems_of_the_toy_are_refused_where_training_was_on_others(tmp_path: 
 
 
 def test_a_prompt_that_held_a_variable_has_to_be_given_again(tmp_path: Path) -> None:
-    hidden = replace(RECORD, prompt_template="{problem} ${oc.env:MY_PHRASE}")
+    hidden = RECORD.model_copy(update={"prompt_template": "{problem} ${oc.env:MY_PHRASE}"})
     with pytest.raises(UserError, match=r"redi_lab\.json: prompt_template .*eval\.prompt_template=TEXT"):
         settle_protocol(config_of(tmp_path, "eval=gsm8k", "protocol=as_trained"), tmp_path, hidden, uses_data=False)
     config = config_of(tmp_path, "eval=gsm8k", "protocol=as_trained", "eval.prompt_template='{problem}?'")

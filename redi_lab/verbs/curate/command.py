@@ -24,9 +24,11 @@ from redi_lab.curation.curator import RowResult, RowRules, given_up
 from redi_lab.curation.duplicates import SeenTexts
 from redi_lab.curation.parallel import map_ordered
 from redi_lab.curation.writer import CuratedWriter
-from redi_lab.data.curated import NEGATIVES_FILE, PAIRS_FILE, SFT_FILE, file_hash
-from redi_lab.data.traces import Dropped, Problem, ProblemSource
+from redi_lab.data.curated import NEGATIVES_FILE, PAIRS_FILE, SFT_FILE
+from redi_lab.data.table_source import TableSource
+from redi_lab.data.traces import Dropped, Problem
 from redi_lab.errors import UserError
+from redi_lab.files import file_digest
 from redi_lab.redaction import redacted
 from redi_lab.run.arguments import check_arguments
 from redi_lab.run.build import make_source
@@ -51,7 +53,7 @@ _NOT_OPTIONS = ("num_workers", "benchmarks", "tokenizer", "grading")  # no effec
 class Recipe:
     """One curation: what it reads and how. `identity` is everything that decides the result, by content."""
 
-    source: ProblemSource
+    source: TableSource
     plan: WorkerPlan
     config: DictConfig
     identity: dict[str, Any]
@@ -96,11 +98,10 @@ def make_recipe(config: DictConfig) -> Recipe:
         UserError: the data group holds no generations, or a file or tokenizer is missing.
     """
     check_arguments(config)
-    made: Any = make_source(config)
-    if not hasattr(made, "problems"):
+    source = make_source(config)
+    if not isinstance(source, TableSource):
         target = config.data.source._target_
         raise UserError(f"data.source._target_={target}: nothing to curate; choose openr1_math, openr1_220k or jsonl")
-    source: ProblemSource = made
     c, data = config.curation, config.data
     settings = {**data, **c, "seed": config.seed}
     rules = RowRules(**{rule.name: settings[rule.name] for rule in fields(RowRules)})
@@ -117,7 +118,7 @@ def make_recipe(config: DictConfig) -> Recipe:
         "prompt_template": data.prompt_template,
         "thinking_prefix": data.thinking_prefix,
         "limits": [data.max_prompt_tokens, data.max_completion_tokens, data.max_sequence_tokens],
-        "benchmarks": [[file, file_hash(Path(file))] for file in plan.benchmarks],
+        "benchmarks": [[file, file_digest(Path(file))] for file in plan.benchmarks],
         "seed": config.seed,
         "versions": {library: version(library) for library in _LIBRARIES},
     }
@@ -178,7 +179,7 @@ def _manifest(recipe: Recipe, folder: Path, report: dict[str, Any]) -> dict[str,
         "input": {"source": table.source, "content": table.digest(), "rows": report["rows"]["read"]},
         "tokenizer": recipe.plan.tokenizer,
         "outputs": {
-            name: {"sha256": file_hash(folder / name)} | ({"rows": rows[name]} if name in rows else {})
+            name: {"sha256": file_digest(folder / name)} | ({"rows": rows[name]} if name in rows else {})
             for name in _OUTPUTS
         },
         "decided_by": recipe.identity,

@@ -22,7 +22,8 @@ from redi_lab.evaluation.scoring import explain_zero, flatten
 from redi_lab.figures.samples_page import log_samples
 from redi_lab.figures.scores import plot_scores
 from redi_lab.run.arguments import check_arguments
-from redi_lab.run.build import make_benchmarks, make_engine, make_grader, make_source
+from redi_lab.run.benchmarks import make_benchmarks
+from redi_lab.run.build import make_engine, make_grader, make_source
 from redi_lab.run.evaluation import BASE_MODEL, advancing, evaluate_benchmarks, make_evaluation, nested_metrics
 from redi_lab.run.record import command_run, make_logger, quieten_libraries, results_folder, write_summary
 from redi_lab.run.screen import CONSOLE, progress_bar

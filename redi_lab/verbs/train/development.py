@@ -1,6 +1,6 @@
 """What is looked at during training: problems for val/pass_at_1, and sequences for the probes.
 
-No such problem is trained on or judged on at the end. Where they come from, the first that there is:
+No such problem is trained on or part of the final evaluation. Where they come from, the first that there is:
 
 - Problems: the file `data.development_path`; further ones, where the source can make them (the embedded task); the
   last `data.num_development` of the held-out problems, which the final evaluation then leaves out.
@@ -10,7 +10,7 @@ No such problem is trained on or judged on at the end. Where they come from, the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -18,13 +18,15 @@ from typing import Any, final
 from omegaconf import DictConfig
 
 from redi_lab.data.datamodule import TraceDataModule
+from redi_lab.data.selection import text_key
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
-from redi_lab.data.traces import FurtherSource, Pair, TraceCorpus
+from redi_lab.data.traces import FurtherSource, Pair
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem, load_file_benchmark
 from redi_lab.generation.engines import SamplingParams
 from redi_lab.grading.grader import Grader
 from redi_lab.run import build
+from redi_lab.run.opened import OpenedData
 from redi_lab.run.screen import say
 
 
@@ -52,27 +54,26 @@ class Development:
         }
 
 
-def load_development(config: DictConfig, corpus: TraceCorpus, final: Benchmark | None) -> Development:
+def load_development(config: DictConfig, data: OpenedData, final: Benchmark | None) -> Development:
     """Find both, and make sure that the problems occur neither in training nor in the final evaluation.
 
     Args:
         config: with the groups data and callbacks.
-        corpus: what is trained on.
-        final: what is judged on at the end.
+        data: what is trained on.
+        final: the problems of the final evaluation.
 
     Raises:
-        UserError: some of the problems are trained or judged on, or they cannot be read.
+        UserError: some of the problems are trained on or part of the final evaluation, or they cannot be read.
     """
-    number, path = config.data.num_development, config.data.development_path
+    corpus, number, path = data.corpus, config.data.num_development, config.data.development_path
     trained = {row.problem for rows in (corpus.demonstrations, corpus.pairs, corpus.negatives) for row in rows}
-    judged = set() if final is None else {problem.problem for problem in final.problems}
+    evaluated = set() if final is None else {problem.problem for problem in final.problems}
     problems, origin = corpus.held_out[max(0, len(corpus.held_out) - number) :], "held-out problems"
     pairs: tuple[Pair, ...] = ()
-    source = build.make_source(config)
-    if isinstance(source, FurtherSource):
+    if isinstance(data.source, FurtherSource):
         num_pairs = config.callbacks.probes.num_examples if config.callbacks.get("probes") else 0
-        known = trained.union(judged, (row.problem for row in corpus.held_out))
-        problems, pairs = source.further(number, num_pairs, known)
+        known = trained.union(evaluated, (row.problem for row in corpus.held_out))
+        problems, pairs = data.source.further(number, num_pairs, known)
         origin = "further problems"
     if number == 0:
         return Development(None, origin, pairs)
@@ -83,7 +84,7 @@ def load_development(config: DictConfig, corpus: TraceCorpus, final: Benchmark |
     if len(found) < number:
         raise UserError(f"data.num_development={number}: there are {len(found)} {origin}; lower it")
     benchmark = Benchmark.of("development", found)
-    for texts, where in ((trained, "trained on"), (judged, "part of the final evaluation")):
+    for texts, where in ((trained, "trained on"), (evaluated, "part of the final evaluation")):
         _check_disjoint(benchmark, texts, where)
     return Development(benchmark, origin, pairs)
 
@@ -97,7 +98,7 @@ def make_observers(
     grader: Grader,
     folder: Path,
 ) -> dict[str, dict[str, Any] | None]:
-    """What the callbacks that look at the policy need besides their settings, by name; says where it comes from.
+    """What the callbacks that look at the policy need in addition to their settings, by name; says where it comes from.
 
     Args:
         config: with the groups data and callbacks.
@@ -122,9 +123,9 @@ def make_observers(
     return observers
 
 
-def _check_disjoint(benchmark: Benchmark, texts: Collection[str], where: str) -> None:
-    known = {" ".join(text.split()) for text in texts}
-    shared = [problem.id for problem in benchmark.problems if " ".join(problem.problem.split()) in known]
+def _check_disjoint(benchmark: Benchmark, texts: Iterable[str], where: str) -> None:
+    known = set(map(text_key, texts))
+    shared = [problem.id for problem in benchmark.problems if text_key(problem.problem) in known]
     if shared:
         raise UserError(
             f"{len(shared)} of the {len(benchmark.problems)} development problems are {where}, first {shared[0]}:"

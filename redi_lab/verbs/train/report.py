@@ -24,7 +24,7 @@ from redi_lab.run.naming import objective, run_label
 from redi_lab.run.screen import CONSOLE, say, say_path
 
 if TYPE_CHECKING:
-    from redi_lab.run.stages import Outcome
+    from redi_lab.verbs.train.stage import Outcome
 
 _NEXT = ("demo_symmetric", "demo_sft_continued", "demo_dpo", "demo_simpo")
 _EMBEDDED = {"greedy": "greedy_pass_at_1", "haste": "haste", "columns": "columns"}
@@ -92,8 +92,8 @@ def draw_curves(config: DictConfig, folder: Path) -> list[Path]:
 
 def score_table(outcomes: Sequence[Outcome], baseline: EvaluationResult | None = None) -> Table:
     """Scores with 95 % intervals: of the base model, of each stage's last checkpoint and of its best, if there are."""
-    judged = [o for o in outcomes if o.result is not None]
-    first = judged[0].result
+    scored = [o for o in outcomes if o.result is not None]
+    first = scored[0].result
     assert first is not None
     samples = int(first.metrics["num_samples"])
     problems = int(first.metrics["num_problems"])
@@ -115,7 +115,7 @@ def score_table(outcomes: Sequence[Outcome], baseline: EvaluationResult | None =
             table.add_column(heading, justify="right", no_wrap=True)
     if baseline is not None:
         table.add_row(BASE_MODEL, "–", *_cells(baseline, samples, further.values()))
-    for outcome in judged:
+    for outcome in scored:
         assert outcome.result is not None
         name = outcome.stage.name
         table.add_row(name, run_label(outcome.stage.config), *_cells(outcome.result, samples, further.values()))

@@ -14,9 +14,10 @@ import pytest
 
 from redi_lab.cli import main
 from redi_lab.config.compose import load_config
-from redi_lab.data.curated import CuratedSource, file_hash
+from redi_lab.data.curated import CuratedSource
 from redi_lab.data.traces import Dropped, Generation, Problem
 from redi_lab.errors import UserError
+from redi_lab.files import file_digest
 from redi_lab.grading.grader import Grader
 from redi_lab.verbs.curate.grading import grade_chunk
 from tests.verbs.train.test_command import run
@@ -107,7 +108,7 @@ def test_bytes_depend_on_neither_workers_nor_format(tmp_path: Path, shared_data:
     many = curate(tmp_path, "many", *openr1(jsonl), workers=2)
     other = curate(tmp_path, "other_format", *openr1(parquet))
     for name in FILES:
-        assert file_hash(one / name) == file_hash(many / name) == file_hash(other / name), name
+        assert file_digest(one / name) == file_digest(many / name) == file_digest(other / name), name
 
 
 def test_the_fingerprint_follows_content_and_options(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
@@ -120,7 +121,7 @@ def test_the_fingerprint_follows_content_and_options(tmp_path: Path, shared_data
         assert (first / name).read_bytes() == (second / name).read_bytes()
     source.write_bytes(source.read_bytes().replace(b"I get 11", b"I get 12"))
     third = curate(tmp_path, "third", *openr1(source))
-    assert file_hash(third / "pairs.parquet") != file_hash(first / "pairs.parquet")
+    assert file_digest(third / "pairs.parquet") != file_digest(first / "pairs.parquet")
     fourth = curate(tmp_path, "fourth", *openr1(source), "curation.pairs_per_problem=2")
     keys = [read_json(folder / "summary.json")["fingerprint"] for folder in (first, second, third, fourth)]
     assert keys[0] == keys[1]
@@ -133,7 +134,7 @@ def test_the_manifest_names_what_went_in_and_out(tmp_path: Path, shared_data: Ca
     assert manifest["input"]["rows"] == 20
     assert manifest["input"]["source"] == str(shared_data(RAW))
     for name in FILES:
-        assert manifest["outputs"][name]["sha256"] == file_hash(folder / name)
+        assert manifest["outputs"][name]["sha256"] == file_digest(folder / name)
     assert manifest["outputs"]["sft.parquet"]["rows"] == 12
     assert manifest["decided_by"]["options"]["unknown"] == "negative"
     assert {"pyarrow", "rapidfuzz"} <= set(manifest["decided_by"]["versions"])
@@ -238,7 +239,7 @@ def test_tokens_are_the_same_in_worker_processes(
     overrides = [*openr1(shared_data(RAW)), f"curation.tokenizer={qwen_folder}"]
     one = curate(tmp_path, "one", *overrides)
     two = curate(tmp_path, "two", *overrides, workers=2)
-    assert file_hash(one / "pairs.parquet") == file_hash(two / "pairs.parquet")
+    assert file_digest(one / "pairs.parquet") == file_digest(two / "pairs.parquet")
 
 
 @pytest.mark.parametrize(

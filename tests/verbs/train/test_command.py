@@ -1,11 +1,15 @@
-"""The whole path, small: from traces to a judged model, through the command line's own entry point."""
+"""The whole path, small: from traces to an evaluated model, through the command line's own entry point."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -13,9 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from redi_lab.cli import main
 from redi_lab.config.compose import experiment_names
 from redi_lab.config.schema import CALLBACK_METRICS, known_metrics
+from redi_lab.data.jsonl import read_jsonl
+from redi_lab.data.readers import TraceFileSource
 from redi_lab.errors import UserError
 from redi_lab.tracking.journal import read_curves
 from redi_lab.verbs.compare import find_runs
+from tests.conftest import TINY_TASK
 
 Tiny = Callable[..., list[str]]
 
@@ -27,140 +34,172 @@ def run(arguments: list[str], folder: Path) -> dict[str, Any]:
     return summary
 
 
-def without_time(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Curves without those that measure the machine."""
-    return {name: curve for name, curve in metrics.items() if name != "train/tokens_per_second"}
+def of_training(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Curves without those that measure the machine, and without the final score."""
+    return {k: v for k, v in metrics.items() if k != "train/tokens_per_second" and not k.startswith("eval/")}
 
 
-def test_the_demo_trains_judges_and_records_both_stages(
-    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    summary = run(tiny("data.batch_size=4"), tmp_path / "run")
-    screen = capsys.readouterr().out
+class Demo(NamedTuple):
+    """The embedded task in two commands: SFT by hand, and the demo that starts from it."""
+
+    folder: Path
+    sft: dict[str, Any]
+    summary: dict[str, Any]
+    screen: str
+
+    def overrides(self, *more: str) -> list[str]:
+        """The same task in the same outputs folder."""
+        settings = ["logger=none", f"paths.outputs_dir={self.folder / 'outputs'}"]
+        return [*TINY_TASK, *settings, "init_overrides=['trainer.max_steps=3']", "data.batch_size=4", *more]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """What most tests read, trained once."""
+    folder = tmp_path_factory.mktemp("demo")
+    untrained = Demo(folder, {}, {}, "")
+    screen = io.StringIO()
+    with contextlib.redirect_stdout(screen):
+        # The batch size of the SFT that the demo starts from is its experiment's.
+        own = [o for o in untrained.overrides() if not o.startswith("data.batch_size")]
+        sft = run(["+experiment=demo_sft", *own], folder / "sft")
+        summary = run(untrained.overrides(), folder / "run")
+    return Demo(folder, sft, summary, screen.getvalue())
+
+
+def test_the_demo_trains_evaluates_and_records_both_stages(demo: Demo) -> None:
+    summary, screen = demo.summary, demo.screen
     assert [stage["name"] for stage in summary["stages"]] == ["demo_sft", "demo"]
     assert summary["metrics"]["pass_at_1"].keys() == {"value", "ci_low", "ci_high", "sem"}
     assert summary["loss"]["alpha"] == 0.5
     for stage in summary["stages"]:
         assert {"greedy_pass_at_1", "haste"} <= stage["metrics"].keys()
     assert all(heading in screen for heading in ("greedy", "haste", "columns"))
-    assert "…" not in screen[screen.index("heldout: 6 problems") :]  # nothing is cut off at 80 columns
+    assert "…" not in screen[screen.rindex("heldout: 6 problems") :]  # nothing is cut off at 80 columns
     assert summary["config"]["seed"] == summary["seed"] == 42
     assert summary["data"]["selection"]["rows_read"] == 54
     assert {"torch", "transformers", "python"} <= summary["versions"].keys()
     assert len(summary["fingerprint"]) == 32
-    drawn, judged = summary["data"]["development"]["sampling"], summary["evaluation"]["protocol"]["sampling"]
+    assert (summary["collapse"]["state"], summary["collapse"]["rollbacks"], summary["stopped"]) == ("healthy", 0, None)
+    drawn, final = summary["data"]["development"]["sampling"], summary["evaluation"]["protocol"]["sampling"]
     assert drawn["num_samples"] == 1
-    assert {key: drawn[key] for key in judged} == judged | {"num_samples": 1}
-    assert f"Results:    {tmp_path / 'run'}" in screen
+    assert {key: drawn[key] for key in final} == final | {"num_samples": 1}
+    assert f"Results:    {demo.folder / 'run'}" in screen
     assert "Try next:" in screen
     assert "heldout: 6 problems × 2 samples" in screen
-    assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000
+    assert (demo.folder / "run" / "curves.png").stat().st_size > 10_000
     model = AutoModelForCausalLM.from_pretrained(summary["checkpoint"])
     assert model.config.hidden_size == 24
     assert AutoTokenizer.from_pretrained(summary["checkpoint"]).eos_token_id == model.generation_config.eos_token_id
-    curves = read_curves(tmp_path / "run" / "metrics.jsonl")
+    curves = read_curves(demo.folder / "run" / "metrics.jsonl")
     expected = known_metrics(summary["loss"]["_target_"], has_validation=False, callbacks=CALLBACK_METRICS)
     assert sorted(name for name in curves if not name.startswith(("eval/", "epoch"))) == expected
     assert curves["train/loss"].steps == [0, 1, 2]
     assert "eval/pass_at_1" in curves
 
 
-def test_the_same_seed_gives_bit_identical_metrics(tiny: Tiny, tmp_path: Path) -> None:
-    first = run(tiny(), tmp_path / "a")
-    second = run(tiny(f"paths.cache_dir={tmp_path / 'other_cache'}"), tmp_path / "b")
+def test_a_separate_run_counts_as_the_first_stage(demo: Demo) -> None:
+    """SFT that was run by hand is not trained again on the way to REDI."""
+    first = demo.summary["stages"][0]
+    assert first["is_reused"]
+    assert (first["checkpoint"], first["fingerprint"]) == (demo.sft["checkpoint"], demo.sft["fingerprint"])
+
+
+def test_the_same_seed_gives_bit_identical_metrics(demo: Demo, tmp_path: Path) -> None:
+    """Also where both stages are trained by one command, in another cache."""
+    second = run(demo.overrides(f"paths.cache_dir={tmp_path / 'other_cache'}", "eval=none"), tmp_path / "again")
     assert not any(stage["is_reused"] for stage in second["stages"])
-    assert first["metrics"] == second["metrics"]
-    assert first["fingerprint"] == second["fingerprint"]
-    curves = [without_time(read_curves(tmp_path / name / "metrics.jsonl")) for name in "ab"]
-    assert curves[0] == curves[1]
-    weights = [(Path(s["checkpoint"]) / "model.safetensors").read_bytes() for s in (first, second)]
-    assert weights[0] == weights[1]
+    assert demo.summary["fingerprint"] == second["fingerprint"]
+    folders = (demo.folder / "run", tmp_path / "again")
+    first_curves, second_curves = (of_training(read_curves(folder / "metrics.jsonl")) for folder in folders)
+    assert "val/pass_at_1" in first_curves
+    assert first_curves == second_curves
+    assert weights(demo.summary) == weights(second)
 
 
-def test_how_accuracy_is_measured_changes_no_training(tiny: Tiny, tmp_path: Path) -> None:
-    sampled = run(tiny("callbacks.accuracy.num_samples=3"), tmp_path / "sampled")
-    greedy = run(tiny("callbacks.accuracy.temperature=0"), tmp_path / "greedy")
+def test_how_accuracy_is_measured_changes_no_training(demo: Demo, tmp_path: Path) -> None:
+    greedy = run(demo.overrides("callbacks.accuracy.temperature=0", "eval=none"), tmp_path / "greedy")
     assert greedy["data"]["development"]["sampling"]["temperature"] == 0
-    assert sampled["data"]["development"]["sampling"]["temperature"] == 0.6
-    assert sampled["fingerprint"] == greedy["fingerprint"]
-    weights = [(Path(s["checkpoint"]) / "model.safetensors").read_bytes() for s in (sampled, greedy)]
-    assert weights[0] == weights[1]
-    curves = [read_curves(tmp_path / name / "metrics.jsonl") for name in ("sampled", "greedy")]
+    assert demo.summary["data"]["development"]["sampling"]["temperature"] == 0.6
+    assert greedy["fingerprint"] == demo.summary["fingerprint"]
+    assert weights(greedy) == weights(demo.summary)
+    curves = [read_curves(folder / "metrics.jsonl") for folder in (demo.folder / "run", tmp_path / "greedy")]
     assert curves[0]["train/loss"] == curves[1]["train/loss"]
 
 
-def test_another_objective_starts_from_the_same_sft_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
-    redi = run(tiny(), tmp_path / "redi")
-    for loss in ("dpo", "simpo", "symmetric_redi", "unpaired_redi"):
-        other = run(tiny(f"loss={loss}", "optimizer.lr=1e-5"), tmp_path / loss)
-        assert other["stages"][0]["is_reused"]
-        assert other["stages"][0]["checkpoint"] == redi["stages"][0]["checkpoint"]
-        assert other["fingerprint"] != redi["fingerprint"]
-    dpo = read_curves(tmp_path / "dpo" / "metrics.jsonl")
-    assert dpo["train/loss"].values[0] == pytest.approx(0.6931472, abs=1e-4)  # log 2 while policy = reference
+def weights(summary: dict[str, Any]) -> bytes:
+    return (Path(summary["checkpoint"]) / "model.safetensors").read_bytes()
 
 
-def test_every_demo_experiment_runs_from_one_sft_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
-    names = [name for name in experiment_names() if name.startswith("demo_")]
-    assert len(names) == 5
-    started_from = set()
-    for name in names:
-        summary = run([f"+experiment={name}", *tiny("eval=none", "trainer.max_steps=1")], tmp_path / name)
-        assert summary["name"] == name
-        started_from |= {s["checkpoint"] for s in summary["stages"][:-1]}
-    assert len(started_from) == 1
+LATER_STAGES = [name for name in experiment_names() if name.startswith("demo_") and name != "demo_sft"]
 
 
 @pytest.mark.parametrize(
-    "change",
-    ["seed=1", "data.source.num_problems=47", "model.config.hidden_size=48", "init_overrides=['trainer.max_steps=2']"],
+    "choice",
+    [
+        *(
+            f"+experiment={name}" if name == "demo_dpo" else pytest.param(f"+experiment={name}", marks=pytest.mark.slow)
+            for name in LATER_STAGES
+        ),
+        "loss=unpaired_redi",
+    ],
 )
-def test_what_matters_trains_the_first_stage_anew(tiny: Tiny, tmp_path: Path, change: str) -> None:
-    before = run(tiny(), tmp_path / "before")
-    after = run([*(o for o in tiny() if not change.startswith(o.split("=")[0] + "=")), change], tmp_path / "after")
-    assert not after["stages"][0]["is_reused"]
-    assert after["stages"][0]["fingerprint"] != before["stages"][0]["fingerprint"]
+def test_every_objective_starts_from_the_same_sft_checkpoint(demo: Demo, tmp_path: Path, choice: str) -> None:
+    other = run([choice, *demo.overrides("eval=none", "trainer.max_steps=1")], tmp_path / "run")
+    assert other["stages"][0]["is_reused"]
+    assert other["stages"][0]["checkpoint"] == demo.sft["checkpoint"]
+    assert other["fingerprint"] != demo.summary["fingerprint"]
+    if choice.endswith("dpo"):  # log 2 while policy = reference
+        losses = read_curves(tmp_path / "run" / "metrics.jsonl")["train/loss"]
+        assert losses.values[0] == pytest.approx(0.6931472, abs=1e-4)
 
 
-def test_what_does_not_matter_reuses_the_first_stage(tiny: Tiny, tmp_path: Path) -> None:
-    run(tiny(), tmp_path / "before")
-    after = run(
-        tiny("loss.alpha=0.1", "data.batch_size=4", "eval.seed=3", "data.max_new_tokens=95"), tmp_path / "after"
-    )
-    assert after["stages"][0]["is_reused"]
-
-
-def test_a_damaged_checkpoint_is_not_reused(tiny: Tiny, tmp_path: Path) -> None:
-    before = run(tiny(), tmp_path / "before")
-    weights = Path(before["stages"][0]["checkpoint"]) / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
-    after = run(tiny(), tmp_path / "after")
-    assert not after["stages"][0]["is_reused"]
-    assert after["metrics"] == before["metrics"]
-
-
-def test_a_run_of_its_own_counts_as_the_first_stage(tiny: Tiny, tmp_path: Path) -> None:
-    """SFT that was run by hand is not trained again on the way to REDI."""
-    sft = run(["+experiment=demo_sft", *tiny()], tmp_path / "sft")
-    redi = run(tiny(), tmp_path / "redi")
-    assert redi["stages"][0]["is_reused"]
-    assert redi["stages"][0]["checkpoint"] == sft["checkpoint"]
-
-
-def test_training_starts_from_a_folder(tiny: Tiny, tmp_path: Path) -> None:
-    sft = run(["+experiment=demo_sft", *tiny()], tmp_path / "sft")
-    redi = run(tiny(f"init_from={sft['checkpoint']}"), tmp_path / "redi")
-    assert [stage["name"] for stage in redi["stages"]] == ["demo"]
-
-
-def test_an_output_folder_is_never_overwritten(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(tiny("eval=none"), tmp_path / "run")
+def test_an_output_folder_is_never_overwritten(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([*tiny("eval=none"), f"paths.output_dir={tmp_path / 'run'}"])
+        main([*demo.overrides(), f"paths.output_dir={demo.folder / 'run'}"])
     assert ended.value.code == 2
     assert "already holds a run" in capsys.readouterr().err
     with pytest.raises(UserError):
-        main([*tiny("eval=none"), f"paths.output_dir={tmp_path / 'run'}", "debug=traceback"])
+        main([*demo.overrides(), f"paths.output_dir={demo.folder / 'run'}", "debug=traceback"])
+
+
+def test_evaluate_reads_what_was_already_evaluated(demo: Demo, tmp_path: Path) -> None:
+    again = run(
+        ["evaluate", f"checkpoint={demo.summary['checkpoint']}", *_places(demo.overrides())], tmp_path / "again"
+    )
+    assert again["metrics"] == demo.summary["metrics"]
+    assert again["evaluation"]["key"] == demo.summary["evaluation"]["key"]
+
+
+def test_a_file_is_hashed_and_read_once_for_all_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The traces of both stages, and the weights that each leaves, although several parts ask for their digests."""
+    rows = tmp_path / "rows.jsonl"
+    row = {"generations": [{"text": "2", "correct": True}, {"text": "3", "correct": False}], "answer": "2"}
+    rows.write_text("".join(json.dumps({"problem": f"{n} ?"} | row) + "\n" for n in range(8)))
+    seen: Counter[str] = Counter()
+
+    def counted(function: Any, name: Callable[..., str]) -> Any:
+        return lambda *given, **more: (seen.update([name(*given)]), function(*given, **more))[1]
+
+    monkeypatch.setattr(hashlib, "file_digest", counted(hashlib.file_digest, lambda file, _: f"hash {file.name}"))
+    monkeypatch.setattr("redi_lab.data.rows.read_jsonl", counted(read_jsonl, lambda file: f"read {file}"))
+    init = TraceFileSource.__init__
+    monkeypatch.setattr(TraceFileSource, "__init__", counted(init, lambda *_, **__: "source"))
+    own = ["data=jsonl", f"data.path={rows}", "data.source.num_heldout=2", "data.num_development=0"]
+    overrides = [o for o in TINY_TASK if not o.startswith("data.")] + ["init_overrides=['trainer.max_steps=3']"]
+    places = ["logger=none", f"paths.outputs_dir={tmp_path / 'outputs'}", "model.vocab_size=300"]
+    first = run([*own, *overrides, *places], tmp_path / "first")
+    checkpoints = [Path(stage["checkpoint"]) for stage in first["stages"]]
+    assert len(checkpoints) == 2
+    hashes = [f"hash {path}" for path in (rows, *(folder / "model.safetensors" for folder in checkpoints))]
+    assert {name: seen[name] for name in (*hashes, f"read {rows}", "source")} == dict.fromkeys(
+        (*hashes, f"read {rows}", "source"), 1
+    )
+    # A file that changed between two commands is another source.
+    rows.write_text(rows.read_text().replace('"3"', '"4"'))
+    second = run([*own, *overrides, *places, "eval=none"], tmp_path / "second")
+    assert not any(stage["is_reused"] for stage in second["stages"])
+    assert second["stages"][0]["fingerprint"] != first["stages"][0]["fingerprint"]
 
 
 def assert_columns_exist(experiment: Any, stage: Any) -> None:
@@ -202,6 +241,7 @@ def test_mlflow_holds_a_run_for_the_command_and_one_for_each_stage(tiny: Tiny, t
 
 def test_validation_best_checkpoint_and_entropy(tiny: Tiny, tmp_path: Path) -> None:
     more = [
+        "init_from=null",
         "data.num_validation=4",
         "loss.log_entropy=true",
         "callbacks.checkpoints.every_n_steps=2",
@@ -220,41 +260,33 @@ def test_validation_best_checkpoint_and_entropy(tiny: Tiny, tmp_path: Path) -> N
     assert sorted(name for name in curves if name != "epoch") == expected
 
 
-def test_the_best_checkpoint_stands_beside_the_last(
-    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_from_a_folder_the_best_checkpoint_stands_beside_the_last(
+    demo: Demo, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Accuracy on the development problems, which is .5 after step 2 of 3 and 0 at other times, chooses."""
-    said = iter([0.0, 0.0, 0.5, 0.0])  # before training and after each step of the second stage
+    said = iter([0.0, 0.0, 0.5, 0.0])  # before training and after each step
     monkeypatch.setattr(
         "redi_lab.evaluation.policy_accuracy.PolicyAccuracy.__call__", lambda *_: {"pass_at_1": next(said)}
     )
     more = [
-        *("init_overrides=['trainer.max_steps=3','callbacks.accuracy=null']", "callbacks.checkpoints.mode=max"),
+        *(f"init_from={demo.sft['checkpoint']}", "callbacks.checkpoints.mode=max"),
         *("callbacks.checkpoints.monitor=val/pass_at_1", "callbacks.checkpoints.every_n_steps=1"),
-        *("callbacks.accuracy.every_n_steps=1", "optimizer.lr=0.01", "data.batch_size=4"),
+        *("callbacks.accuracy.every_n_steps=1", "optimizer.lr=0.01"),
     ]
-    summary = run([o for o in tiny(*more) if o != "init_overrides=['trainer.max_steps=3']"], tmp_path / "run")
-    screen = capsys.readouterr().out
+    summary = run(demo.overrides(*more), tmp_path / "run")
+    assert [stage["name"] for stage in summary["stages"]] == ["demo"]
     best, last = summary["best"], summary["metrics"]
     assert best["chosen"] == {"step": 2, "val/pass_at_1": 0.5}
     assert Path(best["checkpoint"]).name == "best"
     assert best["metrics"].keys() == last.keys()
-    assert [stage["best"] is None for stage in summary["stages"]] == [True, False]
-    assert "demo best" in screen
+    assert summary["stages"][0]["best"] == best
+    assert "demo best" in capsys.readouterr().out
     curves = read_curves(tmp_path / "run" / "metrics.jsonl")
     assert curves["eval/best/pass_at_1"].values == [best["metrics"]["pass_at_1"]["value"]]
-    found = run(["evaluate", f"checkpoint={best['checkpoint']}", *_places(tiny())], tmp_path / "again")
+    found = run(["evaluate", f"checkpoint={best['checkpoint']}", *_places(demo.overrides())], tmp_path / "again")
     assert found["metrics"] == best["metrics"]
 
 
 def _places(overrides: list[str]) -> list[str]:
     """Those that an evaluation takes, too."""
     return [o for o in overrides if o.startswith(("data.", "eval.", "logger", "paths"))]
-
-
-def test_evaluate_reads_what_was_already_judged(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trained = run(tiny(), tmp_path / "run")
-    judged = run(["evaluate", f"checkpoint={trained['checkpoint']}", *_places(tiny())], tmp_path / "judged")
-    assert judged["metrics"] == trained["metrics"]
-    assert judged["evaluation"]["key"] == trained["evaluation"]["key"]
-    assert "heldout: pass@1" in capsys.readouterr().out

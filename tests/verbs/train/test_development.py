@@ -1,4 +1,4 @@
-"""What is looked at during training is neither trained nor judged on."""
+"""What is looked at during training is neither trained on nor part of the final evaluation."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from redi_lab.data.traces import Pair
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.run import build
+from redi_lab.run.benchmarks import make_benchmark
+from redi_lab.run.opened import OpenedData
 from redi_lab.tracking.journal import read_curves
 from redi_lab.verbs.train.development import Development, choose_probes, load_development
 
@@ -40,16 +42,16 @@ def own_traces(folder: Path) -> Path:
 
 def load(*overrides: str) -> tuple[DictConfig, Development, Benchmark | None]:
     config = load_config("train", list(overrides))
-    corpus = build.make_source(config).load()
-    final = build.make_benchmark(config, lambda: corpus)
-    return config, load_development(config, corpus, final), final
+    data = OpenedData(config)
+    final = make_benchmark(config, lambda: data.corpus)
+    return config, load_development(config, data, final), final
 
 
 def texts(benchmark: Benchmark | None) -> set[str]:
     return set() if benchmark is None else {problem.problem for problem in benchmark.problems}
 
 
-def test_the_embedded_task_makes_further_problems_and_judges_on_all_it_holds_out() -> None:
+def test_the_embedded_task_makes_further_problems_and_evaluates_on_all_it_holds_out() -> None:
     config, development, final = load(*SMALL, "callbacks.probes.num_examples=5")
     corpus = build.make_source(config).load()
     assert len(texts(final)) == 20

@@ -35,6 +35,7 @@ def own_data(tmp_path: Path, *more: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_gsm8k_traces_train_both_stages_and_say_what_the_score_is_worth(
     tmp_path: Path, shared_data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,6 +52,7 @@ def test_gsm8k_traces_train_both_stages_and_say_what_the_score_is_worth(
     assert "were cut off at 16 tokens: raise eval.max_new_tokens" in screen
 
 
+@pytest.mark.slow
 def test_ready_pairs_train_without_evaluation(tmp_path: Path) -> None:
     rows = [{"prompt": f"{n}+1?", "chosen": f"It is {n + 1}.", "rejected": f"It is {n}."} for n in range(12)]
     path = tmp_path / "pairs.jsonl"
@@ -77,7 +79,14 @@ def papers_outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("papers")
 
 
-@pytest.mark.parametrize("name", [name for name in experiment_names() if name.endswith("_1p5b")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "redi_1p5b" else pytest.param(name, marks=pytest.mark.slow)
+        for name in experiment_names()
+        if name.endswith("_1p5b")
+    ],
+)
 def test_the_papers_experiments_run_on_local_folders(
     name: str,
     tmp_path: Path,
@@ -175,9 +184,9 @@ def test_a_pretrained_model_is_trained_in_two_stages_and_asked_alike_ever_after(
     checkpoint = Path(summary["checkpoint"])
     again = ["evaluate", f"checkpoint={checkpoint}", "data=jsonl", f"data.path={own_rows}"]
     again += ["data.source.num_heldout=3", "baseline=true", "logger=none", f"paths.outputs_dir={tmp_path / 'outputs'}"]
-    judged = run(again, tmp_path / "judged")
-    assert judged["evaluation"]["key"] == summary["evaluation"]["key"]  # the stored result itself
-    assert judged["baseline"]["evaluation"]["key"] == summary["baseline"]["evaluation"]["key"]
+    evaluated = run(again, tmp_path / "evaluated")
+    assert evaluated["evaluation"]["key"] == summary["evaluation"]["key"]  # the stored result itself
+    assert evaluated["baseline"]["evaluation"]["key"] == summary["baseline"]["evaluation"]["key"]
     problems = tmp_path / "problems.jsonl"
     problems.write_text(json.dumps({"problem": "What is 3 + 4?", "answer": "7"}) + "\n")
     elsewhere = ["evaluate", f"checkpoint={checkpoint}", "eval=jsonl", f"eval.path={problems}", "eval.num_samples=1"]
@@ -190,15 +199,13 @@ def test_one_word_trains_adapters_and_the_checkpoint_is_whole(
     tmp_path: Path, qwen_folder: Path, own_rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("peft")
-    overrides = own_model(tmp_path, qwen_folder, own_rows, "model=hf_lora", "baseline=false", "eval=none")
-    summary = run([o for o in overrides if o != "data.max_new_tokens=7"], tmp_path / "run")
+    more = ("model=hf_lora", "baseline=false", "eval=none", "init_from=null")
+    summary = run(own_model(tmp_path, qwen_folder, own_rows, *more), tmp_path / "run")
     assert summary["config"]["optimizer"]["lr"] == pytest.approx(1e-5)
     assert summary["baseline"] is None
     assert not list(Path(summary["checkpoint"]).glob("adapter*"))
-    said = re.findall(r"2 steps in \S+; ([\d,]+) of ([\d,]+) parameters", capsys.readouterr().out)
-    assert len(said) == 2
-    for trained, total in said:
-        assert int(trained.replace(",", "")) < int(total.replace(",", "")) / 2
+    ((trained, total),) = re.findall(r"2 steps in \S+; ([\d,]+) of ([\d,]+) parameters", capsys.readouterr().out)
+    assert int(trained.replace(",", "")) < int(total.replace(",", "")) / 2
 
 
 def test_a_student_from_scratch_has_no_base_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

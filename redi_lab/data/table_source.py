@@ -1,0 +1,114 @@
+"""What all sources of a table of rows share: it is opened once, has a digest, and its rows become a corpus."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+
+from redi_lab.data.rows import OnProgress, Row, RowTable, open_rows
+from redi_lab.data.selection import curate, shuffled
+from redi_lab.data.traces import Dropped, Problem, TraceCorpus
+from redi_lab.errors import UserError
+
+
+class TableSource(ABC):
+    """Traces of a file, a folder or a hub data set; how a row becomes a problem is up to the kind of source.
+
+    Args:
+        path: hub id, or a local file or folder (see `redi_lab.data.rows`).
+        split: of a hub data set, a saved `DatasetDict`, or a folder of split files.
+        revision: of a hub data set.
+        num_heldout: problems with an answer to keep for evaluation.
+        seed: seed of the choice of held-out problems.
+        options: further options that shape the corpus, for the digest.
+        streaming: read a hub data set as it is downloaded, without keeping it on disk.
+        is_shuffled: whether the corpus is in the order of `datasets.Dataset.shuffle(seed)` rather than of the source.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        split: str,
+        revision: str | None,
+        num_heldout: int,
+        seed: int,
+        options: Sequence[object],
+        *,
+        streaming: bool = False,
+        is_shuffled: bool = False,
+    ) -> None:
+        self.path = path
+        self._num_heldout = num_heldout
+        self._seed = seed
+        self._is_shuffled = is_shuffled
+        self._options = [split, num_heldout, seed, is_shuffled, *options]
+        # Opened once, so that digest and load agree on the commit of a hub data set.
+        self._open = cache(lambda: open_rows(path, split=split, revision=revision, streaming=streaming))
+
+    def table(self) -> RowTable:
+        """The raw rows.
+
+        Raises:
+            UserError: the data is not there.
+        """
+        return self._open()
+
+    def digest(self) -> str:
+        """The sha256 of the content (or commit) and of the options; reads the files once, or asks the hub once.
+
+        Raises:
+            UserError: the data is not there.
+        """
+        content = [type(self).__name__, self.table().digest(), *self._options]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def problems(self, on_progress: OnProgress | None = None) -> Iterator[Problem | Dropped]:
+        """Every row as a problem or a refusal, in the order of the source.
+
+        Raises:
+            UserError: the data is not there, or a row is not as the source documents it.
+        """
+        return self.parse(self.table().rows(on_progress))
+
+    def load(self, on_progress: OnProgress | None = None) -> TraceCorpus:
+        """Read and select, in one pass.
+
+        Raises:
+            UserError: as `problems`; or too few problems can be held out, or nothing is left to train on.
+        """
+        problems = self.problems(on_progress)
+        corpus = curate(problems, source=self.table().source, num_heldout=self._num_heldout, seed=self._seed)
+        return shuffled(corpus, self._seed) if self._is_shuffled else corpus
+
+    @abstractmethod
+    def parse(self, rows: Iterator[Row]) -> Iterator[Problem | Dropped]:
+        """Problems with unique ids of raw rows, of which there is at least one.
+
+        Raises:
+            UserError: a row is not as documented.
+        """
+
+
+def peek(rows: Iterator[Row]) -> tuple[Row, Iterator[Row]]:
+    """The first row, and all rows."""
+    first = next(rows)
+    return first, itertools.chain([first], rows)
+
+
+def one_by_one(rows: Iterator[Row], parse: Callable[[Row, int], Problem | Dropped]) -> Iterator[Problem | Dropped]:
+    """What `parse` makes of each row and its index.
+
+    Raises:
+        UserError: two rows have the same id.
+    """
+    places: dict[str, str] = {}
+    for index, row in enumerate(rows):
+        problem = parse(row, index)
+        earlier = places.setdefault(problem.id, row.where)
+        if earlier != row.where:
+            raise UserError(f"{row.where}: the id {json.dumps(problem.id)} is that of {earlier}: ids must be unique")
+        yield problem

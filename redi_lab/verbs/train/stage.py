@@ -1,0 +1,251 @@
+"""One stage of a training command: train it or find it, evaluate its checkpoints, and write its summary."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, final
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+from rich.markup import escape
+
+from redi_lab.backbone.causal_lm import CausalLM
+from redi_lab.backbone.reference import reference_logps
+from redi_lab.callbacks.checkpoints import BEST, BEST_NOTE
+from redi_lab.callbacks.collapse import EVENTS
+from redi_lab.callbacks.forecast import Forecast
+from redi_lab.callbacks.training_progress import COLUMN, TrainingProgress
+from redi_lab.data.datamodule import TraceDataModule
+from redi_lab.evaluation.benchmarks import Benchmark
+from redi_lab.evaluation.results import EvaluationResult
+from redi_lab.figures.samples_page import log_samples
+from redi_lab.redaction import redacted
+from redi_lab.run import build
+from redi_lab.run.evaluation import evaluate_checkpoint, nested_metrics
+from redi_lab.run.record import SUMMARY, make_logger, write_summary
+from redi_lab.run.screen import progress_bar, say, waiting
+from redi_lab.run.stages import Stage, StageCache, StageRecord
+from redi_lab.run.trained import Trained, find_trained, finish_training
+from redi_lab.run.training_record import RECORD_FILE, TrainingRecord
+from redi_lab.verbs.train import report
+from redi_lab.verbs.train.development import load_development, make_observers
+
+_NO_TAGS: Mapping[str, str] = MappingProxyType({})
+
+
+@final
+@dataclass(frozen=True)
+class Best:
+    """The checkpoint that `callbacks.checkpoints.monitor` chose during training, evaluated as the last one is.
+
+    `note` says at which step and by which value it was chosen.
+    """
+
+    checkpoint: Path
+    note: Mapping[str, float]
+    result: EvaluationResult | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a summary."""
+        return {"checkpoint": str(self.checkpoint), "chosen": dict(self.note), "metrics": _metrics(self.result)}
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """A stage that is trained and evaluated: its last checkpoint and, where one was chosen, its best."""
+
+    stage: Stage
+    record: StageRecord
+    result: EvaluationResult | None
+    best: Best | None
+    is_reused: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a summary."""
+        return {
+            "name": self.stage.name,
+            "fingerprint": self.stage.fingerprint,
+            "checkpoint": str(self.record.checkpoint),
+            "output_dir": str(self.record.output_dir),
+            "is_reused": self.is_reused,
+            "metrics": _metrics(self.result),
+            "best": self.best and self.best.as_dict(),
+        }
+
+
+@final
+@dataclass(frozen=True)
+class Job:
+    """All that one stage needs to know of its command.
+
+    Attributes:
+        stage: what to train.
+        start: the checkpoint that it starts from; None for the weights of the model group.
+        benchmark: the problems to evaluate on, with `command_config`'s protocol, so that all stages compare.
+        command_config: of the last stage.
+        parent_run_id: MLflow run to nest the stage's under.
+        earlier: the stages before.
+        base: the model that the chain started from, see `TrainingRecord`.
+        baseline: its score, where that is asked for.
+        cache: finished stages.
+    """
+
+    stage: Stage
+    start: Path | None
+    benchmark: Benchmark | None
+    command_config: DictConfig
+    parent_run_id: str | None
+    earlier: tuple[Outcome, ...]
+    base: str | None
+    baseline: EvaluationResult | None
+    cache: StageCache
+
+    def find_or_train(self) -> Outcome:
+        """The stage as it was trained before, or as it is trained now, in the cache."""
+        with self.cache.place_for(self.stage.fingerprint) as folder:
+            record = self.cache.find(self.stage.fingerprint)
+            if record is None:
+                return self.train(folder)
+        say(f"[dim]reused: the same stage was trained before, see {escape(str(record.output_dir))}[/dim]")
+        return Outcome(self.stage, record, self._evaluate(record.checkpoint), self._best(record), is_reused=True)
+
+    def train(
+        self, folder: Path, further_callbacks: Sequence[pl.Callback] = (), further_tags: Mapping[str, str] = _NO_TAGS
+    ) -> Outcome:
+        """Train, export, evaluate and record the stage."""
+        config, corpus, began = self.stage.config, self.stage.data.corpus, time.time()
+        pl.seed_everything(config.seed, workers=True, verbose=False)
+        encoder = build.make_encoder(config, build.make_tokenizer(config, corpus, self.start))
+        with waiting("Tokenising") as on_progress:
+            data = build.make_datamodule(config, corpus, encoder, on_progress)
+        report.describe_data(corpus, data)
+        report.describe_room(data, self.command_config)
+        development = load_development(config, self.stage.data, self.benchmark)
+        backbone = build.make_backbone(config, encoder.tokenizer, None if self.start is None else str(self.start))
+        data.check_positions(backbone.max_positions, backbone.unsupported_window)
+        module = build.make_module(config, backbone)
+        tags = {"redi_lab.stage": self.stage.name, "redi_lab.fingerprint": self.stage.fingerprint, **further_tags}
+        logger = make_logger(config, folder, self.parent_run_id, tags)
+        source = redacted(corpus.source)
+        logger.log_dataset(source, data.digest(), source, len(data.train_examples))
+        record = StageRecord(self.stage.name, folder, folder / "checkpoints" / "last")
+        grader = build.make_grader(self.command_config)
+        observers = make_observers(config, self.command_config, development, data, encoder, grader, folder)
+        notes = {RECORD_FILE: redacted(TrainingRecord.of(config, self.base).model_dump())}
+        callbacks = [
+            *build.make_callbacks(config, record.checkpoint.parent, encoder.end_of_turn_id, observers, notes),
+            Forecast(say),
+            *further_callbacks,
+        ]
+        trainer = build.make_trainer(config, [*callbacks, TrainingProgress(progress_bar(COLUMN))], logger)
+        if module.needs_reference:
+            self._attach_reference(data, backbone, trainer)
+        trained = find_trained(folder, record.checkpoint)
+        if trained is None:
+            with grader:
+                trainer.fit(module, datamodule=data)
+            trained = finish_training(folder, record.checkpoint, trainer, callbacks)
+        outcome = self._outcome(record, trained, logger)
+        sampling = build.accuracy_sampling(config, self.command_config) if config.callbacks.get("accuracy") else None
+        about_data = {
+            "source": corpus.source,
+            "digest": data.digest(),
+            "selection": corpus.counts.as_dict(),
+            "batches": data.counts(),
+            "development": development.as_dict(sampling),
+        }
+        content = self._summary(outcome, trained) | {"data": about_data, "mlflow_run_id": logger.version}
+        write_summary(folder, config, content | {"seconds": round(time.time() - began, 3)})
+        for file in (
+            *(folder / name for name in (SUMMARY, EVENTS)),
+            *report.draw_curves(config, folder),
+        ):
+            if file.exists():
+                logger.log_artifact(file)
+        logger.finalize("success")
+        if trained.is_reusable:
+            self.cache.add(self.stage.fingerprint, record)
+        return outcome
+
+    def _attach_reference(self, data: TraceDataModule, policy: CausalLM, trainer: pl.Trainer) -> None:
+        """Score the data with the frozen reference, in the policy's precision and on its device."""
+        config, named = self.stage.config, self.stage.config.loss.reference
+        reference = policy if named == "init" else build.make_backbone(config, policy.tokenizer, named)
+        reference.to(trainer.strategy.root_device).eval()
+        for split in (s for s in (data.train_set, data.val_set) if s.examples):
+            with waiting("Reference log-probs") as on_progress, trainer.precision_plugin.forward_context():
+                split.reference_logps = reference_logps(
+                    reference,
+                    split,
+                    cache_dir=Path(config.paths.cache_dir) / "reference",
+                    precision=config.trainer.precision,
+                    on_progress=on_progress,
+                )
+        policy.train()
+
+    def _outcome(self, record: StageRecord, trained: Trained, logger: Any) -> Outcome:
+        """Score what came of the training, and log it; a trial that a sweep has given up is not worth a score."""
+        stop = trained.stop
+        if stop is not None:
+            say(f"[yellow]training ended after step {stop.step} ({stop.by}): {stop.reason}[/yellow]")
+        if stop is not None and stop.by == "pruner":
+            return Outcome(self.stage, record, None, None, is_reused=False)
+        result, best = self._evaluate(record.checkpoint), self._best(record)
+        for name, scored in (("eval", result), ("eval/best", best and best.result)):
+            if scored is not None:
+                logger.log_metrics({f"{name}/{k}": v for k, v in scored.metrics.items()}, step=trained.global_step)
+        if result is not None and self.benchmark is not None:
+            log_samples(logger, record.output_dir, [result], [self.benchmark])
+        return Outcome(self.stage, record, result, best, is_reused=False)
+
+    def _evaluate(self, checkpoint: Path) -> EvaluationResult | None:
+        if self.benchmark is None:
+            return None
+        name = self.stage.name if checkpoint.name != BEST else f"{self.stage.name} {BEST}"
+        return evaluate_checkpoint(self.command_config, checkpoint, self.benchmark, name)
+
+    def _best(self, record: StageRecord) -> Best | None:
+        """The checkpoint that was chosen during training; if it holds the last weights, their score is found."""
+        folder = record.checkpoint.parent / BEST
+        if not (folder / BEST_NOTE).is_file():
+            return None
+        note = json.loads((folder / BEST_NOTE).read_text(encoding="utf-8"))
+        return Best(folder, note, self._evaluate(folder))
+
+    def _summary(self, outcome: Outcome, trained: Trained) -> dict[str, Any]:
+        checkpoint = outcome.record.checkpoint
+        baseline = self.baseline and {
+            "checkpoint": self.base,
+            "metrics": _metrics(self.baseline),
+            "evaluation": _evaluation(self.baseline),
+        }
+        return {
+            "name": self.stage.name,
+            "verb": "train",
+            "loss": OmegaConf.to_container(self.stage.config.loss),
+            "metrics": _metrics(outcome.result),
+            "baseline": baseline,
+            "evaluation": _evaluation(outcome.result),
+            "checkpoint": str(checkpoint),
+            "best": outcome.best and outcome.best.as_dict(),
+            "checkpoints": sorted(str(path) for path in checkpoint.parent.iterdir() if path.is_dir()),
+            "fingerprint": self.stage.fingerprint,
+            "stages": [one.as_dict() for one in (*self.earlier, outcome)],
+            "stopped": None if trained.stop is None else asdict(trained.stop),
+            "collapse": trained.collapse,
+            "skipped_batches": trained.num_skipped,
+        }
+
+
+def _metrics(result: EvaluationResult | None) -> dict[str, Any]:
+    return {} if result is None else nested_metrics(result.metrics)
+
+
+def _evaluation(result: EvaluationResult | None) -> dict[str, Any] | None:
+    return None if result is None else {"key": result.key, "protocol": dict(result.protocol)}
