@@ -1,4 +1,4 @@
-"""What a run wants from the hub, the web or vLLM, asked before torch is imported; what lacks is told in one line."""
+"""What a run wants from the hub, the web or vLLM, asked for before torch is imported."""
 
 from __future__ import annotations
 
@@ -42,16 +42,11 @@ def check_engine(config: DictConfig) -> None:
     """Check that vLLM can be had where the engine is to run it; it is not imported.
 
     Raises:
-        UserError: it is not installed there, or the engine's settings contradict each other.
+        UserError: it is not installed there.
     """
     engine = config.engine
     if engine._target_ != "redi_lab.generation.vllm_engine.VLLMEngine":
         return
-    if engine.in_process and (engine.python is not None or engine.data_parallel_size > 1):
-        raise UserError(
-            "engine.in_process=true: one replica of vLLM in this very process, which leaves no choice of engine.python"
-            " or engine.data_parallel_size"
-        )
     remedy = "`make install-vllm` makes .venv-vllm with its CPU build: then add engine.python=.venv-vllm/bin/python"
     if engine.python is None:
         if find_spec("vllm") is None:

@@ -13,7 +13,7 @@ from torch.optim import AdamW
 
 from redi_lab.callbacks.probe_scores import ProbeScores, probe_metrics, score_probes, shifted_tokens
 from redi_lab.callbacks.probes import SHIFTED_TOKENS, Probes
-from redi_lab.config.schema import CALLBACK_METRICS
+from redi_lab.config.metrics import CALLBACK_METRICS
 from redi_lab.data.tokenization import TokenizedSequence
 from tests.modules.tiny_runs import (
     HARMLESS_WARNINGS,

@@ -115,9 +115,8 @@ def compare_arms(seeds: tuple[int, ...], winner: Arm, baseline: Arm) -> Confirma
 
 
 def _arm(sweep: Sweep, label: str, overrides: tuple[str, ...]) -> Sweep:
-    settings = replace(
-        sweep.settings, space={"seed": list(sweep.settings.confirm_seeds)}, seeds=[], sampler="grid", pruner="none"
-    )
+    grid_of_seeds = {"space": {"seed": sweep.settings.confirm_seeds}, "seeds": [], "sampler": "grid", "pruner": "none"}
+    settings = sweep.settings.model_copy(update=grid_of_seeds)
     return replace(
         sweep, name=f"{sweep.name}.{label}", folder=sweep.folder / label, settings=settings, overrides=overrides
     )

@@ -8,7 +8,7 @@ rate and other plots, the best configuration as an experiment, and, on fresh see
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import filelock
@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.config.compose import CONFIG_DIR, load_config, metric_names
 from redi_lab.config.inheritance import inherited
-from redi_lab.config.schema import SweepConfig
+from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.errors import UserError
 from redi_lab.files import naming
 from redi_lab.redaction import redact, redacted
@@ -88,10 +88,7 @@ def compose_sweep(arguments: Sequence[str]) -> tuple[DictConfig, Sweep]:
     shared = [argument for argument in arguments if _root(argument) in _SHARED]
     training = [argument for argument in arguments if _root(argument) not in (*_OWN, *_SHARED)]
     config = _load(own, shared)
-    names = {field.name for field in fields(SweepConfig)}
-    plain = OmegaConf.to_container(config.sweep)
-    assert isinstance(plain, dict)
-    settings = SweepConfig(**{str(key): value for key, value in plain.items() if key in names})
+    settings = SweepConfig.model_validate(OmegaConf.to_container(config.sweep))
     # A variable that the study's YAML interpolates stays one: commands of trials are recorded.
     settings.overrides = redacted(settings.overrides)
     check_storage(settings.storage)

@@ -24,7 +24,7 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from redi_lab.config.schema import SweepConfig
+from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.errors import UserError
 from redi_lab.files import is_disk_full
 from redi_lab.redaction import redact

@@ -12,7 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from redi_lab.config.schema import SweepConfig
+from omegaconf import OmegaConf
+
+from redi_lab.config.compose import load_config
+from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.errors import UserError
 from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, work
 
@@ -105,7 +108,10 @@ def log_and_train(spec: RunSpec, report: Report) -> RunResult:
 def make_sweep(folder: Path, storage: str = "journal", **settings: Any) -> Sweep:
     """A sweep over `SPACE` that is kept in the folder."""
     defaults: dict[str, Any] = {"space": SPACE, "num_trials": 6, "storage": f"{storage}:///{folder / 'study'}"}
-    return Sweep("fake", folder, SweepConfig(**{**defaults, **settings}), ("+experiment=demo",), seed=3)
+    shipped = OmegaConf.to_container(load_config("sweep", ["name=fake"]).sweep)
+    assert isinstance(shipped, dict)
+    checked = SweepConfig.model_validate({**shipped, **defaults, **settings})
+    return Sweep("fake", folder, checked, ("+experiment=demo",), seed=3)
 
 
 if __name__ == "__main__":  # a worker that hangs in its third trial, to be killed: FOLDER STORAGE

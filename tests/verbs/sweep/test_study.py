@@ -18,7 +18,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from redi_lab.config.schema import SweepConfig
+from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.errors import RunInterruptedError, UserError
 from redi_lab.run.interrupted import interruptible
 from redi_lab.verbs.sweep.claims import Claims, fixed_parameters
@@ -82,7 +82,8 @@ def test_workers_that_start_together_do_not_propose_the_same(tmp_path: Path) -> 
     study = optuna.create_study()
     first = []
     for number in range(2):
-        study.sampler = make_sampler(SweepConfig(sampler="random"), space, seed=0, trial_number=number)
+        settings = SweepConfig.model_construct(sampler="random", num_trials=20)
+        study.sampler = make_sampler(settings, space, seed=0, trial_number=number)
         first.append(study.ask().suggest_float("x", 0, 1))
     assert first[0] != first[1]
 
@@ -310,7 +311,7 @@ def test_after_a_kill_nothing_is_lost_or_run_twice(storage: str, tmp_path: Path)
         time.sleep(0.01)
     worker.send_signal(signal.SIGKILL)
     worker.wait()
-    quick = replace(sweep, settings=replace(sweep.settings, lease_seconds=0.2))
+    quick = replace(sweep, settings=sweep.settings.model_copy(update={"lease_seconds": 0.2}))
     work(quick, fakes.log_and_train, poll_seconds=0.05)
     assert states(study) == {"COMPLETE": 6, "FAIL": 1}
     ended = [line.split()[2:4] for line in log.read_text().splitlines() if line.startswith("ended")]

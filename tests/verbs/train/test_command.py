@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from redi_lab.cli import main
 from redi_lab.config.compose import experiment_names
-from redi_lab.config.schema import CALLBACK_METRICS, known_metrics
+from redi_lab.config.metrics import CALLBACK_METRICS, known_metrics
 from redi_lab.errors import UserError
 from redi_lab.tracking.journal import read_curves
 from redi_lab.verbs.compare import find_runs

@@ -18,7 +18,7 @@ from typing import Any, final
 
 from rich.console import Console
 
-from redi_lab.config.values import is_count
+from redi_lab.config.schema.words import PreviewWords, read_words
 from redi_lab.data.curated import PAIRS_FILE, SFT_FILE
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.errors import UserError, in_short
@@ -31,7 +31,6 @@ from redi_lab.verbs.curate.preview.screen import show
 PAGE_WINDOW = Window(head=160, around=120, tail=60)
 SCREEN_WINDOW = Window(head=40, around=40, tail=20)
 
-_DEFAULTS = {"path": "", "n": "3", "tokenizer": ""}
 _NO_SOURCE = "(source not stated)"
 _BATCH_ROWS = 64
 
@@ -59,13 +58,13 @@ def run_preview(arguments: Sequence[str]) -> Path:
     Raises:
         UserError: an argument or the folder is not what it should be.
     """
-    settings = _settings(arguments)
-    folder = Path(settings["path"]).expanduser().absolute()
+    names, words, overrides = read_words(PreviewWords, arguments)
+    if names or overrides or not words.path:
+        raise UserError("curate preview takes path=FOLDER (the results folder of `curate`) [n=NUMBER tokenizer=PATH]")
+    folder = Path(words.path).expanduser().absolute()
     _check_folder(folder)
-    name = settings["tokenizer"] or _read_json(folder / "manifest.json").get("tokenizer")
-    page = preview(
-        folder, folder / "preview" / "index.html", num_pairs=int(settings["n"]), tokenizer=_load_tokenizer(name)
-    )
+    name = words.tokenizer or _read_json(folder / "manifest.json").get("tokenizer")
+    page = preview(folder, folder / "preview" / "index.html", num_pairs=words.n, tokenizer=_load_tokenizer(name))
     print(f"Page:       {page}")
     print(f"Results:    {folder}")
     return page
@@ -103,20 +102,6 @@ def preview(
     write_text(destination, preview_page(f"Preview of {folder.name}", subtitle, facts, figures, views))
     show(console or Console(), subtitle, facts, [mark_pair(row, encoder, SCREEN_WINDOW) for row in rows])
     return destination
-
-
-def _settings(arguments: Sequence[str]) -> dict[str, str]:
-    settings = dict(_DEFAULTS)
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in settings:
-            raise UserError(f"curate preview: cannot use {argument!r}: allowed are path=FOLDER n=NUMBER tokenizer=PATH")
-        settings[key] = value
-    if not settings["path"]:
-        raise UserError("curate preview: path=FOLDER is required: the results folder of `curate`")
-    if not is_count(settings["n"]):
-        raise UserError(f"curate preview: n={settings['n']}: must be a whole number of pairs to show")
-    return settings
 
 
 def _check_folder(folder: Path) -> None:
