@@ -180,7 +180,7 @@ def unknown_key(key: str, group: str, known: Sequence[str]) -> str:
     """The line for a key that a group does not have."""
     place = f"{group}.{key}" if group else key
     names = [name for name in known if not name.startswith("_")]
-    return f"unknown key {place}: {group or 'the configuration'} has {listed(names, key)}"
+    return f"unknown key {place}: {f'{group} has' if group else 'there are'} {listed(names, key)}"
 
 
 def listed(names: Sequence[str], wrong: object) -> str:
