@@ -33,7 +33,7 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout == "2 []\n"
-    assert done.stderr == "redi_lab: loss.alpha=2.0: must be in [0, 1]\n"
+    assert done.stderr == "redi_lab: loss.alpha=2: must be at most 1\n"
 
 
 def test_an_unknown_verb_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +53,7 @@ def test_help_shows_verbs(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["compare", "foo=1"], "unknown key foo: allowed are last, port"),
+        (["compare", "foo=1"], "unknown key foo: there are last, port"),
         (["compare", "last=x"], "last=x: must be a whole number"),
         (["curate", "data.source.num_heldout=3"], "curate keeps every problem; hold problems out when training"),
         (["upload"], "upload takes one results folder"),

@@ -223,7 +223,7 @@ def interpolated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("MY_PHRASE", PHRASE)
     monkeypatch.setenv("MY_WORD", WORD)
     template = "'{problem} ${oc.env:MY_PHRASE}'"
-    return [f"data.prompt_template={template}", f"eval.prompt_template={template}", "+engine.note=${oc.env:MY_WORD}"]
+    return [f"data.prompt_template={template}", f"eval.prompt_template={template}"]
 
 
 def test_secrets_and_interpolated_variables_are_in_no_output(

@@ -1,27 +1,28 @@
-"""Holds the settings of a configuration against the signatures of the classes that will get them.
+"""Holds settings against the signatures of classes without a model in `redi_lab.config.schema`: a user's own, torch's.
 
-The shipped YAML files list settings, and the classes' annotations say what each may be. So a key that a class does not
-take, or a value of another type, is told before any data is read.
+So a key that a class does not take, or a value of another type, is found before any data is read.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, get_type_hints
 
 import pytorch_lightning as pl
 import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
+from pydantic import Field, ValidationError, create_model
 
-from redi_lab.config.checks import in_words
+from redi_lab.config.schema.base import Models, Settings, explained
+from redi_lab.config.schema.callbacks import CALLBACKS
+from redi_lab.config.schema.data import SOURCES
+from redi_lab.config.schema.evaluation import ENGINES
+from redi_lab.config.schema.training import OPTIMIZERS
 from redi_lab.errors import UserError
 from redi_lab.run.build import USED_BY_PIPELINE
-
-_MAY_BE_NULL = ("max_grad_norm", "max_new_tokens", "temperature")  # of the settings that are read elsewhere
 
 
 def check_arguments(config: DictConfig) -> None:
@@ -30,10 +31,12 @@ def check_arguments(config: DictConfig) -> None:
     Raises:
         UserError: a class cannot be found or is of another kind, or a setting is unknown or has another type.
     """
-    for place, settings, is_kind in _instantiated(config):
-        target = settings.get("_target_")
+    for place, settings, models, is_kind in _instantiated(config):
+        target = settings._target_
+        if target in models:
+            continue
         try:
-            found = get_class(str(target))
+            found = get_class(target)
         except Exception as error:  # whatever importing somebody's module raises
             raise UserError(
                 f"{place}._target_={target}: cannot be imported; name a class as PACKAGE.MODULE.CLASS"
@@ -43,55 +46,42 @@ def check_arguments(config: DictConfig) -> None:
         _check_settings(place, settings, found)
 
 
-def _instantiated(config: DictConfig) -> Iterator[tuple[str, DictConfig, Callable[[type], bool]]]:
+def _instantiated(config: DictConfig) -> Iterator[tuple[str, DictConfig, Models, Callable[[type], bool]]]:
     if "data" in config:
-        yield "data.source", config.data.source, lambda found: hasattr(found, "load") and hasattr(found, "digest")
+        yield "data.source", config.data.source, SOURCES, lambda c: hasattr(c, "load") and hasattr(c, "digest")
     if "engine" in config:
-        yield "engine", config.engine, lambda found: hasattr(found, "generate") and hasattr(found, "close")
+        yield "engine", config.engine, ENGINES, lambda c: hasattr(c, "generate") and hasattr(c, "close")
     if "optimizer" in config:
-        yield "optimizer", config.optimizer, lambda found: issubclass(found, torch.optim.Optimizer)
+        yield "optimizer", config.optimizer, OPTIMIZERS, lambda c: issubclass(c, torch.optim.Optimizer)
     for name, settings in config.get("callbacks", {}).items():
         if settings is not None:
-            yield f"callbacks.{name}", settings, lambda found: issubclass(found, pl.Callback)
+            yield f"callbacks.{name}", settings, CALLBACKS, lambda c: issubclass(c, pl.Callback)
+
+
+class _Arguments(Settings, arbitrary_types_allowed=True):
+    """Base of models that are made from signatures."""
 
 
 def _check_settings(place: str, settings: DictConfig, found: type) -> None:
-    hints = get_type_hints(found.__init__)  # type: ignore[misc]
     parameters = inspect.signature(found).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    read_elsewhere = (*USED_BY_PIPELINE.get(place.rpartition(".")[2], ()), "max_grad_norm", "_target_", "_partial_")
+    read_elsewhere = {*USED_BY_PIPELINE.get(place.rpartition(".")[2], ()), "max_grad_norm", "_target_", "_partial_"}
     plain = OmegaConf.to_container(settings)
-    assert isinstance(plain, Mapping)
-    for key, value in plain.items():
-        if key in read_elsewhere:
-            if value is None and key not in _MAY_BE_NULL:
-                raise UserError(f"{place}.{key!s}=null: needs a value; drop it for the default")
-        elif key not in parameters:
-            if not takes_any:
-                known = [
-                    name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_POSITIONAL
-                ]
-                raise UserError(f"unknown key {place}.{key!s}: {found.__name__} takes {', '.join(known)}")
-        elif not fits(value, hints.get(str(key), Any)):
-            shown = "null" if value is None else value
-            raise UserError(f"{place}.{key!s}={shown}: must be {in_words(hints[str(key)])}")
-
-
-def fits(value: object, hint: Any) -> bool:
-    """Whether a plain value of a configuration is what an annotation says; a mapping may become any object."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return True
-    if origin in (Union, UnionType):
-        return any(fits(value, one) for one in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin in (Sequence, list):
-        return isinstance(value, list) and all(fits(item, arguments[0]) for item in value)
-    if origin is tuple:
-        return isinstance(value, list) and len(value) == len(arguments)
-    if isinstance(value, bool) or hint in (bool, NoneType, str, int):
-        return isinstance(value, hint) and isinstance(value, bool) == (hint is bool)
-    if hint in (float, Path):
-        return isinstance(value, int | float if hint is float else str)
-    return isinstance(value, Mapping)
+    assert isinstance(plain, dict)
+    given = {str(key): value for key, value in plain.items() if key not in read_elsewhere}
+    try:
+        hints = get_type_hints(found.__init__)  # type: ignore[misc]
+    except NameError:  # of what is imported for type checkers alone
+        hints = {}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    fields: dict[str, Any] = {}
+    for number, name in enumerate(parameters):
+        is_checked = name in given and not isinstance(given[name], Mapping)  # which may become any object
+        # Fields have names of their own, as some parameters are called like methods of a model.
+        fields[f"argument_{number}"] = (hints.get(name, Any) if is_checked else Any, Field(None, alias=name))
+    model = create_model(
+        found.__name__, __base__=_Arguments, __cls_kwargs__={"extra": "allow" if takes_any else "forbid"}, **fields
+    )
+    try:
+        model.model_validate_json(json.dumps(given))  # in JSON a list is a tuple, too, and a string a path
+    except ValidationError as error:
+        raise UserError(explained(error, place, depth=1)) from error

@@ -214,7 +214,7 @@ def make_trainer(config: DictConfig, callbacks: Sequence[pl.Callback], logger: A
         # Else torch would fill all fresh memory with NaN, chunks of logits included, to catch reads before writes.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return pl.Trainer(
-        **{str(key): value for key, value in ({"log_every_n_steps": 1, "enable_model_summary": False} | plain).items()},
+        **{str(key): value for key, value in plain.items()},
         callbacks=list(callbacks),
         logger=logger,
         enable_checkpointing=False,

@@ -1,4 +1,4 @@
-"""What a run wants from the hub, the web or vLLM, asked before torch is imported; what lacks is told in one line."""
+"""What a run wants from the hub, the web or vLLM, asked for before torch is imported."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_engine(config: DictConfig) -> None:
     """Check that vLLM can be had where the engine is to run it; it is not imported.
 
     Raises:
-        UserError: it is not installed there, or the engine's settings contradict each other.
+        UserError: it is not installed there.
     """
     engine = config.engine
     if engine._target_ != "redi_lab.generation.vllm_engine.VLLMEngine":

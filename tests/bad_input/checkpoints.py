@@ -1,5 +1,5 @@
 # ruff: noqa: E501 (a case is a line)
-"""Hugging Face folders that are damaged, incomplete, dangerous or not what they say, to be trained and to be judged."""
+"""Hugging Face folders that are damaged, incomplete, dangerous or not what they say, to train and to evaluate."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.bad_input.world import SMALL, Case, Command, World, edit_json
+from tests.bad_input.world import SMALL, Act, Case, World, edit_json
 
 Spoil = Callable[[Path], object]
 WEIGHTS = "model.safetensors"
 ROW = {"id": "a", "problem": "1+1?", "answer": "2", "generations": [{"text": "2", "correct": True}]}
 
 
-def train(spoil: Spoil, *arguments: str) -> Command:
+def train(spoil: Spoil, *arguments: str) -> Act:
     """Train the spoilt folder on one row."""
 
     def command(world: World) -> list[str]:
@@ -31,8 +31,8 @@ def train(spoil: Spoil, *arguments: str) -> Command:
     return command
 
 
-def evaluate(spoil: Spoil, *arguments: str) -> Command:
-    """Judge the spoilt folder on one problem."""
+def evaluate(spoil: Spoil, *arguments: str) -> Act:
+    """Evaluate the spoilt folder on one problem."""
 
     def command(world: World) -> list[str]:
         folder, problems = world.copy_model(), world.rows("b.jsonl", {"problem": "1+1?", "answer": "2"})
@@ -132,79 +132,65 @@ def an_adapter(folder: Path) -> None:
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "x"}))
 
 
-_BOTH: dict[str, tuple[Spoil, str]] = {
-    "truncated safetensors": (truncated, r".*/model.*: .*safetensors.*; .*"),
-    "empty safetensors": (empty, r".*/model.*: .*safetensors.*; .*"),
-    "a header that cannot be": (huge_header, r".*/model.*: .*safetensors.*; .*"),
-    "a pickle disguised as safetensors": (pickle_in_disguise, r".*/model.*: .*safetensors.*; .*"),
-    "pytorch_model.bin alone": (only_pickle, r".*/model.*: .*lacks \*\.safetensors; .*"),
-    "no weights": (no_weights, r".*/model.*: .*lacks \*\.safetensors; .*"),
-    "a missing tensor": (
-        without("model.norm"),
-        r".*/model.*: the weights of model\.norm\.weight are missing; give a complete.*",
-    ),
-    "tensors of another model": (
-        without("model.layers"),
-        r".*/model.*: the weights of model\.layers\..* and \d+ more are missing; .*",
-    ),
-    "an index that names lost shards": (lost_shards, r".*/model.*: .*model-00002-of-00002\.safetensors.*; .*"),
-    "an index that is no JSON": (
-        damaged_index,
-        r".*/model: model\.safetensors\.index\.json cannot be read .*; copy the folder again",
-    ),
-    "an index with a list in it": (indexed([WEIGHTS]), r".*/model: .*index\.json .*weight_map.*; .*"),
-    "an index with a number in it": (indexed(3), r".*/model: .*index\.json .*weight_map.*; .*"),
-    "weights with NaN": (with_number(float("nan")), r".*/model: model\.norm\.weight in model\.safetensors .*NaN.*; .*"),
-    "weights with infinity": (with_number(float("inf")), r".*/model: model\.norm\.weight in .* infinity; .*"),
-    "weights that are a pipe": (pipe(WEIGHTS), r".*/model: model\.safetensors is not a regular file; .*"),
-    "a tokenizer that is a pipe": (pipe("tokenizer.json"), r".*/model: tokenizer\.json is not a regular file; .*"),
-    "a config of nested brackets": (config_text("[" * 10**5), r".*/model: config\.json cannot be read .*; .*"),
-    "no config.json": (no_config, r".*/model: no Hugging Face folder there \(config\.json is missing\)"),
-    "an adapter alone": (an_adapter, r".*/model: no Hugging Face folder there .*; merge the adapter"),
-    "a config that is no JSON": (config_text("{"), r".*/model.*: .*config\.json.*; .*"),
-    "a config that is a list": (config_text("[]"), r".*/model.*: .*config.*; .*"),
-    "a config that is no text": (config_text(b"\xff\xfe\x00"), r".*/model.*: .*config.*; .*"),
-    "an empty config": (config_text("{}"), r".*/model.*: .*model_type.*; .*"),
-    "an unknown architecture": (config(model_type="nobody"), r".*/model.*: .*nobody.*; .*"),
-    "an architecture of its own code": (
-        config(model_type="mine", auto_map={"AutoConfig": "mine.Config"}),
-        r".*/model.*: .*; .*",
-    ),
-    "a model that writes no text": (config(model_type="vit", architectures=["ViTModel"]), r".*/model.*: .*; .*"),
-    "another width": (config(hidden_size=32, head_dim=8), r".*/model.*: .* has shape .*config\.json says .*"),
-    "a width in words": (config(hidden_size="wide"), r".*/model.*: .*; .*"),
-    "more layers than weights": (
-        config(num_hidden_layers=3, layer_types=["full_attention"] * 3),
-        r".*/model.*: the weights of model\.layers\.1.* missing; .*",
-    ),
-    "layers below none": (config(num_hidden_layers=-1), r".*/model.*: .*; .*"),
-    "a vocabulary below the tokenizer's": (config(vocab_size=10), r".*/model.*: .*has shape .*config\.json says .*"),
-}
+_WITHOUT_NORM, _WITHOUT_LAYERS = without("model.norm"), without("model.layers")
+_BOTH: dict[str, tuple[Spoil, tuple[str, ...]]] = {
+    "truncated safetensors": (truncated, ("/model", "safetensors")),
+    "pytorch_model.bin alone": (only_pickle, ("/model", "*.safetensors")),
+    "a missing tensor": (_WITHOUT_NORM, ("/model", "model.norm.weight")),
+    "weights with NaN": (with_number(float("nan")), ("/model", "model.norm.weight", "NaN")),
+    "no config.json": (no_config, ("/model", "config.json")),
+    "an architecture of its own code": (config(model_type="mine", auto_map={"AutoConfig": "mine.Config"}), ("/model",)),
+    "another width": (config(hidden_size=32, head_dim=8), ("/model", "shape", "config.json")),
+    "empty safetensors": (empty, ("/model", "safetensors")),
+    "a header that cannot be": (huge_header, ("/model", "safetensors")),
+    "a pickle disguised as safetensors": (pickle_in_disguise, ("/model", "safetensors")),
+    "no weights": (no_weights, ("/model", "*.safetensors")),
+    "tensors of another model": (_WITHOUT_LAYERS, ("/model", "model.layers.")),
+    "an index that names lost shards": (lost_shards, ("/model", "model-00002-of-00002.safetensors")),
+    "an index that is not JSON": (damaged_index, ("/model", "model.safetensors.index.json")),
+    "an index with a list in it": (indexed([WEIGHTS]), ("/model", "index.json", "weight_map")),
+    "weights with infinity": (with_number(float("inf")), ("/model", "model.norm.weight", "infinity")),
+    "weights that are a pipe": (pipe(WEIGHTS), ("/model", "model.safetensors")),
+    "a tokenizer that is a pipe": (pipe("tokenizer.json"), ("/model", "tokenizer.json")),
+    "a config of nested brackets": (config_text("[" * 10**5), ("/model", "config.json")),
+    "an adapter alone": (an_adapter, ("/model", "adapter")),
+    "a config that is not JSON": (config_text("{"), ("/model", "config.json")),
+    "a config that is a list": (config_text("[]"), ("/model", "config")),
+    "a config that is not UTF-8": (config_text(b"\xff\xfe\x00"), ("/model", "config")),
+    "an empty config": (config_text("{}"), ("/model", "model_type")),
+    "an unknown architecture": (config(model_type="nobody"), ("/model", "nobody")),
+    "a model that writes no text": (config(model_type="vit", architectures=["ViTModel"]), ("/model",)),
+    "a width in words": (config(hidden_size="wide"), ("/model",)),
+    "more layers than weights": (config(num_hidden_layers=3, layer_types=["full_attention"] * 3), ("/model", "model.layers.1")),
+    "layers below none": (config(num_hidden_layers=-1), ("/model",)),
+    "a vocabulary below the tokenizer's": (config(vocab_size=10), ("/model", "shape")),
+}  # fmt: skip
 
 
 def nothing(folder: Path) -> None:
     """The folder is sound."""
 
 
+_NEW = (*SMALL, "logger=none", "data.source.num_problems=9", "data.source.num_heldout=0")
 _TRAIN_ALONE = [
-    Case("a field that the architecture lacks", train(nothing, "+model.config_overrides.foo=1"), r"model\.config_overrides\.foo: Qwen2Config has no such field.*"),
-    Case("a width changed by the configuration", train(nothing, "+model.config_overrides.hidden_size=32"), r".*/model: .* has shape .*config\.json says .*"),
-    Case("LoRA of rank 0", train(nothing, "+model.lora.r=0"), r"model\.lora: .*r.*"),
-    Case("LoRA with an unknown argument", train(nothing, "+model.lora.foo=1"), r"model\.lora: .*foo.*"),
-    Case("LoRA on layers that are not there", train(nothing, "+model.lora.target_modules=[nowhere]"), r"model\.lora: .*nowhere.*"),
-    Case("positions too few for the data", train(config(max_position_embeddings=4)), r".* has \d+ tokens, the model 4 positions: drop long examples"),
-    Case("a reference that is damaged", lambda w: [*train(truncated)(w)[:-2], "loss=dpo", f"model.path={w.model}", f"loss.reference={w.folder / 'model'}", "model=hf"], r".*/model.*: .*; .*"),
-    Case("a start that lacks weights", lambda w: [*train(no_weights)(w)[:-2], f"init_from={w.folder / 'model'}"], r".*/model.*lacks \*\.safetensors; .*"),
-    Case("an architecture that nobody knows", lambda w: [*SMALL, "logger=none", "model.config.model_type=nobody"], r"model\.config: Unrecognized model identifier: nobody; choose other sizes or another model_type"),
-    Case("heads that do not divide the width", lambda w: [*SMALL, "logger=none", "data.source.num_problems=9", "data.source.num_heldout=0", "model.config.num_key_value_heads=2"], r"model: its forward pass fails \(.*heads.*\); do model\.config .* hold sizes that do not fit together\?"),
-    Case("a field that a new model lacks", lambda w: [*SMALL, "logger=none", "data.source.num_problems=9", "data.source.num_heldout=0", "+model.config.foo=1"], r"model\.config\.foo: Qwen2Config has no such field.*"),
+    Case("a field that the architecture does not have", train(nothing, "+model.config_overrides.foo=1"), ("model.config_overrides.foo",)),
+    Case("a width changed by the configuration", train(nothing, "+model.config_overrides.hidden_size=32"), ("/model", "shape")),
+    Case("LoRA of rank 0", train(nothing, "+model.lora.r=0"), ("model.lora",)),
+    Case("LoRA with an unknown argument", train(nothing, "+model.lora.foo=1"), ("model.lora", "foo")),
+    Case("LoRA on layers that are not there", train(nothing, "+model.lora.target_modules=[nowhere]"), ("model.lora", "nowhere")),
+    Case("positions too few for the data", train(config(max_position_embeddings=4)), ("4 positions",)),
+    Case("a reference that is damaged", lambda w: [*(train(truncated)(w) or ())[:-2], "loss=dpo", f"model.path={w.model}", f"loss.reference={w.folder / 'model'}", "model=hf"], ("/model",)),
+    Case("a start without weights", lambda w: [*(train(no_weights)(w) or ())[:-2], f"init_from={w.folder / 'model'}"], ("/model", "*.safetensors")),
+    Case("an architecture that nobody knows", lambda w: [*_NEW, "model.config.model_type=nobody"], ("model.config", "nobody")),
+    Case("heads that do not divide the width", lambda w: [*_NEW, "model.config.num_key_value_heads=2"], ("model", "heads")),
+    Case("a field that a new model does not have", lambda w: [*_NEW, "+model.config.foo=1"], ("model.config.foo",)),
 ]  # fmt: skip
 _EVALUATE_ALONE = [
-    Case("no room for an answer", evaluate(config(max_position_embeddings=4)), r".*prompt 0 has \d+ tokens .*more than the model's 4 positions; lower"),
-    Case("a rival that is damaged", lambda w: [*evaluate(truncated)(w), f"checkpoint={w.model}", f"sequential.better_than={w.folder / 'model'}"], r"sequential\.better_than=.*/model: model\.safetensors is not a complete .*; copy"),
+    Case("no room for an answer", evaluate(config(max_position_embeddings=4)), ("4 positions",)),
+    Case("a rival that is damaged", lambda w: [*(evaluate(truncated)(w) or ()), f"checkpoint={w.model}", f"sequential.better_than={w.folder / 'model'}"], ("sequential.better_than=", "model.safetensors")),
 ]  # fmt: skip
 
 KINDS = {
-    "a model to train": [Case(n, train(s), m) for n, (s, m) in _BOTH.items()] + _TRAIN_ALONE,
-    "a checkpoint to judge": [Case(n, evaluate(s), m) for n, (s, m) in _BOTH.items()] + _EVALUATE_ALONE,
+    "a model to train": [Case(n, train(s), parts) for n, (s, parts) in _BOTH.items()] + _TRAIN_ALONE,
+    "a model to evaluate": [Case(n, evaluate(s), parts) for n, (s, parts) in list(_BOTH.items())[:7]] + _EVALUATE_ALONE,
 }

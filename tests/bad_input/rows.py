@@ -13,7 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from tests.bad_input.world import SMALL, Case, Command, World
+from redi_lab.evaluation.benchmarks import Columns, load_file_benchmark
+from redi_lab.verbs.grade import check_rows
+from tests.bad_input.world import SMALL, Act, Case, World, load_corpus
 
 GOOD = {"id": "a", "problem": "1+1?", "answer": "2", "generations": [{"text": "2", "correct": True}]}
 PAIR = {"prompt": "1+1?", "chosen": "2", "rejected": "3"}
@@ -30,6 +32,7 @@ RAW = {
     "generations": ["2"],
     "correctness": {"llama_verification": [True], "math_verify_reparsed_answer": [True]},
 }
+WRONG = {**GOOD, "generations": [{"text": "3", "correct": False}]}
 
 
 def line(row: object) -> bytes:
@@ -41,470 +44,260 @@ def changed(row: dict[str, Any], **changes: object) -> dict[str, Any]:
     return {key: value for key, value in (row | {"id": "b"} | changes).items() if value is not ...}
 
 
-def parquet(rows: Sequence[dict[str, Any]], keep: int | None = None) -> bytes:
+def parquet(rows: Sequence[dict[str, Any]] | pa.Table, keep: int | None = None) -> bytes:
+    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows))
     stream = io.BytesIO()
-    pyarrow.parquet.write_table(pa.Table.from_pylist(list(rows)).slice(0, keep), stream)
+    pyarrow.parquet.write_table(table.slice(0, keep), stream)
     return stream.getvalue()
 
 
-def table(content: pa.Table) -> bytes:
-    stream = io.BytesIO()
-    pyarrow.parquet.write_table(content, stream)
-    return stream.getvalue()
+def reading(name: str, content: bytes, data: str = "jsonl", **source: Any) -> Act:
+    """Read a file as training does."""
+    return lambda world: load_corpus(world.write(name, content), data, **source)
 
 
-def training(name: str, content: bytes) -> Command:
+def file(name: str, what: str, content: bytes, *parts: str) -> Case:
+    return Case(what, reading(name, content), (name, *parts))
+
+
+def after(first: dict[str, Any], what: str, row: object, *parts: str) -> Case:
+    """A second row that is wrong: the place is the second line."""
+    second = row if isinstance(row, bytes) else line(row)
+    return Case(what, reading("mine.jsonl", line(first) + second), ("mine.jsonl:2", *parts))
+
+
+_GZIP = gzip.compress(b"".join(line(changed(GOOD, id=i)) for i in range(99)))
+_FILES = [
+    file("mine.jsonl", "an empty file", b""),
+    file("mine.jsonl", "only a byte order mark", b"\xef\xbb\xbf", ":1"),
+    file("mine.csv", "an ending nobody knows", b"a,b\n"),
+    file("mine.jsonl", "gzip under a plain name", gzip.compress(line(GOOD)), "mine.jsonl.gz"),
+    file("mine.jsonl.gz", "plain under a gzip name", line(GOOD)),
+    file("mine.jsonl.gz", "gzip cut off", _GZIP[:-9]),
+    file("mine.jsonl.gz", "gzip with a damaged byte", gzip.compress(line(GOOD))[:20] + b"\0" * 40),
+    file("mine.jsonl", "UTF-16", json.dumps(GOOD).encode("utf-16"), ":1", "UTF-8"),
+    file("mine.parquet", "Parquet cut off", parquet([GOOD])[:-10]),
+    file("mine.parquet", "Parquet without its beginning", b"PAR1" + parquet([GOOD])[90:]),
+    file("mine.parquet", "JSON lines named Parquet", line(GOOD)),
+    file("mine.jsonl.gz", "a gzip bomb of one line", gzip.compress(b'{"problem": "' + b"0" * (65 * 2**20), compresslevel=1), ":1", "67,108,864 bytes"),
+    file("mine.parquet", "a Parquet column twice", parquet(pa.table([["1"], ["2"]], names=["problem", "problem"])), "problem"),
+    file("mine.parquet", "a Parquet date in the year 5,000,000", parquet(pa.table({"day": pa.array([2**31 - 1], pa.int32()).cast(pa.date32())}))),
+    file("mine.parquet", "Parquet without rows", parquet([GOOD], keep=0)),
+]  # fmt: skip
+
+_LINES = [
+    after(GOOD, "a truncated line", b'{"id": "b", "problem": "1', "cut off"),
+    after(GOOD, "two objects on a line", line(GOOD)[:-1] + line(GOOD), "column"),
+    after(GOOD, "single quotes", b"{'id': 'b'}\n", "column 2"),
+    after(GOOD, "a comment", b"# rows\n", "column 1"),
+    after(GOOD, "a list", [GOOD], "[{"),
+    after(GOOD, "null", None, "null"),
+    after(GOOD, "invalid UTF-8", b'{"problem": "\xff"}\n', "byte 14"),
+    after(GOOD, "half a surrogate pair", b'{"problem": "\\ud83d"}\n', "surrogate"),
+    after(GOOD, "a key twice", b'{"id": "b", "id": "c"}\n', '"id"'),
+    after(GOOD, "a key twice inside", b'{"g": [{"text": "2", "text": "3"}]}\n', '"text"'),
+    after(GOOD, "NaN", b'{"id": NaN}\n', "NaN"),
+    after(GOOD, "infinity", b'{"id": -Infinity}\n', "-Infinity"),
+    after(GOOD, "a number of 5,000 digits", b'{"id": ' + b"9" * 5000 + b"}\n", "5000 digits"),
+    after(GOOD, "a number out of range", b'{"id": 1e999}\n', "1e999"),
+    after(GOOD, "lists 100,000 deep", b"[" * 100_000 + b"\n", "nested"),
+    after(GOOD, "a NUL byte", b'{"id": "b\0"}\n', "control character"),
+]
+
+_GENERATIONS = [
+    after(GOOD, "no problem", changed(GOOD, problem=...), '"problem"'),
+    after(GOOD, "another form", PAIR | {"id": "b"}, '"problem"', '"generations"'),
+    after(GOOD, "no id", changed(GOOD, id=...), '"id"'),
+    after(GOOD, "an empty id", changed(GOOD, id=""), '"id"', 'got ""'),
+    after(GOOD, "an id that is a fraction", changed(GOOD, id=1.5), '"id"', "got 1.5"),
+    after(GOOD, "a repeated id", changed(GOOD, id="a"), '"a"', "mine.jsonl:1"),
+    after(GOOD, "a problem that is a list", changed(GOOD, problem=["1"]), '"problem"', 'got ["1"]'),
+    after(GOOD, "a blank problem", changed(GOOD, problem=" "), '"problem"', "empty"),
+    after(GOOD, "an answer that is a number", changed(GOOD, answer=2), '"answer"', "got 2"),
+    after(GOOD, "generations that are null", changed(GOOD, generations=None), '"generations"', "got null"),
+    after(GOOD, "a generation that is a string", changed(GOOD, generations=["2"]), '"generations"[0]', '"text"'),
+    after(GOOD, "a generation without verdict", changed(GOOD, generations=[{"text": "2"}]), '"generations"[0]', '"correct"'),
+    after(GOOD, "a verdict in words", changed(GOOD, generations=[{"text": "2", "correct": "yes"}]), '"generations"[0].correct', 'got "yes"'),
+    after(GOOD, "a verdict that is a number", changed(GOOD, generations=[{"text": "2", "correct": 1}]), '"generations"[0].correct', "got 1"),
+    after(GOOD, "an empty generation", changed(GOOD, generations=[{"text": "", "correct": True}]), '"generations"[0].text', "empty"),
+    after(GOOD, "a reason that is a number", changed(GOOD, generations=[{"text": "2", "correct": True, "finish_reason": 3}]), '"generations"[0].finish_reason', "got 3"),
+]  # fmt: skip
+
+_CHATS = [
+    after(CHAT, "no verdict", changed(CHAT, id=..., correct=...), '"correct"'),
+    after(CHAT, "a verdict in words", changed(CHAT, id=..., correct="no"), '"correct"', 'got "no"'),
+    after(CHAT, "a system message", changed(CHAT, id=..., messages=[{"role": "system", "content": "s"}, *CHAT["messages"]]), '"messages"', '["system", "user", "assistant"]'),
+    after(CHAT, "a second turn", changed(CHAT, id=..., messages=CHAT["messages"] * 2), '"messages"'),
+    after(CHAT, "messages that are a string", changed(CHAT, id=..., messages="2"), '"messages"', 'got "2"'),
+    after(CHAT, "content in parts", changed(CHAT, id=..., messages=[CHAT["messages"][0], {"role": "assistant", "content": [{"text": "2"}]}]), '"messages"', "got [{"),
+    after(CHAT, "another answer to the same prompt", changed(CHAT, id=..., answer="3"), '"answer"', '"3"', '"2"'),
+]  # fmt: skip
+
+_PAIRS = [
+    after(PAIR, "no rejected", changed(PAIR, id=..., rejected=...), '"rejected"'),
+    after(PAIR, "an empty chosen", changed(PAIR, id=..., chosen=""), '"chosen"', "empty"),
+    after(PAIR, "a rejected that is null", changed(PAIR, id=..., rejected=None), '"rejected"', "got null"),
+    after(PAIR, "no turn", changed(PAIR, id=..., chosen=[]), '"chosen"', "got []"),
+    after(PAIR, "a message that is not an object", changed(PAIR, id=..., chosen=["x"]), '"chosen"', "got [null]"),
+    after(PAIR, "a message without content", changed(PAIR, id=..., chosen=[{"role": "assistant"}]), '"chosen"', "got null"),
+    after(PAIR, "another prompt inside", changed(PAIR, id=..., chosen=[{"role": "user", "content": "?"}, {"role": "assistant", "content": "2"}]), '"chosen"', "prompt"),
+    after(PAIR, "a problem's row", GOOD, '"chosen"', '"rejected"'),
+]  # fmt: skip
+
+
+def _folder(*names: str) -> Act:
+    def act(world: World) -> None:
+        (world.folder / "data").mkdir(parents=True)
+        for name in names:
+            world.write(f"data/{name}", line(GOOD))
+        load_corpus(world.folder / "data")
+
+    return act
+
+
+def _curated(spoil: Callable[[World], object]) -> Act:
+    def act(world: World) -> None:
+        world.write("curated/here", "")
+        spoil(world)
+        load_corpus(world.folder / "curated", "curated")
+
+    return act
+
+
+def _each_parquet(content: bytes) -> Callable[[World], object]:
+    return lambda world: [world.write(f"curated/{name}.parquet", content) for name in ("sft", "pairs", "negatives")]
+
+
+_CORPORA = [
+    Case("nothing right in it, in a whole command", lambda w: [*SMALL, "logger=none", "data=jsonl", "data.source.num_heldout=0", f"data.path={w.rows('mine.jsonl', WRONG)}"], ("mine.jsonl", "'no correct generation': 1")),
+    Case("too few to hold out", reading("mine.jsonl", line(GOOD), num_heldout=3), ("mine.jsonl", "num_heldout=3", "1")),
+    Case("a format nobody knows", reading("mine.jsonl", line(GOOD), format="csv"), ("data.source.format=csv",)),
+    file("mine.jsonl", "both forms", line(GOOD | PAIR), ":1", "data.source.format"),
+    file("mine.jsonl", "neither form", line({"question": "?"}), ":1", '"question"'),
+    Case("a revision of a file", reading("mine.jsonl", line(GOOD), revision="main"), ("mine.jsonl", "main")),
+    Case("an empty folder", _folder(), ("data:", ".parquet")),
+    Case("a folder of other splits", _folder("test.jsonl"), ("data:", "'train'", "test")),
+    Case("a folder with a stray file", _folder("train.jsonl", "more.jsonl"), ("data:", "more.jsonl")),
+    Case("a folder of two formats", _folder("train.jsonl", "train.parquet"), ("data:", "Parquet")),
+    Case("a folder of save_to_disk, damaged", _folder("dataset_info.json"), ("data:", "save_to_disk")),
+    Case("OpenR1-Math-Raw: other columns", reading("mine.jsonl", line(GOOD), "openr1_math"), ("mine.jsonl:1", "problem_is_valid")),
+    Case("OpenR1-Math-Raw: nothing left", reading("mine.jsonl", line(RAW | {"problem_is_valid": "No"}), "openr1_math"), ("mine.jsonl", "problem_is_valid")),
+    Case("OpenR1-Math-Raw: lists that do not match", reading("mine.jsonl", line(RAW | {"generations": ["2", "3"]}), "openr1_math"), ("mine.jsonl", "verdict lists do not match")),
+    Case("OpenR1-Math-220k: other columns", reading("mine.jsonl", line(RAW), "openr1_220k"), ("mine.jsonl:1", "OpenR1-Math-220k")),
+    Case("a folder that `curate` did not write", _curated(lambda _: None), ("data.path=", "curated", "sft.parquet")),
+    Case("a curation with other columns", _curated(_each_parquet(parquet([{"a": 1}]))), ("sft.parquet", "column")),
+    Case("a curation that is damaged", _curated(_each_parquet(b"PAR1")), ("sft.parquet", "Parquet")),
+]  # fmt: skip
+
+
+def _curate(row: object, *arguments: str) -> Act:
     return lambda world: [
-        *SMALL,
+        "curate",
         "data=jsonl",
-        "data.source.num_heldout=0",
-        "logger=none",
-        f"data.path={world.write(name, content)}",
+        "curation.num_workers=0",
+        f"data.path={world.rows('mine.jsonl', GOOD, row)}",
+        *arguments,
     ]
 
 
-def after_a_good_row(row: object) -> Command:
-    return training("mine.jsonl", line(GOOD) + (row if isinstance(row, bytes) else line(row)))
+def _benchmark(content: str) -> Act:
+    def command(world: World) -> list[str]:
+        path = world.write("bench.jsonl", content)
+        return [*(_curate(changed(GOOD))(world) or ()), f"curation.benchmarks=[{path}]"]
+
+    return command
 
 
-def after_a_good_chat(row: dict[str, Any]) -> Command:
-    return training("mine.jsonl", line(CHAT) + line(row))
+def _preview(name: str, content: bytes) -> Act:
+    def command(world: World) -> list[str]:
+        world.write("curated/sft.parquet", parquet([{"completion": "2", "source": "x"}]))
+        world.write("curated/pairs.parquet", parquet([{"problem": "?", "chosen": "2", "rejected": "3"}]))
+        world.write(f"curated/{name}", content)
+        return ["curate", "preview", f"path={world.folder / 'curated'}"]
+
+    return command
 
 
-def after_a_good_pair(row: dict[str, Any]) -> Command:
-    return training("mine.jsonl", line(PAIR) + line(row))
+_CURATIONS = [
+    Case("a bad row", _curate(changed(GOOD, problem=3)), ("mine.jsonl:2", '"problem"', "got 3")),
+    Case("ready pairs to be graded", _curate(PAIR, "curation=grader", "data.source.format=pairs"), ("curation.grader=missing",)),
+    Case("limits without tokenizer", _curate(changed(GOOD), "data.max_prompt_tokens=9"), ("data.max_prompt_tokens", "curation.tokenizer")),
+    Case("a benchmark that is not there", _curate(changed(GOOD), "curation.benchmarks=[/nowhere]"), ("curation.benchmarks", "/nowhere")),
+    Case("a benchmark without problems", _benchmark(""), ("bench.jsonl",)),
+    Case("a benchmark of other keys", _benchmark('{"question": "?"}\n'), ("bench.jsonl:1", "problem")),
+    Case("a tokenizer that is not there", _curate(changed(GOOD), "curation.tokenizer=/nowhere"), ("/nowhere",)),
+    Case("preview: pairs damaged", _preview("pairs.parquet", b"PAR1"), ("pairs.parquet",)),
+    Case("preview: other columns", _preview("pairs.parquet", parquet([{"a": 1}])), ("pairs.parquet", "chosen, problem, rejected")),
+    Case("preview: manifest damaged", _preview("manifest.json", b"{"), ("manifest.json",)),
+]  # fmt: skip
 
 
-_FILES: list[Case] = [
-    Case("an empty file", training("mine.jsonl", b""), r".*mine\.jsonl: there is no row in it"),
-    Case("blank lines alone", training("mine.jsonl", b"\n \n"), r".*mine\.jsonl: there is no row in it"),
-    Case("only a byte order mark", training("mine.jsonl", b"\xef\xbb\xbf"), r".*mine\.jsonl:1: not valid JSON: .*"),
-    Case(
-        "an ending nobody knows",
-        training("mine.csv", b"a,b\n"),
-        r".*mine\.csv: cannot tell the format; the name must end",
-    ),
-    Case(
-        "gzip under a plain name",
-        training("mine.jsonl", gzip.compress(line(GOOD))),
-        r".*mine\.jsonl: is compressed with gzip: name it mine\.jsonl\.gz, or decompress it",
-    ),
-    Case(
-        "plain under a gzip name",
-        training("mine.jsonl.gz", line(GOOD)),
-        r".*mine\.jsonl\.gz: cannot be read: Not a gzipped.*; .*",
-    ),
-    Case(
-        "gzip cut off",
-        training("mine.jsonl.gz", gzip.compress(b"".join(line(changed(GOOD, id=i)) for i in range(99)))[:-9]),
-        r".*mine\.jsonl\.gz: cannot be read: Compressed file ended.*; .*",
-    ),
-    Case(
-        "gzip with a damaged byte",
-        training("mine.jsonl.gz", gzip.compress(line(GOOD))[:20] + b"\0" * 40),
-        r".*mine\.jsonl\.gz: cannot be read: .*; .*",
-    ),
-    Case(
-        "UTF-16",
-        training("mine.jsonl", json.dumps(GOOD).encode("utf-16")),
-        r".*mine\.jsonl:1: not valid UTF-8 .*save it as UTF-8",
-    ),
-    Case(
-        "Parquet cut off",
-        training("mine.parquet", parquet([GOOD])[:-10]),
-        r".*mine\.parquet: not a readable Parquet file: .*; .*",
-    ),
-    Case(
-        "Parquet without its beginning",
-        training("mine.parquet", b"PAR1" + parquet([GOOD])[90:]),
-        r".*mine\.parquet: .*; .*",
-    ),
-    Case(
-        "an empty Parquet file", training("mine.parquet", b""), r".*mine\.parquet: not a readable Parquet file: .*; .*"
-    ),
-    Case(
-        "JSON lines named Parquet",
-        training("mine.parquet", line(GOOD)),
-        r".*mine\.parquet: not a readable Parquet file: .*; .*",
-    ),
-    Case(
-        "a gzip bomb of one line",
-        training("mine.jsonl.gz", gzip.compress(b'{"problem": "' + b"0" * (65 * 2**20), compresslevel=1)),
-        r".*mine\.jsonl\.gz:1: a line of more than 67,108,864 bytes; end each row with a line break",
-    ),
-    Case(
-        "a Parquet column twice",
-        training("mine.parquet", table(pa.table([["1"], ["2"]], names=["problem", "problem"]))),
-        r".*mine\.parquet: has the column problem twice; drop or rename one",
-    ),
-    Case(
-        "a Parquet date in the year 5,000,000",
-        training("mine.parquet", table(pa.table({"day": pa.array([2**31 - 1], pa.int32()).cast(pa.date32())}))),
-        r".*mine\.parquet: cannot be read after row 0: .*; correct it or write it again",
-    ),
-    Case(
-        "Parquet without rows",
-        training("mine.parquet", parquet([GOOD], keep=0)),
-        r".*mine\.parquet: there is no row in it",
-    ),
+def _pipe(world: World) -> list[str]:
+    os.mkfifo(world.write("mine.jsonl", "").with_name("pipe.jsonl"))
+    return ["grade", str(world.folder / "pipe.jsonl")]
+
+
+def _grade(what: str, content: bytes, *parts: str, gold: str = "gold") -> Case:
+    def act(world: World) -> None:
+        check_rows(world.write("mine.jsonl", content), prediction="prediction", gold=gold)
+
+    return Case(what, act, ("mine.jsonl", *parts))
+
+
+_ROW = {"prediction": "2", "gold": "2"}
+_GRADINGS = [
+    Case("a pipe", _pipe, ("pipe.jsonl",)),
+    Case("a folder", lambda world: ["grade", str(world.write("x/y", "").parent)], ("/x:", "directory")),
+    _grade("no rows", b""),
+    _grade("no prediction", line({"gold": "2"}), ":1:prediction", "gold"),
+    _grade("no gold", line(_ROW) + line({"prediction": "2"}), ":2:gold", "prediction"),
+    _grade("a key that is not there", line(_ROW), ":1:answer", "prediction, gold", gold="answer"),
+    _grade("a prediction that is null", line(_ROW | {"prediction": None}), ":1:prediction", "null"),
+    _grade("a gold that is an object", line(_ROW | {"gold": {}}), ":1:gold", "object"),
+    _grade("no accepted answer", line(_ROW | {"gold": []}), ":1:gold", "empty"),
+    _grade("an empty gold", line(_ROW | {"gold": " "}), ":1:gold", "empty"),
+    _grade("a gold that is true", line(_ROW | {"gold": True}), ":1:gold", "true or false"),
+    _grade("a verdict already there", line(_ROW | {"verdict": "right"}), ":1:verdict"),
+    _grade("a truncated line", line(_ROW) + b'{"prediction": "2', ":2", "cut off"),
 ]
 
-_LINES: list[Case] = [
-    Case(
-        "a truncated line",
-        after_a_good_row(b'{"id": "b", "problem": "1'),
-        r".*mine\.jsonl:2: not valid JSON: .* \(the file may be cut off here\); correct it",
-    ),
-    Case(
-        "two objects on a line",
-        after_a_good_row(line(GOOD)[:-1] + line(GOOD)),
-        r".*mine\.jsonl:2: not valid JSON: Extra data at column \d+",
-    ),
-    Case("single quotes", after_a_good_row(b"{'id': 'b'}\n"), r".*mine\.jsonl:2: not valid JSON: .* at column 2"),
-    Case("a trailing comma", after_a_good_row(b'{"id": "b",}\n'), r".*mine\.jsonl:2: not valid JSON: .* at column"),
-    Case("a comment", after_a_good_row(b"# rows\n"), r".*mine\.jsonl:2: not valid JSON: .* at column 1"),
-    Case("a list", after_a_good_row([GOOD]), r".*mine\.jsonl:2: expected a JSON object on each line, got \[\{"),
-    Case("a number", after_a_good_row(3), r".*mine\.jsonl:2: expected a JSON object on each line, got 3"),
-    Case("null", after_a_good_row(None), r".*mine\.jsonl:2: expected a JSON object on each line, got null"),
-    Case(
-        "invalid UTF-8",
-        after_a_good_row(b'{"problem": "\xff"}\n'),
-        r".*mine\.jsonl:2: not valid UTF-8 \(byte 14 of the line\): save it as UTF-8",
-    ),
-    Case(
-        "half a surrogate pair",
-        after_a_good_row(b'{"problem": "\\ud83d"}\n'),
-        r".*mine\.jsonl:2: holds half of a surrogate pair",
-    ),
-    Case(
-        "a key twice",
-        after_a_good_row(b'{"id": "b", "id": "c"}\n'),
-        r".*mine\.jsonl:2: not usable as JSON: key \"id\" is there twice",
-    ),
-    Case(
-        "a key twice inside",
-        after_a_good_row(b'{"g": [{"text": "2", "text": "3"}]}\n'),
-        r".*mine\.jsonl:2: .*key \"text\" is there twice",
-    ),
-    Case(
-        "NaN",
-        after_a_good_row(b'{"id": NaN}\n'),
-        r".*mine\.jsonl:2: not usable as JSON: NaN is not a JSON number; write null",
-    ),
-    Case(
-        "infinity",
-        after_a_good_row(b'{"id": -Infinity}\n'),
-        r".*mine\.jsonl:2: not usable as JSON: -Infinity is not a JSON number; write null",
-    ),
-    Case(
-        "a number of 5,000 digits",
-        after_a_good_row(b'{"id": ' + b"9" * 5000 + b"}\n"),
-        r".*mine\.jsonl:2: not usable as JSON: .*has 5000 digits",
-    ),
-    Case(
-        "a number out of range",
-        after_a_good_row(b'{"id": 1e999}\n'),
-        r".*mine\.jsonl:2: not usable as JSON: 1e999 is not a JSON number; write null",
-    ),
-    Case(
-        "lists 100,000 deep",
-        after_a_good_row(b"[" * 100_000 + b"\n"),
-        r".*mine\.jsonl:2: not usable as JSON: lists or objects nested too deeply; flatten them",
-    ),
-    Case(
-        "a NUL byte",
-        after_a_good_row(b'{"id": "b\0"}\n'),
-        r".*mine\.jsonl:2: not valid JSON: Invalid control character",
-    ),
-]
 
-_GENERATIONS: dict[str, tuple[object, str]] = {
-    "no problem": (changed(GOOD, problem=...), r'without the key "problem"; the keys are \{"id".*'),
-    "no generations": (changed(GOOD, generations=...), r'without the key "generations"; the keys are.*'),
-    "another form": (PAIR | {"id": "b"}, r'without the key "problem", "generations".*'),
-    "no id": (changed(GOOD, id=...), r'either all rows have the key "id" or none.*'),
-    "an empty id": (changed(GOOD, id=""), r'key "id": expected a non-empty string or an integer, got ""'),
-    "an id that is no text": (changed(GOOD, id=1.5), r'key "id": expected .*got 1\.5'),
-    "a repeated id": (changed(GOOD, id="a"), r'the id "a" is that of .*mine\.jsonl:1: ids must be unique'),
-    "a problem that is a list": (changed(GOOD, problem=["1"]), r'key "problem": expected a string, got \["1"\]'),
-    "a blank problem": (changed(GOOD, problem=" "), r'key "problem": the string is empty \(row with id "b"\).*'),
-    "an answer that is a number": (changed(GOOD, answer=2), r'key "answer": expected a string or null, got 2'),
-    "generations that are null": (changed(GOOD, generations=None), r'key "generations": expected a list, got null'),
-    "generations that are a text": (changed(GOOD, generations="2"), r'key "generations": expected a list, got "2"'),
-    "a generation that is a text": (
-        changed(GOOD, generations=["2"]),
-        r'key "generations"\[0\]: expected an object with "text".*',
-    ),
-    "a generation without verdict": (
-        changed(GOOD, generations=[{"text": "2"}]),
-        r'key "generations"\[0\]: expected an object .*"correct".*',
-    ),
-    "a verdict in words": (
-        changed(GOOD, generations=[{"text": "2", "correct": "yes"}]),
-        r'key "generations"\[0\]\.correct: expected true, false or null, got "yes"',
-    ),
-    "a verdict that is a number": (
-        changed(GOOD, generations=[{"text": "2", "correct": 1}]),
-        r'key "generations"\[0\]\.correct: expected true, false or null, got 1',
-    ),
-    "an empty generation": (
-        changed(GOOD, generations=[{"text": "", "correct": True}]),
-        r'key "generations"\[0\]\.text: the string is empty.*',
-    ),
-    "a generation that is null": (
-        changed(GOOD, generations=[{"text": None, "correct": True}]),
-        r'key "generations"\[0\]\.text: expected a string, got null',
-    ),
-    "a reason that is a number": (
-        changed(GOOD, generations=[{"text": "2", "correct": True, "finish_reason": 3}]),
-        r'key "generations"\[0\]\.finish_reason: expected a string or null, got 3',
-    ),
-}
+def _problems(what: str, name: str, content: bytes, *parts: str, problem: str = "problem") -> Case:
+    def act(world: World) -> None:
+        load_file_benchmark(world.write(name, content), None, None, Columns(problem, "answer"))
 
-_CHATS: dict[str, tuple[dict[str, Any], str]] = {
-    "no verdict": (changed(CHAT, id=..., correct=...), r'without the key "correct"; .*'),
-    "a verdict in words": (
-        changed(CHAT, id=..., correct="no"),
-        r'key "correct": expected true, false or null, got "no"',
-    ),
-    "a system message": (
-        changed(CHAT, id=..., messages=[{"role": "system", "content": "s"}, *CHAT["messages"]]),
-        r'key "messages": only conversations of one turn .* got \["system", "user", "assistant"\]: drop the other.*',
-    ),
-    "a second turn": (
-        changed(CHAT, id=..., messages=CHAT["messages"] * 2),
-        r'key "messages": .*only conversations of one turn .*',
-    ),
-    "messages that are text": (changed(CHAT, id=..., messages="2"), r'key "messages": expected a list, got "2"'),
-    "content in parts": (
-        changed(CHAT, id=..., messages=[CHAT["messages"][0], {"role": "assistant", "content": [{"text": "2"}]}]),
-        r'key "messages": expected a string, got \[\{.*',
-    ),
-    "another answer to the same prompt": (
-        changed(CHAT, id=..., answer="3"),
-        r'key "answer": "3", but an earlier row with the same prompt \(id "0"\) says "2": correct one of them',
-    ),
-}
-
-_PAIRS: dict[str, tuple[dict[str, Any], str]] = {
-    "no rejected": (changed(PAIR, id=..., rejected=...), r'without the key "rejected"; .*'),
-    "an empty chosen": (changed(PAIR, id=..., chosen=""), r'key "chosen": the string is empty \(row with id "1"\).*'),
-    "a rejected that is null": (changed(PAIR, id=..., rejected=None), r'key "rejected": expected a string, got null'),
-    "a system turn": (
-        changed(PAIR, id=..., prompt=[{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]),
-        r'key "prompt": only conversations of one turn .*: drop the other messages.*',
-    ),
-    "no turn": (
-        changed(PAIR, id=..., chosen=[]),
-        r'key "chosen": only conversations of one turn .* got \[\]: drop the other messages.*',
-    ),
-    "a message that is no object": (
-        changed(PAIR, id=..., chosen=["x"]),
-        r'key "chosen": only conversations of one turn .* got \[null\]: drop the other messages.*',
-    ),
-    "a message without content": (
-        changed(PAIR, id=..., chosen=[{"role": "assistant"}]),
-        r'key "chosen": expected a string, got null',
-    ),
-    "another prompt inside": (
-        changed(PAIR, id=..., chosen=[{"role": "user", "content": "?"}, {"role": "assistant", "content": "2"}]),
-        r'key "chosen": the message of the user is not the prompt of this row.*',
-    ),
-    "a problem's row": (GOOD, r'without the key "chosen", "rejected"; .*'),
-}
+    return Case(what, act, (name.partition(".")[0], *parts))
 
 
-def _corpora() -> list[Case]:  # noqa: C901 (a table)
-    """What is wrong with a corpus as a whole, or where it lies."""
-    wrong = changed(GOOD, generations=[{"text": "3", "correct": False}])
-
-    def folder(*names: str) -> Command:
-        def command(world: World) -> list[str]:
-            for name in names:
-                world.write(f"data/{name}", line(GOOD))
-            (world.folder / "data").mkdir(parents=True, exist_ok=True)
-            return [
-                *SMALL,
-                "logger=none",
-                "data=jsonl",
-                "data.source.num_heldout=0",
-                f"data.path={world.folder / 'data'}",
-            ]
-
-        return command
-
-    def more(name: str, *arguments: str) -> Command:
-        return lambda world: [
-            *SMALL,
-            "logger=none",
-            "data=jsonl",
-            f"data.path={world.write(name, line(GOOD))}",
-            *arguments,
-        ]
-
-    def of(source: str, row: dict[str, Any]) -> Command:
-        return lambda world: [
-            *SMALL,
-            "logger=none",
-            f"data={source}",
-            "data.batch_size=2",
-            f"data.path={world.rows('mine.jsonl', row)}",
-        ]
-
-    def curated(spoil: Callable[[World], object]) -> Command:
-        def command(world: World) -> list[str]:
-            world.write("curated/here", "")
-            spoil(world)
-            return [*SMALL, "logger=none", "data=curated", f"data.path={world.folder / 'curated'}"]
-
-        return command
-
-    def other_columns(world: World) -> None:
-        for name in ("sft", "pairs", "negatives"):
-            world.write(f"curated/{name}.parquet", parquet([{"a": 1}]))
-
-    def no_parquet(world: World) -> None:
-        for name in ("sft", "pairs", "negatives"):
-            world.write(f"curated/{name}.parquet", b"PAR1")
-
-    return [
-        Case("nothing right in it", training("mine.jsonl", line(wrong)), r".*mine\.jsonl: no row is left to train on, which needs a right generation: .*'no correct generation': 1.*"),
-        Case("too few to hold out", more("mine.jsonl", "data.source.num_heldout=3"), r".*mine\.jsonl: num_heldout=3 .*only 1 different problems .*: set data\.source\.num_heldout"),
-        Case("a format nobody knows", more("mine.jsonl", "data.source.format=csv"), r".*format=.*csv.*"),
-        Case("both forms", training("mine.jsonl", line(GOOD | PAIR)), r".*mine\.jsonl:1: the keys fit several forms: set data\.source\.format to generations or pairs"),
-        Case("neither form", training("mine.jsonl", line({"question": "?"})), r".*mine\.jsonl:1: the keys are \{\"question\"\}, expected .*: rename or add them"),
-        Case("a revision of a file", more("mine.jsonl", "data.source.revision=main", "data.source.num_heldout=0"), r".*is local and has no revisions: drop revision='main'"),
-        Case("an empty folder", folder(), r".*data: no \.jsonl, \.jsonl\.gz, \.parquet file in this folder"),
-        Case("a folder of other splits", folder("test.jsonl"), r".*data: no file of split 'train'; there is test"),
-        Case("a folder with a stray file", folder("train.jsonl", "more.jsonl"), r".*data: some files are named after a split, more\.jsonl is not: give one"),
-        Case("a folder of two formats", folder("train.jsonl", "train.parquet"), r".*data: JSONL and Parquet files side by side: give one"),
-        Case("a folder of save_to_disk, damaged", folder("dataset_info.json"), r".*data: not a readable data set of save_to_disk: .*"),
-        Case("OpenR1-Math-Raw: other columns", of("openr1_math", GOOD), r".*mine\.jsonl:1: not a row of OpenR1-Math-Raw: without problem_is_valid"),
-        Case("OpenR1-Math-Raw: sources as text", lambda world: [*of("openr1_math", RAW)(world), "data.source.excluded_sources=cn_k12"], r"data\.source\.excluded_sources=cn_k12: must be a list"),
-        Case("OpenR1-Math-Raw: nothing left", of("openr1_math", RAW | {"problem_is_valid": "No"}), r".*mine\.jsonl: no row is left to train on, which needs a right generation: .*problem_is_valid.*"),
-        Case("OpenR1-Math-Raw: lists that do not match", of("openr1_math", RAW | {"generations": ["2", "3"]}), r".*mine\.jsonl: no row is left to train on, which needs a right generation: .*verdict lists do not match.*"),
-        Case("OpenR1-Math-220k: other columns", of("openr1_220k", RAW), r".*mine\.jsonl:1: not a row of OpenR1-Math-220k: .*"),
-        Case("a curation that is none", curated(lambda _: None), r"data\.path=.*curated: no sft\.parquet there; give the results folder"),
-        Case("a curation with other columns", curated(other_columns), r".*sft\.parquet: without the columns .*; curate again"),
-        Case("a curation that is damaged", curated(no_parquet), r".*sft\.parquet: not a readable Parquet file: .*; curate again"),
-    ]  # fmt: skip
-
-
-def _curations() -> list[Case]:
-    def curate(row: object, *arguments: str) -> Command:
-        return lambda world: [
-            "curate",
-            "data=jsonl",
-            "curation.num_workers=0",
-            f"data.path={world.rows('mine.jsonl', GOOD, row)}",
-            *arguments,
-        ]
-
-    def benchmark(content: str) -> Command:
-        def command(world: World) -> list[str]:
-            file = world.write("bench.jsonl", content)
-            return [*curate(changed(GOOD))(world), f"curation.benchmarks=[{file}]"]
-
-        return command
-
-    def preview(name: str, content: bytes) -> Command:
-        def command(world: World) -> list[str]:
-            world.write("curated/sft.parquet", parquet([{"completion": "2", "source": "x"}]))
-            world.write("curated/pairs.parquet", parquet([{"problem": "?", "chosen": "2", "rejected": "3"}]))
-            world.write(f"curated/{name}", content)
-            return ["curate", "preview", f"path={world.folder / 'curated'}"]
-
-        return command
-
-    return [
-        Case("a bad row", curate(changed(GOOD, problem=3)), r'.*mine\.jsonl:2: key "problem": expected a string, got 3'),
-        Case("ready pairs to be graded", lambda w: ["curate", "data=jsonl", "curation=grader", "data.source.format=pairs", f"data.path={w.rows('p.jsonl', PAIR)}"], r"curation\.grader=missing: ready pairs carry no answers to grade against"),
-        Case("limits without tokenizer", curate(changed(GOOD), "data.max_prompt_tokens=9"), r"data\.max_prompt_tokens counts tokens of the student: give its tokenizer"),
-        Case("an unknown order", curate(changed(GOOD), "curation.pair_order=best"), r"curation\.pair_order=best: must be one of first, random"),
-        Case("a threshold above 1", curate(changed(GOOD), "curation.near_threshold=2"), r"curation\.near_threshold=2\.0: must be in \(0, 1\]"),
-        Case("benchmarks that are no list", curate(changed(GOOD), "curation.benchmarks=a"), r"curation\.benchmarks=a: must be a list, each item a text"),
-        Case("a benchmark that is not there", curate(changed(GOOD), "curation.benchmarks=[/nowhere]"), r"curation\.benchmarks: /nowhere: no such file; give JSONL"),
-        Case("a benchmark without problems", benchmark(""), r".*bench\.jsonl.*"),
-        Case("a benchmark of other keys", benchmark('{"question": "?"}\n'), r".*bench\.jsonl:1.*problem.*"),
-        Case("a tokenizer that is not there", curate(changed(GOOD), "curation.tokenizer=/nowhere"), r".*/nowhere.*"),
-        Case("preview: pairs damaged", preview("pairs.parquet", b"PAR1"), r".*pairs\.parquet: not a readable Parquet file: .*; curate again"),
-        Case("preview: other columns", preview("pairs.parquet", parquet([{"a": 1}])), r".*pairs\.parquet: without the columns chosen, problem, rejected: not written"),
-        Case("preview: manifest damaged", preview("manifest.json", b"{"), r".*manifest\.json is damaged: .*; curate again"),
-        Case("preview: manifest no object", preview("manifest.json", b"\xff\xfe"), r".*manifest\.json is damaged: .*; curate again"),
-    ]  # fmt: skip
-
-
-def _gradings() -> list[Case]:
-    def pipe(world: World) -> list[str]:
-        os.mkfifo(world.write("mine.jsonl", "").with_name("pipe.jsonl"))
-        return ["grade", str(world.folder / "pipe.jsonl")]
-
-    def grade(content: bytes, *arguments: str) -> Command:
-        return lambda world: ["grade", str(world.write("mine.jsonl", content)), *arguments]
-
-    good = {"prediction": "2", "gold": "2"}
-    return [
-        Case("a pipe", pipe, r".*pipe\.jsonl: is a pipe or a device, .*; write it to a file first"),
-        Case("an empty file", grade(b""), r".*mine\.jsonl: holds no rows; expected one JSON object"),
-        Case("no prediction", grade(line({"gold": "2"})), r".*mine\.jsonl:1:prediction: missing; the row has gold \(name it by prediction=KEY\)"),
-        Case("no gold", grade(line(good) + line({"prediction": "2"})), r".*mine\.jsonl:2:gold: missing; the row has prediction \(name it by gold=KEY\)"),
-        Case("a key that is not there", grade(line(good), "gold=answer"), r".*mine\.jsonl:1:answer: missing; the row has prediction, gold"),
-        Case("a prediction that is null", grade(line(good | {"prediction": None})), r".*mine\.jsonl:1:prediction: expected a string, got null"),
-        Case("a gold that is an object", grade(line(good | {"gold": {}})), r".*mine\.jsonl:1:gold: expected a string, a number or a list of them, got an object"),
-        Case("no accepted answer", grade(line(good | {"gold": []})), r".*mine\.jsonl:1:gold: the list is empty; give one accepted answer"),
-        Case("an empty gold", grade(line(good | {"gold": " "})), r".*mine\.jsonl:1:gold: is empty; give the accepted answer"),
-        Case("a gold that is true", grade(line(good | {"gold": True})), r".*mine\.jsonl:1:gold: expected a string, a number .* got true or false"),
-        Case("a verdict already there", grade(line(good | {"verdict": "right"})), r".*mine\.jsonl:1:verdict: is there already .*; rename or remove it"),
-        Case("a truncated line", grade(line(good) + b'{"prediction": "2'), r".*mine\.jsonl:2: not valid JSON: .*cut off"),
-        Case("a folder", lambda world: ["grade", str(world.write("x/y", "").parent)], r".*/x: cannot be read: .*directory.*"),
-    ]  # fmt: skip
-
-
-def _benchmarks() -> list[Case]:
-    def evaluate(name: str, content: bytes, *arguments: str) -> Command:
-        return lambda world: [
-            "evaluate",
-            f"checkpoint={world.model}",
-            "eval=jsonl",
-            f"eval.path={world.write(name, content)}",
-            "logger=none",
-            "eval.num_samples=1",
-            "eval.max_new_tokens=4",
-            *arguments,
-        ]
-
-    good = {"problem": "1+1?", "answer": "2"}
-    return [
-        Case("an empty file", evaluate("b.jsonl", b""), r".*benchmark b: .*"),
-        Case("a truncated line", evaluate("b.jsonl", line(good) + b'{"problem'), r".*b\.jsonl:2: not valid JSON: .*"),
-        Case("invalid UTF-8", evaluate("b.jsonl", b'{"problem": "\xff"}\n'), r".*b\.jsonl:1: not valid UTF-8.*save it as UTF-8"),
-        Case("a key twice", evaluate("b.jsonl", b'{"problem": "1", "problem": "2", "answer": "2"}\n'), r".*b\.jsonl:1: .*key \"problem\" is there twice"),
-        Case("half a surrogate pair", evaluate("b.jsonl", b'{"problem": "\\ud83d", "answer": "2"}\n'), r".*b\.jsonl:1: holds half of a surrogate pair"),
-        Case("a byte order mark is no mistake, the row is", evaluate("b.jsonl", b"\xef\xbb\xbf" + line({"problem": ""})), r".*b\.jsonl:1:problem: .* got ''"),
-        Case("no problem", evaluate("b.jsonl", line({"answer": "2"})), r".*b\.jsonl:1:problem: .* got None"),
-        Case("no answer", evaluate("b.jsonl", line({"problem": "?"})), r".*b\.jsonl:1:answer: .* got None"),
-        Case("an answer that is NaN", evaluate("b.jsonl", b'{"problem": "?", "answer": NaN}\n'), r".*b\.jsonl:1: .*NaN.*"),
-        Case("answers that are empty", evaluate("b.jsonl", line({"problem": "?", "answers": []})), r".*b\.jsonl:1:answers: .* got \[\]"),
-        Case("an id that is true", evaluate("b.jsonl", line(good | {"id": True})), r".*b\.jsonl:1:id: .* got True"),
-        Case("a repeated id", evaluate("b.jsonl", line(good | {"id": 1}) * 2), r".*rows 1 and 2 share the id '1'; make ids unique"),
-        Case("a row that is a list", evaluate("b.jsonl", b"[1]\n"), r".*b\.jsonl:1: .*object.*"),
-        Case("JSON that is no list", evaluate("b.json", line(good)), r".*b\.json: .* got dict; .*"),
-        Case("JSON cut off", evaluate("b.json", b"[" + line(good)), r".*b\.json: not valid JSON: .*"),
-        Case("a column that is not there", evaluate("b.jsonl", line({"q": "?"}), "eval.problem_key=question"), r".*b\.jsonl:1:question: .* got None"),
-        Case("gzip under a plain name", evaluate("b.jsonl", gzip.compress(line(good))), r".*b\.jsonl.*gzip.*"),
-    ]  # fmt: skip
+_ASKED = {"problem": "1+1?", "answer": "2"}
+_BENCHMARKS = [
+    Case("no problem, in a whole command", lambda w: ["evaluate", f"checkpoint={w.model}", "eval=jsonl", f"eval.path={w.write('b.jsonl', '')}", "logger=none"], ("b",)),
+    _problems("a truncated line", "b.jsonl", line(_ASKED) + b'{"problem', "b.jsonl:2"),
+    _problems("invalid UTF-8", "b.jsonl", b'{"problem": "\xff"}\n', "b.jsonl:1", "UTF-8"),
+    _problems("a key twice", "b.jsonl", b'{"problem": "1", "problem": "2", "answer": "2"}\n', "b.jsonl:1", '"problem"'),
+    _problems("half a surrogate pair", "b.jsonl", b'{"problem": "\\ud83d", "answer": "2"}\n', "b.jsonl:1", "surrogate"),
+    _problems("a byte order mark is no mistake, the row is", "b.jsonl", b"\xef\xbb\xbf" + line({"problem": ""}), "b.jsonl:1:problem", "''"),
+    _problems("no answer", "b.jsonl", line({"problem": "?"}), "b.jsonl:1:answer"),
+    _problems("an answer that is NaN", "b.jsonl", b'{"problem": "?", "answer": NaN}\n', "b.jsonl:1", "NaN"),
+    _problems("answers that are empty", "b.jsonl", line({"problem": "?", "answers": []}), "b.jsonl:1:answers"),
+    _problems("an id that is true", "b.jsonl", line(_ASKED | {"id": True}), "b.jsonl:1:id", "True"),
+    _problems("a repeated id", "b.jsonl", line(_ASKED | {"id": 1}) * 2, "1 and 2", "'1'"),
+    _problems("a row that is a list", "b.jsonl", b"[1]\n", "b.jsonl:1"),
+    _problems("JSON that is an object", "b.json", line(_ASKED), "b.json", "list"),
+    _problems("JSON cut off", "b.json", b"[" + line(_ASKED), "b.json"),
+    _problems("a column that is not there", "b.jsonl", line({"q": "?"}), "b.jsonl:1:question", problem="question"),
+    _problems("gzip under a plain name", "b.jsonl", gzip.compress(line(_ASKED)), "b.jsonl", "gzip"),
+]  # fmt: skip
 
 
 KINDS = {
     "a file of rows": _FILES,
     "a line of JSON": _LINES,
-    "a row of generations": [
-        Case(n, after_a_good_row(r), rf".*mine\.jsonl:2: {m}") for n, (r, m) in _GENERATIONS.items()
-    ],
-    "a ready pair": [Case(n, after_a_good_pair(r), rf".*mine\.jsonl:2: {m}") for n, (r, m) in _PAIRS.items()],
-    "a chat": [Case(n, after_a_good_chat(r), rf".*mine\.jsonl:2: {m}") for n, (r, m) in _CHATS.items()],
-    "a corpus": _corpora(),
-    "what `curate` reads": _curations(),
-    "what `grade` reads": _gradings(),
-    "problems of `evaluate`": _benchmarks(),
+    "a row of generations": _GENERATIONS,
+    "a chat": _CHATS,
+    "a ready pair": _PAIRS,
+    "a corpus": _CORPORA,
+    "what `curate` reads": _CURATIONS,
+    "what `grade` reads": _GRADINGS,
+    "problems of `evaluate`": _BENCHMARKS,
 }

@@ -19,10 +19,10 @@ import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from redi_lab.backbone.weights import check_folder
-from redi_lab.config.compose import load_config
+from redi_lab.config.compose import check, load_config
 from redi_lab.data.openr1 import OpenR1Source
 from redi_lab.data.openr1_220k import OpenR1Math220kSource
 from redi_lab.data.readers import TraceFileSource
@@ -33,7 +33,9 @@ from redi_lab.run.arguments import check_arguments
 from redi_lab.run.interrupted import RECORD, read_run, recorded_overrides
 from redi_lab.verbs.grade import check_rows
 from redi_lab.verbs.sweep.space import grid, parse_space
-from tests.bad_input.rows import GOOD, PAIR, RAW, changed
+from tests.bad_input.rows import GOOD, PAIR, RAW
+from tests.bad_input.rows import changed as other_row
+from tests.config.test_settings import changed
 
 SCALARS = st.one_of(
     st.none(),
@@ -53,14 +55,14 @@ VALID: list[dict[str, Any]] = [
     PAIR,
     RAW,
     {"prediction": "2", "gold": "2"},
-    changed(PAIR, answer="3"),
+    other_row(PAIR, answer="3"),
     {"problem": "?", "answers": [1, "2"]},
 ]
 RAW_220K = {**RAW, "uuid": "u", "correctness_math_verify": [True], "correctness_llama": None, "finish_reasons": None}
 
 
 def fuzz(check: Callable[..., None], examples: int, **strategies: Any) -> None:
-    """Call `check` with so many examples, the same ones in every run."""
+    """Call `check` with this many examples, the same ones in every run."""
     options = settings(
         max_examples=examples, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
@@ -112,7 +114,7 @@ WORDS = st.sampled_from(
 VALUES = st.one_of(WORDS, st.text(max_size=6), st.integers().map(str), st.floats().map(str))
 
 
-@sizes(40, 1000)
+@sizes(8, 1000)
 def test_any_override_is_taken_or_refused(examples: int) -> None:
     def check(overrides: list[tuple[str, str, str]]) -> None:
         words = [f"{sign}{key}" if sign == "~" else f"{sign}{key}={value}" for sign, key, value in overrides]
@@ -123,20 +125,20 @@ def test_any_override_is_taken_or_refused(examples: int) -> None:
     fuzz(check, examples, overrides=st.lists(override, min_size=1, max_size=3))
 
 
-@sizes(20, 400)
-def test_a_number_that_is_taken_is_the_one_that_was_given(examples: int) -> None:
-    def check(key: str, number: float) -> None:
+@sizes(40, 2000)
+def test_any_value_of_a_setting_is_taken_as_it_is_or_refused(examples: int) -> None:
+    def check_one(key: str, value: Any) -> None:
+        config = changed("train", key, value)
         with refused():
-            config = load_config("train", [f"{key}={number}"])
-            assert OmegaConf.select(config, key) == number
+            check(config, "train")
+            check_arguments(config)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                assert OmegaConf.select(config, key) in (value, str(value))
 
-    config = load_config("train", [])
-    numbers = [k for k in _keys() if isinstance(_select(config, k), int | float)]
-    fuzz(check, examples, key=st.sampled_from(numbers), number=st.integers(-3, 10**6) | st.floats(-1, 2))
-
-
-def _select(config: DictConfig, key: str) -> Any:
-    return OmegaConf.select(config, key) if key else None
+    keys = [key for key in _keys() if key and not key.startswith("hydra")]
+    plain = st.none() | st.booleans() | st.integers(-3, 10**30) | st.floats() | st.text("ab/.{}é ", max_size=5)
+    value = plain | st.lists(plain, max_size=2) | st.dictionaries(st.text("ab", min_size=1), plain, max_size=2)
+    fuzz(check_one, examples, key=st.sampled_from(keys), value=value)
 
 
 SPACES = st.dictionaries(
@@ -198,16 +200,16 @@ def num_lines(content: bytes) -> int:
 SOURCES: dict[str, tuple[Callable[[str], TraceSource], list[dict[str, Any]]]] = {
     "generations": (
         lambda path: TraceFileSource(path),
-        [GOOD, changed(GOOD, generations=[{"text": "3", "correct": False}])],
+        [GOOD, other_row(GOOD, generations=[{"text": "3", "correct": False}])],
     ),
     "pairs": (lambda path: TraceFileSource(path), [PAIR]),
-    "held out": (lambda path: TraceFileSource(path, num_heldout=1), [GOOD, changed(GOOD, problem="2+2?")]),
+    "held out": (lambda path: TraceFileSource(path, num_heldout=1), [GOOD, other_row(GOOD, problem="2+2?")]),
     "openr1": (lambda path: OpenR1Source(path), [RAW]),
     "openr1_220k": (lambda path: OpenR1Math220kSource(path), [RAW_220K, {**RAW_220K, "uuid": "v"}]),
 }
 
 
-@sizes(150, 15000)
+@sizes(40, 15000)
 @pytest.mark.parametrize("name", SOURCES)
 def test_any_file_of_rows_is_accounted_for_or_refused(name: str, examples: int) -> None:
     make, valid = SOURCES[name]
@@ -221,7 +223,7 @@ def test_any_file_of_rows_is_accounted_for_or_refused(name: str, examples: int) 
     fuzz(check, examples, content=mutated(valid) | st.binary(max_size=40))
 
 
-@sizes(60, 5000)
+@sizes(12, 5000)
 def test_any_parquet_file_is_accounted_for_or_refused(examples: int) -> None:
     def check(rows: list[dict[str, Any]], noise: tuple[int, bytes]) -> None:
         try:
@@ -241,10 +243,10 @@ def test_any_parquet_file_is_accounted_for_or_refused(examples: int) -> None:
         {"problem": SCALARS, "generations": st.just(GOOD["generations"]) | JSON}, optional={"id": SCALARS}
     )
     noise = st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=4))
-    fuzz(check, examples, rows=st.lists(st.just(changed(GOOD, id=...)) | row, min_size=1, max_size=3), noise=noise)
+    fuzz(check, examples, rows=st.lists(st.just(other_row(GOOD, id=...)) | row, min_size=1, max_size=3), noise=noise)
 
 
-@sizes(150, 15000)
+@sizes(40, 15000)
 def test_any_benchmark_file_is_read_whole_or_refused(examples: int) -> None:
     def check(content: bytes) -> None:
         with file_of(content, "mine.jsonl") as path, refused("mine"):
@@ -253,7 +255,7 @@ def test_any_benchmark_file_is_read_whole_or_refused(examples: int) -> None:
     fuzz(check, examples, content=mutated(VALID[-1:]) | st.binary(max_size=40))
 
 
-@sizes(150, 15000)
+@sizes(40, 15000)
 def test_any_file_to_grade_is_checked_whole_or_refused(examples: int) -> None:
     def check(content: bytes) -> None:
         with file_of(content, "mine.jsonl") as path, refused("mine.jsonl"):
@@ -262,7 +264,7 @@ def test_any_file_to_grade_is_checked_whole_or_refused(examples: int) -> None:
     fuzz(check, examples, content=mutated([VALID[3]]) | st.binary(max_size=40))
 
 
-@sizes(100, 10000)
+@sizes(40, 10000)
 def test_any_damage_to_a_model_folder_is_refused_or_harmless(examples: int, qwen_folder: Path) -> None:
     names = ("config.json", "model.safetensors")
     sound = {name: (qwen_folder / name).read_bytes() for name in names}
@@ -283,7 +285,7 @@ def test_any_damage_to_a_model_folder_is_refused_or_harmless(examples: int, qwen
     fuzz(check, examples, name=st.sampled_from(names), **strategies)
 
 
-@sizes(100, 10000)
+@sizes(40, 10000)
 def test_any_record_of_a_run_is_read_or_refused(examples: int) -> None:
     valid = {
         "overrides": ["seed=1"],

@@ -9,9 +9,6 @@ from pathlib import Path
 from tests.bad_input.checkpoints import Spoil, evaluate, train
 from tests.bad_input.world import Case, edit_json
 
-_TURN = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-_WITHOUT_THOUGHTS = "{% for m in messages %}{{ m['content'].split('</think>')[-1] }}{% endfor %}"
-
 
 def template(text: str) -> Spoil:
     return lambda folder: (folder / "chat_template.jinja").write_text(text)
@@ -51,57 +48,32 @@ def larger_than_the_model(folder: Path) -> None:
     path.write_text(json.dumps(tokenizer))
 
 
-_BOTH: dict[str, tuple[Spoil, str]] = {
-    "no tokenizer at all": (
-        no_tokenizer,
-        r".*/model: its tokenizer has no tokens; copy the folder again, with tokenizer\.json",
-    ),
-    "a tokenizer.json that is no JSON": (content("tokenizer.json", "{"), r".*/model.*: .*; .*"),
-    "a tokenizer_config.json that is no JSON": (content("tokenizer_config.json", "{"), r".*/model.*: .*; .*"),
-    "a template with a syntax error": (template("{% for m in %}"), r".*chat template.*: .*"),
+_TOO_LONG = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+_TRAIN: dict[str, tuple[Spoil, tuple[str, ...]]] = {
+    "a template that never writes the problem": (template("<|im_start|>hello<|im_end|>"), ("chat template", "problem")),
+    "no end of a turn": (no_end, ("/model", "EOS", "eos_token")),
+    "no tokenizer at all": (no_tokenizer, ("/model", "tokenizer.json")),
+    "a tokenizer.json that is not JSON": (content("tokenizer.json", "{"), ("/model",)),
+    "a tokenizer_config.json that is not JSON": (content("tokenizer_config.json", "{"), ("/model",)),
+    "a template with a syntax error": (template("{% for m in %}"), ("chat template",)),
     "a template that raises": (
-        template("{{ raise_exception('no system turn, please') }}"),
-        r".*chat template.*no system turn, please.*",
-    ),
-    "a template that calls what is not there": (
-        template("{{ messages[0]['content'].nowhere() }}"),
-        r".*chat template.*: .*",
+        template("{{ raise_exception('no system turn') }}"),
+        ("chat template", "no system turn"),
     ),
     "a template that leaves the sandbox": (
         template("{{ ''.__class__.__mro__[1].__subclasses__() }}"),
-        r".*chat template.*: .*",
+        ("chat template",),
     ),
-    "a template that never writes the problem": (
-        template("<|im_start|>hello<|im_end|>"),
-        r".*chat template.*problem.*",
-    ),
-    "a template that does not end": (
-        template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"),
-        r".*chat template cannot be used \(it takes more than \d+ s.*\); .*",
-    ),
-    "a template that builds gigabytes": (
-        template("{{ messages[0]['content'] * 10**9 }}"),
-        r".*chat template cannot be used \(.*too much text\); .*",
-    ),
-    "a vocabulary with a hole": (
-        with_holes,
-        r".*/model: the tokenizer has 100001 tokens, the model's embedding \d+; give the tokenizer",
-    ),
-    "no end of a turn": (
-        no_end,
-        r"the tokenizer .*/model has no EOS token and its chat template closes no turn: set eos_token in",
-    ),
+    "a template that does not end": (template(_TOO_LONG), ("chat template", " s")),
+    "a template that builds gigabytes": (template("{{ messages[0]['content'] * 10**9 }}"), ("chat template",)),
+    "a prompt without tokens": (template("{{ messages[0]['content'][:0] }}"), ("chat template", "problem")),
+    "a vocabulary with a hole": (with_holes, ("/model", "100001 tokens")),
+    "a vocabulary beyond the model's": (larger_than_the_model, ("/model", "tokens", "embedding")),
 }
-
-_TRAIN = [
-    Case("a vocabulary beyond the model's", train(larger_than_the_model), r".*/model: the tokenizer has \d+ tokens, the model's embedding \d+; give the tokenizer"),
-    Case("a template file that is not there", train(lambda _: None, "model.chat_template=/nowhere"), r"model\.chat_template='/nowhere' is neither a file nor a Jinja template.*"),
-    Case("a template that is broken", train(lambda _: None, "model.chat_template='{% for %}'"), r".*chat.template.*"),
-    Case("another tokenizer that is not there", train(lambda _: None, "model.tokenizer=/nowhere"), r"model\.tokenizer=/nowhere: .*; .*"),
-    Case("a prompt without tokens", train(template("{{ messages[0]['content'][:0] }}")), r".*chat template.*problem.*"),
+_OTHERS = [
+    Case("a template file that is not there", train(lambda _: None, "model.chat_template=/nowhere"), ("model.chat_template='/nowhere'",)),
+    Case("another tokenizer that is not there", train(lambda _: None, "model.tokenizer=/nowhere"), ("model.tokenizer=/nowhere",)),
+    Case("a tokenizer to evaluate with, without an end of a turn", evaluate(no_end), ("/model", "EOS", "eos_token")),
 ]  # fmt: skip
 
-KINDS = {
-    "a tokenizer to train with": [Case(n, train(s), m) for n, (s, m) in _BOTH.items()] + _TRAIN,
-    "a tokenizer to judge with": [Case(n, evaluate(s), m) for n, (s, m) in _BOTH.items()],
-}
+KINDS = {"a tokenizer to train with": [Case(n, train(s), parts) for n, (s, parts) in _TRAIN.items()] + _OTHERS}

@@ -13,7 +13,7 @@ import torch
 from torch.optim import AdamW
 
 from redi_lab.callbacks.gradient_conflict import GradientConflict, compare_terms
-from redi_lab.config.schema import CALLBACK_METRICS
+from redi_lab.config.metrics import CALLBACK_METRICS
 from tests.modules.tiny_runs import (
     HARMLESS_WARNINGS,
     OBJECTIVES,

@@ -10,7 +10,7 @@ import torch
 from torch.optim import AdamW
 
 from redi_lab.callbacks.probes import Probes, ProbeScores, probe_metrics, score_probes
-from redi_lab.config.schema import CALLBACK_METRICS
+from redi_lab.config.metrics import CALLBACK_METRICS
 from redi_lab.data.tokenization import TokenizedSequence
 from tests.modules.tiny_runs import (
     HARMLESS_WARNINGS,

@@ -19,8 +19,8 @@ def test_quoted_text_is_read_as_it_was(text: str) -> None:
     assert OverridesParser.create().parse_override(f"key={quoted(text)}").value() == text
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_path_of_any_name_is_composed_as_it_is(name: str, tmp_path: Path) -> None:
+def test_a_path_of_any_name_is_composed_as_it_is(tmp_path: Path) -> None:
+    name = "[träces]/it's = {b}, (1) \\.jsonl"
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)
     file.write_text('{"problem": "1+1?", "answer": "2", "generations": []}\n')
@@ -28,7 +28,13 @@ def test_a_path_of_any_name_is_composed_as_it_is(name: str, tmp_path: Path) -> N
     config = load_config("train", ["data=jsonl", f"data.path={file}", outputs])
     assert config.data.path == str(file)
     assert config.paths.cache_dir == f"{tmp_path}/öut [put]/cache"
-    assert load_config("train", ["data=jsonl", *as_overrides({"data.path": str(file)})]).data.path == str(file)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_path_of_any_name_is_one_override(name: str) -> None:
+    for override in [*quote_paths([f"data.path=/a/{name}"]), *as_overrides({"data.path": f"/a/{name}"})]:
+        if "," not in name or override.endswith("'"):
+            assert OverridesParser.create().parse_override(override).value() == f"/a/{name}"
 
 
 def test_what_is_no_path_or_several_is_left_to_hydra() -> None:

@@ -34,7 +34,7 @@ NEEDED = {
 }
 OPTIONS = sorted(
     (file.parent.name, file.stem)
-    for file in CONFIG_DIR.glob("*/*.yaml")
+    for file in CONFIG_DIR.glob("*/[!_]*.yaml")
     if file.parent.name != "experiment" and file.stem != "paper_suite"  # see test_evaluate.py
 )
 NOT_OBJECTS = ("debug", "logger", "paths")

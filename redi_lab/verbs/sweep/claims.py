@@ -17,7 +17,7 @@ from typing import Any, final
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from redi_lab.config.schema import SweepConfig
+from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.run.study_storage import study_lock
 
 _LOG = logging.getLogger(__name__)

@@ -274,12 +274,12 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str], tokenizer:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "path=FOLDER is required"),
+        ([], "takes path=FOLDER"),
         (["path=absent"], r"absent: no sft.parquet there; give the results folder of"),
         (["path=.", "n=two"], "n=two: must be a whole number"),
-        (["path=.", "n=-1"], "n=-1: must be a whole number"),
-        (["path=.", "m=1"], "cannot use 'm=1': allowed are path=FOLDER"),
-        (["folder"], "cannot use 'folder'"),
+        (["path=.", "n=-1"], "n=-1: must be at least 1"),
+        (["path=.", "m=1"], "unknown key m: there are path, n, tokenizer"),
+        (["folder"], "takes path=FOLDER"),
     ],
 )
 def test_mistakes_are_named(arguments: list[str], message: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from redi_lab.config.compose import load_config
-from redi_lab.config.schema import SweepConfig
+from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.errors import UserError
 from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep
 from redi_lab.verbs.sweep.trial import work

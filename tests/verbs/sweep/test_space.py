@@ -100,11 +100,11 @@ def test_a_continuum_is_no_grid() -> None:
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({"loss.alpha": {"low": 0.5, "high": 1.5}}, "sweep.space at loss.alpha=1.5: loss.alpha=1.5: must be in [0, 1]"),
+        ({"loss.alpha": {"low": 0.5, "high": 1.5}}, "sweep.space at loss.alpha=1.5: loss.alpha=1.5: must be"),
         ({"loss": ["redi", "dpoo"]}, "sweep.space at loss=dpoo: loss=dpoo: no such option"),
         (
             {"loss": ["redi", "dpo"], "loss.beta": {"low": -1.0, "high": 1.0, "when": {"loss": "dpo"}}},
-            "sweep.space at loss=dpo loss.beta=-1.0: loss.beta=-1.0: must be a number above 0",
+            "sweep.space at loss=dpo loss.beta=-1.0: loss.beta=-1.0: must be above 0",
         ),
         (
             {"loss": ["redi", "dpo"], "loss.alpha": [0.5]},

@@ -38,10 +38,10 @@ def test_a_collapse_can_stop_a_run(tiny: Overrides) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["callbacks.collapse.action=panic"], "action=panic: must be one of warn, stop, prune, rollback"),
-        (["callbacks.collapse.lr_factor=0"], r"lr_factor=0: must be in \(0, 1\]"),
-        (["callbacks.collapse.token_nats=-1"], "token_nats=-1: must be a number above 0"),
-        (["callbacks.collapse.max_rollbacks=-1"], "max_rollbacks=-1: must be a whole number of at least 0"),
+        (["callbacks.collapse.action=panic"], "action=panic: must be warn"),
+        (["callbacks.collapse.lr_factor=0"], r"lr_factor=0: must be above 0"),
+        (["callbacks.collapse.token_nats=-1"], "token_nats=-1: must be above 0"),
+        (["callbacks.collapse.max_rollbacks=-1"], "max_rollbacks=-1: must be at least 0"),
         (["loss=dpo", "callbacks.collapse.alpha_factor=0.5"], "alpha_factor=0.5: this objective has no alpha"),
     ],
 )

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from redi_lab.cli import main
 from redi_lab.config.compose import experiment_names
-from redi_lab.config.schema import CALLBACK_METRICS, known_metrics
+from redi_lab.config.metrics import CALLBACK_METRICS, known_metrics
 from redi_lab.data.jsonl import read_jsonl
 from redi_lab.data.readers import TraceFileSource
 from redi_lab.errors import UserError

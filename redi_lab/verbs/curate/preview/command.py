@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from redi_lab.config.values import is_count
+from redi_lab.config.schema.words import PreviewWords, read_words
 from redi_lab.data.curated import PAIRS_FILE, SFT_FILE
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.errors import UserError, in_short
@@ -21,7 +21,6 @@ from redi_lab.files import write_text
 from redi_lab.verbs.curate.preview.marks import mark_pair
 from redi_lab.verbs.curate.preview.page import Contents, drop_groups, facts, preview_page
 
-_DEFAULTS = {"path": "", "n": "3", "tokenizer": ""}
 _NO_SOURCE = "(source not stated)"
 _BATCH_ROWS = 64
 
@@ -37,21 +36,13 @@ def run_preview(arguments: Sequence[str]) -> Path:
     Raises:
         UserError: an argument or the folder is not what it should be.
     """
-    settings = dict(_DEFAULTS)
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in settings:
-            raise UserError(f"curate preview: cannot use {argument!r}: allowed are path=FOLDER n=NUMBER tokenizer=PATH")
-        settings[key] = value
-    if not settings["path"]:
-        raise UserError("curate preview: path=FOLDER is required: the results folder of `curate`")
-    if not is_count(settings["n"]):
-        raise UserError(f"curate preview: n={settings['n']}: must be a whole number of pairs to show")
-    folder = Path(settings["path"]).expanduser().absolute()
+    names, words, overrides = read_words(PreviewWords, arguments)
+    if names or overrides or not words.path:
+        raise UserError("curate preview takes path=FOLDER (the results folder of `curate`) [n=NUMBER tokenizer=PATH]")
+    folder = Path(words.path).expanduser().absolute()
     _check_folder(folder)
-    name = settings["tokenizer"] or _read_json(folder / "manifest.json").get("tokenizer")
-    tokenizer = _load_tokenizer(name) if name else None
-    page = preview(folder, folder / "preview" / "index.html", num_pairs=int(settings["n"]), tokenizer=tokenizer)
+    name = words.tokenizer or _read_json(folder / "manifest.json").get("tokenizer")
+    page = preview(folder, folder / "preview" / "index.html", num_pairs=words.n, tokenizer=_load_tokenizer(name))
     print(f"Page:       {page}")
     print(f"Results:    {folder}")
     return page

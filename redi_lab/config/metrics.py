@@ -1,0 +1,48 @@
+"""Names of the metrics that a training run logs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+_STEP_METRICS = ("loss", "logps/chosen", "mean_logps/chosen")
+_STEP_MEASURES = ("grad_norm", "update_norm", "lr", "tokens_per_second", "padding_share", "row_fill")
+_REJECTED_METRICS = ("logps/rejected", "mean_logps/rejected")
+_REWARD_METRICS = tuple(f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies"))
+GRADIENT_METRICS = ("train/grad_norm_chosen", "train/grad_norm_rejected", "train/grad_cosine")
+CALLBACK_METRICS = {
+    "accuracy": tuple(
+        f"val/{name}"
+        for name in ("pass_at_1", "pass_at_1_ci_low", "pass_at_1_ci_high", "truncation_rate", "mean_tokens")
+    ),
+    "probes": (
+        *(f"probe/{name}" for name in ("chosen_mean_logps", "rejected_mean_logps", "min_token_logp")),
+        *(f"probe/{name}" for name in ("median_min_token_logp", "entropy", "eos_probability", "fallen_share")),
+        "probe/displacement",
+    ),
+    "gradient_conflict": GRADIENT_METRICS,
+    "collapse": ("collapse/state", "collapse/statistic"),
+}
+"""What callbacks log, by their name in the callbacks group."""
+_NEED_REJECTED = ("probe/rejected_mean_logps", "probe/displacement", *GRADIENT_METRICS)
+
+
+def known_metrics(
+    loss: str, *, has_validation: bool, log_entropy: bool = False, callbacks: Collection[str] = ()
+) -> list[str]:
+    """Names of the metrics that a training run logs.
+
+    Args:
+        loss: `_target_` of the loss group.
+        has_validation: whether problems are kept for validation.
+        log_entropy: whether train/entropy is asked for.
+        callbacks: those of `CALLBACK_METRICS` that are on.
+    """
+    shared: tuple[str, ...] = _STEP_METRICS
+    if not loss.endswith("SFTModule"):
+        shared += _REJECTED_METRICS if loss.endswith("UnpairedREDIModule") else (*_REJECTED_METRICS, *_REWARD_METRICS)
+    names = [f"train/{name}" for name in shared] + [f"val/{name}" for name in shared if has_validation]
+    extra = [*_STEP_MEASURES, "entropy"] if log_entropy else list(_STEP_MEASURES)
+    observed = [name for callback in callbacks for name in CALLBACK_METRICS[callback]]
+    if loss.endswith("SFTModule"):
+        observed = [name for name in observed if name not in _NEED_REJECTED]
+    return sorted(names + [f"train/{name}" for name in extra] + observed)

@@ -1,0 +1,90 @@
+"""The data group: where traces come from, and how they become batches."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SerializeAsAny
+
+from redi_lab.config.schema.base import Count, Seed, Settings, TargetSettings, Template, Text, Whole, by_target, fitting
+
+
+class ArithmeticSourceConfig(TargetSettings, extra="forbid"):
+    """The embedded task."""
+
+    target: Literal["redi_lab.data.arithmetic.ArithmeticSource"] = Field(alias="_target_")
+    num_problems: Annotated[int, Field(ge=1, le=10_000_000)]
+    num_heldout: Whole
+    seed: Seed
+
+
+class CuratedSourceConfig(TargetSettings, extra="forbid"):
+    """What `curate` wrote."""
+
+    target: Literal["redi_lab.data.curated.CuratedSource"] = Field(alias="_target_")
+    path: Text
+    num_heldout: Whole
+    seed: Seed
+
+
+class TraceFileSourceConfig(TargetSettings, extra="forbid"):
+    """Traces in one of the documented forms."""
+
+    target: Literal["redi_lab.data.readers.TraceFileSource"] = Field(alias="_target_")
+    path: Text
+    num_heldout: Whole
+    seed: Seed
+    format: Literal["auto", "generations", "messages", "completions", "pairs"]
+    split: Text
+    revision: Text | None
+
+
+class _OpenR1Config(TargetSettings, extra="forbid"):
+    path: Text
+    split: Text
+    revision: Text | None
+    streaming: bool
+    excluded_sources: list[Text]
+    num_heldout: Whole
+
+
+class OpenR1SourceConfig(_OpenR1Config):
+    """OpenR1-Math-Raw under the paper's rules."""
+
+    target: Literal["redi_lab.data.openr1.OpenR1Source"] = Field(alias="_target_")
+    shuffle_seed: Seed
+
+
+class OpenR1Math220kSourceConfig(_OpenR1Config):
+    """OpenR1-Math-220k."""
+
+    target: Literal["redi_lab.data.openr1_220k.OpenR1Math220kSource"] = Field(alias="_target_")
+    seed: Seed
+
+
+SOURCES = by_target(
+    ArithmeticSourceConfig,
+    CuratedSourceConfig,
+    TraceFileSourceConfig,
+    OpenR1SourceConfig,
+    OpenR1Math220kSourceConfig,
+)
+
+
+class DataConfig(Settings):
+    """Traces, and how they become batches."""
+
+    path: Text | None
+    source: Annotated[SerializeAsAny[TargetSettings], fitting(SOURCES)]
+    student_tokenizer: Literal["arithmetic", "bpe"]
+    prompt_template: Template
+    thinking_prefix: Text
+    batch_size: Count
+    micro_batch_tokens: Count
+    num_validation: Whole
+    num_development: Whole
+    development_path: Text | None
+    max_prompt_tokens: Count | None
+    max_completion_tokens: Count | None
+    max_sequence_tokens: Count | None
+    max_new_tokens: Count

@@ -1,0 +1,153 @@
+"""The groups eval and engine, and how an evaluation may stop early."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from redi_lab.config.schema.base import (
+    Count,
+    Name,
+    NotNegative,
+    Positive,
+    PositiveShare,
+    Seed,
+    Settings,
+    TargetSettings,
+    Template,
+    Text,
+    Workers,
+    allowed,
+    by_target,
+    fitting,
+)
+from redi_lab.errors import UserError, in_short
+
+
+class GraderConfig(Settings):
+    """Where answers stand, and limits of the grading workers."""
+
+    num_workers: Workers
+    timeout_seconds: Positive
+    memory_mb: Annotated[int, Field(ge=512)]
+    answers: Literal["boxed", "marker", "last_number"]
+
+
+class EvalGraderConfig(GraderConfig):
+    """Also what counts as an answer."""
+
+    require_closed_thought: bool
+
+
+class MemberConfig(Settings):
+    """Where problems and their answers come from."""
+
+    benchmark: Literal["heldout", "arithmetic", "jsonl", "hub"]
+    name: Name | None
+    path: Text | None
+    config: Text | None
+    split: Text
+    revision: Text | None
+    problem_key: Text
+    answer_key: Text
+
+
+class EvalConfig(MemberConfig):
+    """A benchmark, or a suite of them, and the protocol."""
+
+    benchmark: Literal["heldout", "arithmetic", "jsonl", "hub", "suite"] | None  # type: ignore[assignment]
+    members: dict[Name, MemberConfig]
+    limit: Count | None
+    prompt_template: Template | None
+    prompt_file: Text | None
+    thinking_prefix: Text | None
+    temperature: NotNegative
+    top_p: PositiveShare
+    num_samples: Annotated[int, Field(ge=1, le=100_000)]
+    max_new_tokens: Count | None
+    fit_context: bool
+    chunk_completions: Count
+    seed: Seed
+    grader: EvalGraderConfig
+
+    @model_validator(mode="after")
+    def _check_members(self) -> Self:
+        if self.benchmark != "suite" and self.members:
+            raise UserError(
+                f"eval.members: {self.name or self.benchmark} is a single benchmark, not a suite, and has no members"
+            )
+        if self.benchmark == "suite" and not self.members:
+            raise UserError(f"eval.members: the suite {self.name} has no benchmark left")
+        return self
+
+    @model_validator(mode="after")
+    def _read_prompt(self) -> Self:
+        """Put the text of `prompt_file`, without its last line break, in the place of `prompt_template`."""
+        if self.prompt_file is None:
+            return self
+        place = f"eval.prompt_file={self.prompt_file}"
+        try:
+            text = Path(self.prompt_file).read_text(encoding="utf-8").removesuffix("\n")
+        except (OSError, ValueError) as error:
+            reason = "no such file" if isinstance(error, FileNotFoundError) else in_short(error)
+            raise UserError(f"{place}: {reason}; give a text file in UTF-8") from error
+        if "{problem}" not in text:
+            raise UserError(f"{place}: has no {{problem}} in it; write that where the problem belongs")
+        self.prompt_template = text
+        return self
+
+
+class SequentialConfig(Settings):
+    """When `evaluate` may stop before it has drawn `eval.num_samples` of each problem."""
+
+    width: Annotated[float, Field(gt=0, le=0.5)] | None
+    better_than: Text | None
+    delta: Annotated[float, Field(gt=-1, lt=1)]
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _check_question(self) -> Self:
+        if self.width is not None and self.better_than is not None:
+            raise UserError(f"sequential.width={self.width}: ask one question, width or better_than")
+        if self.delta and self.better_than is None:
+            raise UserError(f"sequential.delta={self.delta}: better than what? add sequential.better_than=FOLDER")
+        return self
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether there is a question that may stop the evaluation."""
+        return self.width is not None or self.better_than is not None
+
+
+def _is_device(name: str) -> bool:
+    return bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name))
+
+
+_Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+class TransformersEngineConfig(TargetSettings, extra="forbid"):
+    """Generation in this process."""
+
+    target: Literal["redi_lab.generation.transformers_engine.TransformersEngine"] = Field(alias="_target_")
+    max_batch_tokens: Count
+    dtype: _Dtype
+    device: Annotated[Text, allowed(_is_device, "auto, cpu, mps, cuda or cuda:N")]
+
+
+class VLLMEngineConfig(TargetSettings, extra="forbid"):
+    """Generation in processes of vLLM."""
+
+    target: Literal["redi_lab.generation.vllm_engine.VLLMEngine"] = Field(alias="_target_")
+    python: Text | None
+    data_parallel_size: Count
+    tensor_parallel_size: Count
+    dtype: _Dtype
+    options: dict[str, Any]
+
+
+ENGINES = by_target(TransformersEngineConfig, VLLMEngineConfig)
+Engine = Annotated[SerializeAsAny[TargetSettings], fitting(ENGINES)]

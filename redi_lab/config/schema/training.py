@@ -1,0 +1,173 @@
+"""The groups loss, optimizer, scheduler and trainer."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
+
+from redi_lab.config.schema.base import (
+    Count,
+    NotNegative,
+    Positive,
+    Settings,
+    Share,
+    TargetSettings,
+    Text,
+    Whole,
+    allowed,
+    by_target,
+    fitting,
+)
+from redi_lab.errors import UserError
+
+
+class LossConfig(TargetSettings):
+    """What all objectives share."""
+
+    target: Literal[
+        "redi_lab.modules.sft.SFTModule",
+        "redi_lab.modules.redi.REDIModule",
+        "redi_lab.modules.unpaired_redi.UnpairedREDIModule",
+        "redi_lab.modules.dpo.DPOModule",
+        "redi_lab.modules.simpo.SimPOModule",
+    ] = Field(alias="_target_")
+    partial: Literal[True] = Field(alias="_partial_")
+    log_entropy: bool
+
+
+class SFTConfig(LossConfig, extra="forbid"):
+    """Eq. 1."""
+
+    target: Literal["redi_lab.modules.sft.SFTModule"] = Field(alias="_target_")
+
+
+class REDIConfig(LossConfig, extra="forbid"):
+    """Eq. 5."""
+
+    target: Literal["redi_lab.modules.redi.REDIModule", "redi_lab.modules.unpaired_redi.UnpairedREDIModule"] = Field(
+        alias="_target_"
+    )
+    alpha: Share
+
+
+class _PairwiseConfig(LossConfig, extra="forbid"):
+    beta: Positive
+    head_gradient: Literal["accumulate", "recompute"]
+
+
+class DPOConfig(_PairwiseConfig):
+    """Eq. 2."""
+
+    target: Literal["redi_lab.modules.dpo.DPOModule"] = Field(alias="_target_")
+    reference: Text
+
+
+class SimPOConfig(_PairwiseConfig):
+    """Eq. 3."""
+
+    target: Literal["redi_lab.modules.simpo.SimPOModule"] = Field(alias="_target_")
+    gamma: NotNegative
+
+
+LOSSES: tuple[str, ...] = get_args(LossConfig.model_fields["target"].annotation)
+"""The objectives, by the paths of their modules."""
+
+Loss = Annotated[SerializeAsAny[LossConfig], fitting(by_target(SFTConfig, REDIConfig, DPOConfig, SimPOConfig))]
+
+
+class OptimizerConfig(TargetSettings):
+    """Any optimizer of torch, or your own."""
+
+    partial: Literal[True] = Field(alias="_partial_")
+    lr: Positive
+    max_grad_norm: Positive | None = None
+
+
+class AdamWConfig(OptimizerConfig, extra="forbid"):
+    """AdamW."""
+
+    target: Literal["torch.optim.AdamW"] = Field(alias="_target_")
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(min_length=2, max_length=2)
+    eps: Annotated[float, Field(gt=0, lt=1)]
+    weight_decay: NotNegative
+    fused: bool | None
+
+
+OPTIMIZERS = by_target(AdamWConfig)
+Optimizer = Annotated[SerializeAsAny[OptimizerConfig], fitting(OPTIMIZERS)]
+
+
+class SchedulerConfig(Settings):
+    """Learning-rate schedule."""
+
+    name: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"]
+    warmup_ratio: Share
+
+
+def _is_share(value: Any) -> bool:
+    if isinstance(value, float):
+        return 0 <= value <= 1
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_interval(value: Any) -> bool:
+    return _is_share(value) and value > 0
+
+
+def _is_time(value: str) -> bool:
+    return bool(re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value))
+
+
+def _unchanged(value: Any) -> Any:
+    """1 is one batch, 1.0 all of them: neither may become the other."""
+    return value
+
+
+_Batches = Annotated[
+    float, PlainValidator(_unchanged), allowed(_is_share, "a share from 0.0 to 1.0 or a number of batches")
+]
+_Interval = Annotated[
+    float,
+    PlainValidator(_unchanged),
+    allowed(_is_interval, "a share of an epoch in (0.0, 1.0] or a number of steps"),
+]
+
+
+class TrainerConfig(Settings):
+    """Arguments of pytorch_lightning.Trainer; the lab sets the others itself."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
+    devices: Annotated[int, allowed(lambda n: n == 1, "1: training on several devices is not wired up yet")]
+    precision: Literal["32-true", "bf16-mixed", "auto"]
+    """Others scale or round away steps of 1e-6."""
+    deterministic: Literal[True, False, "warn"]
+    benchmark: bool | None
+    max_epochs: int | None
+    min_epochs: Whole | None
+    max_steps: int
+    min_steps: Whole | None
+    max_time: Annotated[str, allowed(_is_time, "a time DD:HH:MM:SS in quotes")] | None
+    limit_train_batches: _Batches | None
+    limit_val_batches: _Batches | None
+    val_check_interval: _Interval
+    check_val_every_n_epoch: Count | None
+    log_every_n_steps: Count
+    profiler: Literal["simple", "advanced", "pytorch"] | None
+    detect_anomaly: bool
+    enable_model_summary: bool
+
+    @model_validator(mode="after")
+    def _check_end(self) -> Self:
+        """Something must end the training."""
+        if self.max_steps != -1 and self.max_steps < 1:
+            raise UserError(
+                f"trainer.max_steps={self.max_steps}: must be a whole number of at least 1, or -1: max_epochs decides"
+            )
+        if (self.max_epochs or 0) < 1 and (self.max_steps == -1 or self.max_epochs not in (None, -1)):
+            raise UserError(
+                f"trainer.max_epochs={self.max_epochs}: must be a whole number of at least 1 (or -1 beside"
+                " trainer.max_steps)"
+            )
+        return self

@@ -1,0 +1,229 @@
+"""A whole configuration of each verb that has one, and the rules across its groups."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import model_validator
+
+from redi_lab.config.metrics import CALLBACK_METRICS, GRADIENT_METRICS, known_metrics
+from redi_lab.config.schema.base import Name, Positive, Seed, Settings, Text, allowed, listed
+from redi_lab.config.schema.callbacks import Callbacks
+from redi_lab.config.schema.curation import CurationConfig
+from redi_lab.config.schema.data import DataConfig
+from redi_lab.config.schema.evaluation import Engine, EvalConfig, SequentialConfig
+from redi_lab.config.schema.model import ModelConfig
+from redi_lab.config.schema.sweep import SweepConfig
+from redi_lab.config.schema.training import DPOConfig, Loss, Optimizer, REDIConfig, SchedulerConfig, TrainerConfig
+from redi_lab.errors import UserError
+
+_STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "file", "databricks")
+
+
+def _is_store(uri: str) -> bool:
+    kind = uri.partition("://")[0].partition("+")[0]
+    is_absolute = kind != "sqlite" or uri.startswith("sqlite:////")
+    return uri == "databricks" or ("://" in uri and kind in _STORES and is_absolute)
+
+
+_Store = Annotated[
+    Text, allowed(_is_store, "sqlite:////absolute/path/mlflow.db or http://HOST:PORT of an MLflow server")
+]
+_Folder = Annotated[Text, allowed(bool, "a folder")]
+
+
+class LoggerConfig(Settings):
+    """Where runs are tracked."""
+
+    tracking_uri: _Store | None
+    experiment_name: Annotated[Text, allowed(str.strip, "a name")]
+    flush_seconds: Positive
+
+
+class PathsConfig(Settings):
+    """Where things are written."""
+
+    outputs_dir: _Folder
+    output_dir: _Folder
+    cache_dir: _Folder
+
+
+class DebugConfig(Settings):
+    """How mistakes are shown."""
+
+    traceback: bool
+
+
+class _Verb(Settings):
+    name: Name
+    seed: Seed
+    paths: PathsConfig
+    debug: DebugConfig
+
+
+class TrainVerb(_Verb):
+    """`train`, and each of its stages."""
+
+    resume: Literal["auto", "never"]
+    baseline: bool
+    init_from: Text | None
+    init_overrides: list[str]
+    model: ModelConfig
+    data: DataConfig
+    loss: Loss
+    optimizer: Optimizer
+    scheduler: SchedulerConfig
+    trainer: TrainerConfig
+    callbacks: Callbacks
+    logger: LoggerConfig
+    eval: EvalConfig
+    engine: Engine
+
+    def metric_names(self) -> list[str]:
+        """The metrics that the run logs."""
+        logging = {name for name, settings in self.callbacks.items() if settings is not None}
+        if self.data.num_development == 0:
+            logging.discard("accuracy")
+        return known_metrics(
+            self.loss.target,
+            has_validation=self.data.num_validation > 0,
+            log_entropy=self.loss.log_entropy,
+            callbacks=[name for name in CALLBACK_METRICS if name in logging],
+        )
+
+    def _callback(self, name: str, key: str) -> Any:
+        """A setting of a callback; None where either is not there."""
+        return getattr(self.callbacks.get(name), key, None)
+
+    @model_validator(mode="after")
+    def _check_suite(self) -> Self:
+        if self.eval.benchmark == "suite":
+            raise UserError(
+                f"eval={self.eval.name}: training is evaluated on one benchmark; choose one, and run the suite on the"
+                f" checkpoint: python -m redi_lab evaluate checkpoint=FOLDER eval={self.eval.name}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_model(self) -> Self:
+        if self.model.path is not None and self.name.startswith("demo"):
+            raise UserError(
+                f"model.path={self.model.path}: name={self.name} has the settings of a small student made from scratch"
+                f" (optimizer.lr={self.optimizer.lr:g}); for a pretrained model add +experiment=own_model, or"
+                " +experiment=own_model_sft for SFT alone; with settings and init_from that suit it, add name=NAME"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_reference(self) -> Self:
+        if not isinstance(self.loss, DPOConfig):
+            return self
+        reference = self.loss.reference
+        if reference == "init" and self.init_from is None and self.model.path is None:
+            raise UserError(
+                "loss.reference=init: DPO needs a trained reference, but init_from=null and model.path=null start from"
+                " random weights; set init_from to an experiment or a folder"
+            )
+        if reference != "init" and not (Path(reference) / "config.json").is_file():
+            raise UserError(
+                f"loss.reference={reference}: no Hugging Face folder there (config.json); choose init (the policy"
+                " before training) or FOLDER"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_callbacks(self) -> Self:
+        interval = self._callback("accuracy", "every_n_steps")
+        if interval is not None and self.data.num_development == 0:
+            raise UserError(
+                f"callbacks.accuracy.every_n_steps={interval}: there are no problems to measure accuracy on;"
+                " set data.num_development"
+            )
+        factor = self._callback("collapse", "alpha_factor")
+        if factor not in (None, 1) and not isinstance(self.loss, REDIConfig):
+            raise UserError(f"callbacks.collapse.alpha_factor={factor}: this objective has no alpha; leave it at 1")
+        return self
+
+    @model_validator(mode="after")
+    def _check_monitor(self) -> Self:
+        monitor = self._callback("checkpoints", "monitor")
+        if monitor is None:
+            return self
+        # Gradients are those of the weights before the step, which no folder holds.
+        names = [name for name in self.metric_names() if name not in GRADIENT_METRICS]
+        place = f"callbacks.checkpoints.monitor={monitor}"
+        if monitor not in names:
+            hint = "" if self.data.num_validation else " (val/ metrics need data.num_validation above 0)"
+            raise UserError(f"{place}: no such metric{hint}; choose {listed(names, monitor)}")
+        observer = next((callback for callback, logged in CALLBACK_METRICS.items() if monitor in logged), None)
+        if observer is None:
+            return self
+        interval = self._callback(observer, "every_n_steps")
+        if interval is None or self._callback("checkpoints", "every_n_steps") != interval:
+            raise UserError(
+                f"{place}: the best folder must hold the weights that were measured; give"
+                f" callbacks.checkpoints.every_n_steps and callbacks.{observer}.every_n_steps the same number"
+            )
+        return self
+
+
+class EvaluateVerb(_Verb):
+    """`evaluate`."""
+
+    checkpoint: Text
+    baseline: bool
+    sequential: SequentialConfig
+    data: DataConfig
+    logger: LoggerConfig
+    eval: EvalConfig
+    engine: Engine
+
+    @model_validator(mode="after")
+    def _check_question(self) -> Self:
+        if self.baseline and self.sequential.is_asked:
+            raise UserError("baseline=true: not beside sequential; ask sequential.better_than=FOLDER of the base model")
+        if self.sequential.is_asked and self.eval.benchmark == "suite":
+            raise UserError(
+                f"sequential: asks about one benchmark, and eval={self.eval.name} is a suite; choose one of its members"
+            )
+        return self
+
+
+class _CuratedData(DataConfig):
+    batch_size: Any = None
+    """Not read; some data groups leave it to the experiment."""
+
+
+class CurateVerb(_Verb):
+    """`curate`."""
+
+    data: _CuratedData
+    curation: CurationConfig
+
+    @model_validator(mode="after")
+    def _check_curation(self) -> Self:
+        limits = [key for key in ("prompt", "completion", "sequence") if getattr(self.data, f"max_{key}_tokens")]
+        if limits and self.curation.tokenizer is None:
+            raise UserError(
+                f"data.max_{limits[0]}_tokens counts tokens of the student: give its tokenizer with"
+                " curation.tokenizer=FOLDER_OR_HUB_ID"
+            )
+        if self.curation.grader != "never" and getattr(self.data.source, "format", None) == "pairs":
+            raise UserError(f"curation.grader={self.curation.grader}: ready pairs carry no answers to grade against")
+        return self
+
+
+class SweepVerb(_Verb):
+    """`sweep`, without the overrides of its runs."""
+
+    sweep: SweepConfig
+    logger: LoggerConfig
+
+
+VERBS: dict[str, type[Settings]] = {
+    "train": TrainVerb,
+    "evaluate": EvaluateVerb,
+    "curate": CurateVerb,
+    "sweep": SweepVerb,
+}

@@ -1,0 +1,92 @@
+"""Words of the verbs that have no YAML file: KEY=VALUE on the command line, so their defaults stand here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field
+
+from redi_lab.config.schema.base import Count, Settings, Whole, Workers, allowed, validated
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+_Given = Annotated[str, allowed(bool, "given")]
+
+
+class Words(Settings, strict=False):
+    """What the command line says is text: "3" is a number, and "true" is true."""
+
+
+class CompareWords(Words):
+    """`compare`."""
+
+    last: Count = 2
+    port: Port = 5000
+
+
+class DoctorWords(Words):
+    """`doctor`."""
+
+    storage: str = Field("", alias="sweep.storage")
+    python: str = Field("", alias="engine.python")
+    format: Literal["table", "json"] = "table"
+
+
+class GradeWords(Words):
+    """`grade`."""
+
+    prediction: _Given = "prediction"
+    gold: _Given = "gold"
+    workers: Workers = 2
+    answers: Literal["boxed", "marker", "last_number"] = "boxed"
+
+
+class RunsWords(Words):
+    """`runs`."""
+
+    keep_days: Whole = 0
+    interrupted: bool = False
+    yes: bool = False
+
+
+class UiWords(Words):
+    """`ui`."""
+
+    port: Port = 5000
+
+
+class UploadWords(Words):
+    """`upload`."""
+
+    tracking_uri: str | None = None
+
+
+class PreviewWords(Words):
+    """`curate preview`."""
+
+    path: str = ""
+    n: Count = 3
+    tokenizer: str | None = None
+
+
+AnyWords = TypeVar("AnyWords", bound=Words)
+
+
+def read_words(model: type[AnyWords], arguments: Sequence[str]) -> tuple[list[str], AnyWords, list[str]]:
+    """Arguments as plain names, settings, and overrides of the groups paths and logger.
+
+    Raises:
+        UserError: a key is unknown, or a value is not allowed.
+    """
+    names: list[str] = []
+    given: dict[str, str] = {}
+    overrides: list[str] = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            names.append(argument)
+        elif key.startswith(("paths.", "logger.")):
+            overrides.append(argument)
+        else:
+            given[key] = value
+    return names, validated(model, given), overrides
