@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from redi_lab.evaluation.benchmarks import Columns, load_file_benchmark
+from redi_lab.evaluation.benchmarks import load_file_benchmark
 from redi_lab.verbs.grade import check_rows
 from tests.bad_input.world import SMALL, Act, Case, World, load_corpus
 
@@ -264,7 +264,7 @@ _GRADINGS = [
 
 def _problems(what: str, name: str, content: bytes, *parts: str, problem: str = "problem") -> Case:
     def act(world: World) -> None:
-        load_file_benchmark(world.write(name, content), None, None, Columns(problem, "answer"))
+        load_file_benchmark(world.write(name, content), None, None, (problem, "answer"))
 
     return Case(what, act, (name.partition(".")[0], *parts))
 

@@ -42,7 +42,8 @@ def run_preview(arguments: Sequence[str]) -> Path:
     folder = Path(words.path).expanduser().absolute()
     _check_folder(folder)
     name = words.tokenizer or _read_json(folder / "manifest.json").get("tokenizer")
-    page = preview(folder, folder / "preview" / "index.html", num_pairs=words.n, tokenizer=_load_tokenizer(name))
+    tokenizer = _load_tokenizer(str(name)) if name else None
+    page = preview(folder, folder / "preview" / "index.html", num_pairs=words.n, tokenizer=tokenizer)
     print(f"Page:       {page}")
     print(f"Results:    {folder}")
     return page
