@@ -9,6 +9,9 @@ from torch import Tensor
 
 from redi_lab.losses.logps import SequenceLogps, check_pairs
 
+Reference = tuple[Tensor, Tensor]
+"""(n,) log π_ref of the chosen and (n,) of the rejected completions, summed over tokens."""
+
 
 def dpo_loss(
     chosen: SequenceLogps,

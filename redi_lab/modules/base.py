@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -62,7 +62,9 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
 
     is_linear: ClassVar[bool]
     """Whether the loss is linear in the token log-probs, so that their weights are known before the forward pass."""
-    needs_reference: ClassVar[bool] = False
+    is_separable: ClassVar[bool] = False
+    """Whether the loss is a sum of functions of one sequence each, so that each is a group of its own."""
+    needs_reference: bool = False
     """Whether batches must carry log π_ref."""
     task: ClassVar[Task]
     """What it trains on, see `TraceDataModule`."""
@@ -173,7 +175,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         weights = None
         if self.is_linear or self.head_gradient == "accumulate":
             # Where a logistic loss is not saturated: there its slope is lost in rounding.
-            weights = self.sequence_weights(batch, logps if batch.reference_logps is None else batch.reference_logps)
+            weights = self._linear_form(batch, logps if batch.reference_logps is None else batch.reference_logps)
         entropy = logps.new_zeros(())
         for number, micro in enumerate(batch.micro_batches, start=1):
             # Ranks exchange gradients once per step, after the last micro-batch.
@@ -187,6 +189,10 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         if not batch.micro_batches:  # a rank without a share of the last batch still takes part in the exchange
             self.manual_backward(torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0)
         return logps, entropy if self.log_entropy else None
+
+    def _linear_form(self, batch: Batch, logps: Tensor) -> Tensor:
+        """(S,) weights of the linear form of log-probs whose slope is found out group by group; none is 0."""
+        return batch.lengths.reciprocal() if self.is_separable else self.sequence_weights(batch, logps)
 
     def sequence_weights(self, batch: Batch, logps: Tensor) -> Tensor:
         """(S,) ∂loss/∂logπ(y|x) of each sequence at (S,) `logps`; constants where the loss is linear in them."""
@@ -205,11 +211,13 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
             total = weighted_logp_sum(*inputs, weights[micro.sequence_index], **options)
             return total.total, total.logps, total.entropy
         if weights is not None:
-            lengths = micro.completion_lengths
+            lengths: Sequence[int] = micro.completion_lengths
+            if not self.is_separable:
+                lengths = [sum(pair) for pair in zip(lengths[::2], lengths[1::2], strict=True)]
             total = grouped_logp_sum(
                 *inputs,
                 weights[micro.sequence_index],
-                group_lengths=[sum(pair) for pair in zip(lengths[::2], lengths[1::2], strict=True)],
+                group_lengths=lengths,
                 factors_of=partial(self._slopes, micro, batch, weights),
                 **options,
             )
