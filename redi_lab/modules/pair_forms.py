@@ -1,8 +1,8 @@
 """The other objectives on pairs: each is one function of `redi_lab.losses`, named by `loss.form`.
 
 A form that is a sum over sequences (`separable`) gets the head's gradient in one pass over the vocabulary, with each
-sequence as a group. One that couples both sides of a pair by more than one number projects a second time in the
-backward pass (`head_gradient="recompute"`).
+sequence as a group, and so does one that depends on a pair through one linear form of its log-probs. What couples the
+sides otherwise projects a second time in the backward pass (`head_gradient="recompute"`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ class Form(NamedTuple):
     loss: Callable[..., Tensor]
     settings: tuple[str, ...] = ()
     needs_reference: bool = False
+    is_one_form: bool = False
+    """Of a coupled form: whether it depends on one linear form of the log-probs of a pair, as DPO does."""
 
 
 SEPARABLE = {
@@ -35,7 +37,7 @@ SEPARABLE = {
     "nca": Form(separable.nca_loss, ("beta",), needs_reference=True),
 }
 COUPLED = {
-    "dpo_shift": Form(dpo_variants.dpo_shift_loss, ("beta", "alpha"), needs_reference=True),
+    "dpo_shift": Form(dpo_variants.dpo_shift_loss, ("beta", "alpha"), needs_reference=True, is_one_form=True),
     "rpo": Form(dpo_variants.rpo_loss, ("beta", "nll_weight"), needs_reference=True),
     "dpop": Form(dpo_variants.dpop_loss, ("beta", "penalty"), needs_reference=True),
     "cal_dpo": Form(dpo_variants.cal_dpo_loss, ("beta",), needs_reference=True),
@@ -85,3 +87,7 @@ class CoupledModule(PairFormModule):
     """A form of `redi_lab.losses.dpo_variants`."""
 
     forms = COUPLED
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.head_gradient = "accumulate" if self.form.is_one_form else "recompute"
