@@ -23,6 +23,7 @@ CALLBACK_METRICS = {
     "collapse": ("collapse/state", "collapse/statistic"),
 }
 """What callbacks log, by their name in the callbacks group."""
+_UNPAIRED = ("UnpairedREDIModule", "WReinforceModule", "AsymREModule")
 _NEED_REJECTED = ("probe/rejected_mean_logps", "probe/displacement", *GRADIENT_METRICS)
 
 
@@ -39,7 +40,7 @@ def known_metrics(
     """
     shared: tuple[str, ...] = _STEP_METRICS
     if not loss.endswith("SFTModule"):
-        shared += _REJECTED_METRICS if loss.endswith("UnpairedREDIModule") else (*_REJECTED_METRICS, *_REWARD_METRICS)
+        shared += _REJECTED_METRICS if loss.endswith(_UNPAIRED) else (*_REJECTED_METRICS, *_REWARD_METRICS)
     names = [f"train/{name}" for name in shared] + [f"val/{name}" for name in shared if has_validation]
     extra = [*_STEP_MEASURES, "entropy"] if log_entropy else list(_STEP_MEASURES)
     observed = [name for callback in callbacks for name in CALLBACK_METRICS[callback]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -64,7 +64,9 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
 
     is_linear: ClassVar[bool]
     """Whether the loss is linear in the token log-probs, so that their weights are known before the forward pass."""
-    needs_reference: ClassVar[bool] = False
+    is_separable: ClassVar[bool] = False
+    """Whether the loss is a sum of functions of one sequence each, so that each is a group of its own."""
+    needs_reference: bool = False
     """Whether batches must carry log π_ref."""
     task: ClassVar[Task]
     """What it trains on, see `TraceDataModule`."""
@@ -171,7 +173,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         weights = None
         if self.is_linear or self.head_gradient == "accumulate":
             # At a point where a logistic loss is not saturated: elsewhere its slope could be lost in rounding.
-            weights = self.sequence_weights(batch, logps if batch.reference_logps is None else batch.reference_logps)
+            weights = self._linear_form(batch, logps if batch.reference_logps is None else batch.reference_logps)
         entropy = logps.new_zeros(())
         for number, micro in enumerate(batch.micro_batches, start=1):
             # Ranks exchange gradients once per step, after the last micro-batch.
@@ -185,6 +187,10 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         if not batch.micro_batches:  # a rank without a share of the last batch still takes part in the exchange
             self.manual_backward(torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0)
         return logps, entropy if self.log_entropy else None
+
+    def _linear_form(self, batch: Batch, logps: Tensor) -> Tensor:
+        """(S,) weights of the linear form of log-probs whose slope is found out group by group; none is 0."""
+        return batch.lengths.reciprocal() if self.is_separable else self.sequence_weights(batch, logps)
 
     def sequence_weights(self, batch: Batch, logps: Tensor) -> Tensor:
         """(S,) ∂loss/∂log π(y|x) of each sequence at (S,) `logps`; constants where the loss is linear in them."""
@@ -201,13 +207,14 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         if weights is None:
             tokens = token_logps(hidden, head, micro.targets, with_entropy=self.log_entropy)
             logps = sum_by_sequence(tokens.logps, micro.sequence_index, len(batch.lengths))
-            here = _examples(batch, logps, micro.sequences)  # whole pairs: objectives that are not linear are packed so
+            here = _examples(batch, logps, micro.sequences)  # whole pairs: objectives that couple them are packed so
             return self.loss(here, batch), tokens.logps, tokens.entropy
         groups = None
         if not self.is_linear:  # then the total stands for the loss in its gradient alone
-            lengths = micro.completion_lengths
-            pairs = [sum(pair) for pair in zip(lengths[::2], lengths[1::2], strict=True)]
-            groups = Groups(pairs, partial(self._slopes, micro, batch, weights))
+            lengths: Sequence[int] = micro.completion_lengths
+            if not self.is_separable:
+                lengths = [sum(pair) for pair in zip(lengths[::2], lengths[1::2], strict=True)]
+            groups = Groups(lengths, partial(self._slopes, micro, batch, weights))
         return weighted_logp_sum(
             hidden, head, micro.targets, weights[micro.sequence_index], groups=groups, with_entropy=self.log_entropy
         )

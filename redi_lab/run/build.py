@@ -85,7 +85,7 @@ def make_datamodule(
         task=objective.task,
         batch_size=data.batch_size,
         micro_batch_tokens=data.micro_batch_tokens,
-        split_examples=objective.is_linear,
+        split_examples=objective.is_linear or objective.is_separable,
         is_padded=config.model.attention == PADDED,
         seed=config.seed,
         num_validation=data.num_validation,

@@ -18,7 +18,8 @@ from redi_lab.config.compose import check, load_config
 from redi_lab.config.schema.callbacks import CALLBACKS
 from redi_lab.config.schema.data import SOURCES
 from redi_lab.config.schema.evaluation import ENGINES
-from redi_lab.config.schema.training import LOSSES, OPTIMIZERS, TrainerConfig
+from redi_lab.config.schema.losses import LOSSES
+from redi_lab.config.schema.training import OPTIMIZERS, TrainerConfig
 from redi_lab.errors import UserError
 from redi_lab.run.build import USED_BY_PIPELINE
 from tests.conftest import REPOSITORY

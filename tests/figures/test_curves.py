@@ -10,7 +10,7 @@ from matplotlib._pylab_helpers import Gcf
 from matplotlib.figure import Figure
 
 from redi_lab.config.metrics import CALLBACK_METRICS, known_metrics
-from redi_lab.config.schema.training import LOSSES
+from redi_lab.config.schema.losses import LOSSES
 from redi_lab.errors import UserError
 from redi_lab.figures.curves import EVENTS, plot_curves, smooth
 from redi_lab.figures.panels import DIAGNOSTICS, PANELS

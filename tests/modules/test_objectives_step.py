@@ -10,7 +10,7 @@ import torch
 
 from redi_lab.callbacks.update_norm import UpdateNorm
 from redi_lab.config.metrics import known_metrics
-from redi_lab.config.schema.training import LOSSES
+from redi_lab.config.schema.losses import LOSSES
 from tests.modules.tiny_runs import (
     HARMLESS_WARNINGS,
     HUGE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
 
@@ -14,67 +14,12 @@ from redi_lab.config.schema.base import (
     Settings,
     Share,
     TargetSettings,
-    Text,
     Whole,
     allowed,
     by_target,
     fitting,
 )
 from redi_lab.errors import UserError
-
-
-class LossConfig(TargetSettings):
-    """What all objectives share."""
-
-    target: Literal[
-        "redi_lab.modules.sft.SFTModule",
-        "redi_lab.modules.redi.REDIModule",
-        "redi_lab.modules.unpaired_redi.UnpairedREDIModule",
-        "redi_lab.modules.dpo.DPOModule",
-        "redi_lab.modules.simpo.SimPOModule",
-    ] = Field(alias="_target_")
-    partial: Literal[True] = Field(alias="_partial_")
-    log_entropy: bool
-
-
-class SFTConfig(LossConfig, extra="forbid"):
-    """Eq. 1."""
-
-    target: Literal["redi_lab.modules.sft.SFTModule"] = Field(alias="_target_")
-
-
-class REDIConfig(LossConfig, extra="forbid"):
-    """Eq. 5."""
-
-    target: Literal["redi_lab.modules.redi.REDIModule", "redi_lab.modules.unpaired_redi.UnpairedREDIModule"] = Field(
-        alias="_target_"
-    )
-    alpha: Share
-
-
-class _PairwiseConfig(LossConfig, extra="forbid"):
-    beta: Positive
-    head_gradient: Literal["accumulate", "recompute"]
-
-
-class DPOConfig(_PairwiseConfig):
-    """Eq. 2."""
-
-    target: Literal["redi_lab.modules.dpo.DPOModule"] = Field(alias="_target_")
-    reference: Text
-
-
-class SimPOConfig(_PairwiseConfig):
-    """Eq. 3."""
-
-    target: Literal["redi_lab.modules.simpo.SimPOModule"] = Field(alias="_target_")
-    gamma: NotNegative
-
-
-LOSSES: tuple[str, ...] = get_args(LossConfig.model_fields["target"].annotation)
-"""The objectives, by the paths of their modules."""
-
-Loss = Annotated[SerializeAsAny[LossConfig], fitting(by_target(SFTConfig, REDIConfig, DPOConfig, SimPOConfig))]
 
 
 class OptimizerConfig(TargetSettings):

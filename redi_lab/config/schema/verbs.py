@@ -13,9 +13,10 @@ from redi_lab.config.schema.callbacks import Callbacks
 from redi_lab.config.schema.curation import CurationConfig
 from redi_lab.config.schema.data import DataConfig
 from redi_lab.config.schema.evaluation import Engine, EvalConfig, SequentialConfig
+from redi_lab.config.schema.losses import Loss, ReferenceConfig
 from redi_lab.config.schema.model import ModelConfig
 from redi_lab.config.schema.sweep import SweepConfig
-from redi_lab.config.schema.training import DPOConfig, Loss, Optimizer, REDIConfig, SchedulerConfig, TrainerConfig
+from redi_lab.config.schema.training import Optimizer, SchedulerConfig, TrainerConfig
 from redi_lab.errors import UserError
 
 _STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "file", "databricks")
@@ -117,12 +118,12 @@ class TrainVerb(_Verb):
 
     @model_validator(mode="after")
     def _check_reference(self) -> Self:
-        if not isinstance(self.loss, DPOConfig):
+        if not isinstance(self.loss, ReferenceConfig):
             return self
         reference = self.loss.reference
         if reference == "init" and self.init_from is None and self.model.path is None:
             raise UserError(
-                "loss.reference=init: DPO needs a trained reference, but init_from=null and model.path=null start from"
+                "loss.reference=init: the reference must be trained, but init_from=null and model.path=null start from"
                 " random weights; set init_from to an experiment or a folder"
             )
         if reference != "init" and not (Path(reference) / "config.json").is_file():
@@ -141,7 +142,7 @@ class TrainVerb(_Verb):
                 " set data.num_development"
             )
         factor = self._callback("collapse", "alpha_factor")
-        if factor not in (None, 1) and not isinstance(self.loss, REDIConfig):
+        if factor not in (None, 1) and not hasattr(self.loss, "alpha"):
             raise UserError(f"callbacks.collapse.alpha_factor={factor}: this objective has no alpha; leave it at 1")
         return self
 

@@ -1,0 +1,204 @@
+"""Settings of the objectives: one model each, named by the path of its module."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, SerializeAsAny
+
+from redi_lab.config.schema.base import NotNegative, Positive, Share, TargetSettings, Text, by_target, fitting
+
+
+class LossConfig(TargetSettings):
+    """What all objectives share."""
+
+    target: Literal[
+        "redi_lab.modules.sft.SFTModule",
+        "redi_lab.modules.redi.REDIModule",
+        "redi_lab.modules.unpaired_redi.UnpairedREDIModule",
+        "redi_lab.modules.dpo.DPOModule",
+        "redi_lab.modules.simpo.SimPOModule",
+        "redi_lab.modules.simper.SimPERModule",
+        "redi_lab.modules.bounded_redi.BoundedREDIModule",
+        "redi_lab.modules.gated_redi.GatedREDIModule",
+        "redi_lab.modules.hinge.HingeModule",
+        "redi_lab.modules.topr.TOPRModule",
+        "redi_lab.modules.npo.NPOModule",
+        "redi_lab.modules.nca.NCAModule",
+        "redi_lab.modules.dpo_shift.DPOShiftModule",
+        "redi_lab.modules.rpo.RPOModule",
+        "redi_lab.modules.dpop.DPOPModule",
+        "redi_lab.modules.cal_dpo.CalDPOModule",
+        "redi_lab.modules.w_reinforce.WReinforceModule",
+        "redi_lab.modules.asymre.AsymREModule",
+    ] = Field(alias="_target_")
+    partial: Literal[True] = Field(alias="_partial_")
+    log_entropy: bool
+
+
+class SFTConfig(LossConfig, extra="forbid"):
+    """Eq. 1."""
+
+    target: Literal["redi_lab.modules.sft.SFTModule"] = Field(alias="_target_")
+
+
+class REDIConfig(LossConfig, extra="forbid"):
+    """Eq. 5."""
+
+    target: Literal["redi_lab.modules.redi.REDIModule", "redi_lab.modules.unpaired_redi.UnpairedREDIModule"] = Field(
+        alias="_target_"
+    )
+    alpha: Share
+
+
+class ReferenceConfig(LossConfig):
+    """Objectives that compare with another policy: `init`, the one before training, or a Hugging Face folder."""
+
+    reference: Text
+
+
+class _PairwiseConfig(LossConfig, extra="forbid"):
+    beta: Positive
+    head_gradient: Literal["accumulate", "recompute"]
+
+
+class DPOConfig(ReferenceConfig, _PairwiseConfig):
+    """Eq. 2."""
+
+    target: Literal["redi_lab.modules.dpo.DPOModule"] = Field(alias="_target_")
+
+
+class SimPOConfig(_PairwiseConfig):
+    """Eq. 3."""
+
+    target: Literal["redi_lab.modules.simpo.SimPOModule"] = Field(alias="_target_")
+    gamma: NotNegative
+
+
+class SimPERConfig(LossConfig, extra="forbid"):
+    """See `redi_lab.modules.simper`."""
+
+    target: Literal["redi_lab.modules.simper.SimPERModule"] = Field(alias="_target_")
+
+
+class BoundedREDIConfig(LossConfig, extra="forbid"):
+    """See `redi_lab.modules.bounded_redi`."""
+
+    target: Literal["redi_lab.modules.bounded_redi.BoundedREDIModule"] = Field(alias="_target_")
+    alpha: Share
+    gamma: NotNegative
+    is_detached: bool
+
+
+class GatedREDIConfig(LossConfig, extra="forbid"):
+    """See `redi_lab.modules.gated_redi`."""
+
+    target: Literal["redi_lab.modules.gated_redi.GatedREDIModule"] = Field(alias="_target_")
+    alpha: Share
+    kappa: Positive
+    tau: Share
+
+
+class HingeConfig(LossConfig, extra="forbid"):
+    """See `redi_lab.modules.hinge`."""
+
+    target: Literal["redi_lab.modules.hinge.HingeModule"] = Field(alias="_target_")
+    alpha: Share
+    delta: Positive
+
+
+class TOPRConfig(ReferenceConfig, extra="forbid"):
+    """See `redi_lab.modules.topr`."""
+
+    target: Literal["redi_lab.modules.topr.TOPRModule"] = Field(alias="_target_")
+    alpha: Share
+
+
+class NPOConfig(ReferenceConfig, extra="forbid"):
+    """See `redi_lab.modules.npo`."""
+
+    target: Literal["redi_lab.modules.npo.NPOModule"] = Field(alias="_target_")
+    alpha: Share
+    beta: Positive
+
+
+class NCAConfig(ReferenceConfig, extra="forbid"):
+    """See `redi_lab.modules.nca`."""
+
+    target: Literal["redi_lab.modules.nca.NCAModule"] = Field(alias="_target_")
+    beta: Positive
+
+
+class DPOShiftConfig(ReferenceConfig, extra="forbid"):
+    """See `redi_lab.modules.dpo_shift`."""
+
+    target: Literal["redi_lab.modules.dpo_shift.DPOShiftModule"] = Field(alias="_target_")
+    beta: Positive
+    alpha: Share
+
+
+class RPOConfig(ReferenceConfig, extra="forbid"):
+    """See `redi_lab.modules.rpo`."""
+
+    target: Literal["redi_lab.modules.rpo.RPOModule"] = Field(alias="_target_")
+    beta: Positive
+    nll_weight: NotNegative
+
+
+class DPOPConfig(ReferenceConfig, extra="forbid"):
+    """See `redi_lab.modules.dpop`."""
+
+    target: Literal["redi_lab.modules.dpop.DPOPModule"] = Field(alias="_target_")
+    beta: Positive
+    penalty: NotNegative
+
+
+class CalDPOConfig(ReferenceConfig, extra="forbid"):
+    """See `redi_lab.modules.cal_dpo`."""
+
+    target: Literal["redi_lab.modules.cal_dpo.CalDPOModule"] = Field(alias="_target_")
+    beta: Positive
+
+
+class WReinforceConfig(LossConfig, extra="forbid"):
+    """See `redi_lab.modules.w_reinforce`."""
+
+    target: Literal["redi_lab.modules.w_reinforce.WReinforceModule"] = Field(alias="_target_")
+    positive_weight: NotNegative
+    negative_weight: NotNegative
+
+
+class AsymREConfig(LossConfig, extra="forbid"):
+    """See `redi_lab.modules.asymre`."""
+
+    target: Literal["redi_lab.modules.asymre.AsymREModule"] = Field(alias="_target_")
+    baseline: Annotated[float, Field(ge=0, lt=1)]
+
+
+LOSSES: tuple[str, ...] = get_args(LossConfig.model_fields["target"].annotation)
+"""The objectives, by the paths of their modules."""
+
+Loss = Annotated[
+    SerializeAsAny[LossConfig],
+    fitting(
+        by_target(
+            SFTConfig,
+            REDIConfig,
+            DPOConfig,
+            SimPOConfig,
+            SimPERConfig,
+            BoundedREDIConfig,
+            GatedREDIConfig,
+            HingeConfig,
+            TOPRConfig,
+            NPOConfig,
+            NCAConfig,
+            DPOShiftConfig,
+            RPOConfig,
+            DPOPConfig,
+            CalDPOConfig,
+            WReinforceConfig,
+            AsymREConfig,
+        )
+    ),
+]

@@ -1,0 +1,37 @@
+"""Policy gradient on correct and incorrect traces, less a baseline."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from torch import Tensor
+
+from redi_lab.data.packing import Batch
+from redi_lab.losses.policy_gradient import asymre_loss
+from redi_lab.modules.base import CausalLMModule, Examples
+from redi_lab.modules.preference import side_metrics
+
+
+@final
+class AsymREModule(CausalLMModule):
+    """AsymRE, see `asymre_loss`.
+
+    Args:
+        baseline: V.
+        **options: see `CausalLMModule`.
+    """
+
+    is_linear = True
+    task = "unpaired"
+
+    def __init__(self, *, baseline: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.baseline = baseline
+
+    def loss(self, examples: Examples, batch: Batch) -> Tensor:
+        """() their share of the mean over the batch's traces."""
+        return asymre_loss(examples.chosen, examples.rejected, baseline=self.baseline, num_sequences=batch.num_examples)
+
+    def metrics(self, examples: Examples) -> dict[str, Tensor]:
+        """Mean log-probs (summed and per token) of both sides."""
+        return side_metrics(examples)

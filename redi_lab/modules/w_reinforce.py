@@ -1,0 +1,44 @@
+"""Policy gradient on correct and incorrect traces, averaged over tokens."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from torch import Tensor
+
+from redi_lab.data.packing import Batch
+from redi_lab.losses.policy_gradient import w_reinforce_loss
+from redi_lab.modules.base import CausalLMModule, Examples
+from redi_lab.modules.preference import side_metrics
+
+
+@final
+class WReinforceModule(CausalLMModule):
+    """PSR, NSR and W-REINFORCE, see `w_reinforce_loss`.
+
+    Args:
+        positive_weight: λ₊ of correct traces.
+        negative_weight: λ₋ of incorrect traces.
+        **options: see `CausalLMModule`.
+    """
+
+    is_linear = True
+    task = "unpaired"
+
+    def __init__(self, *, positive_weight: float, negative_weight: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.weights = {"positive_weight": positive_weight, "negative_weight": negative_weight}
+
+    def loss(self, examples: Examples, batch: Batch) -> Tensor:
+        """() their share of the mean over the batch's tokens."""
+        return w_reinforce_loss(
+            examples.chosen, examples.rejected, num_tokens=batch.num_completion_tokens, **self.weights
+        )
+
+    def averaged_over(self, batch: Batch) -> int:
+        """Tokens."""
+        return batch.num_completion_tokens
+
+    def metrics(self, examples: Examples) -> dict[str, Tensor]:
+        """Mean log-probs (summed and per token) of both sides."""
+        return side_metrics(examples)
