@@ -167,7 +167,7 @@ def test_accuracy_during_training_follows_the_evaluation_and_is_never_longer() -
     assert made().sampling.max_new_tokens == 96
     assert made("callbacks.accuracy.max_new_tokens=8").sampling.max_new_tokens == 8
     assert made("callbacks.accuracy.max_new_tokens=200").sampling.max_new_tokens == 96
-    assert [made(f"protocol={name}")._require_closed_thought for name in ("quick", "paper")] == [False, True]
+    assert [made(f"protocol={name}").require_closed_thought for name in ("quick", "paper")] == [False, True]
 
 
 def test_sequences_over_the_position_limit_are_refused_by_name() -> None:
