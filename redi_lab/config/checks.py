@@ -14,7 +14,7 @@ from yaml.reader import ReaderError
 
 from redi_lab.errors import UserError, in_short
 
-_OPTION = re.compile(r"\s*[A-Za-z_*][\w.*-]*(/[\w-][\w.-]*)*\s*")
+_OPTION = re.compile(r"\s*[A-Za-z*][\w.*-]*(/[\w-][\w.-]*)*\s*")
 
 
 def check_choices(overrides: Sequence[str], config_dir: Path) -> None:
