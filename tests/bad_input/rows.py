@@ -287,7 +287,7 @@ _BENCHMARKS = [
     _problems("invalid UTF-8", "b.jsonl", b'{"problem": "\xff"}\n', "b.jsonl:1", "UTF-8"),
     _problems("a key twice", "b.jsonl", b'{"problem": "1", "problem": "2", "answer": "2"}\n', "b.jsonl:1", '"problem"'),
     _problems("half a surrogate pair", "b.jsonl", b'{"problem": "\\ud83d", "answer": "2"}\n', "b.jsonl:1", "surrogate"),
-    _problems("a byte order mark is no mistake, the row is", "b.jsonl", b"\xef\xbb\xbf" + line({"problem": ""}), "b.jsonl:1:problem", "''"),
+    _problems("a byte order mark, and an empty problem", "b.jsonl", b"\xef\xbb\xbf" + line({"problem": ""}), "b.jsonl:1:problem", "''"),
     _problems("no answer", "b.jsonl", line({"problem": "?"}), "b.jsonl:1:answer"),
     _problems("an answer that is NaN", "b.jsonl", b'{"problem": "?", "answer": NaN}\n', "b.jsonl:1", "NaN"),
     _problems("answers that are empty", "b.jsonl", line({"problem": "?", "answers": []}), "b.jsonl:1:answers"),
