@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
@@ -21,9 +20,7 @@ from redi_lab.figures.curves import DIAGNOSTICS, plot_curves
 from redi_lab.run.evaluation import BASE_MODEL
 from redi_lab.run.naming import objective, run_label
 from redi_lab.run.screen import CONSOLE, say, say_path
-
-if TYPE_CHECKING:
-    from redi_lab.verbs.train.stage import Outcome
+from redi_lab.verbs.train.outcome import Outcome
 
 _NEXT = ("demo_symmetric", "demo_sft_continued", "demo_dpo", "demo_simpo")
 _EMBEDDED = {"greedy": "greedy_pass_at_1", "haste": "haste", "columns": "columns"}

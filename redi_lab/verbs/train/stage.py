@@ -27,7 +27,7 @@ from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.figures.samples_page import log_samples
 from redi_lab.redaction import redacted
 from redi_lab.run import build
-from redi_lab.run.evaluation import evaluate_checkpoint, nested_metrics
+from redi_lab.run.evaluation import evaluate_checkpoint
 from redi_lab.run.record import SUMMARY, make_logger, write_summary
 from redi_lab.run.screen import progress_bar, say, waiting
 from redi_lab.run.stages import Stage, StageCache, StageRecord
@@ -35,49 +35,9 @@ from redi_lab.run.trained import Trained, find_trained, finish_training
 from redi_lab.run.training_record import RECORD_FILE, TrainingRecord
 from redi_lab.verbs.train import report
 from redi_lab.verbs.train.development import load_development, make_observers
+from redi_lab.verbs.train.outcome import Best, Outcome, metrics_of
 
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
-
-
-@final
-@dataclass(frozen=True)
-class Best:
-    """The checkpoint that `callbacks.checkpoints.monitor` chose during training, evaluated as the last one is.
-
-    `note` says at which step and by which value it was chosen.
-    """
-
-    checkpoint: Path
-    note: Mapping[str, float]
-    result: EvaluationResult | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """For a summary."""
-        return {"checkpoint": str(self.checkpoint), "chosen": dict(self.note), "metrics": _metrics(self.result)}
-
-
-@final
-@dataclass(frozen=True)
-class Outcome:
-    """A stage that is trained and evaluated: its last checkpoint and, where one was chosen, its best."""
-
-    stage: Stage
-    record: StageRecord
-    result: EvaluationResult | None
-    best: Best | None
-    is_reused: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """For a summary."""
-        return {
-            "name": self.stage.name,
-            "fingerprint": self.stage.fingerprint,
-            "checkpoint": str(self.record.checkpoint),
-            "output_dir": str(self.record.output_dir),
-            "is_reused": self.is_reused,
-            "metrics": _metrics(self.result),
-            "best": self.best and self.best.as_dict(),
-        }
 
 
 @final
@@ -223,14 +183,14 @@ class Job:
         checkpoint = outcome.record.checkpoint
         baseline = self.baseline and {
             "checkpoint": self.base,
-            "metrics": _metrics(self.baseline),
+            "metrics": metrics_of(self.baseline),
             "evaluation": _evaluation(self.baseline),
         }
         return {
             "name": self.stage.name,
             "verb": "train",
             "loss": OmegaConf.to_container(self.stage.config.loss),
-            "metrics": _metrics(outcome.result),
+            "metrics": metrics_of(outcome.result),
             "baseline": baseline,
             "evaluation": _evaluation(outcome.result),
             "checkpoint": str(checkpoint),
@@ -242,10 +202,6 @@ class Job:
             "collapse": trained.collapse,
             "skipped_batches": trained.num_skipped,
         }
-
-
-def _metrics(result: EvaluationResult | None) -> dict[str, Any]:
-    return {} if result is None else nested_metrics(result.metrics)
 
 
 def _evaluation(result: EvaluationResult | None) -> dict[str, Any] | None:
