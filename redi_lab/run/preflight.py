@@ -10,9 +10,10 @@ from urllib.request import Request, urlopen
 
 from omegaconf import DictConfig
 
-from redi_lab.config.compose import benchmarks, experiment_names, is_hub_id, is_url
+from redi_lab.config.compose import benchmarks, experiment_names, is_url
 from redi_lab.config.inheritance import load_earlier
 from redi_lab.errors import UserError
+from redi_lab.hub import is_hub_id
 
 TIMEOUT_S = 5.0
 _REMEDIES = {"model.path": "FOLDER", "data.path": "FOLDER_OR_FILE"}
