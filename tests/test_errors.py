@@ -16,7 +16,7 @@ def test_a_signal_becomes_an_exception_and_the_handlers_come_back(number: signal
 
 
 def test_messages_are_one_line() -> None:
-    assert str(UserError("a.jsonl:3: \n  not JSON\n")) == "a.jsonl:3:  not JSON"
+    assert str(UserError("a.jsonl:3: \n  not JSON\n")) == "a.jsonl:3: not JSON"
     assert in_short(ValueError("cannot load:\n  no file\nand pages of advice")) == "cannot load: no file"
     assert in_short(ValueError("word " * 100)).endswith(" …")
     assert in_short(ValueError()) == "ValueError"

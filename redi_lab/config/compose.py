@@ -7,7 +7,6 @@ once.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from redi_lab.config.schema.base import listed, validated
 from redi_lab.config.schema.verbs import VERBS, TrainVerb
 from redi_lab.config.secrets import check_secrets
 from redi_lab.errors import UserError
+from redi_lab.hub import is_hub_id
 
 _PACKAGED = Path(__file__).parents[1] / "conf"
 CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
@@ -109,11 +109,6 @@ def metric_names(config: DictConfig) -> list[str]:
 def is_url(path: str) -> bool:
     """Whether `path` is an address on the web."""
     return path.startswith(("https://", "http://"))
-
-
-def is_hub_id(path: str) -> bool:
-    """Whether `path` looks like OWNER/NAME on the hub rather than a path on disk."""
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", path)) and not path.startswith((".", "/", "~"))
 
 
 def _missing(node: Any, prefix: str = "") -> list[str]:

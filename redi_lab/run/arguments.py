@@ -14,9 +14,9 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
-from pydantic import Field, ValidationError, create_model
+from pydantic import ConfigDict, Field, ValidationError, create_model
 
-from redi_lab.config.schema.base import Models, Settings, explained
+from redi_lab.config.schema.base import Models, explained, unknown_key
 from redi_lab.config.schema.callbacks import CALLBACKS
 from redi_lab.config.schema.data import SOURCES
 from redi_lab.config.schema.evaluation import ENGINES
@@ -58,30 +58,25 @@ def _instantiated(config: DictConfig) -> Iterator[tuple[str, DictConfig, Models,
             yield f"callbacks.{name}", settings, CALLBACKS, lambda c: issubclass(c, pl.Callback)
 
 
-class _Arguments(Settings, arbitrary_types_allowed=True):
-    """Base of models that are made from signatures."""
-
-
 def _check_settings(place: str, settings: DictConfig, found: type) -> None:
     parameters = inspect.signature(found).parameters
     read_elsewhere = {*USED_BY_PIPELINE.get(place.rpartition(".")[2], ()), "max_grad_norm", "_target_", "_partial_"}
     plain = OmegaConf.to_container(settings)
     assert isinstance(plain, dict)
     given = {str(key): value for key, value in plain.items() if key not in read_elsewhere}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if not takes_any and (unknown := [name for name in given if name not in parameters]):
+        raise UserError(unknown_key(unknown[0], place, list(parameters)))
     try:
         hints = get_type_hints(found.__init__)  # type: ignore[misc]
     except NameError:  # of what is imported for type checkers alone
         hints = {}
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    fields: dict[str, Any] = {}
-    for number, name in enumerate(parameters):
-        is_checked = name in given and not isinstance(given[name], Mapping)  # which may become any object
-        # Fields have names of their own, as some parameters are called like methods of a model.
-        fields[f"argument_{number}"] = (hints.get(name, Any) if is_checked else Any, Field(None, alias=name))
-    model = create_model(
-        found.__name__, __base__=_Arguments, __cls_kwargs__={"extra": "allow" if takes_any else "forbid"}, **fields
-    )
+    # A mapping may become any object. Fields are numbered, as some parameters are called like methods of a model.
+    typed = [name for name, value in given.items() if name in hints and not isinstance(value, Mapping)]
+    fields: dict[str, Any] = {f"argument_{i}": (hints[name], Field(alias=name)) for i, name in enumerate(typed)}
+    options = ConfigDict(strict=True, arbitrary_types_allowed=True)
     try:
-        model.model_validate_json(json.dumps(given))  # in JSON a list is a tuple, too, and a string a path
+        # In JSON a list is also a tuple, and a string a path.
+        create_model(found.__name__, __config__=options, **fields).model_validate_json(json.dumps(given))
     except ValidationError as error:
         raise UserError(explained(error, place, depth=1)) from error

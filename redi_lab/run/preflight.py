@@ -10,19 +10,20 @@ from urllib.request import Request, urlopen
 
 from omegaconf import DictConfig
 
-from redi_lab.config.compose import benchmarks, experiment_names, is_hub_id, is_url
+from redi_lab.config.compose import benchmarks, experiment_names, is_url
 from redi_lab.config.inheritance import load_earlier
 from redi_lab.errors import UserError
+from redi_lab.hub import is_hub_id
 
 TIMEOUT_S = 5.0
 _REMEDIES = {"model.path": "FOLDER", "data.path": "FOLDER_OR_FILE"}
 
 
 def check_hub(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Check that the hub ids of a training run or an evaluation can be had, if the hub cannot be reached.
+    """Check that hub ids and URLs of a training run or an evaluation are at hand, or their servers are.
 
     Raises:
-        UserError: the hub cannot be reached, and something is neither on disk nor in its cache.
+        UserError: something is neither on disk nor in the hub's cache, and its server cannot be reached.
     """
     wanted = _wanted(config, overrides)
     missing = {key: path for key, path in wanted.items() if not _is_at_hand(key, path)}
@@ -39,7 +40,7 @@ def check_hub(config: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def check_engine(config: DictConfig) -> None:
-    """Check that vLLM can be had where the engine is to run it; it is not imported.
+    """Check that vLLM is installed where the engine is to run it, without importing it.
 
     Raises:
         UserError: it is not installed there.

@@ -41,7 +41,7 @@ from redi_lab.tracking.store import sqlite_path
 
 _LOG = logging.getLogger(__name__)
 _STATUSES: dict[str, Any] = {
-    "success": "FINISHED", "finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING",
+    "success": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING",
 }  # fmt: skip
 
 

@@ -139,7 +139,7 @@ _BOTH: dict[str, tuple[Spoil, tuple[str, ...]]] = {
     "a missing tensor": (_WITHOUT_NORM, ("/model", "model.norm.weight")),
     "weights with NaN": (with_number(float("nan")), ("/model", "model.norm.weight", "NaN")),
     "no config.json": (no_config, ("/model", "config.json")),
-    "an architecture of its own code": (config(model_type="mine", auto_map={"AutoConfig": "mine.Config"}), ("/model",)),
+    "an architecture that brings code": (config(model_type="mine", auto_map={"AutoConfig": "mine.Config"}), ("/model",)),
     "another width": (config(hidden_size=32, head_dim=8), ("/model", "shape", "config.json")),
     "empty safetensors": (empty, ("/model", "safetensors")),
     "a header that cannot be": (huge_header, ("/model", "safetensors")),

@@ -262,21 +262,32 @@ _GRADINGS = [
 ]
 
 
-def _problems(what: str, name: str, content: bytes, *parts: str, problem: str = "problem") -> Case:
+def _evaluate(content: bytes, *arguments: str) -> Act:
+    return lambda world: [
+        "evaluate",
+        f"checkpoint={world.model}",
+        "eval=jsonl",
+        f"eval.path={world.write('b.jsonl', content)}",
+        "logger=none",
+        *arguments,
+    ]
+
+
+def _problems(what: str, name: str, content: bytes, *parts: str) -> Case:
     def act(world: World) -> None:
-        load_file_benchmark(world.write(name, content), None, None, (problem, "answer"))
+        load_file_benchmark(world.write(name, content))
 
     return Case(what, act, (name.partition(".")[0], *parts))
 
 
 _ASKED = {"problem": "1+1?", "answer": "2"}
 _BENCHMARKS = [
-    Case("no problem, in a whole command", lambda w: ["evaluate", f"checkpoint={w.model}", "eval=jsonl", f"eval.path={w.write('b.jsonl', '')}", "logger=none"], ("b",)),
+    Case("no problem, in a whole command", _evaluate(b""), ("b",)),
     _problems("a truncated line", "b.jsonl", line(_ASKED) + b'{"problem', "b.jsonl:2"),
     _problems("invalid UTF-8", "b.jsonl", b'{"problem": "\xff"}\n', "b.jsonl:1", "UTF-8"),
     _problems("a key twice", "b.jsonl", b'{"problem": "1", "problem": "2", "answer": "2"}\n', "b.jsonl:1", '"problem"'),
     _problems("half a surrogate pair", "b.jsonl", b'{"problem": "\\ud83d", "answer": "2"}\n', "b.jsonl:1", "surrogate"),
-    _problems("a byte order mark is no mistake, the row is", "b.jsonl", b"\xef\xbb\xbf" + line({"problem": ""}), "b.jsonl:1:problem", "''"),
+    _problems("a byte order mark, and an empty problem", "b.jsonl", b"\xef\xbb\xbf" + line({"problem": ""}), "b.jsonl:1:problem", "''"),
     _problems("no answer", "b.jsonl", line({"problem": "?"}), "b.jsonl:1:answer"),
     _problems("an answer that is NaN", "b.jsonl", b'{"problem": "?", "answer": NaN}\n', "b.jsonl:1", "NaN"),
     _problems("answers that are empty", "b.jsonl", line({"problem": "?", "answers": []}), "b.jsonl:1:answers"),
@@ -285,7 +296,7 @@ _BENCHMARKS = [
     _problems("a row that is a list", "b.jsonl", b"[1]\n", "b.jsonl:1"),
     _problems("JSON that is an object", "b.json", line(_ASKED), "b.json", "list"),
     _problems("JSON cut off", "b.json", b"[" + line(_ASKED), "b.json"),
-    _problems("a column that is not there", "b.jsonl", line({"q": "?"}), "b.jsonl:1:question", problem="question"),
+    Case("a column that is not there", _evaluate(line({"q": "?"}), "eval.problem_key=question"), ("b.jsonl:1:question",)),
     _problems("gzip under a plain name", "b.jsonl", gzip.compress(line(_ASKED)), "b.jsonl", "gzip"),
 ]  # fmt: skip
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 
 from benchmarks.training import breakdown
 from benchmarks.training.against_trl import PROFILES, ROOT, main, summary
 from benchmarks.training.figures import write_results
 from benchmarks.training.pace import Side
-from benchmarks.training.workload import SHAPES, Workload, draw_pairs
+from benchmarks.training.redi_lab_side import train
+from benchmarks.training.workload import SHAPES, Workload, draw_pairs, make_model
 
 TINY = SHAPES["tiny"]
 
@@ -119,13 +123,24 @@ def test_profiles_name_what_there_is(profile: str) -> None:
     assert all(SHAPES[case.split("/")[0]].longest <= chosen.row_tokens for case in chosen.cases)
 
 
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_our_side_takes_every_step(objective: str, tmp_path: Path) -> None:
+    losses: list[float] = []
+
+    class Keep(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            losses.append(float(trainer.callback_metrics["train/loss"]))
+
+    model = make_model(TINY, tmp_path, longest=TINY.longest)
+    work = make_workload(draw_pairs(TINY, 2), objective=objective, precision="fp32")
+    train(replace(work, model=str(model), micro_batch_tokens=2 * TINY.longest), Keep())
+    assert len(losses) == work.num_steps == 2
+    assert all(map(math.isfinite, losses))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--cases", "tiny/dpo/bf16", "--no-own", "--no-scaling"],
-        pytest.param([], marks=pytest.mark.slow),  # all of it
-    ],
-    ids=["one case", "all"],
+    "arguments", [["--cases", "tiny/dpo/bf16", "--no-own", "--no-scaling"], []], ids=["one case", "all"]
 )
 def test_a_dry_run(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--profile", "tiny", "--trl", "", "--steps", "1", "--out", str(tmp_path), *arguments])

@@ -109,6 +109,7 @@ def test_rollbacks_are_counted_and_end(tmp_path: Path) -> None:
     assert not (tmp_path / SNAPSHOT).exists()
 
 
+@pytest.mark.slow  # sixty steps; that weights and optimizer come back is tested above
 def test_a_run_that_collapses_recovers_with_a_rollback(tmp_path: Path) -> None:
     """REDI with alpha 1 at a rate far too high, on a policy that SFT has taught a little."""
     taught = make_backbone()

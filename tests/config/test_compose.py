@@ -62,7 +62,7 @@ def test_choices_that_do_not_fit_together_are_refused(overrides: list[str], mess
         (["sequential.width=0.1", "sequential.better_than=."], "sequential.width=0.1: ask one question"),
         (["sequential.delta=0.1"], "sequential.delta=0.1: better than what?"),
         (["sequential.width=0.1", "eval=paper_suite"], "sequential: asks about one benchmark, and eval=paper_suite"),
-        (["sequential.width=0.1", "baseline=true"], "baseline=true: not beside sequential"),
+        (["sequential.width=0.1", "baseline=true"], "baseline=true: cannot be combined with sequential"),
     ],
 )
 def test_sequential_questions_that_make_no_sense_are_refused(overrides: list[str], message: str) -> None:

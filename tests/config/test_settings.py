@@ -27,7 +27,8 @@ from tests.conftest import REPOSITORY
 # What no field can be: another type, null, or beyond its range. The message begins with the key and the value.
 WRONG: dict[str, tuple[str, ...]] = {
     "train": (
-        "loss.alpha=1.5 -0.1 .nan .inf high null true {a: 1}",
+        "loss.alpha=1.5 -0.1 .nan .inf high null true",
+        "loss.alpha={a: 1}",
         "optimizer.lr=0 abc null",
         "optimizer.eps=-1 1",
         "optimizer.weight_decay=-1",
@@ -37,7 +38,7 @@ WRONG: dict[str, tuple[str, ...]] = {
         "scheduler.name=liner",
         "seed=true -1 1.5 4294967296 x",
         "baseline=maybe",
-        "resume=yes",
+        "resume=maybe",
         "init_from=[a]",
         "init_overrides=3",
         "name=../../x /abs '' true",

@@ -170,10 +170,10 @@ def test_accuracy_during_training_follows_the_evaluation_and_is_never_longer() -
         benchmark = Benchmark.of("one", [EvalProblem("a", "1 + 1 ?", ("2",))])
         return build.make_accuracy(config, config, benchmark, encoder, build.make_grader(config))
 
-    assert made()._sampling.max_new_tokens == 96
-    assert made("callbacks.accuracy.max_new_tokens=8")._sampling.max_new_tokens == 8
-    assert made("callbacks.accuracy.max_new_tokens=200")._sampling.max_new_tokens == 96
-    assert [made(f"protocol={name}")._require_closed_thought for name in ("quick", "paper")] == [False, True]
+    assert made().sampling.max_new_tokens == 96
+    assert made("callbacks.accuracy.max_new_tokens=8").sampling.max_new_tokens == 8
+    assert made("callbacks.accuracy.max_new_tokens=200").sampling.max_new_tokens == 96
+    assert [made(f"protocol={name}").require_closed_thought for name in ("quick", "paper")] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
+from redi_lab.cli import main
 from redi_lab.errors import UserError
 from redi_lab.tracking import mirror
 from redi_lab.tracking.journal import read_records
+from redi_lab.tracking.logger import RunLogger
 from redi_lab.tracking.mirror import upload
 from redi_lab.tracking.state import STATE_FILE, load_state
 from redi_lab.tracking.store import set_environment, sqlite_path
@@ -265,3 +267,16 @@ def test_metrics_arrive_while_the_run_goes_on(new_logger: NewLogger, tracking_ur
             time.sleep(0.01)
         assert history(tracking_uri, logger.version, "loss") == [(s, float(s)) for s in range(step + 1)]
     logger.finalize("success")
+
+
+def test_the_verb_reports_what_it_sent(tracking_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = RunLogger(tmp_path, "run")
+    logger.log_metrics({"loss": 1.0}, 0)
+    logger.log_text("config.yaml", "seed: 1\n")
+    logger.finalize("success")
+    (tmp_path / "config.yaml").unlink()
+    main(["upload", str(tmp_path), f"tracking_uri={tracking_uri}"])
+    state, said = load_state(tmp_path), capsys.readouterr().out
+    assert state is not None
+    assert f"Uploaded 1 lines of metrics and 0 other items to run {state.run_id}, {tracking_uri}" in said
+    assert "Missing:    config.yaml" in said

@@ -107,21 +107,16 @@ def fitting(models: Models) -> BeforeValidator:
 Model = TypeVar("Model", bound=Settings)
 
 
-def validated(model: type[Model], value: Any, place: str = "") -> Model:
-    """The value as a model.
-
-    Args:
-        model: what it must fit.
-        value: plain mappings, lists and scalars.
-        place: key of the group in the configuration.
+def validated(model: type[Model], value: Any) -> Model:
+    """Plain mappings, lists and scalars as a model.
 
     Raises:
-        UserError: it does not fit; the message names the key, the value and what is allowed.
+        UserError: they do not fit; the message names the key, the value and what is allowed.
     """
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise UserError(explained(error, place)) from error
+        raise UserError(explained(error)) from error
 
 
 _WORDS = {

@@ -183,7 +183,9 @@ class EvaluateVerb(_Verb):
     @model_validator(mode="after")
     def _check_question(self) -> Self:
         if self.baseline and self.sequential.is_asked:
-            raise UserError("baseline=true: not beside sequential; ask sequential.better_than=FOLDER of the base model")
+            raise UserError(
+                "baseline=true: cannot be combined with sequential; ask sequential.better_than=FOLDER of the base model"
+            )
         if self.sequential.is_asked and self.eval.benchmark == "suite":
             raise UserError(
                 f"sequential: asks about one benchmark, and eval={self.eval.name} is a suite; choose one of its members"

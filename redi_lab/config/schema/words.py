@@ -7,10 +7,9 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
-from redi_lab.config.schema.base import Count, Settings, Whole, Workers, allowed, validated
+from redi_lab.config.schema.base import Count, Settings, Whole, Workers, validated
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-_Given = Annotated[str, allowed(bool, "given")]
 
 
 class Words(Settings, strict=False):
@@ -35,8 +34,8 @@ class DoctorWords(Words):
 class GradeWords(Words):
     """`grade`."""
 
-    prediction: _Given = "prediction"
-    gold: _Given = "gold"
+    prediction: str = "prediction"
+    gold: str = "gold"
     workers: Workers = 2
     answers: Literal["boxed", "marker", "last_number"] = "boxed"
 

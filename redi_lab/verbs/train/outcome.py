@@ -1,4 +1,4 @@
-"""What came of a stage: its checkpoints, and what they score."""
+"""What came of a stage: its checkpoints and their scores."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from typing import Any, final
 from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.run.evaluation import nested_metrics
 from redi_lab.run.stages import Stage, StageRecord
+
+
+def metrics_of(result: EvaluationResult | None) -> dict[str, Any]:
+    """Scores with their intervals, for a summary."""
+    return {} if result is None else nested_metrics(result.metrics)
 
 
 @final
@@ -51,8 +56,3 @@ class Outcome:
             "metrics": metrics_of(self.result),
             "best": self.best and self.best.as_dict(),
         }
-
-
-def metrics_of(result: EvaluationResult | None) -> dict[str, Any]:
-    """The metrics of a result as nested dictionaries; empty without one."""
-    return {} if result is None else nested_metrics(result.metrics)

@@ -244,6 +244,13 @@ def test_lengths_are_drawn_sources_and_reasons_are_tables(tmp_path: Path) -> Non
     assert shown(folder, tmp_path) == page
 
 
+def test_of_many_sources_the_largest_are_named(tmp_path: Path) -> None:
+    sft = [demonstration(source=f"source {number}") for number in (*range(40), 39)]
+    page = shown(write_folder(tmp_path / "data", [pair(source="source 39")], sft), tmp_path)
+    assert page.index("<th>source 39</th><td>2</td>") < page.index("<th>source 0</th>")
+    assert "<th>(10 smaller sources)</th>" in page
+
+
 def test_lengths_are_in_tokens_only_where_all_rows_have_them(tmp_path: Path) -> None:
     from redi_lab.verbs.curate.preview.command import _contents
 

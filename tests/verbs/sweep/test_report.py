@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from matplotlib._pylab_helpers import Gcf
 
 from redi_lab.run.study_storage import open_storage
 from redi_lab.verbs.sweep.confirm import Arm, compare_arms, confirm
-from redi_lab.verbs.sweep.pictures import Axis, plot_map
+from redi_lab.verbs.sweep.pictures import Axis, plot_map, plot_with_optuna
 from redi_lab.verbs.sweep.report import summarise, write_report
 from redi_lab.verbs.sweep.results import TrialView, best_trial, seed_interval, view_trials
 from redi_lab.verbs.sweep.space import parse_space
@@ -108,6 +109,20 @@ def test_cells_of_the_map_are_values_or_equal_bins() -> None:
 def test_a_map_needs_two_parameters(tmp_path: Path) -> None:
     space = parse_space({"loss": ["redi", "dpo"], "loss.beta": {"choices": [1.0], "when": {"loss": "dpo"}}})
     assert plot_map([], space, "m", tmp_path / "map.png") is None
+
+
+def test_optuna_draws_conditional_parameters_and_infinitely_bad_trials(tmp_path: Path) -> None:
+    study = optuna.create_study(direction="maximize")
+    assert plot_with_optuna(study, "m", tmp_path) == []
+    for number in range(8):
+        trial = study.ask()
+        loss = trial.suggest_categorical("loss", ["redi", "dpo"])
+        if loss == "dpo":
+            trial.suggest_float("loss.beta (loss=dpo)", 0.1, 10.0, log=True)
+        trial.set_constraint("collapse", -1.0 if number else 0.5)
+        study.tell(trial, float(number) if number else -math.inf)
+    assert [file.name for file in plot_with_optuna(study, "m", tmp_path)] == ["parallel.png", "importances.png"]
+    assert Gcf.get_all_fig_managers() == []
 
 
 def test_an_interval_over_seeds_is_students() -> None:

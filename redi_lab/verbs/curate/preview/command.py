@@ -111,33 +111,26 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 @contextmanager
 def _parquet(path: Path) -> Iterator[Any]:
     import pyarrow
-    from pyarrow.parquet import ParquetFile
+    from pyarrow.dataset import dataset
 
     try:
-        with ParquetFile(path) as file:
-            yield file
+        yield dataset(path, format="parquet")
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{path}: not a readable Parquet file: {in_short(error)}; curate again") from error
 
 
-def _pick(path: Path, number: int) -> Iterator[dict[str, Any]]:
-    """Rows evenly spread over a file; only the row groups that hold them are read."""
-    with _parquet(path) as file:
-        needed = {"problem", "chosen", "rejected"} - set(file.schema_arrow.names)
+def _pick(path: Path, number: int) -> list[dict[str, Any]]:
+    """Rows evenly spread over a file."""
+    with _parquet(path) as data:
+        needed = {"problem", "chosen", "rejected"} - set(data.schema.names)
         if needed:
             raise UserError(
                 f"{path}: without the columns {', '.join(sorted(needed))}: not written by `curate`; curate again"
             )
-        total = int(file.metadata.num_rows)
+        total = data.count_rows()
         number = min(number, total)
-        wanted = [(2 * place + 1) * total // (2 * number) for place in range(number)]
-        start = 0
-        for group in range(file.num_row_groups):
-            size = file.metadata.row_group(group).num_rows
-            places = [place - start for place in wanted if start <= place < start + size]
-            if places:
-                yield from file.read_row_group(group).take(places).to_pylist()
-            start += size
+        places = [(2 * place + 1) * total // (2 * number) for place in range(number)]
+        return list(data.take(places).to_pylist()) if places else []
 
 
 def _contents(folder: Path) -> Contents:
@@ -157,11 +150,11 @@ def _read(path: Path, text: str, unit: str) -> tuple[list[int], Counter[str]] | 
     column = f"{text}_tokens" if unit == "tokens" else text
     lengths: list[int] = []
     sources: Counter[str] = Counter()
-    with _parquet(path) as file:
-        present = [name for name in (column, "source") if name in file.schema_arrow.names]
+    with _parquet(path) as data:
+        present = [name for name in (column, "source") if name in data.schema.names]
         if column not in present:
             return None
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=present):
+        for batch in data.to_batches(batch_size=_BATCH_ROWS, columns=present):
             values = batch.column(column) if unit == "tokens" else pc.utf8_length(batch.column(column))
             if values.null_count:
                 return None

@@ -19,6 +19,7 @@ _SIGNS = {True: ("right", "✓"), False: ("wrong", "✗"), None: ("unknown", "?"
 _SIDES = ("chosen", "rejected")
 _WIDTH = 8.5  # inches
 _MOST_BINS = 40
+_MOST_SOURCES = 30
 _LEGEND = (
     '<p class="legend text"><span class="prompt">prompt: no loss</span>'
     '<span class="chosen"><i>chosen:</i><i> its</i><i> log-prob</i><i> rises</i></span>'
@@ -71,6 +72,9 @@ def preview_page(
         (visible(name), f"{contents.demonstrations.get(name, 0):,}", f"{contents.pairs.get(name, 0):,}")
         for name in sorted(sources, key=lambda name: (-contents.demonstrations.get(name, 0), name))
     ]
+    if len(by_source) > _MOST_SOURCES:
+        others = f"({len(by_source) - _MOST_SOURCES:,} smaller sources)"
+        by_source = [*by_source[:_MOST_SOURCES], (others, "", "")]
     cards = "".join(_card(number, *pair) for number, pair in enumerate(pairs, start=1))
     body = f"""<h1>{_text(title)}</h1>
 <p class="sub">{_text(subtitle)}</p>
