@@ -98,7 +98,12 @@ def test_equal_pairs_are_compared_once_and_grades_keep_their_order(
 ) -> None:
     asked = []
     schedule = Grader._schedule
-    monkeypatch.setattr(Grader, "_schedule", lambda self, task: (asked.append(task), schedule(self, task))[1])
+
+    def counted(self: Grader, task: Any) -> Any:
+        asked.append(task)
+        return schedule(self, task)
+
+    monkeypatch.setattr(Grader, "_schedule", counted)
     hard = (r"\boxed{\sum_{k=1}^{3} k}", "6")
     grades = grader.grade_all([hard, (r"\boxed{3}", "3"), ("I have no idea at all", "3"), hard])
     assert [made.verdict for made in grades] == [Verdict.RIGHT, Verdict.RIGHT, Verdict.UNKNOWN, Verdict.RIGHT]
