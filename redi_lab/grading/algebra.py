@@ -1,7 +1,7 @@
 r"""Compare two values with math-verify and sympy: in a worker process only, for hostile text takes any time and memory.
 
-Values decide first: constants in 30 digits, expressions at three points. What has no values (sets, inequalities) or
-only whole ones (floor, ceiling) is left to `math_verify.verify`; where values and algebra disagree it is unclear.
+Both must agree that two values are the same: `math_verify.verify`, which compares small decimals loosely, and the
+values in 30 digits (of expressions at three points). Where they disagree it is unclear.
 """
 
 from __future__ import annotations
@@ -63,25 +63,24 @@ def _limited_time() -> Iterator[None]:
 
 
 def _compare(answer: Leaf, gold: Leaf) -> Outcome:
-    from sympy import Eq, Expr, MatrixBase, Set
+    from math_verify import verify
+    from sympy import Eq, Set
     from sympy.core.relational import Relational
 
     left, right = _parse(answer.text), _parse(gold.text)
     if left is None or right is None:
         return Outcome.UNREADABLE
-    if isinstance(left, Expr) and isinstance(right, Expr):
-        return _compare_expressions(left, right, answer.number, gold.number)
-    if isinstance(left, MatrixBase) and isinstance(right, MatrixBase):
-        if left.shape != right.shape:
-            return Outcome.DIFFERENT
-        found = {_compare_expressions(a, b) for a, b in zip(left.flat(), right.flat(), strict=True)}
-        return next((o for o in (Outcome.DIFFERENT, *Outcome) if o in found and o is not Outcome.SAME), Outcome.SAME)
-    if isinstance(left, Eq) and isinstance(right, Eq):
-        return _compare_equations(left.lhs - left.rhs, right.lhs - right.rhs)
-    if _verify(left, right):
+    pairs = _values(left, right)
+    agreements = [all(_is_close(a, b) for a, b in zip(*pair, strict=True)) for pair in pairs]
+    if agreements and not any(agreements):
+        return Outcome.DIFFERENT if left.free_symbols | right.free_symbols else _round(*pairs[0], answer, gold)
+    if all(agreements) and verify(right, left, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True):
         return Outcome.SAME
-    is_alike = any(isinstance(left, kind) and isinstance(right, kind) for kind in (Set, Relational))
-    return Outcome.DIFFERENT if is_alike else Outcome.DISAGREEMENT
+    if isinstance(left, Eq) and isinstance(right, Eq):  # of polynomials, verify proves also what it denies
+        is_decided = all((side.lhs - side.rhs).is_polynomial() for side in (left, right))
+    else:
+        is_decided = any(isinstance(left, kind) and isinstance(right, kind) for kind in (Set, Relational))
+    return Outcome.DIFFERENT if is_decided else Outcome.DISAGREEMENT
 
 
 @lru_cache(maxsize=256)
@@ -108,55 +107,28 @@ def _parse(text: str) -> Any:
         return None
 
 
-def _verify(left: Any, right: Any) -> bool:
-    from math_verify import verify
+def _values(left: Any, right: Any) -> list[tuple[list[Any], list[Any]]]:
+    """Values of two expressions, or of the entries of two matrices, at the points where all have one."""
+    from sympy import Expr, MatrixBase, Rational
 
-    return bool(verify(right, left, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True))
-
-
-def _compare_equations(left: Any, right: Any) -> Outcome:
-    """Two equations are the same if the differences of their sides are proportional."""
-    ratios = [one / other for one, other in _values(left, right) if other]
-    if len(ratios) < 2:
-        return Outcome.DISAGREEMENT
-    return Outcome.SAME if all(_is_close(ratio, ratios[0]) for ratio in ratios) else Outcome.DIFFERENT
-
-
-def _values(left: Any, right: Any) -> list[tuple[Any, Any]]:
-    """Values of both at the points where both have one."""
-    from sympy import Rational
-
+    if isinstance(left, MatrixBase) and isinstance(right, MatrixBase):
+        if left.shape != right.shape:
+            return [([0], [1])]
+        sides = left.flat(), right.flat()
+    elif isinstance(left, Expr) and isinstance(right, Expr):
+        sides = [left], [right]
+    else:
+        return []
     symbols = sorted(left.free_symbols | right.free_symbols, key=str)
-    points = [{s: Rational(start) + i * Rational(3, 11) for i, s in enumerate(symbols)} for start in _POINTS]
-    pairs = [(_value(left, point), _value(right, point)) for point in points]
-    return [pair for pair in pairs if None not in pair]
+    points = [
+        {s: Rational(start) + i * Rational(3, 11) for i, s in enumerate(symbols)}
+        for start in _POINTS[: 1 + 2 * bool(symbols)]
+    ]
+    found = [tuple([_value(entry, point) for entry in side] for side in sides) for point in points]
+    return [(one, other) for one, other in found if None not in one + other]
 
 
-def _compare_expressions(left: Any, right: Any, answer: Number | None = None, gold: Number | None = None) -> Outcome:
-    from sympy import ceiling, floor
-
-    if not left.free_symbols | right.free_symbols:
-        return _compare_constants(left, right, answer, gold)
-    agreements = [_is_close(*pair) for pair in _values(left, right)]
-    if agreements and not any(agreements):
-        return Outcome.DIFFERENT
-    if len(agreements) > 1 and all(agreements) and not (left.has(floor, ceiling) or right.has(floor, ceiling)):
-        return Outcome.SAME
-    return Outcome.SAME if all(agreements) and _verify(left, right) else Outcome.DISAGREEMENT
-
-
-def _compare_constants(left: Any, right: Any, answer: Number | None, gold: Number | None) -> Outcome:
-    one, other = _value(left), _value(right)
-    if one is None or other is None:
-        return Outcome.SAME if _verify(left, right) else Outcome.DIFFERENT
-    if _is_close(one, other):
-        return Outcome.SAME
-    if one.imag or other.imag:
-        return Outcome.DIFFERENT
-    return compare_numbers(answer or Number(Fraction(str(one.real))), gold or Number(Fraction(str(other.real))))
-
-
-def _value(expression: Any, point: dict[Any, Any] | None = None) -> Any:
+def _value(expression: Any, point: dict[Any, Any]) -> Any:
     """The finite value at a point as an mpmath number, in 30 digits; None where there is none."""
     import mpmath
 
@@ -174,3 +146,11 @@ def _is_close(left: Any, right: Any) -> bool:
     with mpmath.workdps(30):
         size = max(abs(left), abs(right))
         return bool(abs(left - right) <= size * mpmath.mpf("1e-12") or size < mpmath.mpf("1e-90"))
+
+
+def _round(left: list[Any], right: list[Any], answer: Leaf, gold: Leaf) -> Outcome:
+    """One constant may be a rounding of the other."""
+    if len(left) > 1 or left[0].imag or right[0].imag:
+        return Outcome.DIFFERENT
+    numbers = [leaf.number or Number(Fraction(str(value.real))) for leaf, (value,) in ((answer, left), (gold, right))]
+    return compare_numbers(*numbers)

@@ -45,7 +45,6 @@ _DROPPED = re.compile(
 _SPACES = re.compile(r"(?<!\\)\\[,;: ]|~|\\q?quad(?![a-zA-Z])|\s+")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])|\\circ(?![a-zA-Z])(?=\s*$)")
 _COLOUR = re.compile(r"\\(?:color|textcolor)\s*\{[a-zA-Z]{1,20}\}")
-_PYTHON = re.compile(r"(?<![A-Za-z])(?:np|math)\.(?=[a-z])")  # np.arcsin(0.5)
 _FRACTION = re.compile(r"\\[dtc]frac(?![A-Z])")
 _TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|sf|tt|nomal)?|math(?:rm|bf|it|sf|tt)|mbox|operatorname|boldsymbol|bm)\s*\{([^{}]*)\}"
@@ -66,7 +65,7 @@ def normalise(answer: str) -> str:
     if "\\begin" not in text:  # there, \\ ends a row; elsewhere it is a backslash that was escaped twice
         text = _DOUBLED_BACKSLASH.sub(r"\\", text)
     text = _SCRIPTS.sub(lambda m: f"{'^' if m['up'] else '_'}{{{m[0].translate(_PLAIN)}}}", text)
-    text = _PYTHON.sub(r"\\", text).replace("\\langle", "(").replace("\\rangle", ")")
+    text = text.replace("\\langle", "(").replace("\\rangle", ")")
     text = _LETTER_TIMES.sub(r"\\times ", text).replace("\\$", "＄").replace("\\%", "%").replace("{:}", ":")
     text = _ALIASES.sub(lambda m: _ALIAS_OF[str(m.lastgroup)], text)
     text = _without_dollars(_FRACTION.sub(r"\\frac", _DEGREE.sub("°", _COLOUR.sub("", text))))

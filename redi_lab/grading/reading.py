@@ -17,56 +17,46 @@ from redi_lab.grading.units import canonical_unit, is_unit
 
 _MAX_PARTS, _MAX_DEPTH, _MAX_EXPONENT = 64, 6, 400
 _SEPARATOR = re.compile(r"[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
-_SEMICOLON, _RELATION, _UNION = (
-    re.compile(r";"),
-    re.compile(r":?={1,2}|\\approx|\\simeq|\\equiv|\\in(?![a-z])"),
-    re.compile(r"\\cup"),
-)
+_RELATION = re.compile(r":?={1,2}|\\approx|\\simeq|\\equiv|\\in(?![a-z])")
 _INEQUALITY = re.compile(r"\\(?:leq|geq|neq)(?![a-z])|[<>]")
 _BRACKET = re.compile(r"\\(?:begin|end)\{[a-zA-Z*]{1,20}\}|[()\[\]{}⟦⟧]")
 _THOUSANDS = re.compile(r"(?<![0-9A-Za-z.,_])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
 _ADJACENT = re.compile(r"\)\s*\(")
 _PLUS_OR_MINUS = re.compile(r"\\pm(?![a-z])")
 
-_SYMBOL = (
-    r"(?:\\Delta\s?)?(?:[A-Za-z]|\\[A-Za-z]{1,12})'{0,3}(?:_(?:\{[^{}]{0,30}\}|[A-Za-z0-9]|\\[A-Za-z]{1,12}))?'{0,3}"
-)
+_SYMBOL = r"(?:\\Delta\s?)?(?:[A-Za-z]|\\[A-Za-z]{1,12})'{0,3}(?:_(?:\{[^{}]{0,30}\}|[A-Za-z0-9]|\\[A-Za-z]{1,12}))?"
 _NAME = re.compile(
-    rf"{_SYMBOL}(?:\s?\([^()=<>]{{0,40}}\))?|(?:\\(?:angle|triangle|overline)\s?)?\{{?[A-Z]{{2,4}}\}}?|[A-Za-z]{{3,20}}"
-    rf"|\(\s?{_SYMBOL}(?:\s?,\s?{_SYMBOL}){{1,8}}\s?\)|⟦[^⟦⟧]{{1,60}}⟧"
-    rf"|{_SYMBOL}\s?:\s?{_SYMBOL}|\\frac\{{[A-Z]{{1,3}}\}}\{{[A-Z]{{1,3}}\}}"
+    rf"{_SYMBOL}(?:\s?\([^()=<>]{{0,40}}\))?|(?:\\angle\s?)?[A-Z]{{2,4}}|[A-Za-z]{{3,20}}|⟦[^⟦⟧]{{1,60}}⟧"
+    rf"|\(\s?{_SYMBOL}(?:\s?,\s?{_SYMBOL}){{1,8}}\s?\)|{_SYMBOL}\s?:\s?{_SYMBOL}|\\frac\{{[A-Z]{{1,3}}\}}\{{[A-Z]{{1,3}}\}}"
 )
-_MONEY = re.compile(
-    r"(?P<sign>[-+]?)(?P<unit>[＄€£¥])\s*(?P<value>[^＄€£¥]+)|(?P<amount>[^＄€£¥]+?)\s*(?P<after>[＄€£¥])"
-)
+_MONEY = re.compile(r"(?P<sign>[-+]?)(?P<unit>[＄€£¥])\s*(?P<value>[^＄€£¥]+)")
 _MARKED_UNIT = re.compile(r"(?P<value>[^⟦⟧]*[^\s⟦⟧/])\s*(?P<unit>/?\s*⟦[^⟦⟧]*⟧[⟦⟧A-Za-z0-9\s/^{}\\*~.-]*)")
 _BARE_UNIT = re.compile(
-    r"(?P<value>[-+]?[0-9][0-9.,/ ]*|[-+]?\\frac\{[0-9]+\}\{[0-9]+\})\s*(?P<unit>[A-Za-z]{2,}[A-Za-z0-9 /^{}]*|[%°])"
+    r"(?P<value>[-+]?[0-9][0-9.,/ ]*|[-+]?\\frac\{[0-9]+\}\{[0-9]+\})\s*(?P<unit>[A-Za-z]{2,}[A-Za-z0-9 /^{}]*)"
 )
-_SIGN_UNIT = re.compile(r"(?P<value>.*[^\s])\s*(?P<unit>[%°])(?P<rest>\s*⟦[^⟦⟧]*⟧)?", re.DOTALL)
+_SIGN_UNIT = re.compile(r"(?P<value>.*[^\s%°])\s*(?P<unit>[%°＄€£¥](?:\s*⟦[^⟦⟧]*⟧)?)", re.DOTALL)
 
 TRIGONOMETRY = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 
 _DIGITS = r"(?:[0-9]{1,3}(?:[, ][0-9]{3})+(?:\.[0-9]*)?|[0-9]+\.?[0-9]*|\.[0-9]+)"
-_TIMES_TEN = r"(?:\\times|\\cdot|\*)\s?10\s?\^\s?(?:\{\s?(?P<ten>[-+]?[0-9]{1,4})\s?\}|(?P<short>[-+]?[0-9]{1,4}))"
-_DECIMAL = re.compile(rf"(?P<sign>[-+]?)\s?(?P<digits>{_DIGITS})\s?(?:[eE](?P<e>[-+]?[0-9]{{1,4}})|{_TIMES_TEN})?")
-_POWER_OF_TEN = re.compile(r"(?P<sign>[-+]?)10\s?\^\s?(?:\{\s?(?P<ten>[-+]?[0-9]{1,3})\s?\}|(?P<short>-?[0-9]{1,3}))")
+_TIMES_TEN = r"(?:[eE]|(?:\\times|\\cdot|\*)\s?10\s?\^\s?)"
+_EXPONENT = rf"{_TIMES_TEN}(?:\{{\s?(?P<braced>[-+]?[0-9]{{1,4}})\s?\}}|(?P<bare>[-+]?[0-9]{{1,4}}))"
+_DECIMAL = re.compile(rf"(?P<sign>[-+]?)\s?(?P<digits>{_DIGITS})\s?(?:{_EXPONENT})?")
 _FRACTION = re.compile(
     r"(?P<sign>[-+]?)\s?(?:(?P<whole>[0-9]+)\s?(?=\\frac)|(?P<spaced>[0-9]+) (?=[0-9]+\s?/))?"
     r"(?:\\frac\s?(?:\{\s?(?P<top>-?[0-9.]+)\s?\}|(?P<one>[0-9]))\s?(?:\{\s?(?P<bottom>-?[0-9.]+)\s?\}|(?P<other>[0-9]))"
     r"|(?P<over>[0-9.]+)\s?/\s?(?P<under>[0-9.]+))"
 )
-_PERIODIC = re.compile(r"(?P<sign>[-+]?)(?P<whole>[0-9]*)\.(?P<head>[0-9]*)\\overline\s?\{(?P<period>[0-9]+)\}")
+_PERIODIC = re.compile(r"(?P<sign>[-+]?)(?P<head>[0-9]*)\.(?P<tail>[0-9]*)\\overline\s?\{(?P<period>[0-9]+)\}")
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Number:
-    """An exact value; `digits` and `unit_of_last` of a decimal that may have been rounded (0 digits: exact)."""
+    """An exact value, and the unit of the last digit of a decimal, which may have been rounded (0: exact)."""
 
     value: Fraction
-    digits: int = 0
-    unit_of_last: Fraction = Fraction(0)
+    step: Fraction = Fraction(0)
 
 
 @final
@@ -92,7 +82,7 @@ class Leaf:
 @final
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Several parts: "" is a bare list, "{" a set, "(" and "[" a tuple or an interval."""
+    """Several parts: "" is a bare list, "{" a set, "(" and "[" a tuple or an interval, whose order counts."""
 
     opening: str
     closing: str
@@ -124,8 +114,8 @@ def read(text: str, depth: int = 0) -> Part:
     depths = _depths(text)
     if depth == 0:
         text = _THOUSANDS.sub(lambda m: m[0] if depths[m.start()] else m[0].replace(",", ""), text)
-    pieces = _split(text, _SEMICOLON)
-    if len(pieces) == 1:
+    pieces = _split(text, re.compile(";"))
+    if len(pieces) < 2:
         pieces = _split(text, _SEPARATOR)
     if len(pieces) > 1:
         return _list(text, [read(piece, depth + 1) for piece in pieces])
@@ -133,9 +123,7 @@ def read(text: str, depth: int = 0) -> Part:
     if text and _split(text, _INEQUALITY) != [text]:
         return Leaf(text, is_relation=True)
     sides = _split(text, _RELATION)
-    if len(sides) > 1:
-        return _related(text, sides, depth)
-    return _value(text.strip("= "), depth)
+    return _related(text, sides, depth) if len(sides) > 1 else _value(text.strip("= "), depth)
 
 
 def _list(text: str, parts: list[Part]) -> Part:
@@ -157,24 +145,21 @@ def _related(text: str, sides: list[str], depth: int) -> Part:
     is_label = _NAME.fullmatch(sides[0]) is not None
     is_approximate = "\\approx" in text or "\\simeq" in text
     is_condition = "\\in" in text.partition(sides[0])[2][:6] and not sides[1].startswith(tuple("([{\\"))
-    if is_condition or (len(sides) == 2 and not is_label and not is_approximate):
-        return Leaf(text, is_relation=True)
     values = sides[1:] if is_label else sides
-    if not is_approximate and any(_NAME.fullmatch(value) for value in values[:-1]):
-        return Leaf(text, is_relation=True)  # a = b = c
+    is_chain = not is_approximate and any(_NAME.fullmatch(value) for value in values[:-1])  # a = b = c
+    if is_condition or is_chain or (len(sides) == 2 and not is_label and not is_approximate):
+        return Leaf(text, is_relation=True)
     part = _value(values[0] if is_approximate else values[-1], depth)
     return replace(part, name=re.sub(r"[\s{}⟦⟧]", "", sides[0])) if is_label else part
 
 
 def _value(text: str, depth: int) -> Part:
-    signs = _PLUS_OR_MINUS.findall(text)
-    if len(signs) == 1:
-        return Group(
-            "", "", tuple(_leaf(_PLUS_OR_MINUS.sub(sign, text).removeprefix("+").strip()) for sign in "+-"), text
-        )
-    if text.startswith("(") and _ADJACENT.search(text) and "," in text:
+    if len(_PLUS_OR_MINUS.findall(text)) == 1:
+        both = [_PLUS_OR_MINUS.sub(sign, text).removeprefix("+").strip() for sign in "+-"]
+        return Group("", "", tuple(map(_leaf, both)), text)
+    if text.startswith("(") and "," in text:  # (1,2)(2,1)
         tuples = _ADJACENT.sub("),(", text)
-        if len(_split(tuples, _SEPARATOR)) == len(_ADJACENT.findall(text)) + 1:
+        if tuples != text and len(_split(tuples, _SEPARATOR)) == len(_ADJACENT.findall(text)) + 1:
             return read(tuples, depth + 1)
     is_set = text.startswith("\\{") and text.endswith("\\}")
     opening, closing = ("{", "}") if is_set else (text[:1], text[-1:])
@@ -201,56 +186,38 @@ def _leaf(text: str) -> Leaf:
 def _without_unit(text: str) -> tuple[str, str]:
     money = _MONEY.fullmatch(text)
     if money:
-        return (
-            ((money["sign"] or "") + money["value"], money["unit"])
-            if money["unit"]
-            else (money["amount"], money["after"])
-        )
+        return money["sign"] + money["value"].strip(), money["unit"]
     for pattern in (_MARKED_UNIT, _BARE_UNIT, _SIGN_UNIT):
         match = pattern.fullmatch(text)
-        if match and TRIGONOMETRY.search(match["value"]) and "°" in match["unit"]:
+        if match and "°" in match["unit"] and TRIGONOMETRY.search(match["value"]):
             break  # an angle inside
-        if match and not match["value"].endswith(("%", "°")) and _may_be_unit(match["unit"], pattern is _BARE_UNIT):
-            return match["value"].strip(), match["unit"] + (match.groupdict().get("rest") or "")
+        if match and (pattern is not _BARE_UNIT or is_unit(canonical_unit(match["unit"]))):
+            return match["value"].strip(), match["unit"]
     return text, ""
 
 
-def _may_be_unit(unit: str, is_bare: bool) -> bool:
-    return not is_bare or is_unit(canonical_unit(unit))
-
-
 def read_number(text: str) -> Number | None:
-    """The exact value of a plain decimal, power of ten, fraction or mixed number; None for anything else."""
+    """The exact value of a decimal, a fraction or a mixed number; None for anything else."""
     try:
-        return _decimal(text) or _fraction(text)
+        return _decimal(text) or _fraction(text) or _periodic(text)
     except (ValueError, ZeroDivisionError):  # "1.2.3" between the braces of a fraction; 1/0
         return None
 
 
 def _decimal(text: str) -> Number | None:
     match = _DECIMAL.fullmatch(text)
-    if match is None:
-        power = _POWER_OF_TEN.fullmatch(text)
-        return (
-            Number((-1 if power["sign"] == "-" else 1) * Fraction(10) ** int(power["ten"] or power["short"]))
-            if power
-            else None
-        )
-    exponent = int(match["e"] or match["ten"] or match["short"] or 0)
-    digits = re.sub("[, ]", "", match["digits"])
-    if abs(exponent) > _MAX_EXPONENT:
+    exponent = int(match["braced"] or match["bare"] or 0) if match else 0
+    if match is None or abs(exponent) > _MAX_EXPONENT:
         return None
-    whole, _, decimals = digits.partition(".")
-    value = Fraction((match["sign"] or "") + digits.rstrip(".")) * Fraction(10) ** exponent
-    if not decimals and not exponent:
-        return Number(value)
-    return Number(value, len((whole + decimals).lstrip("0")), Fraction(10) ** (exponent - len(decimals)))
+    whole, _, decimals = re.sub("[, ]", "", match["digits"]).partition(".")
+    step = Fraction(10) ** (exponent - len(decimals))
+    return Number(int(match["sign"] + whole + decimals) * step, step if decimals or exponent else Fraction(0))
 
 
 def _fraction(text: str) -> Number | None:
     match = _FRACTION.fullmatch(text)
     if match is None:
-        return _periodic(text)
+        return None
     top, bottom = match["top"] or match["one"] or match["over"], match["bottom"] or match["other"] or match["under"]
     value, whole = Fraction(top) / Fraction(bottom), match["whole"] or match["spaced"]
     if whole and not 0 < value < 1:
@@ -259,12 +226,11 @@ def _fraction(text: str) -> Number | None:
 
 
 def _periodic(text: str) -> Number | None:
-    r"""0.1\overline{6} is 1/6."""
     match = _PERIODIC.fullmatch(text)
     if match is None:
         return None
-    value = int(match["whole"] + match["head"] or 0) + Fraction(int(match["period"]), 10 ** len(match["period"]) - 1)
-    return Number((-1 if match["sign"] == "-" else 1) * value / 10 ** len(match["head"]))
+    value = int(match["head"] + match["tail"] or 0) + Fraction(int(match["period"]), 10 ** len(match["period"]) - 1)
+    return Number((-1 if match["sign"] == "-" else 1) * value / 10 ** len(match["tail"]))
 
 
 def _split(text: str, pattern: re.Pattern[str]) -> list[str]:
@@ -286,7 +252,11 @@ def _split(text: str, pattern: re.Pattern[str]) -> list[str]:
 
 
 def _depths(text: str) -> list[int]:
-    """For every character, how many brackets and environments are open there."""
+    """For every character, how many brackets and environments are open there.
+
+    Raises:
+        UnreadableError: brackets do not match.
+    """
     depths, depth, start = [], 0, 0
     for match in _BRACKET.finditer(text):
         depths.extend([depth] * (match.start() - start))
@@ -294,7 +264,7 @@ def _depths(text: str) -> list[int]:
         depth += 1 if is_opening else -1
         if depth < 0:
             raise UnreadableError
-        depths.extend([max(depth, 1)] * len(match[0]))
+        depths.extend([depth] * len(match[0]))
         start = match.end()
     if depth:
         raise UnreadableError
@@ -303,9 +273,4 @@ def _depths(text: str) -> list[int]:
 
 def _is_closed(text: str) -> bool:
     """Whether the first bracket is closed by the last, and not earlier."""
-    depth = 0
-    for match in _BRACKET.finditer(text[:-1]):
-        depth += 1 if match[0] in "([{⟦" or match[0].startswith("\\begin") else -1
-        if depth == 0:
-            return False
-    return True
+    return min(_depths(text)[:-1]) > 0

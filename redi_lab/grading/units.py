@@ -16,8 +16,7 @@ W watt; V volt; A ampere amp; Hz hertz; eV; K kelvin; Pa pascal; mol mole; C cou
 person people; child children
 """
 _CANONICAL = {word: names.split()[0] for names in _SAME_UNITS.split(";") for word in names.split()}
-_KNOWN = frozenset(_CANONICAL.values())
-_POWERS = (("square ", "^2"), ("sq ", "^2"), ("cubic ", "^3"), ("cu ", "^3"))
+_POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}
 # Words with the ending of a plural that are none, or that change the number.
 _NOT_UNITS = re.compile(
     "is|was|has|does|plus|minus|times|less|unless|versus|thus|as|this|its|others|tens|dozens|hundreds|thousands|millions"
@@ -28,13 +27,9 @@ _NOT_UNITS = re.compile(
 def canonical_unit(unit: str) -> str:
     """One name for the spellings of a unit, its factors separated by a space."""
     text = re.sub(r"\\(?:cdot|times)(?![a-z])|[⟦⟧{}()~.\s*]+", " ", unit).strip()
-    text = re.sub(r" ?(?:/|\bper\b) ?", "/", text)
-    text = re.sub(r" ?\^ ?", "^", text)
-    power = ""
-    for word, exponent in _POWERS:
-        if text.casefold().startswith(word):
-            text, power = text[len(word) :], exponent
-    return re.sub(r"[^\s/^0-9-]+", lambda match: _name(match[0]), re.sub(r"\s+", " ", text)).strip() + power
+    text = re.sub(r" ?\^ ?", "^", re.sub(r" ?(?:/|\bper\b) ?", "/", text))
+    text = re.sub(r"(?i)\b(square|sq|cubic|cu) ([^\s/]+)", lambda m: m[2] + _POWERS[m[1].casefold()], text)
+    return re.sub(r"[^\s/^0-9-]+", lambda match: _name(match[0]), re.sub(r"\s+", " ", text))
 
 
 def _name(word: str) -> str:
@@ -44,13 +39,9 @@ def _name(word: str) -> str:
     return word.casefold()
 
 
-def is_known(canonical: str) -> bool:
-    """Whether every factor is a unit of the table."""
-    words = re.findall(r"[^\s/^0-9-]+", canonical)
-    return bool(words) and all(word in _KNOWN for word in words)
-
-
 def is_unit(canonical: str) -> bool:
-    """Whether a number may be followed by it: a known unit, or what is counted, such as "apples"."""
-    counted = re.fullmatch(r"[a-z]{2,20}s", canonical)
-    return is_known(canonical) or (counted is not None and _NOT_UNITS.fullmatch(canonical) is None)
+    """Whether a number may be followed by it: known units, or what is counted, such as "apples"."""
+    words = re.findall(r"[^\s/^0-9-]+", canonical)
+    if words and all(word in _CANONICAL for word in words):
+        return True
+    return re.fullmatch(r"[a-z]{2,20}s", canonical) is not None and _NOT_UNITS.fullmatch(canonical) is None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from redi_lab.config.compose import experiment_names, is_hub_id, load_config
+from redi_lab.config.compose import experiment_names, load_config
 from redi_lab.config.metrics import known_metrics
 from redi_lab.errors import UserError
 from tests.conftest import REPOSITORY
@@ -160,8 +160,3 @@ def test_metrics_of_sft_have_no_rejected_side() -> None:
     names = known_metrics("x.SFTModule", has_validation=True)
     assert "val/loss" in names
     assert not [name for name in names if "rejected" in name]
-
-
-def test_hub_ids_are_told_from_paths() -> None:
-    assert is_hub_id("Qwen/Qwen2.5-Math-1.5B")
-    assert not any(is_hub_id(p) for p in ("/a/b", "./a", "../a", "a", "~/a", "a/b/c"))

@@ -13,7 +13,7 @@ from redi_lab.config.compose import CONFIG_DIR
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem, load_file_benchmark, load_hub_benchmark
 from redi_lab.grading.extraction import gold_answer
-from redi_lab.grading.grader import Grader, Verdict, grade
+from redi_lab.grading.grader import Grader, Verdict
 
 
 def write(folder: Path, *rows: object) -> Path:
@@ -167,7 +167,9 @@ def test_every_shipped_source_is_read_in_its_own_format(
         path.write_text(json.dumps(row))
         [problem] = load_file_benchmark(path, name, keys=keys).problems
     assert (problem.problem, problem.answers) == ("p", accepted)
-    assert grade(f"\\boxed{{{gold_answer(accepted[0])}}}", accepted).verdict is Verdict.RIGHT
+    with Grader(num_workers=1) as grader:
+        (made,) = grader.grade_all([(f"\\boxed{{{gold_answer(accepted[0])}}}", accepted)])
+    assert made.verdict is Verdict.RIGHT
 
 
 def test_a_url_is_read_as_a_list_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

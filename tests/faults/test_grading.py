@@ -19,16 +19,16 @@ from redi_lab.grading.grader import Grade, Grader, Verdict
 @pytest.fixture
 def killed_in_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Grading workers are killed as long as there are files to remove in a folder."""
-    monkeypatch.setattr(grading, "_grade_by_algebra", partial(_grade_or_die, tmp_path))
+    monkeypatch.setattr(grading, "_compare_by_algebra", partial(_grade_or_die, tmp_path))
     return tmp_path
 
 
-def _grade_or_die(lives: Path, answer: str, golds: tuple[str, ...]) -> Grade:
+def _grade_or_die(lives: Path, task: tuple[str, tuple[str, ...]]) -> Grade | None:
     """In the worker, where nothing is patched."""
     for life in lives.iterdir():
         life.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
-    return grading._grade_by_algebra(answer, golds)
+    return grading._compare_by_algebra(task)
 
 
 @pytest.mark.parametrize(("kills", "verdict"), [(1, Verdict.RIGHT), (2, Verdict.UNKNOWN)])
