@@ -30,7 +30,8 @@ class AsymREModule(CausalLMModule):
 
     def loss(self, examples: Examples, batch: Batch) -> Tensor:
         """() their share of the mean over the batch's traces."""
-        return asymre_loss(examples.chosen, examples.rejected, baseline=self.baseline, num_sequences=batch.num_examples)
+        baseline = self.baseline * self.negative_strength
+        return asymre_loss(examples.chosen, examples.rejected, baseline=baseline, num_sequences=batch.num_examples)
 
     def metrics(self, examples: Examples) -> dict[str, Tensor]:
         """Mean log-probs (summed and per token) of both sides."""

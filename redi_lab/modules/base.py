@@ -72,6 +72,8 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
     """What it trains on, see `TraceDataModule`."""
     head_gradient: HeadGradient = "recompute"
     """For objectives that are not linear. "accumulate" needs a loss of one linear form of log-probs a pair."""
+    negative_strength: float = 1.0
+    """What the weight of the negative term is multiplied by at this step, in [0, 1]; see `AlphaSchedule`."""
 
     def __init__(
         self,

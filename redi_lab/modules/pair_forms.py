@@ -33,11 +33,14 @@ class PairFormModule(PreferenceModule):
         settings = {p.name: options.pop(p.name) for p in parameters if p.kind is p.KEYWORD_ONLY}
         super().__init__(**options)
         self.setting_names = tuple(settings)
-        vars(self).update(settings)  # attributes, as those of other modules: a rollback may lower `alpha`
+        for name, value in settings.items():  # attributes, as those of other modules: a rollback may lower `alpha`
+            setattr(self, name, value)
 
     def pair_losses(self, chosen: SequenceLogps, rejected: SequenceLogps) -> Tensor:
         """(n,) loss of each pair."""
         settings = {name: getattr(self, name) for name in self.setting_names}
+        if "alpha" in settings:
+            settings["alpha"] *= self.negative_strength
         return type(self).pair_loss(chosen, rejected, **settings)
 
     def rewards(self, sequences: SequenceLogps) -> Tensor:

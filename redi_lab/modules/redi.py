@@ -28,7 +28,7 @@ class REDIModule(PreferenceModule):
 
     def pair_losses(self, chosen: SequenceLogps, rejected: SequenceLogps) -> Tensor:
         """(n,) −log π(y_w)/|y_w| + α·log π(y_l)/|y_l|."""
-        return redi_loss(chosen, rejected, alpha=self.alpha)
+        return redi_loss(chosen, rejected, alpha=self.alpha * self.negative_strength)
 
     def rewards(self, sequences: SequenceLogps) -> Tensor:
         """(n,) log-probs per token."""

@@ -33,7 +33,7 @@ class UnpairedREDIModule(CausalLMModule):
         return unpaired_redi_loss(
             examples.chosen,
             examples.rejected,
-            alpha=self.alpha,
+            alpha=self.alpha * self.negative_strength,
             num_chosen=batch.num_examples - batch.num_rejected,
             num_rejected=batch.num_rejected,
         )

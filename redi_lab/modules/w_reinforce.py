@@ -27,12 +27,17 @@ class WReinforceModule(CausalLMModule):
 
     def __init__(self, *, positive_weight: float, negative_weight: float, **options: Any) -> None:
         super().__init__(**options)
-        self.weights = {"positive_weight": positive_weight, "negative_weight": negative_weight}
+        self.positive_weight = positive_weight
+        self.negative_weight = negative_weight
 
     def loss(self, examples: Examples, batch: Batch) -> Tensor:
         """() their share of the mean over the batch's tokens."""
         return w_reinforce_loss(
-            examples.chosen, examples.rejected, num_tokens=batch.num_completion_tokens, **self.weights
+            examples.chosen,
+            examples.rejected,
+            positive_weight=self.positive_weight,
+            negative_weight=self.negative_weight * self.negative_strength,
+            num_tokens=batch.num_completion_tokens,
         )
 
     def averaged_over(self, batch: Batch) -> int:

@@ -137,7 +137,7 @@ def test_bounded_redi_turns_round_below_one_over_gamma() -> None:
     ("name", "changes"),
     [("bounded_redi", {"gamma": 0.0}), ("npo", {"beta": 1e-9}), ("hinge", {"delta": 1e3})],
 )
-def test_limits_that_are_redi(name: str, changes: dict[str, float]) -> None:
+def test_limits_that_are_redi(name: str, changes: dict[str, Any]) -> None:
     chosen, rejected = (side._replace(logps=side.logps.clone().requires_grad_()) for side in (CHOSEN, REJECTED))
     redi = redi_loss(chosen, rejected, alpha=0.8).sum()
     expected = torch.autograd.grad(redi, (chosen.logps, rejected.logps))
@@ -163,7 +163,7 @@ def test_nca_begins_at_two_log_two() -> None:
 @pytest.mark.parametrize(
     ("name", "changes"), [("dpo_shift", {"alpha": 1.0}), ("rpo", {"nll_weight": 0.0}), ("dpop", {"penalty": 0.0})]
 )
-def test_settings_that_make_them_dpo(name: str, changes: dict[str, float]) -> None:
+def test_settings_that_make_them_dpo(name: str, changes: dict[str, Any]) -> None:
     torch.testing.assert_close(losses(name, **changes), dpo_loss(CHOSEN, REJECTED, beta=0.5))
 
 

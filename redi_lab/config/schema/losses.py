@@ -175,6 +175,9 @@ class AsymREConfig(LossConfig, extra="forbid"):
     baseline: Annotated[float, Field(ge=0, lt=1)]
 
 
+NEGATIVE_WEIGHTS = ("alpha", "negative_weight", "baseline")
+"""Settings that a schedule of the negative term's weight acts on."""
+
 LOSSES: tuple[str, ...] = get_args(LossConfig.model_fields["target"].annotation)
 """The objectives, by the paths of their modules."""
 
