@@ -17,12 +17,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from redi_lab.callbacks.collapse_rule import CollapseState
 from redi_lab.run.screen import progress_bar
+from redi_lab.tracking.journal import read_curves
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
@@ -69,9 +71,11 @@ class Point(NamedTuple):
 
     @property
     def name(self) -> str:
+        """Of its folder and row."""
         return f"{self.member}_{self.value:g}_lr{self.rate:g}_s{self.seed}"
 
     def overrides(self) -> list[str]:
+        """Of the command that trains it."""
         key = MEMBERS[self.member].key
         strength = [] if key is None else [f"loss.{key}={self.value}"]
         fixed = ["+experiment=demo_sft_continued", f"loss={self.member}", "name=collapse_edges", f"seed={self.seed}"]
@@ -90,7 +94,7 @@ def main() -> None:
     missing = [point for point in points(arguments.quick) if point.name not in rows]
     if not arguments.report and missing:
         run_all(missing, rows, arguments.outputs.absolute(), arguments.workers)
-    from experiments.collapse_edges.report import write_report
+    from report import write_report
 
     print(write_report(rows, HERE))
 
@@ -121,7 +125,7 @@ def train(point: Point, outputs: Path) -> dict[str, Any]:
     folder = outputs / "runs" / point.name
     if not (folder / "summary.json").exists():
         command(point.overrides(), outputs, folder)
-    return read_row(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+    return read_row(folder)
 
 
 def command(overrides: list[str], outputs: Path, folder: Path) -> None:
@@ -135,11 +139,16 @@ def command(overrides: list[str], outputs: Path, folder: Path) -> None:
         subprocess.run(line, check=True, env=environment, stdout=screen, stderr=subprocess.STDOUT)
 
 
-def read_row(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores of the last stage, its collapse verdict and its last log-probs."""
-    stage = summary["stages"][-1]
-    scores = {name: stage["metrics"][name]["value"] for name in ("pass_at_1", "pass_at_4", "haste", "columns")}
-    return scores | {"collapse": stage.get("collapse"), "best": stage.get("best")}
+def read_row(folder: Path) -> dict[str, Any]:
+    """Scores of the last stage, its last curves, and whether the rule saw a collapse at any step."""
+    metrics = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["metrics"]
+    curves = read_curves(folder / "metrics.jsonl")
+    return {
+        **{name: metrics[name]["value"] for name in ("pass_at_1", "pass_at_4", "haste") if name in metrics},
+        **{name: curves[f"train/mean_logps/{name}"].values[-1] for name in ("chosen", "rejected")},
+        "development": curves["val/pass_at_1"].values[-1],
+        "collapsed": max(curves["collapse/state"].values) >= CollapseState.COLLAPSED,
+    }
 
 
 if __name__ == "__main__":
