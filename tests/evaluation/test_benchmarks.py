@@ -7,9 +7,8 @@ from typing import Any
 
 import datasets
 import pytest
-from omegaconf import DictConfig, OmegaConf
 
-from redi_lab.config.compose import CONFIG_DIR
+from redi_lab.config.compose import load_config
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem, load_file_benchmark, load_hub_benchmark
 from redi_lab.grading.extraction import gold_answer
@@ -146,8 +145,7 @@ def test_every_shipped_source_is_read_in_its_own_format(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, where: str
 ) -> None:
     row, accepted = SOURCES[name]
-    settings = OmegaConf.load(CONFIG_DIR / "eval" / f"{name}.yaml")
-    assert isinstance(settings, DictConfig)
+    settings = load_config("evaluate", ["checkpoint=.", f"eval={name}"], check_paths=False).eval
     asked: list[Any] = []
 
     def load(*arguments: Any, **options: Any) -> datasets.Dataset:

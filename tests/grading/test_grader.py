@@ -204,7 +204,12 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+COSTLY = ("factorial", "tower", "unary minus", "fractions", "powers")  # seconds each: one such text by default
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in COSTLY else ()) for name in HOSTILE]
+)
 def test_hostile_text_costs_one_answer(
     name: str, grader: Grader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +242,7 @@ def test_a_lost_worker_is_an_unknown_verdict(
         assert small.grade_all([(r"\boxed{\int x}", "y")]) == [Grade(Verdict.UNKNOWN, reason, r"\int x")]
 
 
+@pytest.mark.slow
 def test_libraries_of_the_calling_script_do_not_count(tmp_path: Path) -> None:
     script = tmp_path / "mine.py"
     script.write_text(

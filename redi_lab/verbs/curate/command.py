@@ -103,8 +103,8 @@ def make_recipe(config: DictConfig) -> Recipe:
         target = config.data.source._target_
         raise UserError(f"data.source._target_={target}: nothing to curate; choose openr1_math, openr1_220k or jsonl")
     c, data = config.curation, config.data
-    settings = {**data, **c, "seed": config.seed}
-    rules = RowRules(**{rule.name: settings[rule.name] for rule in fields(RowRules)})
+    names = [rule.name for rule in fields(RowRules)]
+    rules = RowRules(**{name: next(group[name] for group in (c, data, config) if name in group) for name in names})
     plan = WorkerPlan(
         rules, c.tokenizer, data.prompt_template, tuple(map(str, c.benchmarks)), c.ngram, c.grading.answers
     )

@@ -105,6 +105,7 @@ def test_a_separate_run_counts_as_the_first_stage(demo: Demo) -> None:
     assert (first["checkpoint"], first["fingerprint"]) == (demo.sft["checkpoint"], demo.sft["fingerprint"])
 
 
+@pytest.mark.slow  # tests/golden holds two runs against each other by default
 def test_the_same_seed_gives_bit_identical_metrics(demo: Demo, tmp_path: Path) -> None:
     """Also where both stages are trained by one command, in another cache."""
     second = run(demo.overrides(f"paths.cache_dir={tmp_path / 'other_cache'}", "eval=none"), tmp_path / "again")
@@ -117,6 +118,7 @@ def test_the_same_seed_gives_bit_identical_metrics(demo: Demo, tmp_path: Path) -
     assert weights(demo.summary) == weights(second)
 
 
+@pytest.mark.slow  # tests/callbacks/test_accuracy.py does by default
 def test_how_accuracy_is_measured_changes_no_training(demo: Demo, tmp_path: Path) -> None:
     greedy = run(demo.overrides("callbacks.accuracy.temperature=0", "eval=none"), tmp_path / "greedy")
     assert greedy["data"]["development"]["sampling"]["temperature"] == 0
@@ -141,7 +143,7 @@ LATER_STAGES = [name for name in experiment_names() if name.startswith("demo_") 
             f"+experiment={name}" if name == "demo_dpo" else pytest.param(f"+experiment={name}", marks=pytest.mark.slow)
             for name in LATER_STAGES
         ),
-        "loss=unpaired_redi",
+        pytest.param("loss=unpaired_redi", marks=pytest.mark.slow),
     ],
 )
 def test_every_objective_starts_from_the_same_sft_checkpoint(demo: Demo, tmp_path: Path, choice: str) -> None:
