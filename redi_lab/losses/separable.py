@@ -1,7 +1,7 @@
 """Objectives on pairs whose sides never meet: one function of each sequence's log-prob, F_w(y_w) + F_l(y_l).
 
 REDI is the linear member of the family. The others let the push on a rejected trace fade as the trace becomes unlikely,
-each in its own way; what that does to the edge of collapse is measured in `experiments/collapse_edges`.
+each in its own way.
 
 | member | on chosen | on rejected | weight of ∇m_l |
 |---|---|---|---|
