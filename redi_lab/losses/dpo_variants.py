@@ -18,7 +18,7 @@ def dpo_shift_loss(chosen: SequenceLogps, rejected: SequenceLogps, *, beta: floa
     """(n,) −log σ(β(Δ_w − αΔ_l)): REDI's α inside DPO; α = 1 is DPO.
 
     References:
-        Yang et al., DPO-Shift, arXiv 2502.07599, Eq. 6, whose f(λ) is α.
+        Yang et al., DPO-Shift, arXiv 2502.07599, whose f(λ) is α.
     """
     check_pairs(chosen, rejected)
     up, down = chosen.log_ratios, rejected.log_ratios
@@ -29,7 +29,7 @@ def rpo_loss(chosen: SequenceLogps, rejected: SequenceLogps, *, beta: float, nll
     """(n,) −log σ(βh) − a·m_w, with a length-normalised likelihood term on the chosen; a = 0 is DPO.
 
     References:
-        Pang et al., Iterative Reasoning Preference Optimization, arXiv 2404.19733, Eq. 1.
+        Pang et al., Iterative Reasoning Preference Optimization, arXiv 2404.19733.
     """
     return dpo_loss(chosen, rejected, beta=beta) - nll_weight * chosen.mean_logps
 
@@ -38,7 +38,7 @@ def dpop_loss(chosen: SequenceLogps, rejected: SequenceLogps, *, beta: float, pe
     """(n,) −log σ(β(h − λ[−Δ_w]₊)): a chosen trace below its reference costs λ times as much; λ = 0 is DPO.
 
     References:
-        Pal et al., Smaug, arXiv 2402.13228, Eq. 3.
+        Pal et al., Smaug, arXiv 2402.13228.
     """
     check_pairs(chosen, rejected)
     up, down = chosen.log_ratios, rejected.log_ratios

@@ -55,7 +55,7 @@ def asymre_loss(chosen: SequenceLogps, rejected: SequenceLogps, *, baseline: flo
 
     References:
         Arnal et al., Asymmetric REINFORCE for off-policy RL, arXiv 2506.20520, with mean instead of summed log-probs.
-        Le Roux et al., Tapered Off-Policy REINFORCE, arXiv 2503.14286, Section on the baseline.
+        Le Roux et al., Tapered Off-Policy REINFORCE, arXiv 2503.14286.
     """
     check_sequences("chosen", chosen)
     check_sequences("rejected", rejected)

@@ -36,7 +36,7 @@ def simper_loss(chosen: SequenceLogps, rejected: SequenceLogps) -> Tensor:
     Its gradient is symmetric REDI's with the weights e^{m_w} and e^{m_l}.
 
     References:
-        Xiao et al., SimPER, arXiv 2502.00883, Eq. 5.
+        Xiao et al., SimPER, arXiv 2502.00883.
     """
     check_pairs(chosen, rejected)
     return rejected.mean_logps.exp() - chosen.mean_logps.exp()
@@ -127,7 +127,7 @@ def npo_loss(chosen: SequenceLogps, rejected: SequenceLogps, *, alpha: float, be
         beta: β > 0, how fast the weight fades with the log-ratio.
 
     References:
-        Zhang et al., Negative Preference Optimization, arXiv 2404.05868, Eq. 3, beside likelihood on the chosen.
+        Zhang et al., Negative Preference Optimization, arXiv 2404.05868, beside likelihood on the chosen.
     """
     check_pairs(chosen, rejected)
     fading = (2.0 / beta) * F.softplus(beta * rejected.log_ratios)
