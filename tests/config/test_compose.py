@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["loss=dpo", "init_from=null"], "loss.reference=init: DPO needs a trained reference"),
+        (["loss=dpo", "init_from=null"], "loss.reference=init: the reference must be trained"),
         (["loss=dpo", "loss.reference=/nowhere"], "loss.reference=/nowhere: no Hugging Face folder there"),
         (["model=hf", "model.path=a/b"], "model.path=a/b: name=demo has the settings of a small student"),
         (

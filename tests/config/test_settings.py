@@ -14,7 +14,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from yaml import safe_load
 
-from redi_lab.config.compose import check, load_config
+from redi_lab.config.compose import CONFIG_DIR, check, load_config
 from redi_lab.config.schema.callbacks import CALLBACKS
 from redi_lab.config.schema.data import SOURCES
 from redi_lab.config.schema.evaluation import ENGINES
@@ -256,9 +256,10 @@ def test_trainer_arguments_are_lightnings() -> None:
     assert set(inspect.signature(pl.Trainer.__init__).parameters) >= set(TrainerConfig.model_fields)
 
 
-def test_losses_are_modules() -> None:
+def test_losses_are_modules_and_each_has_a_preset() -> None:
     assert [get_class(target).__name__ for target in LOSSES] == [target.rpartition(".")[2] for target in LOSSES]
-    assert len(LOSSES) == 5
+    presets = [safe_load(path.read_text()).get("_target_") for path in (CONFIG_DIR / "loss").glob("*.yaml")]
+    assert set(presets) - {None} == set(LOSSES)
 
 
 def test_no_field_has_a_default_that_yaml_could_hold() -> None:
