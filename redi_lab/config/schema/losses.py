@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny
 
-from redi_lab.config.schema.base import NotNegative, Positive, Share, TargetSettings, Text, by_target, fitting
+from redi_lab.config.schema.base import (
+    NotNegative,
+    Positive,
+    Share,
+    TargetSettings,
+    Text,
+    allowed,
+    by_target,
+    fitting,
+)
 
 
 class LossConfig(TargetSettings):
     """What all objectives share."""
 
-    target: Literal[
-        "redi_lab.modules.sft.SFTModule",
-        "redi_lab.modules.redi.REDIModule",
-        "redi_lab.modules.unpaired_redi.UnpairedREDIModule",
-        "redi_lab.modules.dpo.DPOModule",
-        "redi_lab.modules.simpo.SimPOModule",
-        "redi_lab.modules.simper.SimPERModule",
-        "redi_lab.modules.bounded_redi.BoundedREDIModule",
-        "redi_lab.modules.gated_redi.GatedREDIModule",
-        "redi_lab.modules.hinge.HingeModule",
-        "redi_lab.modules.topr.TOPRModule",
-        "redi_lab.modules.npo.NPOModule",
-        "redi_lab.modules.nca.NCAModule",
-        "redi_lab.modules.dpo_shift.DPOShiftModule",
-        "redi_lab.modules.rpo.RPOModule",
-        "redi_lab.modules.dpop.DPOPModule",
-        "redi_lab.modules.cal_dpo.CalDPOModule",
-        "redi_lab.modules.w_reinforce.WReinforceModule",
-        "redi_lab.modules.asymre.AsymREModule",
-    ] = Field(alias="_target_")
+    target: Annotated[Text, allowed(lambda path: path in LOSSES, "an objective: choose one with loss=NAME")] = Field(
+        alias="_target_"
+    )
     partial: Literal[True] = Field(alias="_partial_")
     log_entropy: bool
 
@@ -178,30 +170,25 @@ class AsymREConfig(LossConfig, extra="forbid"):
 NEGATIVE_WEIGHTS = ("alpha", "negative_weight", "baseline")
 """Settings that a schedule of the negative term's weight acts on."""
 
-LOSSES: tuple[str, ...] = get_args(LossConfig.model_fields["target"].annotation)
-"""The objectives, by the paths of their modules."""
+LOSSES = by_target(
+    SFTConfig,
+    REDIConfig,
+    DPOConfig,
+    SimPOConfig,
+    SimPERConfig,
+    BoundedREDIConfig,
+    GatedREDIConfig,
+    HingeConfig,
+    TOPRConfig,
+    NPOConfig,
+    NCAConfig,
+    DPOShiftConfig,
+    RPOConfig,
+    DPOPConfig,
+    CalDPOConfig,
+    WReinforceConfig,
+    AsymREConfig,
+)
+"""The objectives: path of the module → model of its settings."""
 
-Loss = Annotated[
-    SerializeAsAny[LossConfig],
-    fitting(
-        by_target(
-            SFTConfig,
-            REDIConfig,
-            DPOConfig,
-            SimPOConfig,
-            SimPERConfig,
-            BoundedREDIConfig,
-            GatedREDIConfig,
-            HingeConfig,
-            TOPRConfig,
-            NPOConfig,
-            NCAConfig,
-            DPOShiftConfig,
-            RPOConfig,
-            DPOPConfig,
-            CalDPOConfig,
-            WReinforceConfig,
-            AsymREConfig,
-        )
-    ),
-]
+Loss = Annotated[SerializeAsAny[LossConfig], fitting(LOSSES)]
