@@ -175,7 +175,7 @@ def test_a_wrong_value_ends_in_one_line_with_key_and_value(verb: str, line: str)
     [
         ("optimizer.betas", [0.9, 2], "optimizer.betas[1]=2: must be below 1"),
         ("init_overrides", [3], "init_overrides[0]=3: must be a string"),
-        ("loss._target_", "os.system", "loss._target_=os.system: must be redi_lab.modules"),
+        ("loss._target_", "os.system", "loss._target_=os.system: must be an objective"),
         ("loss._partial_", False, "loss._partial_=false: must be true"),
         ("data.source._target_", None, "data.source._target_=null: must be"),
         ("loss.gamma", 1.0, "unknown key loss.gamma: loss has log_entropy, alpha"),
