@@ -23,6 +23,7 @@ from redi_lab.errors import UserError
 from redi_lab.tracking.journal import read_curves
 from redi_lab.verbs.compare import find_runs
 from tests.conftest import TINY_TASK
+from tests.verbs.train.conftest import undrawn
 
 Tiny = Callable[..., list[str]]
 
@@ -62,7 +63,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     with contextlib.redirect_stdout(screen):
         # The batch size of the SFT that the demo starts from is its experiment's.
         own = [o for o in untrained.overrides() if not o.startswith("data.batch_size")]
-        sft = run(["+experiment=demo_sft", *own], folder / "sft")
+        with undrawn():
+            sft = run(["+experiment=demo_sft", *own], folder / "sft")
         summary = run(untrained.overrides(), folder / "run")
     return Demo(folder, sft, summary, screen.getvalue())
 

@@ -1,0 +1,35 @@
+"""Commands of these tests do not draw: figures have their own tests, and take more than half of a tiny run's time."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Write a picture of one pixel in place of each figure of curves."""
+
+    def write(figure: Any, destination: Path) -> Path:
+        destination.write_bytes(_PIXEL)
+        return destination
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("redi_lab.figures.curves.save_figure", write)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def without_drawing() -> Iterator[None]:
+    """For each test; what a module's fixture trains is drawn unless it says otherwise."""
+    with undrawn():
+        yield
