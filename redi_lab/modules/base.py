@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.exactness import check_exactness
 from redi_lab.data.packing import Batch, MicroBatch, Task
+from redi_lab.losses.alpha_schedule import AlphaSchedule, strength
 from redi_lab.losses.logps import token_logps, weighted_logp_sum
 from redi_lab.losses.sequences import SequenceLogps, sum_by_sequence
 from redi_lab.losses.vocabulary import Groups
@@ -60,6 +61,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         scheduler: makes the learning-rate schedule from the optimizer and the number of steps.
         max_grad_norm: gradients are clipped to this norm; None leaves them.
         log_entropy: also log the entropy of the policy at completion tokens (one more buffer of a chunk).
+        alpha_schedule: weight of the negative term over the training, see `redi_lab.losses.alpha_schedule`.
     """
 
     is_linear: ClassVar[bool]
@@ -73,7 +75,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
     head_gradient: HeadGradient = "recompute"
     """For objectives that are not linear. "accumulate" needs a loss of one linear form of log-probs a pair."""
     negative_strength: float = 1.0
-    """What the weight of the negative term is multiplied by at this step, in [0, 1]; see `AlphaSchedule`."""
+    """What the weight of the negative term is multiplied by at this step, in [0, 1]; see `alpha_schedule`."""
 
     def __init__(
         self,
@@ -82,12 +84,14 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         scheduler: SchedulerFactory | None = None,
         max_grad_norm: float | None = None,
         log_entropy: bool = False,
+        alpha_schedule: AlphaSchedule = "constant",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.backbone = backbone
         self.max_grad_norm = max_grad_norm
         self.log_entropy = log_entropy
+        self.alpha_schedule = alpha_schedule
         self._make_optimizer = optimizer
         self._make_scheduler = scheduler
         self.gradient_observers: list[Callable[[Batch, Tensor], None]] = []
@@ -130,6 +134,9 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         """One optimizer step on one global batch."""
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
+        if self.alpha_schedule != "constant":  # by the step alone, so that a resumed run goes on exactly
+            progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
+            self.negative_strength = strength(self.alpha_schedule, progress)
         logps, entropy = self._accumulate_gradients(batch)
         for observe in self.gradient_observers:
             observe(batch, logps)

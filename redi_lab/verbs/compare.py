@@ -28,7 +28,7 @@ from redi_lab.figures.panels import DIAGNOSTICS, PANELS
 from redi_lab.run.naming import objective, run_label
 from redi_lab.run.record import SUMMARY, read_summary
 from redi_lab.tracking.server import TRAINING_MODE
-from redi_lab.tracking.state import METRICS_FILE, STATE_FILE, RunState, load_state
+from redi_lab.tracking.state import METRICS_FILE, STATE_FILE, RunState, flatten, load_state
 
 _MISSING = "missing"
 _CURVES = ("train/mean_logps/chosen", "train/mean_logps/rejected")
@@ -155,11 +155,11 @@ def _read_run(folder: Path) -> _Run:
     summary = read_summary(folder) if (folder / SUMMARY).is_file() else {}
     config = summary.get("config") or _read_config(folder / "config.yaml")
     state = load_state(folder) if (folder / STATE_FILE).exists() else None
-    settings = _flatten(config)
+    settings = flatten(config)
     if evaluation := summary.get("evaluation"):
         # A stage is scored under the protocol of its command, whatever its own configuration says.
         settings = {key: value for key, value in settings.items() if not key.startswith(("eval.", "engine."))}
-        settings |= _flatten(evaluation["protocol"], "evaluation.")
+        settings |= flatten(evaluation["protocol"], "evaluation.")
     return _Run(folder, summary, settings, state, run_label({"name": summary.get("name") or folder.name, **config}))
 
 
@@ -173,16 +173,6 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} is damaged: {in_short(error)}; restore it, or remove the folder") from error
     return content if isinstance(content, Mapping) else {}
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = str(value)
-    return flat
 
 
 def _distinct_labels(runs: Sequence[_Run]) -> list[str]:

@@ -43,13 +43,6 @@ class UpdateNormConfig(TargetSettings, extra="forbid"):
     target: Literal["redi_lab.callbacks.update_norm.UpdateNorm"] = Field(alias="_target_")
 
 
-class AlphaScheduleConfig(TargetSettings, extra="forbid"):
-    """The weight of the negative term over the training."""
-
-    target: Literal["redi_lab.callbacks.alpha_schedule.AlphaSchedule"] = Field(alias="_target_")
-    shape: Literal["constant", "linear", "cosine", "warmup"]
-
-
 class AccuracyConfig(TargetSettings, extra="forbid"):
     """Accuracy during training. All but the interval decide what measures it (`redi_lab.run.build.make_accuracy`)."""
 
@@ -106,7 +99,6 @@ CALLBACKS = by_target(
     StatesConfig,
     NumericsConfig,
     UpdateNormConfig,
-    AlphaScheduleConfig,
     AccuracyConfig,
     ProbesConfig,
     GradientConflictConfig,

@@ -28,19 +28,30 @@ class LossConfig(TargetSettings):
     log_entropy: bool
 
 
+class ScheduledConfig(LossConfig):
+    """Objectives whose negative term has a weight."""
+
+    alpha_schedule: Literal["constant", "linear", "cosine", "warmup"]
+
+
+class AlphaConfig(ScheduledConfig):
+    """Objectives whose negative term is weighed by α."""
+
+    alpha: Share
+
+
 class SFTConfig(LossConfig, extra="forbid"):
     """Eq. 1."""
 
     target: Literal["redi_lab.modules.sft.SFTModule"] = Field(alias="_target_")
 
 
-class REDIConfig(LossConfig, extra="forbid"):
+class REDIConfig(AlphaConfig, extra="forbid"):
     """Eq. 5."""
 
     target: Literal["redi_lab.modules.redi.REDIModule", "redi_lab.modules.unpaired_redi.UnpairedREDIModule"] = Field(
         alias="_target_"
     )
-    alpha: Share
 
 
 class ReferenceConfig(LossConfig):
@@ -73,44 +84,39 @@ class SimPERConfig(LossConfig, extra="forbid"):
     target: Literal["redi_lab.modules.simper.SimPERModule"] = Field(alias="_target_")
 
 
-class BoundedREDIConfig(LossConfig, extra="forbid"):
+class BoundedREDIConfig(AlphaConfig, extra="forbid"):
     """See `redi_lab.modules.bounded_redi`."""
 
     target: Literal["redi_lab.modules.bounded_redi.BoundedREDIModule"] = Field(alias="_target_")
-    alpha: Share
     gamma: NotNegative
     is_detached: bool
 
 
-class GatedREDIConfig(LossConfig, extra="forbid"):
+class GatedREDIConfig(AlphaConfig, extra="forbid"):
     """See `redi_lab.modules.gated_redi`."""
 
     target: Literal["redi_lab.modules.gated_redi.GatedREDIModule"] = Field(alias="_target_")
-    alpha: Share
     kappa: Positive
     tau: Share
 
 
-class HingeConfig(LossConfig, extra="forbid"):
+class HingeConfig(AlphaConfig, extra="forbid"):
     """See `redi_lab.modules.hinge`."""
 
     target: Literal["redi_lab.modules.hinge.HingeModule"] = Field(alias="_target_")
-    alpha: Share
     delta: Positive
 
 
-class TOPRConfig(ReferenceConfig, extra="forbid"):
+class TOPRConfig(AlphaConfig, ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.topr`."""
 
     target: Literal["redi_lab.modules.topr.TOPRModule"] = Field(alias="_target_")
-    alpha: Share
 
 
-class NPOConfig(ReferenceConfig, extra="forbid"):
+class NPOConfig(AlphaConfig, ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.npo`."""
 
     target: Literal["redi_lab.modules.npo.NPOModule"] = Field(alias="_target_")
-    alpha: Share
     beta: Positive
 
 
@@ -121,12 +127,11 @@ class NCAConfig(ReferenceConfig, extra="forbid"):
     beta: Positive
 
 
-class DPOShiftConfig(ReferenceConfig, extra="forbid"):
+class DPOShiftConfig(AlphaConfig, ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.dpo_shift`."""
 
     target: Literal["redi_lab.modules.dpo_shift.DPOShiftModule"] = Field(alias="_target_")
     beta: Positive
-    alpha: Share
 
 
 class RPOConfig(ReferenceConfig, extra="forbid"):
@@ -152,7 +157,7 @@ class CalDPOConfig(ReferenceConfig, extra="forbid"):
     beta: Positive
 
 
-class WReinforceConfig(LossConfig, extra="forbid"):
+class WReinforceConfig(ScheduledConfig, extra="forbid"):
     """See `redi_lab.modules.w_reinforce`."""
 
     target: Literal["redi_lab.modules.w_reinforce.WReinforceModule"] = Field(alias="_target_")
@@ -160,15 +165,12 @@ class WReinforceConfig(LossConfig, extra="forbid"):
     negative_weight: NotNegative
 
 
-class AsymREConfig(LossConfig, extra="forbid"):
+class AsymREConfig(ScheduledConfig, extra="forbid"):
     """See `redi_lab.modules.asymre`."""
 
     target: Literal["redi_lab.modules.asymre.AsymREModule"] = Field(alias="_target_")
     baseline: Annotated[float, Field(ge=0, lt=1)]
 
-
-NEGATIVE_WEIGHTS = ("alpha", "negative_weight", "baseline")
-"""Settings that a schedule of the negative term's weight acts on."""
 
 LOSSES = by_target(
     SFTConfig,

@@ -13,7 +13,7 @@ from redi_lab.config.schema.callbacks import Callbacks
 from redi_lab.config.schema.curation import CurationConfig
 from redi_lab.config.schema.data import DataConfig
 from redi_lab.config.schema.evaluation import Engine, EvalConfig, SequentialConfig
-from redi_lab.config.schema.losses import NEGATIVE_WEIGHTS, Loss, ReferenceConfig
+from redi_lab.config.schema.losses import Loss, ReferenceConfig
 from redi_lab.config.schema.model import ModelConfig
 from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.config.schema.training import Optimizer, SchedulerConfig, TrainerConfig
@@ -140,12 +140,6 @@ class TrainVerb(_Verb):
             raise UserError(
                 f"callbacks.accuracy.every_n_steps={interval}: there are no problems to measure accuracy on;"
                 " set data.num_development"
-            )
-        shape = self._callback("alpha_schedule", "shape")
-        if shape not in (None, "constant") and not any(hasattr(self.loss, name) for name in NEGATIVE_WEIGHTS):
-            raise UserError(
-                f"callbacks.alpha_schedule.shape={shape}: this objective has no weight of a negative term; leave it at"
-                " constant"
             )
         factor = self._callback("collapse", "alpha_factor")
         if factor not in (None, 1) and not hasattr(self.loss, "alpha"):

@@ -1,15 +1,15 @@
-"""The weight of the negative term over a training."""
+"""The weight of the negative term over a training: part of the objective, so that a stage is not reused for another."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 
-from redi_lab.callbacks.alpha_schedule import AlphaSchedule, Shape, strength
 from redi_lab.config.compose import load_config
 from redi_lab.errors import UserError
+from redi_lab.losses.alpha_schedule import AlphaSchedule, strength
+from redi_lab.run.stages import resolve_chain
 from tests.modules.tiny_runs import HARMLESS_WARNINGS, fit, make_backbone, make_data, make_module, relative_error
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNINGS]
@@ -26,12 +26,13 @@ def test_shapes() -> None:
 
 
 @pytest.mark.parametrize(("shape", "alphas"), [("linear", (0.8, 0.4)), ("warmup", (0.0, 0.8))])
-def test_each_step_has_the_gradient_of_its_alpha(shape: Shape, alphas: tuple[float, float], tmp_path: Path) -> None:
+def test_each_step_has_the_gradient_of_its_alpha(
+    shape: AlphaSchedule, alphas: tuple[float, float], tmp_path: Path
+) -> None:
     """With no learning, two steps of one schedule are two steps at the two α of two constant ones."""
     scheduled = fit(
-        make_module("redi", make_backbone(), alpha=0.8, optimizer=no_descent),
+        make_module("redi", make_backbone(), alpha=0.8, alpha_schedule=shape, optimizer=no_descent),
         make_data("redi"),
-        callbacks=[AlphaSchedule(shape)],
         max_steps=2,
     )
     for step, alpha in enumerate(alphas):
@@ -47,6 +48,16 @@ def no_descent(parameters: object) -> object:
 
 
 def test_an_objective_without_a_negative_weight_has_no_schedule() -> None:
-    with pytest.raises(UserError, match=r"callbacks\.alpha_schedule\.shape=linear"):
-        load_config("train", ["loss=simpo", "callbacks.alpha_schedule.shape=linear"])
-    assert load_config("train", ["loss=npo", "callbacks.alpha_schedule.shape=linear"])
+    with pytest.raises(UserError, match=r"loss\.alpha_schedule"):
+        load_config("train", ["loss=simpo", "+loss.alpha_schedule=linear"])
+    assert load_config("train", ["loss=npo", "loss.alpha_schedule=linear"])
+
+
+def test_a_stage_with_another_schedule_is_another_stage() -> None:
+    task = ["data.source.num_problems=9", "data.source.num_heldout=2", "data.num_development=0"]
+    chains = (
+        resolve_chain(load_config("train", overrides), overrides)
+        for overrides in ([*task], [*task, "loss.alpha_schedule=linear"])
+    )
+    one, other = (chain[-1].fingerprint for chain in chains)
+    assert one != other
