@@ -232,7 +232,8 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         """(c,) ∂loss/∂log π(y|x) over `weights` at the tokens of some whole pairs with log-probs (c,)."""
         owners = micro.sequence_index[tokens]
         sequences = sum_by_sequence(logps, owners, len(batch.lengths))
-        return (self.sequence_weights(batch, sequences) / weights)[owners]
+        slopes = self.sequence_weights(batch, sequences) / weights
+        return torch.where(weights == 0, 0.0, slopes)[owners]  # with α = 0 some weigh nothing, and 0/0 is NaN
 
     def _log(self, stage: str, batch: Batch, logps: Tensor) -> None:
         """The loss and metrics of the whole global batch, the same on every rank."""

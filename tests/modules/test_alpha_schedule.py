@@ -26,9 +26,7 @@ def test_shapes() -> None:
 
 
 @pytest.mark.parametrize(("shape", "alphas"), [("linear", (0.8, 0.4)), ("warmup", (0.0, 0.8))])
-def test_each_step_has_the_gradient_of_its_alpha(
-    shape: AlphaSchedule, alphas: tuple[float, float], tmp_path: Path
-) -> None:
+def test_each_step_has_the_gradient_of_its_alpha(shape: AlphaSchedule, alphas: tuple[float, float]) -> None:
     """With no learning, two steps of one schedule are two steps at the two α of two constant ones."""
     scheduled = fit(
         make_module("redi", make_backbone(), alpha=0.8, alpha_schedule=shape, optimizer=no_descent),

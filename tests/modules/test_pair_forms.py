@@ -47,10 +47,15 @@ def data_for(kind: type[PairFormModule], budget: int | None) -> TraceDataModule:
     return make(micro_batch_tokens=max(max(unit) if kind.is_separable else sum(unit) for unit in units))
 
 
-@pytest.mark.parametrize("name", SEPARABLE | COUPLED)
-def test_step_has_the_gradient_of_the_equation_however_it_is_cut(name: str, tmp_path: Path) -> None:
+WITHOUT_NEGATIVES = [(name, {"alpha": 0.0}) for name in ("hinge", "npo", "dpo_shift")]
+
+
+@pytest.mark.parametrize(("name", "changes"), [*((name, {}) for name in SEPARABLE | COUPLED), *WITHOUT_NEGATIVES])
+def test_step_has_the_gradient_of_the_equation_however_it_is_cut(
+    name: str, changes: dict[str, float], tmp_path: Path
+) -> None:
     kind = (SEPARABLE | COUPLED)[name]
-    settings = {key: 0.02 if key == "beta" else value for key, value in SETTINGS[name].items()}
+    settings = {key: 0.02 if key == "beta" else value for key, value in SETTINGS[name].items()} | changes
     gradients = []
     for budget in (None, HUGE):
         data = data_for(kind, budget)
