@@ -42,6 +42,12 @@ class TokenizedSequence:
     prompt_length: int
     is_chosen: bool = True
     """Whether it is to become likelier; False for a rejected completion."""
+    weight: float = 1.0
+    """Factor on its term of the loss, at least 0; both sides of a pair have that of the pair."""
+    pass_rate: float | None = None
+    """Share of right traces among the judged ones of its problem; None where the source does not say."""
+    token_weights: Sequence[float] | None = None
+    """Factor on the log-prob of each completion token, of any sign but not all 0; None: they are 1."""
 
     @property
     def completion_length(self) -> int:
@@ -336,10 +342,14 @@ def set_chat_template(tokenizer: Any, template: str | None) -> None:
 
 
 def digest_sequences(sequences: Iterable[TokenizedSequence]) -> str:
-    """SHA-256 of token ids, prompt lengths and sides, in order."""
+    """SHA-256 of token ids, prompt lengths, sides, weights and pass rates, in order."""
     state = hashlib.sha256()
     for sequence in sequences:
         side = "" if sequence.is_chosen else "-"
         state.update(f"{side}{sequence.prompt_length}/{len(sequence.input_ids)};".encode())
         state.update(array("i", sequence.input_ids).tobytes())
+        if sequence.weight != 1.0 or sequence.pass_rate is not None:
+            state.update(f"{sequence.weight}/{sequence.pass_rate};".encode())
+        if sequence.token_weights is not None:
+            state.update(b"w" + array("f", sequence.token_weights).tobytes())
     return state.hexdigest()
