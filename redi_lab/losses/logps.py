@@ -5,8 +5,8 @@ would fill 11 GB in fp32, so [tokens, vocabulary] never exists here: one chunk o
 dropped before the next. Two entries:
 
 * `weighted_logp_sum` for objectives whose token weights are known beforehand (SFT, REDI), or up to one scalar a group
-  that is known once the group has been read (DPO and SimPO: a pair). The gradients are taken inside the forward loop,
-  so one pass over the vocabulary does the whole work.
+  that is known once the group has been read (DPO and SimPO: a pair), or are functions of the token's own log-prob
+  (unlikelihood). The gradients are taken inside the forward loop, so one pass over the vocabulary does the whole work.
 * `token_logps` for scoring, and for any other use of the values: backward makes a second pass.
 
     head = Head(lm_head.weight)
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from redi_lab.losses.sequences import check_indices
-from redi_lab.losses.vocabulary import Gradients, Groups, Head, VocabularyPass
+from redi_lab.losses.vocabulary import Gradients, Groups, Head, TokenSlopes, VocabularyPass
 
 _HeadOptions = tuple[float | None, float, int]  # a `Head` without its tensors, which autograd has to see by themselves
 
@@ -44,7 +44,7 @@ class WeightedLogpSum(NamedTuple):
     """A weighted sum of token log-probs, and the (detached) terms for the curves."""
 
     total: Tensor
-    """() Σ_t f_t · w_t · log π(y_t | x, y_<t), the only differentiable field."""
+    """() Σ_t (f_t · w_t + h_t) · log π(y_t | x, y_<t), the only differentiable field."""
     logps: Tensor
     """(N,) detached log π(y_t | x, y_<t) in nats."""
     entropy: Tensor | None
@@ -83,18 +83,20 @@ def weighted_logp_sum(
     token_weights: Tensor,
     *,
     groups: Groups | None = None,
+    slopes_of: TokenSlopes | None = None,
     with_entropy: bool = False,
 ) -> WeightedLogpSum:
-    """Σ_t f_t · w_t · log π(y_t | x, y_<t), with its gradients taken in the same pass over the vocabulary.
+    """Σ_t (f_t · w_t + h_t) · log π(y_t | x, y_<t), with its gradients taken in the same pass over the vocabulary.
 
-    Without `groups` all f_t are 1: equal in value and gradients to `(token_weights * token_logps(...).logps).sum()`,
-    and cheaper by one projection. The gradient of a chunk's logits is w_t (onehot(y_t) − softmax), all known in the
-    forward, so the logits buffer is turned into it on the spot. Backward only multiplies by the incoming scalar and
-    hands the gradients over, once. Between the two, the gradients of `hidden` and of the head are held. Where nothing
-    asks for gradients, none are computed.
+    By default all f_t are 1 and all h_t 0: equal in value and gradients to
+    `(token_weights * token_logps(...).logps).sum()`, and cheaper by one projection. The gradient of a chunk's logits is
+    w_t (onehot(y_t) − softmax), all known in the forward, so the logits buffer is turned into it on the spot. Backward
+    only multiplies by the incoming scalar and hands the gradients over, once. Between the two, the gradients of
+    `hidden` and of the head are held. Where nothing asks for gradients, none are computed.
 
     With `groups`: a loss L(m) of a linear form m = Σ_t w_t log π(y_t | x, y_<t) of each group has the gradient
-    L'(m) Σ_t w_t ∇ log π. With f = L'(m) this sum has the same gradient, but another value, which is of no use.
+    L'(m) Σ_t w_t ∇ log π. With f = L'(m) this sum has the same gradient, but another value, which is of no use. So it
+    is with `slopes_of`: a loss Σ_t φ(log π(y_t | x, y_<t)) has the gradient of this sum where h = φ'.
 
     Args:
         hidden: As for `token_logps`.
@@ -103,6 +105,7 @@ def weighted_logp_sum(
         token_weights: (N,) floating point, e.g. −1/|y_w| on chosen and α/|y_l| on rejected tokens over the number of
             pairs. A constant: it must not require grad.
         groups: give the factors f_t.
+        slopes_of: gives the h_t; constants, as `token_weights`.
         with_entropy: As for `token_logps`.
 
     Returns:
@@ -122,7 +125,16 @@ def weighted_logp_sum(
     wants_gradients = torch.is_grad_enabled()
     return WeightedLogpSum(
         *_WeightedLogpSum.apply(  # type: ignore[no-untyped-call]
-            hidden, head.weight, head.bias, targets, token_weights, head[2:], with_entropy, groups, wants_gradients
+            hidden,
+            head.weight,
+            head.bias,
+            targets,
+            token_weights,
+            head[2:],
+            with_entropy,
+            groups,
+            slopes_of,
+            wants_gradients,
         )
     )
 
@@ -172,23 +184,26 @@ class _WeightedLogpSum(torch.autograd.Function):
         options: _HeadOptions,
         with_entropy: bool,
         groups: Groups | None,
+        slopes_of: TokenSlopes | None,
         wants_gradients: bool,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         once = VocabularyPass(hidden, Head(weight, bias, *options), targets, with_entropy=with_entropy)
         token_weights = token_weights.to(once.dtype)
-        factors = None
         if wants_gradients and any(ctx.needs_input_grad):
             # Held at unit size until backward: weights near 1e-7 would underflow where the gradients are fp16.
-            ctx.size = _largest_magnitude(token_weights)
-            gradients = Gradients(once, token_weights / ctx.size, ctx.needs_input_grad)
-            factors = once.run(gradients, groups)
+            size = ctx.size = _largest_magnitude(token_weights)
+            gradients = Gradients(once, token_weights / size, ctx.needs_input_grad)
+            at_unit_size = slopes_of and (lambda tokens, logps: slopes_of(tokens, logps) / size)
+            found = once.run(gradients, groups, at_unit_size)
+            token_weights = token_weights if found is None else found * size
             ctx.gradients = _in_dtypes_of((hidden, weight, bias), gradients)
         else:
             once.run()
+            everything = slice(0, len(targets))
             if groups is not None:
-                factors = groups.factors_of(slice(0, len(targets)), once.logps)
-        if factors is not None:
-            token_weights = token_weights * factors
+                token_weights = token_weights * groups.factors_of(everything, once.logps)
+            if slopes_of is not None:
+                token_weights = token_weights + slopes_of(everything, once.logps)
         ctx.mark_non_differentiable(*(value for value in (once.logps, once.entropy) if value is not None))
         return (token_weights * once.logps).sum(), once.logps, once.entropy
 
@@ -200,7 +215,7 @@ class _WeightedLogpSum(torch.autograd.Function):
         if gradients is None:
             raise RuntimeError("the gradients of this sum were handed over by an earlier backward pass")
         factor = grad_total * ctx.size
-        return *(None if gradient is None else gradient.mul_(factor) for gradient in gradients), *(None,) * 6
+        return *(None if gradient is None else gradient.mul_(factor) for gradient in gradients), *(None,) * 7
 
 
 def _in_dtypes_of(inputs: Sequence[Tensor | None], gradients: Gradients) -> list[Tensor | None]:
@@ -213,10 +228,11 @@ def _in_dtypes_of(inputs: Sequence[Tensor | None], gradients: Gradients) -> list
 
 
 def _largest_magnitude(values: Tensor) -> Tensor:
-    """() max |v|, never 0; 1 for no values."""
+    """() max |v|; 1 where all are 0, or for no values."""
     if values.numel() == 0:
         return values.new_ones(())
-    return values.abs().amax().clamp_min(torch.finfo(values.dtype).tiny)
+    largest = values.abs().amax()
+    return torch.where(largest == 0, 1.0, largest)
 
 
 def _check_inputs(hidden: Tensor, head: Head, targets: Tensor) -> None:

@@ -39,14 +39,17 @@ class Head(NamedTuple):
     """Tokens projected at a time. Memory grows with chunk_size · V, results do not depend on it."""
 
 
+TokenSlopes = Callable[[slice, Tensor], Tensor]
+"""From the slice of some tokens and their log-probs (c,) to weights (c,) that each may have of its own."""
+
+
 class Groups(NamedTuple):
     """Tokens that share a factor which is known only once all of them have been read, such as those of a pair."""
 
     lengths: Sequence[int]
     """Tokens of each group; groups lie one behind the other and make up all N tokens."""
-    factors_of: Callable[[slice, Tensor], Tensor]
-    """Called once for each token, with the slice of some whole groups' tokens and their log-probs (c,). Returns the
-    factor of each of these tokens (c,), the same within a group."""
+    factors_of: TokenSlopes
+    """Called once for each token, with the tokens of some whole groups. Its weights are the same within a group."""
 
 
 @final
@@ -68,20 +71,23 @@ class VocabularyPass:
         self.entropy = torch.empty_like(self.logps) if with_entropy else None
         self._buffer = _scratch("projection", (min(len(hidden), head.chunk_size), len(weight)), hidden)
 
-    def run(self, gradients: Gradients | None = None, groups: Groups | None = None) -> Tensor | None:
-        """Read all tokens; with `gradients`, fill them with those of Σ_t f_t · g_t · logp_t.
+    def run(
+        self, gradients: Gradients | None = None, groups: Groups | None = None, slopes_of: TokenSlopes | None = None
+    ) -> Tensor | None:
+        """Read all tokens; with `gradients`, fill them with those of Σ_t (f_t · g_t + h_t) · logp_t.
 
         Args:
             gradients: hold the g_t.
             groups: give the f_t; None: they are 1. Groups that fit into one chunk wait for theirs in its buffer. A
                 longer one gathers separate head gradients, which are scaled when it ends.
+            slopes_of: gives the h_t; None: they are 0.
 
         Returns:
-            (N,) the factors, where there are gradients and groups.
+            (N,) f_t · g_t + h_t, where there are gradients, and groups or slopes.
         """
         with torch.autocast(self.hidden.device.type, enabled=False):
-            if gradients is not None and groups is not None:
-                return self._run_groups(gradients, groups)
+            if gradients is not None and (groups is not None or slopes_of is not None):
+                return self._run_weighing(gradients, groups, slopes_of)
             for tokens in _slices(0, len(self.hidden), self.head.chunk_size):
                 if gradients is None:
                     self._project(tokens, None)
@@ -89,21 +95,38 @@ class VocabularyPass:
                     gradients.add(tokens, self._project(tokens, gradients.token_grads[tokens]))
         return None
 
-    def _run_groups(self, gradients: Gradients, groups: Groups) -> Tensor:
-        size, factors = self.head.chunk_size, torch.empty_like(self.logps)
-        for tokens in _whole_groups(groups.lengths, size):
+    def _run_weighing(self, gradients: Gradients, groups: Groups | None, slopes_of: TokenSlopes | None) -> Tensor:
+        """Weights that need a token's log-prob are applied behind its softmax, whose gradient is then that of logp_t."""
+        size, given, weights = self.head.chunk_size, gradients.token_grads, torch.zeros_like(self.logps)
+        ones = torch.ones_like(given[:size])
+
+        def project(tokens: slice) -> Tensor:
+            projection = self._project(tokens, ones[: tokens.stop - tokens.start])
+            if slopes_of is not None:
+                weights[tokens] = slopes_of(tokens, self.logps[tokens])
+            return projection
+
+        runs = _slices(0, len(given), size) if groups is None else _whole_groups(groups.lengths, size)
+        for tokens in runs:
             if tokens.stop - tokens.start <= size:
-                projection = self._project(tokens, gradients.token_grads[tokens])
-                factors[tokens] = groups.factors_of(tokens, self.logps[tokens])
-                gradients.add(tokens, projection, factors[tokens])
+                projection = project(tokens)
+                factors = 1.0 if groups is None else groups.factors_of(tokens, self.logps[tokens])
+                weights[tokens] += factors * given[tokens]
+                gradients.add(tokens, projection, weights[tokens])
                 continue
+            assert groups is not None
             apart = gradients.with_new_head()
             for chunk in _slices(tokens.start, tokens.stop, size):
-                apart.add(chunk, self._project(chunk, gradients.token_grads[chunk]))
-            factors[tokens] = groups.factors_of(tokens, self.logps[tokens])
-            gradients.add_group(tokens, apart, factors[tokens.start])
+                projection = project(chunk)
+                gradients.add_states(chunk, projection)
+                apart.add_head(chunk, projection, given[chunk])
+                if slopes_of is not None:
+                    gradients.add_head(chunk, projection, weights[chunk])
+            factors = groups.factors_of(tokens, self.logps[tokens])
+            weights[tokens] += factors * given[tokens]
+            gradients.add_group(tokens, apart, factors[0], weights[tokens])
             del apart  # else two are alive when the next long group begins
-        return factors
+        return weights
 
     def _project(self, tokens: slice, token_grads: Tensor | None) -> Tensor:
         """Project a chunk and keep its log-probs and entropy.
@@ -153,10 +176,8 @@ class Gradients:
         self._rounded = _scratch("rounded", weight.shape, weight) if is_rounded else None
 
     def with_new_head(self) -> Gradients:
-        """The same rows of hidden, and head gradients that start from zero."""
-        apart = Gradients(self._of, self.token_grads, (False, self.weight is not None, self.bias is not None))
-        apart.hidden = self.hidden
-        return apart
+        """Head gradients that start from zero."""
+        return Gradients(self._of, self.token_grads, (False, self.weight is not None, self.bias is not None))
 
     def add(self, tokens: slice, projection: Tensor, factors: Tensor | None = None) -> None:
         """Add a chunk.
@@ -166,11 +187,19 @@ class Gradients:
             projection: (c, V) gradient of their projection.
             factors: (c,) of its rows. They are applied to the H columns beside it, which are fewer.
         """
+        self.add_states(tokens, projection, factors)
+        self.add_head(tokens, projection, factors)
+
+    def add_states(self, tokens: slice, projection: Tensor, factors: Tensor | None = None) -> None:
+        """Fill a chunk's rows of `hidden`, see `add`."""
         if self.hidden is not None:
             rows = self.hidden[tokens]
             torch.mm(projection, self._of.head.weight, out=rows)
             if factors is not None:
                 rows.mul_(factors[:, None])
+
+    def add_head(self, tokens: slice, projection: Tensor, factors: Tensor | None = None) -> None:
+        """Add a chunk to the head's gradients, see `add`."""
         hidden = self._of.hidden[tokens]
         ones = projection.new_ones(len(projection)) if factors is None else factors.to(projection.dtype)
         if self.bias is not None:
@@ -186,10 +215,10 @@ class Gradients:
         for total, part in zip(torch.split(self.weight, _ROWS), torch.split(self._rounded, _ROWS), strict=True):
             total.add_(part)  # in pieces, because the conversion makes a copy
 
-    def add_group(self, tokens: slice, apart: Gradients, factor: Tensor) -> None:
-        """Scale the rows of hidden of one group by its factor (), and add its head gradients, scaled by it as well."""
+    def add_group(self, tokens: slice, apart: Gradients, factor: Tensor, weights: Tensor) -> None:
+        """Scale the rows of hidden of one group by their weights (c,), and add its head gradients times a factor ()."""
         if self.hidden is not None:
-            self.hidden[tokens] *= factor
+            self.hidden[tokens] *= weights[:, None]
         for total, part in ((self.weight, apart.weight), (self.bias, apart.bias)):
             if total is not None and part is not None:
                 total.add_(part.mul_(factor))
