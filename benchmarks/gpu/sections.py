@@ -37,7 +37,7 @@ from redi_lab.backbone.loading import compile_layers, set_checkpointing
 from redi_lab.callbacks.numerics import NumericsGuard
 from redi_lab.callbacks.update_norm import UpdateNorm
 from redi_lab.data.datamodule import BatchDataset
-from redi_lab.data.packing import Batch, make_batch
+from redi_lab.data.packing import Batch, Reference, make_batch
 from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.losses import vocabulary
 from redi_lab.losses.logps import token_logps, weighted_logp_sum
@@ -233,7 +233,7 @@ def train(
     count = steps + 1 + profile
     data = BatchDataset(examples * count, row or unit, split_examples=module.is_linear)
     if module.needs_reference:
-        data.reference_logps = [[-float(len(s.input_ids)) for s in example] for example in data.examples]
+        data.reference = [[Reference(-float(len(s.input_ids))) for s in example] for example in data.examples]
     clock = Clock(bench, profiled_step=steps + 1 if profile else None)
     trainer = pl.Trainer(
         accelerator="gpu" if bench.device == "cuda" else "cpu",
@@ -487,10 +487,11 @@ def waits_of(bench: Bench, name: str) -> dict[str, Any]:
         make_examples(bench, lengths, is_single=False),
         token_budget=2 * lengths[0],
         split_examples=module.is_linear,
-        reference_logps=[-float(n) for n in lengths] if module.needs_reference else None,
+        reference=[Reference(-float(n)) for n in lengths] if module.needs_reference else None,
     )
-    columns = (batch.lengths, batch.is_chosen, batch.reference_logps)
-    batch.lengths, batch.is_chosen, batch.reference_logps = (None if x is None else x.to(device) for x in columns)  # type: ignore[assignment]
+    for field, value in vars(batch).items():
+        if isinstance(value, torch.Tensor):
+            setattr(batch, field, value.to(device))
     batch.micro_batches = [micro.to(device) for micro in batch.micro_batches]
     with torch.autocast(bench.device, BF16), warnings.catch_warnings(record=True) as told:
         module._accumulate_gradients(batch)

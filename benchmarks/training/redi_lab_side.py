@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from benchmarks.training.pace import Pace
 from benchmarks.training.workload import Workload
 from redi_lab.backbone.loading import load_backbone
-from redi_lab.backbone.reference import reference_logps
+from redi_lab.backbone.reference import score_reference
 from redi_lab.data.datamodule import BatchDataset
 from redi_lab.data.packing import Batch
 from redi_lab.data.tokenization import TokenizedSequence
@@ -101,7 +101,7 @@ def train(work: Workload, callback: pl.Callback) -> None:
     if module.needs_reference:
         backbone.to(trainer.strategy.root_device)
         with tempfile.TemporaryDirectory() as cache, trainer.precision_plugin.forward_context():
-            data.reference_logps = reference_logps(backbone, data, cache_dir=Path(cache))
+            data.reference = score_reference(backbone, data, keeps_tokens=False, cache_dir=Path(cache))
     loader: DataLoader[Batch] = DataLoader(data, batch_size=None, sampler=steps)
     trainer.fit(module, loader)
 

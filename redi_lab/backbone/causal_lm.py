@@ -19,7 +19,6 @@ from transformers import GenerationConfig
 from redi_lab.backbone.attention import PACKED_SDPA, from_grid, own_attention, packed_arguments, to_grid
 from redi_lab.data.packing import Batch, MicroBatch
 from redi_lab.losses.logps import token_logps
-from redi_lab.losses.sequences import sum_by_sequence
 from redi_lab.losses.vocabulary import Head
 
 _CHUNK = {"cpu": 1024, "other": 4096}  # tokens of the head at a time; a GPU's products want more rows
@@ -96,13 +95,10 @@ class CausalLM(nn.Module):
         return self.hidden_states(batch).index_select(0, batch.predictors)
 
     @torch.no_grad()
-    def sequence_logps(self, batch: Batch) -> Tensor:
-        """(S,) log π(y|x) of a global batch's sequences, without gradients."""
-        logps = torch.zeros_like(batch.lengths, device=self.device)
+    def token_logps(self, batch: Batch) -> Iterator[tuple[MicroBatch, Tensor]]:
+        """The micro-batches of a global batch on the model's device, with (N,) log-probs of their completion tokens."""
         for micro in (micro.to(self.device) for micro in batch.micro_batches):
-            tokens = token_logps(self.completion_states(micro), self.head, micro.targets).logps
-            logps += sum_by_sequence(tokens, micro.sequence_index, len(logps))
-        return logps
+            yield micro, token_logps(self.completion_states(micro), self.head, micro.targets).logps
 
     def _packed_states(self, batch: MicroBatch) -> Tensor:
         output = self.plain.base_model(

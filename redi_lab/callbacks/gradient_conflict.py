@@ -1,9 +1,9 @@
 """Do right and wrong traces pull against each other? Gradient norms of the two terms of a loss, and their cosine.
 
-Every objective here has the gradient Σ_s w_s ∇log π(y_s|x_s), with w_s = ∂loss/∂log π(y_s|x_s): the chosen sequences'
-weights are negative, the rejected ones' positive. A second pass over the step's batch, with the rejected sequences'
-weights at zero, gives the one sum; what is left of the step's gradient is the other one. So a measurement costs about
-one step more and, for its duration, the memory of the gradients once more.
+Every objective here has a gradient that is a sum over sequences, such as Σ_s w_s ∇log π(y_s|x_s) with
+w_s = ∂loss/∂log π(y_s|x_s). A second pass over the step's batch, with the rejected sequences' weights at zero, gives
+the chosen ones' part; what is left of the step's gradient is the other one. So a measurement costs about one step more
+and, for its duration, the memory of the gradients once more.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from redi_lab.callbacks.measuring import record
 from redi_lab.data.packing import Batch
-from redi_lab.losses.logps import weighted_logp_sum
+from redi_lab.modules.base import CausalLMModule
+from redi_lab.modules.examples import TokenSums
 
 
 @final
@@ -49,13 +50,13 @@ class GradientConflict(pl.Callback):
             self._module.gradient_observers.remove(self._observe)
             self._module = None
 
-    def _observe(self, batch: Batch, logps: Tensor) -> None:
+    def _observe(self, batch: Batch, sums: TokenSums) -> None:
         module, trainer = self._module, self._module.trainer
         if trainer.global_step % self._interval != 0:
             return
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         with isolate_rng(), torch.enable_grad():  # dropout draws again
-            chosen = _chosen_gradients(module, batch, module.sequence_weights(batch, logps), parameters)
+            chosen = _chosen_gradients(module, batch, module.slopes(batch, sums), parameters)
         if trainer.world_size > 1:
             chosen = [trainer.strategy.reduce(gradient, reduce_op="sum") for gradient in chosen]
         whole = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -83,15 +84,15 @@ def compare_terms(chosen: Sequence[Tensor], whole: Sequence[Tensor]) -> dict[str
 
 
 def _chosen_gradients(
-    module: Any, batch: Batch, weights: Tensor, parameters: Sequence[torch.nn.Parameter]
+    module: CausalLMModule, batch: Batch, slopes: TokenSums, parameters: Sequence[torch.nn.Parameter]
 ) -> list[Tensor]:
-    """Gradient of Σ_s w_s log π(y_s|x_s) over this rank's chosen sequences."""
-    backbone, total = module.backbone, [torch.zeros_like(parameter) for parameter in parameters]
+    """Gradient of the sums times their slopes over this rank's chosen sequences."""
+    total = [torch.zeros_like(parameter) for parameter in parameters]
+    form = slopes.times(batch.is_chosen)
     for micro in batch.micro_batches:
-        token_weights = (weights * batch.is_chosen)[micro.sequence_index]
-        if not token_weights.any():
+        if not batch.is_chosen[micro.sequences].any():
             continue
-        loss = weighted_logp_sum(backbone.completion_states(micro), backbone.head, micro.targets, token_weights).total
+        loss = module.weighted_sum(micro, form).total
         for so_far, gradient in zip(total, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
             if gradient is not None:
                 so_far += gradient

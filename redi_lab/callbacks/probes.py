@@ -87,7 +87,7 @@ def score_probes(backbone: CausalLM, probes: Sequence[TokenizedSequence], token_
     """
     device = backbone.device
     batch = make_batch([(probe,) for probe in probes], token_budget=token_budget, split_examples=True)
-    lengths, is_chosen = batch.lengths.to(device), batch.is_chosen.to(device)
+    lengths, is_chosen = batch.num_tokens_of.to(device), batch.is_chosen.to(device)
     rows = []
     for micro in (micro.to(device) for micro in batch.micro_batches):
         found = token_logps(backbone.completion_states(micro), backbone.head, micro.targets, with_entropy=True)

@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from redi_lab.data.packing import Batch, Task, make_batch
+from redi_lab.data.packing import Batch, Reference, Task, make_batch
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder, digest_sequences
 from redi_lab.data.traces import Demonstration, Negative, TraceCorpus
 from redi_lab.errors import UserError
@@ -112,21 +112,18 @@ class BatchDataset(Dataset[Batch]):
         self.token_budget = token_budget
         self.split_examples = split_examples
         self.is_padded = is_padded
-        self.reference_logps: Sequence[Sequence[float]] | None = None
+        self.reference: Sequence[Sequence[Reference]] | None = None
         self.rank, self.world_size = 0, 1
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        share = indices[self.rank :: self.world_size]
-        reference = self.reference_logps
+        share, reference = indices[self.rank :: self.world_size], self.reference
         return make_batch(
             [self.examples[i] for i in share],
             token_budget=self.token_budget,
             split_examples=self.split_examples,
             is_padded=self.is_padded,
-            reference_logps=None if reference is None else [value for i in share for value in reference[i]],
-            num_examples=len(indices),
-            num_completion_tokens=sum(s.completion_length for i in indices for s in self.examples[i]),
-            num_rejected=sum(not s.is_chosen for i in indices for s in self.examples[i]),
+            reference=None if reference is None else [scores for i in share for scores in reference[i]],
+            whole=[self.examples[i] for i in indices],
         )
 
 
@@ -233,6 +230,19 @@ class TraceDataModule(pl.LightningDataModule):
                 f" data.max_sequence_tokens={max_positions}, or set model.config_overrides.max_position_embeddings (and"
                 " rope_theta)"
             )
+
+    def check_pass_rates(self) -> None:
+        """Check that the share of right traces is known for the problem of each sequence.
+
+        Raises:
+            UserError: it is not known for one of them.
+        """
+        for sequence in (s for e in (*self.train_examples, *self.val_examples) for s in e):
+            if sequence.pass_rate is None:
+                raise UserError(
+                    f"{sequence.id}: the share of right traces of its problem is not known, which this objective needs:"
+                    " give problems with graded generations, or choose another loss"
+                )
 
     def start_at(self, epoch: int, batch: int) -> None:
         """Let training begin behind `batch` batches of an epoch: a resumed run has seen them."""

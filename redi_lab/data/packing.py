@@ -12,9 +12,10 @@ Shape legend: T tokens of a micro-batch, n its sequences, N its completion token
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import torch
@@ -24,6 +25,15 @@ from redi_lab.data.tokenization import TokenizedSequence
 
 Task = Literal["demonstrations", "pairs", "unpaired"]
 """What an objective trains on: correct completions, pairs of a correct and an incorrect one, or both without pairs."""
+
+
+class Reference(NamedTuple):
+    """What a reference model makes of one completion."""
+
+    logps: float
+    """log π_ref(y|x) in nats, weighted as the sequence's tokens are."""
+    token_logps: Tensor | None = None
+    """(|y|,) log π_ref of each completion token, where they were kept."""
 
 
 @final
@@ -41,6 +51,8 @@ class MicroBatch:
     sequence_index: Tensor  # (N,) to which sequence of the global batch each belongs
     sequences: Tensor  # (n,) the sequences of the global batch that are here
     completion_lengths: tuple[int, ...]  # n
+    token_weights: Tensor | None = None  # (N,) factors on the log-probs; None: 1
+    reference_logps: Tensor | None = None  # (N,) log π_ref of the targets, where the objective needs them
 
     def to(self, device: torch.device) -> MicroBatch:
         """A copy with its tensors on `device`."""
@@ -57,12 +69,17 @@ class Batch:
     """
 
     micro_batches: list[MicroBatch]
-    lengths: Tensor  # (S,) completion tokens, |y|
+    num_tokens_of: Tensor  # (S,) completion tokens
+    lengths: Tensor  # (S,) |y|: the completion tokens or, where they have weights, the sum of the weights' magnitudes
     is_chosen: Tensor  # (S,) bool, False for rejected completions
+    weights: Tensor  # (S,) factors on the terms of the loss
+    pass_rates: Tensor  # (S,) share of right traces of the problem, NaN where it is not known
     reference_logps: Tensor | None  # (S,) log π_ref(y|x), where the objective needs them
     num_examples: int  # sequences or, where they come in pairs, pairs in the global batch, over all ranks
     num_rejected: int  # rejected sequences in the global batch, over all ranks
-    num_completion_tokens: int  # Σ|y| over the global batch, over all ranks
+    num_completion_tokens: int  # over all ranks
+    total_length: float  # Σ|y| over the global batch, over all ranks
+    rejected_length: float  # of which rejected
     num_tokens: int  # prompt and completion tokens of this rank's share
     num_positions: int  # of its forward passes: the tokens, and padding where they are laid out in grids
     capacity: int  # positions that its forward passes could have had under the token budget
@@ -128,24 +145,21 @@ def make_batch(
     token_budget: int,
     split_examples: bool,
     is_padded: bool = False,
-    reference_logps: Sequence[float] | None = None,
-    num_examples: int | None = None,
-    num_completion_tokens: int | None = None,
-    num_rejected: int | None = None,
+    reference: Sequence[Reference] | None = None,
+    whole: Sequence[Sequence[TokenizedSequence]] | None = None,
 ) -> Batch:
     """Pack examples (a pair of chosen and rejected for preferences, else one sequence each) into a batch.
 
     Args:
-        examples: the examples of this rank.
+        examples: those of this rank.
         token_budget: most tokens in one micro-batch; where padded, most cells of its grid.
         split_examples: whether chosen and rejected may lie in different micro-batches. Losses that are linear in token
             log-probabilities allow it.
         is_padded: whether the model is fed grids rather than rows.
-        reference_logps: log π_ref of every sequence, in order.
-        num_examples: examples of the whole global batch; default: those given.
-        num_completion_tokens: completion tokens of the whole global batch; default: those given.
-        num_rejected: rejected sequences of the whole global batch; default: those given.
+        reference: what the reference model makes of every sequence, in order.
+        whole: the examples of the whole global batch; default: those given.
     """
+    everything = [sequence for example in (examples if whole is None else whole) for sequence in example]
     sequences = [sequence for example in examples for sequence in example]
     width = len(examples[0]) if examples else 1
     unit = 1 if split_examples else width
@@ -154,18 +168,22 @@ def make_batch(
         rows = pack_into_grids([max(lengths) for lengths in units], unit, token_budget)
     else:
         rows = pack_into_rows([sum(lengths) for lengths in units], token_budget)
-    lengths = [sequence.completion_length for sequence in sequences]
     micro_batches = [
-        _micro_batch(sequences, [u * unit + offset for u in row for offset in range(unit)]) for row in rows
+        _micro_batch(sequences, reference, [u * unit + offset for u in row for offset in range(unit)]) for row in rows
     ]
     return Batch(
         micro_batches=micro_batches,
-        lengths=torch.tensor(lengths, dtype=torch.float32),
+        num_tokens_of=_column(sequence.completion_length for sequence in sequences),
+        lengths=_column(sequence.weighted_length for sequence in sequences),
         is_chosen=torch.tensor([sequence.is_chosen for sequence in sequences], dtype=torch.bool),
-        reference_logps=None if reference_logps is None else torch.tensor(reference_logps, dtype=torch.float32),
-        num_examples=len(examples) if num_examples is None else num_examples,
-        num_rejected=sum(not s.is_chosen for s in sequences) if num_rejected is None else num_rejected,
-        num_completion_tokens=sum(lengths) if num_completion_tokens is None else num_completion_tokens,
+        weights=_column(sequence.weight for sequence in sequences),
+        pass_rates=_column(math.nan if s.pass_rate is None else s.pass_rate for s in sequences),
+        reference_logps=None if reference is None else _column(scores.logps for scores in reference),
+        num_examples=len(examples if whole is None else whole),
+        num_rejected=sum(not sequence.is_chosen for sequence in everything),
+        num_completion_tokens=sum(sequence.completion_length for sequence in everything),
+        total_length=sum(sequence.weighted_length for sequence in everything),
+        rejected_length=sum(sequence.weighted_length for sequence in everything if not sequence.is_chosen),
         num_tokens=sum(len(sequence.input_ids) for sequence in sequences),
         num_positions=sum(
             len(micro.segment_lengths) * max(micro.segment_lengths) if is_padded else sum(micro.segment_lengths)
@@ -176,7 +194,13 @@ def make_batch(
     )
 
 
-def _micro_batch(sequences: Sequence[TokenizedSequence], chosen: Sequence[int]) -> MicroBatch:
+def _column(values: Iterable[float]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.float32)
+
+
+def _micro_batch(
+    sequences: Sequence[TokenizedSequence], reference: Sequence[Reference] | None, chosen: Sequence[int]
+) -> MicroBatch:
     """Lay the named sequences end to end."""
     here = [sequences[index] for index in chosen]
     ids = np.concatenate([np.asarray(sequence.input_ids, dtype=np.int64) for sequence in here])
@@ -198,4 +222,24 @@ def _micro_batch(sequences: Sequence[TokenizedSequence], chosen: Sequence[int]) 
         sequence_index=torch.from_numpy(np.array(chosen).repeat(completions)),
         sequences=torch.tensor(chosen),
         completion_lengths=tuple(completions.tolist()),
+        token_weights=_token_weights(here),
+        reference_logps=None if reference is None else _token_logps([reference[index] for index in chosen]),
     )
+
+
+def _token_weights(sequences: Sequence[TokenizedSequence]) -> Tensor | None:
+    """(N,) of their completion tokens; None where none of them has any."""
+    if all(sequence.token_weights is None for sequence in sequences):
+        return None
+    return torch.cat(
+        [
+            torch.ones(s.completion_length) if s.token_weights is None else torch.tensor(s.token_weights)
+            for s in sequences
+        ]
+    )
+
+
+def _token_logps(scores: Sequence[Reference]) -> Tensor | None:
+    """(N,) of their completion tokens, where these were kept."""
+    kept = [one.token_logps for one in scores if one.token_logps is not None]
+    return torch.cat(kept) if kept else None

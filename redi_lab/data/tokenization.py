@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from array import array
 from collections.abc import Iterable, Sequence
@@ -53,6 +54,11 @@ class TokenizedSequence:
     def completion_length(self) -> int:
         """|y|: the number of tokens that the loss runs over."""
         return len(self.input_ids) - self.prompt_length
+
+    @property
+    def weighted_length(self) -> float:
+        """|y| of a loss: Σ|c_t| of the tokens' weights, which is the number of completion tokens where they are 1."""
+        return self.completion_length if self.token_weights is None else math.fsum(map(abs, self.token_weights))
 
 
 @final

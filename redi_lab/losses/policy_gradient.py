@@ -13,7 +13,7 @@ from redi_lab.losses.sequences import SequenceLogps, check_sequences
 
 
 def w_reinforce_loss(
-    chosen: SequenceLogps, rejected: SequenceLogps, *, positive_weight: float, negative_weight: float, num_tokens: int
+    chosen: SequenceLogps, rejected: SequenceLogps, *, positive_weight: float, negative_weight: float, num_tokens: float
 ) -> Tensor:
     """() −(λ₊ Σ log π(y_w) − λ₋ Σ log π(y_l)) / N, averaged over all N tokens of the batch.
 
@@ -25,7 +25,7 @@ def w_reinforce_loss(
         rejected: any number of incorrect completions.
         positive_weight: λ₊ ≥ 0.
         negative_weight: λ₋ ≥ 0.
-        num_tokens: N, completion tokens of the whole batch, of which those given may be a part.
+        num_tokens: N, Σ|y| of the whole batch, of which those given may be a part.
 
     Raises:
         ValueError: shapes differ or a completion has no tokens.
@@ -35,10 +35,19 @@ def w_reinforce_loss(
     """
     check_sequences("chosen", chosen)
     check_sequences("rejected", rejected)
-    return (negative_weight * rejected.logps.sum() - positive_weight * chosen.logps.sum()) / num_tokens
+    up, down = (side.total(side.logps) for side in (chosen, rejected))
+    return (negative_weight * down - positive_weight * up) / num_tokens
 
 
-def asymre_loss(chosen: SequenceLogps, rejected: SequenceLogps, *, baseline: float, num_sequences: int) -> Tensor:
+def asymre_loss(
+    chosen: SequenceLogps,
+    rejected: SequenceLogps,
+    *,
+    baseline: float,
+    num_sequences: int,
+    is_relative: bool = False,
+    strength: float = 1.0,
+) -> Tensor:
     """() −Σ (r_i − V) m_i / n with reward r = 1 for correct and 0 for incorrect traces.
 
     Where a share p of the traces is correct, it is p(1 − V) times unpaired REDI with α = (1 − p)V / (p(1 − V)): V = p
@@ -47,11 +56,13 @@ def asymre_loss(chosen: SequenceLogps, rejected: SequenceLogps, *, baseline: flo
     Args:
         chosen: any number of correct completions.
         rejected: any number of incorrect completions.
-        baseline: V in [0, 1).
+        baseline: V < 1.
         num_sequences: n, traces of the whole batch, of which those given may be a part.
+        is_relative: whether V is the problem's share of right traces plus `baseline`, which is the paper's δV < 0.
+        strength: factor in [0, 1] on V.
 
     Raises:
-        ValueError: shapes differ or a completion has no tokens.
+        ValueError: shapes differ, a completion has no tokens, or there are no pass rates and V is relative.
 
     References:
         Arnal et al., Asymmetric REINFORCE for off-policy RL, arXiv 2506.20520, with mean instead of summed log-probs.
@@ -59,4 +70,44 @@ def asymre_loss(chosen: SequenceLogps, rejected: SequenceLogps, *, baseline: flo
     """
     check_sequences("chosen", chosen)
     check_sequences("rejected", rejected)
-    return (baseline * rejected.mean_logps.sum() - (1.0 - baseline) * chosen.mean_logps.sum()) / num_sequences
+    of_chosen, of_rejected = (
+        strength * (side.required_pass_rates + baseline if is_relative else baseline) for side in (chosen, rejected)
+    )
+    up, down = chosen.total((1.0 - of_chosen) * chosen.mean_logps), rejected.total(of_rejected * rejected.mean_logps)
+    return (down - up) / num_sequences
+
+
+def oreal_loss(
+    chosen: SequenceLogps,
+    rejected: SequenceLogps,
+    *,
+    negative_weight: float,
+    chosen_length: float,
+    rejected_length: float,
+) -> Tensor:
+    """() −Σ A_w S_w / N₊ − η Σ A_l S_l / N₋ with the advantage A = r − r̄ over a problem's traces, r = ±1.
+
+    So a correct trace weighs 2(1 − p) and an incorrect one −2p, where p is the share of correct traces: what is rare
+    counts. Token weights are the paper's ω. Its leave-one-out advantage is this one times K/(K − 1) for K traces of a
+    problem, the same factor for all where K is the same.
+
+    Args:
+        chosen: any number of correct completions, with the pass rates of their problems.
+        rejected: any number of incorrect completions, likewise.
+        negative_weight: η ≥ 0, in the authors' code 0.5.
+        chosen_length: N₊, Σ|y| of all correct completions of the batch, of which those given may be a part.
+        rejected_length: N₋, that of the incorrect ones.
+
+    Raises:
+        ValueError: shapes differ, a completion has no tokens, or there are no pass rates.
+
+    References:
+        Lyu et al., Exploring the Limit of Outcome Reward, arXiv 2502.06781, without its exp(ℓ − sg ℓ), whose gradient
+        is that of ℓ.
+    """
+    check_sequences("chosen", chosen)
+    check_sequences("rejected", rejected)
+    up = chosen.total(2.0 * (1.0 - chosen.required_pass_rates) * chosen.logps)
+    down = rejected.total(2.0 * rejected.required_pass_rates * rejected.logps)
+    # A side without sequences adds nothing, whatever it is divided by.
+    return negative_weight * down / max(rejected_length, 1.0) - up / max(chosen_length, 1.0)

@@ -15,14 +15,30 @@ from torch import Tensor
 
 
 class SequenceLogps(NamedTuple):
-    """Log-probabilities of n completions under one model."""
+    """Log-probabilities of n completions under one model.
+
+    Where tokens have weights c_t, each sum is over c_t · log π(y_t | x, y_<t), and |y| is Σ|c_t|, so that
+    `mean_logps` is a weighted mean.
+    """
 
     logps: Tensor
     """(n,) fp32, log π(y|x) in nats, summed over the completion's tokens."""
     lengths: Tensor
-    """(n,) number of completion tokens that the sum runs over, |y| ≥ 1."""
+    """(n,) number of completion tokens that the sum runs over, |y| > 0."""
     reference: Tensor | None = None
     """(n,) log π_ref(y|x) of the same completions, for objectives that need a reference model."""
+    weights: Tensor | None = None
+    """(n,) factor ≥ 0 of each completion's (or its pair's) term in the loss; None: 1."""
+    pass_rates: Tensor | None = None
+    """(n,) share of right traces among the judged ones of its problem, for objectives that need it."""
+    token_terms: Tensor | None = None
+    """(n,) Σ_t c_t φ(log π(y_t | x, y_<t)), for objectives with a function φ of single tokens' log-probs."""
+    divergence: Tensor | None = None
+    """(n,) Σ_t e^{d_t} − d_t − 1 ≥ 0 with d_t = log π_ref − log π of a token, where the loss has that term."""
+    unweighted_logps: Tensor | None = None
+    """(n,) log π(y|x) whatever the tokens weigh; None: `logps`."""
+    num_tokens: Tensor | None = None
+    """(n,) completion tokens whatever they weigh; None: `lengths`."""
 
     @property
     def mean_logps(self) -> Tensor:
@@ -35,6 +51,31 @@ class SequenceLogps(NamedTuple):
         if self.reference is None:
             raise ValueError("this objective needs reference log-probs")
         return self.logps - self.reference
+
+    @property
+    def mean_terms(self) -> Tensor:
+        """(n,) Σ_t c_t φ / |y|; raises ValueError where there is no φ."""
+        if self.token_terms is None:
+            raise ValueError("this objective needs a function of single tokens")
+        return self.token_terms / self.lengths
+
+    @property
+    def required_pass_rates(self) -> Tensor:
+        """(n,) share of right traces of each problem; raises ValueError where there is none."""
+        if self.pass_rates is None:
+            raise ValueError("this objective needs the pass rates of problems")
+        return self.pass_rates
+
+    @property
+    def unweighted(self) -> SequenceLogps:
+        """The log-probs and lengths alone, whatever the tokens weigh."""
+        if self.unweighted_logps is None or self.num_tokens is None:
+            return SequenceLogps(self.logps, self.lengths)
+        return SequenceLogps(self.unweighted_logps, self.num_tokens)
+
+    def total(self, values: Tensor) -> Tensor:
+        """() sum of a value (n,) of each completion, times its weight."""
+        return values.sum() if self.weights is None else (self.weights * values).sum()
 
     def at(self, index: Tensor | slice) -> SequenceLogps:
         """Those of the completions that `index` selects."""
@@ -74,14 +115,14 @@ def compute_dtype(values: Tensor) -> torch.dtype:
 
 
 def check_sequences(name: str, sequences: SequenceLogps) -> None:
-    """Raise ValueError unless all fields share one shape (n,) and every length is at least 1."""
+    """Raise ValueError unless all fields share one shape (n,) and every length is above 0."""
     shapes = [tuple(values.shape) for values in sequences if values is not None]
     if len(set(shapes)) != 1 or len(shapes[0]) != 1:
         raise ValueError(f"{name}: logps, lengths and reference must share one shape (n,), got {shapes}")
     lengths = sequences.lengths
-    if is_any(lengths < 1, f"{name}: every sequence needs a completion token"):
-        row = int((lengths < 1).int().argmax())
-        raise ValueError(f"{name}: sequence {row} has {lengths[row].item()} completion tokens, at least 1 is needed")
+    if is_any(lengths <= 0, f"{name}: every sequence needs a completion token"):
+        row = int((lengths <= 0).int().argmax())
+        raise ValueError(f"{name}: sequence {row} has {lengths[row].item():g} completion tokens, at least 1 is needed")
 
 
 def check_pairs(chosen: SequenceLogps, rejected: SequenceLogps) -> None:

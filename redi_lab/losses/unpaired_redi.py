@@ -38,4 +38,5 @@ def unpaired_redi_loss(
         if len(sequences.logps) > number:
             raise ValueError(f"num_{name}={number} is less than the {len(sequences.logps)} sequences given")
     # A side without sequences adds nothing, whatever it is divided by.
-    return -chosen.mean_logps.sum() / max(num_chosen, 1) + alpha * rejected.mean_logps.sum() / max(num_rejected, 1)
+    up, down = (side.total(side.mean_logps) for side in (chosen, rejected))
+    return -up / max(num_chosen, 1) + alpha * down / max(num_rejected, 1)

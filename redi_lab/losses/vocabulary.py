@@ -96,7 +96,7 @@ class VocabularyPass:
         return None
 
     def _run_weighing(self, gradients: Gradients, groups: Groups | None, slopes_of: TokenSlopes | None) -> Tensor:
-        """Weights that need a token's log-prob are applied behind its softmax, whose gradient is then that of logp_t."""
+        """Weights that need a token's log-prob come after its softmax, whose gradient is then that of logp_t."""
         size, given, weights = self.head.chunk_size, gradients.token_grads, torch.zeros_like(self.logps)
         ones = torch.ones_like(given[:size])
 

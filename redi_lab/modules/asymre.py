@@ -8,7 +8,8 @@ from torch import Tensor
 
 from redi_lab.data.packing import Batch
 from redi_lab.losses.policy_gradient import asymre_loss
-from redi_lab.modules.base import CausalLMModule, Examples
+from redi_lab.modules.base import CausalLMModule
+from redi_lab.modules.examples import Examples
 from redi_lab.modules.preference import side_metrics
 
 
@@ -17,21 +18,29 @@ class AsymREModule(CausalLMModule):
     """AsymRE, see `asymre_loss`.
 
     Args:
-        baseline: V.
+        baseline: V, or what is added to the problem's share of right traces to make it.
+        is_relative: whether it is the latter.
         **options: see `CausalLMModule`.
     """
 
     is_linear = True
     task = "unpaired"
 
-    def __init__(self, *, baseline: float, **options: Any) -> None:
+    def __init__(self, *, baseline: float, is_relative: bool, **options: Any) -> None:
         super().__init__(**options)
         self.baseline = baseline
+        self.needs_pass_rates = is_relative
 
     def loss(self, examples: Examples, batch: Batch) -> Tensor:
         """() their share of the mean over the batch's traces."""
-        baseline = self.baseline * self.negative_strength
-        return asymre_loss(examples.chosen, examples.rejected, baseline=baseline, num_sequences=batch.num_examples)
+        return asymre_loss(
+            examples.chosen,
+            examples.rejected,
+            baseline=self.baseline,
+            num_sequences=batch.num_examples,
+            is_relative=self.needs_pass_rates,
+            strength=self.negative_strength,
+        )
 
     def metrics(self, examples: Examples) -> dict[str, Tensor]:
         """Mean log-probs (summed and per token) of both sides."""

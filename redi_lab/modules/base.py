@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -23,33 +23,16 @@ from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.exactness import check_exactness
 from redi_lab.data.packing import Batch, MicroBatch, Task
 from redi_lab.losses.alpha_schedule import AlphaSchedule, strength
-from redi_lab.losses.logps import token_logps, weighted_logp_sum
+from redi_lab.losses.logps import WeightedLogpSum, token_logps, weighted_logp_sum
 from redi_lab.losses.sequences import SequenceLogps, sum_by_sequence
 from redi_lab.losses.vocabulary import Groups
+from redi_lab.modules.examples import Examples, TokenSums, examples_of, k3, like, no_sums
 
 OptimizerFactory = Callable[[Iterable[Any]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer, int], Any]
 HeadGradient = Literal["accumulate", "recompute"]
 """How an objective that is not linear gets the head's gradient: "accumulate" makes one pass over the vocabulary
 (`weighted_logp_sum` with groups), "recompute" makes two and needs one (V, H) buffer less (`token_logps`)."""
-
-
-class Examples(NamedTuple):
-    """What an objective sees of s sequences; in a pair the chosen one comes first, directly before the rejected one."""
-
-    sequences: SequenceLogps
-    is_chosen: Tensor
-    """(s,) bool: whether the sequence is to become likelier."""
-
-    @property
-    def chosen(self) -> SequenceLogps:
-        """Log-probs of the chosen sequences, in order."""
-        return self.sequences.at(self.is_chosen)
-
-    @property
-    def rejected(self) -> SequenceLogps:
-        """Log-probs of the rejected sequences, in order."""
-        return self.sequences.at(~self.is_chosen)
 
 
 class CausalLMModule(pl.LightningModule, abc.ABC):
@@ -62,14 +45,22 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         max_grad_norm: gradients are clipped to this norm; None leaves them.
         log_entropy: also log the entropy of the policy at completion tokens (one more buffer of a chunk).
         alpha_schedule: weight of the negative term over the training, see `redi_lab.losses.alpha_schedule`.
+        kl_weight: β ≥ 0 of a term β · mean over the completion tokens of e^d − d − 1, d = log π_ref − log π. It keeps
+            every token near the reference; the tokens are the data's, so it is not an estimate of a divergence.
     """
 
     is_linear: ClassVar[bool]
-    """Whether the loss is linear in the token log-probs, so that their weights are known before the forward pass."""
+    """Whether the loss is linear in the sums over tokens, so that weights are known before the forward pass."""
     is_separable: ClassVar[bool] = False
     """Whether the loss is a sum of functions of one sequence each, so that each is a group of its own."""
     needs_reference: bool = False
     """Whether batches must carry log π_ref."""
+    needs_token_reference: bool = False
+    """Whether they must carry it for each token."""
+    needs_pass_rates: bool = False
+    """Whether they must carry the share of right traces of each problem."""
+    has_token_term: ClassVar[bool] = False
+    """Whether the loss also depends on sums of `token_term`; it must be linear in them."""
     task: ClassVar[Task]
     """What it trains on, see `TraceDataModule`."""
     head_gradient: HeadGradient = "recompute"
@@ -85,6 +76,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         max_grad_norm: float | None = None,
         log_entropy: bool = False,
         alpha_schedule: AlphaSchedule = "constant",
+        kl_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -92,10 +84,13 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         self.max_grad_norm = max_grad_norm
         self.log_entropy = log_entropy
         self.alpha_schedule = alpha_schedule
+        self.kl_weight = kl_weight
+        if kl_weight > 0:
+            self.needs_token_reference = True
         self._make_optimizer = optimizer
         self._make_scheduler = scheduler
-        self.gradient_observers: list[Callable[[Batch, Tensor], None]] = []
-        """Called in each step with the batch and its (S,) log-probs while `.grad` is whole and not yet clipped."""
+        self.gradient_observers: list[Callable[[Batch, TokenSums], None]] = []
+        """Called in each step with the batch and its sums while `.grad` is whole and not yet clipped."""
         self.may_step: Callable[[Batch, Tensor, Tensor], bool] | None = None
         """Asked before each step with the batch, its (S,) log-probs and the () gradient norm before clipping."""
         self._clock = time.perf_counter()
@@ -107,6 +102,10 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
     @abc.abstractmethod
     def metrics(self, examples: Examples) -> dict[str, Tensor]:
         """What is logged for a batch in addition to its loss, each value ()."""
+
+    def token_term(self, logps: Tensor, reference: Tensor | None) -> Tensor:
+        """(c,) φ of the log-probs of single tokens, (c,) each, with finite slopes."""
+        raise NotImplementedError
 
     def averaged_over(self, batch: Batch) -> int:
         """How many items the loss is a mean of, which is the batch's weight in averages over batches."""
@@ -137,20 +136,20 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         if self.alpha_schedule != "constant":  # by the step alone, so that a resumed run goes on exactly
             progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
             self.negative_strength = strength(self.alpha_schedule, progress)
-        logps, entropy = self._accumulate_gradients(batch)
+        sums, entropy = self._accumulate_gradients(batch)
         for observe in self.gradient_observers:
-            observe(batch, logps)
+            observe(batch, sums)
         grad_norm = torch.nn.utils.clip_grad_norm_(
             (p for p in self.parameters() if p.requires_grad),
             float("inf") if self.max_grad_norm is None else self.max_grad_norm,
         )
         learning_rate = optimizer.param_groups[0]["lr"]
-        if self.may_step is None or self.may_step(batch, logps, grad_norm):
+        if self.may_step is None or self.may_step(batch, sums.logps, grad_norm):
             optimizer.step()
             schedule: Any = self.lr_schedulers()
             if schedule is not None:
                 schedule.step()
-        self._log("train", batch, logps)
+        self._log("train", batch, sums)
         extra = {"grad_norm": grad_norm, "lr": learning_rate, "tokens_per_second": self._tokens_per_second(batch)}
         extra |= {"padding_share": batch.padding_share, "row_fill": batch.row_fill}
         self.log_dict({f"train/{name}": value for name, value in extra.items()}, batch_size=1)
@@ -159,7 +158,10 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss and its metrics on held-back examples."""
-        self._log("val", batch, self.backbone.sequence_logps(batch))
+        sums = no_sums(batch)
+        for micro, logps in self.backbone.token_logps(batch):
+            sums = sums.plus(self.sums(batch, micro, logps))
+        self._log("val", batch, sums)
 
     def configure_optimizers(self) -> Any:
         """Weight decay on matrices alone, as is the custom; the schedule advances by optimizer steps."""
@@ -176,87 +178,151 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         steps = int(self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer, steps)}
 
-    def _accumulate_gradients(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Backward through every micro-batch; (S,) log-probs and, where asked for, this rank's part of mean entropy."""
-        logps = torch.zeros_like(batch.lengths)
-        weights = None
-        if self.is_linear or self.head_gradient == "accumulate":
-            # At a point where a logistic loss is not saturated: elsewhere its slope could be lost in rounding.
-            weights = self._linear_form(batch, logps if batch.reference_logps is None else batch.reference_logps)
-        entropy = logps.new_zeros(())
+    def _accumulate_gradients(self, batch: Batch) -> tuple[TokenSums, Tensor | None]:
+        """Backward through every micro-batch; its sums and, where asked for, this rank's part of mean entropy."""
+        sums = no_sums(batch)
+        form = self._linear_form(batch) if self.is_linear or self.head_gradient == "accumulate" else None
+        entropy = sums.logps.new_zeros(())
         for number, micro in enumerate(batch.micro_batches, start=1):
             # Ranks exchange gradients once per step, after the last micro-batch.
             with self._gradient_sync(number == len(batch.micro_batches)):
-                loss, token_values, token_entropy = self._micro_loss(micro, batch, weights)
+                loss, logps, token_entropy = self._micro_loss(micro, batch, form)
                 # DDP averages over ranks, but the normaliser already counts the whole global batch.
                 self.manual_backward(loss * self.trainer.world_size)
-            logps += sum_by_sequence(token_values.detach(), micro.sequence_index, len(logps))
+            sums = sums.plus(self.sums(batch, micro, logps.detach()))
             if token_entropy is not None:
                 entropy += token_entropy.sum() / batch.num_completion_tokens
         if not batch.micro_batches:  # a rank without a share of the last batch still takes part in the exchange
             self.manual_backward(torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0)
-        return logps, entropy if self.log_entropy else None
+        return sums, entropy if self.log_entropy else None
 
-    def _linear_form(self, batch: Batch, logps: Tensor) -> Tensor:
-        """(S,) weights of the linear form of log-probs whose slope is found out group by group; none is 0."""
-        return batch.lengths.reciprocal() if self.is_separable else self.sequence_weights(batch, logps)
+    def sums(self, batch: Batch, micro: MicroBatch, logps: Tensor, tokens: slice = slice(None)) -> TokenSums:
+        """Sums over a micro-batch's completion tokens, or over those of some whole sequences; (c,) log-probs of these.
 
-    def sequence_weights(self, batch: Batch, logps: Tensor) -> Tensor:
-        """(S,) ∂loss/∂log π(y|x) of each sequence at (S,) `logps`; constants where the loss is linear in them."""
-        logps = logps.detach().requires_grad_()
+        Sequences that are elsewhere have sums of 0.
+        """
+
+        def total(values: Tensor, is_weighted: bool = True) -> Tensor:
+            if is_weighted and micro.token_weights is not None:
+                values = values * micro.token_weights[tokens]
+            return sum_by_sequence(values, micro.sequence_index[tokens], len(batch.lengths))
+
+        reference = None if micro.reference_logps is None else micro.reference_logps[tokens]
+        return TokenSums(
+            total(logps),
+            total(self.token_term(logps, reference)) if self.has_token_term else None,
+            total(k3(logps, reference), is_weighted=False) if self.kl_weight > 0 else None,
+            None if micro.token_weights is None else total(logps, is_weighted=False),
+        )
+
+    def slopes(self, batch: Batch, sums: TokenSums) -> TokenSums:
+        """(S,) partial derivatives of the loss in each of the sums; constants where the loss is linear in them."""
+        leaves = [values.detach().requires_grad_() for values in sums[:3] if values is not None]
         with torch.enable_grad():
-            (weights,) = torch.autograd.grad(self.loss(_examples(batch, logps), batch), logps)
-        return weights
+            loss = self._whole_loss(examples_of(batch, like(sums, leaves)), batch)
+            slopes = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+        return like(sums, slopes)
+
+    def _whole_loss(self, examples: Examples, batch: Batch) -> Tensor:
+        loss, divergence = self.loss(examples, batch), examples.sequences.divergence
+        return loss if divergence is None else loss + self.kl_weight * divergence.sum() / batch.num_completion_tokens
+
+    def _linear_form(self, batch: Batch) -> TokenSums:
+        """Slopes at a point, for an objective that is linear; else those whose factors are found out group by group."""
+        # At a point where a logistic loss is not saturated: elsewhere its slope could be lost in rounding.
+        sums = no_sums(batch)
+        zeros = sums.logps
+        start = zeros if batch.reference_logps is None else batch.reference_logps
+        terms, divergence = (zeros if has else None for has in (self.has_token_term, self.kl_weight > 0))
+        form = self.slopes(batch, TokenSums(start, terms, divergence))
+        return form._replace(logps=batch.lengths.reciprocal()) if self.is_separable else form
+
+    def weighted_sum(
+        self, micro: MicroBatch, form: TokenSums, *, groups: Groups | None = None, with_entropy: bool = False
+    ) -> WeightedLogpSum:
+        """A pass over a micro-batch with the gradient of the sums times (S,) `form`, and times the groups' factors."""
+        weights = form.logps[micro.sequence_index]
+        if micro.token_weights is not None:
+            weights = weights * micro.token_weights
+        has_slopes = form.terms is not None or form.divergence is not None
+        return weighted_logp_sum(
+            self.backbone.completion_states(micro),
+            self.backbone.head,
+            micro.targets,
+            weights,
+            groups=groups,
+            slopes_of=partial(self._token_slopes, micro, form) if has_slopes else None,
+            with_entropy=with_entropy,
+        )
 
     def _micro_loss(
-        self, micro: MicroBatch, batch: Batch, weights: Tensor | None
+        self, micro: MicroBatch, batch: Batch, form: TokenSums | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """() its share of the loss, (N,) token log-probs, (N,) entropy where asked for."""
-        hidden, head = self.backbone.completion_states(micro), self.backbone.head
-        if weights is None:
+        if form is None:
+            hidden, head = self.backbone.completion_states(micro), self.backbone.head
             tokens = token_logps(hidden, head, micro.targets, with_entropy=self.log_entropy)
-            logps = sum_by_sequence(tokens.logps, micro.sequence_index, len(batch.lengths))
-            here = _examples(batch, logps, micro.sequences)  # whole pairs: objectives that couple them are packed so
-            return self.loss(here, batch), tokens.logps, tokens.entropy
+            sums = self.sums(batch, micro, tokens.logps)
+            here = examples_of(batch, sums, micro.sequences)  # whole pairs: objectives that couple them are packed so
+            return self._whole_loss(here, batch), tokens.logps, tokens.entropy
         groups = None
         if not self.is_linear:  # then the total stands for the loss in its gradient alone
             lengths: Sequence[int] = micro.completion_lengths
             if not self.is_separable:
                 lengths = [sum(pair) for pair in zip(lengths[::2], lengths[1::2], strict=True)]
-            groups = Groups(lengths, partial(self._slopes, micro, batch, weights))
-        return weighted_logp_sum(
-            hidden, head, micro.targets, weights[micro.sequence_index], groups=groups, with_entropy=self.log_entropy
-        )
+            groups = Groups(lengths, partial(self._factors, micro, batch, form))
+        return self.weighted_sum(micro, form, groups=groups, with_entropy=self.log_entropy)
 
-    def _slopes(self, micro: MicroBatch, batch: Batch, weights: Tensor, tokens: slice, logps: Tensor) -> Tensor:
-        """(c,) ∂loss/∂log π(y|x) over `weights` at the tokens of some whole pairs with log-probs (c,)."""
+    def _factors(self, micro: MicroBatch, batch: Batch, form: TokenSums, tokens: slice, logps: Tensor) -> Tensor:
+        """(c,) slope of the loss over that of `form` at the tokens of some whole groups with log-probs (c,)."""
+        slopes = self.slopes(batch, self.sums(batch, micro, logps, tokens)).logps / form.logps
+        # With α = 0 some weigh nothing, and 0/0 is NaN.
+        return torch.where(form.logps == 0, 0.0, slopes)[micro.sequence_index[tokens]]
+
+    def _token_slopes(self, micro: MicroBatch, form: TokenSums, tokens: slice, logps: Tensor) -> Tensor:
+        """(c,) derivative of what the loss has of single tokens with log-probs (c,)."""
         owners = micro.sequence_index[tokens]
-        sequences = sum_by_sequence(logps, owners, len(batch.lengths))
-        slopes = self.sequence_weights(batch, sequences) / weights
-        return torch.where(weights == 0, 0.0, slopes)[owners]  # with α = 0 some weigh nothing, and 0/0 is NaN
+        reference = None if micro.reference_logps is None else micro.reference_logps[tokens]
+        with torch.enable_grad():
+            logps = logps.detach().requires_grad_()
+            value = torch.zeros_like(logps)
+            if form.terms is not None:
+                weights = form.terms[owners]
+                if micro.token_weights is not None:
+                    weights = weights * micro.token_weights[tokens]
+                value = value + weights * self.token_term(logps, reference)
+            if form.divergence is not None:
+                value = value + form.divergence[owners] * k3(logps, reference)
+            (slopes,) = torch.autograd.grad(value.sum(), logps)
+        return slopes
 
-    def _log(self, stage: str, batch: Batch, logps: Tensor) -> None:
+    def _log(self, stage: str, batch: Batch, sums: TokenSums) -> None:
         """The loss and metrics of the whole global batch, the same on every rank."""
-        examples = self._gather(batch, logps)
+        examples = self._gather(batch, sums)
         # Averages over batches weight each by what its mean runs over, so val/ does not depend on the batch size.
         options: dict[str, Any] = {"sync_dist": stage == "val" and self.trainer.world_size > 1}
-        self.log(f"{stage}/loss", self.loss(examples, batch), batch_size=self.averaged_over(batch), **options)
+        loss = self._whole_loss(examples, batch)
+        self.log(f"{stage}/loss", loss, batch_size=self.averaged_over(batch), **options)
         metrics = {f"{stage}/{name}": value for name, value in self.metrics(examples).items()}
+        if examples.sequences.divergence is not None:
+            metrics[f"{stage}/kl"] = examples.sequences.divergence.sum() / batch.num_completion_tokens
         self.log_dict(metrics, batch_size=batch.num_examples, **options)
 
-    def _gather(self, batch: Batch, logps: Tensor) -> Examples:
+    def _gather(self, batch: Batch, sums: TokenSums) -> Examples:
         """The examples of all ranks."""
-        ranks, own = self.trainer.world_size, _examples(batch, logps)
+        ranks, own = self.trainer.world_size, examples_of(batch, sums)
         if ranks == 1:
             return own
         sequences, is_chosen = own
-        share = torch.stack([is_chosen.to(logps.dtype), *(column for column in sequences if column is not None)], dim=1)
+        columns = [column for column in sequences if column is not None]
+        share = torch.stack([is_chosen.to(sums.logps.dtype), *columns], dim=1)
         room = (2 if self.task == "pairs" else 1) * -(-batch.num_examples // ranks)
         slots = share.new_zeros(ranks, room, share.shape[1])  # shares differ in size, and one may be empty
         slots[self.trainer.global_rank, : len(share)] = share
         whole = self.trainer.strategy.reduce(slots, reduce_op="sum").flatten(0, 1)
-        is_chosen, *columns = whole[whole[:, 2] > 0].unbind(1)  # whose lengths are above 0
-        return Examples(SequenceLogps(*columns), is_chosen > 0)
+        is_chosen, *found = whole[whole[:, 2] > 0].unbind(1)  # whose lengths are above 0
+        rest = iter(found)
+        return Examples(SequenceLogps(*(None if c is None else next(rest) for c in sequences)), is_chosen > 0)  # type: ignore[arg-type]
 
     def _tokens_per_second(self, batch: Batch) -> float:
         """Prompt and completion tokens of this rank, over the time since the end of the step before."""
@@ -266,11 +332,3 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
     def _gradient_sync(self, is_last: bool) -> AbstractContextManager[Any]:
         model = self.trainer.strategy.model
         return nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync()
-
-
-def _examples(batch: Batch, logps: Tensor, which: Tensor | None = None) -> Examples:
-    """The batch's sequences with their (S,) log-probs, or those of them that `which` (n,) names."""
-    sequences = SequenceLogps(logps, batch.lengths, batch.reference_logps)
-    if which is None:
-        return Examples(sequences, batch.is_chosen)
-    return Examples(sequences.at(which), batch.is_chosen[which])

@@ -53,3 +53,10 @@ class SeparableModule(PairFormModule):
 
     is_separable = True
     head_gradient = "accumulate"
+
+
+class TokenLocalModule(PairFormModule):
+    """A loss of `redi_lab.losses.token_local`; abstract."""
+
+    is_linear = True
+    has_token_term = True

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from redi_lab.data.packing import Batch
 from redi_lab.losses.sequences import SequenceLogps
-from redi_lab.modules.base import CausalLMModule, Examples
+from redi_lab.modules.base import CausalLMModule
+from redi_lab.modules.examples import Examples
 
 
 class PreferenceModule(CausalLMModule):
@@ -28,7 +29,7 @@ class PreferenceModule(CausalLMModule):
         """() their share of the mean over the pairs of the global batch."""
         # By place, not by `is_chosen`: to know how many a mask selects, one has to wait for a GPU.
         chosen, rejected = (examples.sequences.at(slice(side, None, 2)) for side in (0, 1))
-        return self.pair_losses(chosen, rejected).sum() / batch.num_examples
+        return chosen.total(self.pair_losses(chosen, rejected)) / batch.num_examples
 
     def metrics(self, examples: Examples) -> dict[str, Tensor]:
         """Mean log-probs (summed and per token) of both sides, and the rewards' margins and accuracies."""
@@ -43,7 +44,7 @@ class PreferenceModule(CausalLMModule):
 
 
 def side_metrics(examples: Examples) -> dict[str, Tensor]:
-    """Mean log-probs, summed and per token, of the chosen and of the rejected sequences."""
-    sides = {"chosen": examples.chosen, "rejected": examples.rejected}
+    """Mean log-probs, summed and per token, of the chosen and of the rejected sequences, whatever they weigh."""
+    sides = {"chosen": examples.chosen.unweighted, "rejected": examples.rejected.unweighted}
     summed = {f"logps/{name}": side.logps.mean() for name, side in sides.items()}
     return summed | {f"mean_logps/{name}": side.mean_logps.mean() for name, side in sides.items()}

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from redi_lab.data.packing import Batch
 from redi_lab.losses.sft import sft_loss
-from redi_lab.modules.base import CausalLMModule, Examples
+from redi_lab.modules.base import CausalLMModule
+from redi_lab.modules.examples import Examples
 
 
 @final
@@ -20,13 +21,13 @@ class SFTModule(CausalLMModule):
 
     def loss(self, examples: Examples, batch: Batch) -> Tensor:
         """() their share of the mean of −log π over the completion tokens of the global batch."""
-        return sft_loss(examples.sequences).sum() / batch.num_completion_tokens
+        return examples.sequences.total(sft_loss(examples.sequences)) / batch.total_length
 
     def averaged_over(self, batch: Batch) -> int:
         """The completion tokens of the global batch."""
-        return batch.num_completion_tokens
+        return round(batch.total_length)
 
     def metrics(self, examples: Examples) -> dict[str, Tensor]:
         """Mean log-probs, summed and per token."""
-        sequences = examples.sequences
+        sequences = examples.sequences.unweighted
         return {"logps/chosen": sequences.logps.mean(), "mean_logps/chosen": sequences.mean_logps.mean()}

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from redi_lab.data.packing import Batch
 from redi_lab.losses.unpaired_redi import unpaired_redi_loss
-from redi_lab.modules.base import CausalLMModule, Examples
+from redi_lab.modules.base import CausalLMModule
+from redi_lab.modules.examples import Examples
 from redi_lab.modules.preference import side_metrics
 
 

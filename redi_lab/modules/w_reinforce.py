@@ -8,7 +8,8 @@ from torch import Tensor
 
 from redi_lab.data.packing import Batch
 from redi_lab.losses.policy_gradient import w_reinforce_loss
-from redi_lab.modules.base import CausalLMModule, Examples
+from redi_lab.modules.base import CausalLMModule
+from redi_lab.modules.examples import Examples
 from redi_lab.modules.preference import side_metrics
 
 
@@ -37,12 +38,12 @@ class WReinforceModule(CausalLMModule):
             examples.rejected,
             positive_weight=self.positive_weight,
             negative_weight=self.negative_weight * self.negative_strength,
-            num_tokens=batch.num_completion_tokens,
+            num_tokens=batch.total_length,
         )
 
     def averaged_over(self, batch: Batch) -> int:
         """Tokens."""
-        return batch.num_completion_tokens
+        return round(batch.total_length)
 
     def metrics(self, examples: Examples) -> dict[str, Tensor]:
         """Mean log-probs (summed and per token) of both sides."""

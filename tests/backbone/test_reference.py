@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from redi_lab.backbone.causal_lm import CausalLM
-from redi_lab.backbone.reference import reference_logps
+from redi_lab.backbone.reference import score_reference
 from redi_lab.data.datamodule import BatchDataset
 from redi_lab.data.packing import MicroBatch
 from redi_lab.data.tokenization import TokenizedSequence
@@ -43,6 +43,11 @@ def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
+def logps_of(*args: Any, **options: Any) -> list[list[float]]:
+    """The log-probs of the sequences of each example."""
+    return [[scores.logps for scores in row] for row in score_reference(*args, keeps_tokens=False, **options)]
+
+
 @torch.no_grad()
 def one_by_one(model: Any, pairs: list[tuple[TokenizedSequence, ...]]) -> list[list[float]]:
     """Each completion by transformers alone."""
@@ -64,10 +69,10 @@ def test_equals_direct_scoring(
     """For each sequence of each pair, in the order of the data set; the cache gives back the same numbers."""
     progress: list[tuple[int, int]] = []
     reference = make_backbone().eval()
-    values = reference_logps(
+    values = logps_of(
         reference, dataset_of(pairs), cache_dir=tmp_path / "new", on_progress=lambda *seen: progress.append(seen)
     )
-    again = reference_logps(reference, dataset_of(pairs), cache_dir=tmp_path / "new")
+    again = logps_of(reference, dataset_of(pairs), cache_dir=tmp_path / "new")
     assert again == values
     assert progress == [(64, 70), (70, 70)]
     expected = torch.tensor(one_by_one(reference.model, pairs))
@@ -82,11 +87,11 @@ def test_the_cache_answers_for_the_same_content(
     tmp_path: Path,
 ) -> None:
     """Whatever the budget, the names of the rows and the object that holds the weights."""
-    values = reference_logps(make_backbone(), dataset_of(pairs), cache_dir=tmp_path)
+    values = logps_of(make_backbone(), dataset_of(pairs), cache_dir=tmp_path)
     twin = make_backbone()
     count_calls.clear()
     renamed = [tuple(TokenizedSequence("x", s.input_ids, s.prompt_length) for s in pair) for pair in pairs]
-    assert reference_logps(twin, dataset_of(renamed, token_budget=500), cache_dir=tmp_path) == values
+    assert logps_of(twin, dataset_of(renamed, token_budget=500), cache_dir=tmp_path) == values
     assert count_calls == []
     assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"]  # nothing half-written stays
 
@@ -127,10 +132,10 @@ def test_anything_else_is_computed_anew(
     count_calls: list[int],
     tmp_path: Path,
 ) -> None:
-    reference_logps(make_backbone(), dataset_of(pairs), cache_dir=tmp_path)
+    logps_of(make_backbone(), dataset_of(pairs), cache_dir=tmp_path)
     other, other_pairs = make_backbone(**model), pairs if tokens is None else tokens(pairs)
     count_calls.clear()
-    reference_logps(other, dataset_of(other_pairs), cache_dir=tmp_path, precision=precision)
+    logps_of(other, dataset_of(other_pairs), cache_dir=tmp_path, precision=precision)
     assert count_calls
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -142,11 +147,11 @@ def test_one_changed_weight_misses_the_cache(
     tmp_path: Path,
 ) -> None:
     reference = make_backbone()
-    before = reference_logps(reference, dataset_of(pairs), cache_dir=tmp_path)
+    before = logps_of(reference, dataset_of(pairs), cache_dir=tmp_path)
     with torch.no_grad():
         reference.model.model.layers[1].mlp.down_proj.weight[3, 5] += 0.5
     count_calls.clear()
-    assert reference_logps(reference, dataset_of(pairs), cache_dir=tmp_path) != before
+    assert logps_of(reference, dataset_of(pairs), cache_dir=tmp_path) != before
     assert count_calls
 
 
@@ -155,8 +160,6 @@ def test_scoring_leaves_no_graph_behind(
 ) -> None:
     reference = make_backbone()
     assert all(
-        isinstance(value, float)
-        for row in reference_logps(reference, dataset_of(pairs), cache_dir=tmp_path)
-        for value in row
+        isinstance(value, float) for row in logps_of(reference, dataset_of(pairs), cache_dir=tmp_path) for value in row
     )
     assert all(parameter.grad is None for parameter in reference.parameters())

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from redi_lab.data.arithmetic import ArithmeticSource, build_tokenizer
 from redi_lab.data.datamodule import BatchSampler, TraceDataModule
-from redi_lab.data.packing import Batch
+from redi_lab.data.packing import Batch, Reference
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import Demonstration, Negative, Pair, SelectionCounts, TraceCorpus
 from redi_lab.errors import UserError
@@ -106,8 +106,7 @@ def test_chosen_comes_before_rejected(corpus: TraceCorpus, encoder: TraceEncoder
 def test_the_shares_of_the_ranks_make_the_whole(corpus: TraceCorpus, encoder: TraceEncoder, world_size: int) -> None:
     """11 ranks are more than a batch has examples: some go without."""
     data = make(corpus, encoder)
-    reference = [[-1.0 * i, -2.0 * i] for i in range(len(data.train_examples))]
-    data.train_set.reference_logps = reference
+    data.train_set.reference = [[Reference(-1.0 * i), Reference(-2.0 * i)] for i in range(len(data.train_examples))]
     whole = train_batches(data)
     shares = []
     for rank in range(world_size):
@@ -131,7 +130,7 @@ def _pairs(batch: Batch) -> list[tuple[Any, ...]]:
 
 def test_the_reference_follows_its_examples(corpus: TraceCorpus, encoder: TraceEncoder) -> None:
     data = make(corpus, encoder)
-    data.train_set.reference_logps = [[float(i), -float(i)] for i in range(len(data.train_examples))]
+    data.train_set.reference = [[Reference(i), Reference(-i)] for i in range(len(data.train_examples))]
     position = {example[0].id: i for i, example in enumerate(data.train_examples)}
     for batch in train_batches(data):
         assert batch.reference_logps is not None

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redi_lab.data.packing import MicroBatch, make_batch, pack_into_grids, pack_into_rows
+from redi_lab.data.packing import MicroBatch, Reference, make_batch, pack_into_grids, pack_into_rows
 from redi_lab.data.tokenization import TokenizedSequence
 
 A = TokenizedSequence("a", (10, 11, 12, 13), 2)
@@ -166,17 +166,17 @@ def test_normalisers_and_reference_of_a_share() -> None:
         [(A, B)],
         token_budget=9,
         split_examples=True,
-        reference_logps=[-1.5, -2.5],
-        num_examples=32,
-        num_completion_tokens=999,
+        reference=[Reference(-1.5), Reference(-2.5)],
+        whole=[(A, B), (C, D), (A, C)],
     )
-    assert (share.num_examples, share.num_completion_tokens, share.num_tokens) == (32, 999, 7)
+    assert (share.num_examples, share.num_rejected, share.num_tokens) == (3, 0, 7)
+    assert share.num_completion_tokens == share.total_length == sum(s.completion_length for s in (A, B, C, D, A, C))
     assert share.reference_logps is not None
     assert share.reference_logps.tolist() == [-1.5, -2.5]
 
 
 def test_a_rank_without_examples_has_no_forward_pass() -> None:
-    batch = make_batch([], token_budget=9, split_examples=False, num_examples=1, num_completion_tokens=4)
+    batch = make_batch([], token_budget=9, split_examples=False, whole=[(A,)])
     assert (batch.micro_batches, batch.lengths.tolist(), batch.num_examples, batch.num_tokens) == ([], [], 1, 0)
 
 

@@ -9,4 +9,5 @@ from redi_lab.modules.pair_forms import PairFormModule
 
 _FORMS = {path.split(".")[-2]: kind for path in LOSSES if issubclass(kind := get_class(path), PairFormModule)}
 SEPARABLE = {name: kind for name, kind in _FORMS.items() if kind.is_separable}
-COUPLED = {name: kind for name, kind in _FORMS.items() if not kind.is_separable}
+TOKEN_LOCAL = {name: kind for name, kind in _FORMS.items() if kind.has_token_term}
+COUPLED = {name: kind for name, kind in _FORMS.items() if name not in SEPARABLE | TOKEN_LOCAL}

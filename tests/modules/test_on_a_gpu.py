@@ -22,7 +22,7 @@ from redi_lab.backbone import attention
 from redi_lab.backbone.attention import PACKED_SDPA
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.loading import set_checkpointing
-from redi_lab.data.packing import Batch, make_batch
+from redi_lab.data.packing import Batch, Reference, make_batch
 from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.errors import UserError
 from redi_lab.losses import sequences, vocabulary
@@ -62,8 +62,8 @@ def make_step(objective: str, backbone: CausalLM) -> tuple[CausalLMModule, Batch
     ]
     width = 2 if module.task == "pairs" else 1
     examples = [tuple(sequences[at : at + width]) for at in range(0, len(sequences), width)]
-    reference = [-2.0 * n for n in LENGTHS] if module.needs_reference else None
-    batch = make_batch(examples, token_budget=100, split_examples=module.is_linear, reference_logps=reference)
+    reference = [Reference(-2.0 * n) for n in LENGTHS] if module.needs_reference else None
+    batch = make_batch(examples, token_budget=100, split_examples=module.is_linear, reference=reference)
     assert len(batch.micro_batches) > 1
     return module, batch
 

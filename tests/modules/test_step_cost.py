@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.data.datamodule import BatchDataset
+from redi_lab.data.packing import Reference
 from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.losses import vocabulary
 from tests.modules.tiny_runs import (
@@ -90,15 +91,14 @@ def make_step(objective: str, head_gradient: str | None) -> Any:
     options = {} if head_gradient is None else {"head_gradient": head_gradient}
     module = make_module(objective, wide_backbone(), **options)
     data = BatchDataset(random_pairs(module.task), 1000, split_examples=module.is_linear)
-    data.reference_logps = [[-500.0, -400.0]] * 2 if module.needs_reference else None
+    data.reference = [[Reference(-500.0), Reference(-400.0)]] * 2 if module.needs_reference else None
     batch = data[list(range(len(data.examples)))]
     assert len(batch.micro_batches) == 1
 
     def step() -> None:
         weights = None
         if module.is_linear or module.head_gradient == "accumulate":
-            origin = torch.zeros_like(batch.lengths) if batch.reference_logps is None else batch.reference_logps
-            weights = module.sequence_weights(batch, origin)
+            weights = module._linear_form(batch)
         loss, _, _ = module._micro_loss(batch.micro_batches[0], batch, weights)
         torch.autograd.backward(loss)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.loading import load_backbone
-from redi_lab.backbone.reference import reference_logps
+from redi_lab.backbone.reference import score_reference
 from redi_lab.data.arithmetic import ArithmeticSource, build_tokenizer
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
@@ -91,9 +91,9 @@ def make_data(objective: str, *, batch_size: int = 6, budget: int = HUGE, num_va
     return make(micro_batch_tokens=budget or enough)
 
 
-def attach_reference(data: TraceDataModule, reference: CausalLM, folder: Path) -> None:
-    for split in (data.train_set, data.val_set):
-        split.reference_logps = reference_logps(reference, split, cache_dir=folder)
+def attach_reference(data: TraceDataModule, reference: CausalLM, folder: Path, *, keeps_tokens: bool = False) -> None:
+    for split in (split for split in (data.train_set, data.val_set) if split.examples):
+        split.reference = score_reference(reference, split, keeps_tokens=keeps_tokens, cache_dir=folder)
 
 
 def make_module(objective: str, backbone: CausalLM, **options: Any) -> CausalLMModule:
@@ -193,10 +193,14 @@ class NaiveTwin:
         logits = self.model(input_ids=ids, use_cache=False).logits[0]
         return torch.log_softmax(logits[sequence.prompt_length - 1 : -1], dim=-1)
 
+    def token_logps(self, sequence: TokenizedSequence) -> Tensor:
+        """(|y|,) log-probs of the completion's tokens."""
+        completion = torch.tensor(list(sequence.input_ids[sequence.prompt_length :]))
+        return self.token_distributions(sequence).gather(1, completion[:, None])[:, 0]
+
     def logp(self, sequence: TokenizedSequence) -> Tensor:
         """() log π(y|x)."""
-        completion = torch.tensor(list(sequence.input_ids[sequence.prompt_length :]))
-        return self.token_distributions(sequence).gather(1, completion[:, None]).sum()
+        return self.token_logps(sequence).sum()
 
     def loss(self, objective: str, batch: Sequence[Sequence[TokenizedSequence]], reference: NaiveTwin) -> Tensor:
         """() the paper's formulas as they stand, with the hyper-parameters of OBJECTIVES."""

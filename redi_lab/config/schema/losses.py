@@ -169,7 +169,42 @@ class AsymREConfig(ScheduledConfig, extra="forbid"):
     """See `redi_lab.modules.asymre`."""
 
     target: Literal["redi_lab.modules.asymre.AsymREModule"] = Field(alias="_target_")
-    baseline: Annotated[float, Field(ge=0, lt=1)]
+    baseline: Annotated[float, Field(gt=-1, lt=1)]
+    is_relative: bool
+
+
+class OREALConfig(ScheduledConfig, extra="forbid"):
+    """See `redi_lab.modules.oreal`."""
+
+    target: Literal["redi_lab.modules.oreal.OREALModule"] = Field(alias="_target_")
+    negative_weight: NotNegative
+
+
+class AStarPOConfig(ReferenceConfig, extra="forbid"):
+    """See `redi_lab.modules.a_star_po`."""
+
+    target: Literal["redi_lab.modules.a_star_po.AStarPOModule"] = Field(alias="_target_")
+    beta: Positive
+    value_beta: Positive
+
+
+class UnlikelihoodConfig(AlphaConfig, extra="forbid"):
+    """See `redi_lab.modules.unlikelihood`."""
+
+    target: Literal["redi_lab.modules.unlikelihood.UnlikelihoodModule"] = Field(alias="_target_")
+
+
+class LUFFYConfig(AlphaConfig, extra="forbid"):
+    """See `redi_lab.modules.luffy`."""
+
+    target: Literal["redi_lab.modules.luffy.LUFFYModule"] = Field(alias="_target_")
+    gamma: Positive
+
+
+class TokenTOPRConfig(AlphaConfig, ReferenceConfig, extra="forbid"):
+    """See `redi_lab.modules.token_topr`."""
+
+    target: Literal["redi_lab.modules.token_topr.TokenTOPRModule"] = Field(alias="_target_")
 
 
 LOSSES = by_target(
@@ -190,6 +225,11 @@ LOSSES = by_target(
     CalDPOConfig,
     WReinforceConfig,
     AsymREConfig,
+    OREALConfig,
+    AStarPOConfig,
+    UnlikelihoodConfig,
+    LUFFYConfig,
+    TokenTOPRConfig,
 )
 """The objectives: path of the module → model of its settings."""
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
 from redi_lab.backbone.causal_lm import CausalLM
-from redi_lab.backbone.reference import reference_logps
+from redi_lab.backbone.reference import score_reference
 from redi_lab.callbacks.checkpoints import BEST, BEST_NOTE
 from redi_lab.callbacks.collapse import EVENTS
 from redi_lab.callbacks.forecast import Forecast
@@ -104,8 +104,10 @@ class Job:
             *further_callbacks,
         ]
         trainer = build.make_trainer(config, [*callbacks, TrainingProgress(progress_bar(COLUMN))], logger)
-        if module.needs_reference:
-            self._attach_reference(data, backbone, trainer)
+        if module.needs_pass_rates:
+            data.check_pass_rates()
+        if module.needs_reference or module.needs_token_reference:
+            self._attach_reference(data, backbone, trainer, keeps_tokens=module.needs_token_reference)
         trained = find_trained(folder, record.checkpoint)
         if trained is None:
             with grader:
@@ -133,16 +135,19 @@ class Job:
             self.cache.add(self.stage.fingerprint, record)
         return outcome
 
-    def _attach_reference(self, data: TraceDataModule, policy: CausalLM, trainer: pl.Trainer) -> None:
+    def _attach_reference(
+        self, data: TraceDataModule, policy: CausalLM, trainer: pl.Trainer, *, keeps_tokens: bool
+    ) -> None:
         """Score the data with the frozen reference, in the policy's precision and on its device."""
         config, named = self.stage.config, self.stage.config.loss.reference
         reference = policy if named == "init" else build.make_backbone(config, policy.tokenizer, named)
         reference.to(trainer.strategy.root_device).eval()
         for split in (s for s in (data.train_set, data.val_set) if s.examples):
             with waiting("Reference log-probs") as on_progress, trainer.precision_plugin.forward_context():
-                split.reference_logps = reference_logps(
+                split.reference = score_reference(
                     reference,
                     split,
+                    keeps_tokens=keeps_tokens,
                     cache_dir=Path(config.paths.cache_dir) / "reference",
                     precision=config.trainer.precision,
                     on_progress=on_progress,
