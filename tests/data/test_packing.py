@@ -175,13 +175,32 @@ def test_normalisers_and_reference_of_a_share() -> None:
     assert share.reference_logps.tolist() == [-1.5, -2.5]
 
 
+def test_weights_and_token_log_probs_lie_at_their_tokens() -> None:
+    """In the order of the row, 1 where a sequence has no weights; |y| is the sum of magnitudes."""
+    weighted = dataclasses.replace(A, token_weights=(0.5, -2.0), weight=3.0, pass_rate=0.25, is_chosen=False)
+    scores = [Reference(-9.0, torch.tensor([-1.0, -2.0])), Reference(-8.0, torch.tensor([-3.0, -4.0]))]
+    batch = make_batch([(weighted,), (B,)], token_budget=7, split_examples=True, reference=scores)
+    (micro,) = batch.micro_batches
+    assert micro.token_weights is not None
+    assert micro.reference_logps is not None
+    assert (batch.lengths.tolist(), batch.num_tokens_of.tolist()) == ([2.5, 2.0], [2.0, 2.0])
+    assert (batch.weights.tolist(), batch.pass_rates[0].item()) == ([3.0, 1.0], 0.25)
+    assert batch.pass_rates[1].isnan()
+    assert (batch.total_length, batch.rejected_length) == (4.5, 2.5)
+    for sequence, weights, logps in ((0, [0.5, -2.0], [-1.0, -2.0]), (1, [1.0, 1.0], [-3.0, -4.0])):
+        here = micro.sequence_index == sequence
+        assert (micro.token_weights[here].tolist(), micro.reference_logps[here].tolist()) == (weights, logps)
+
+
 def test_a_rank_without_examples_has_no_forward_pass() -> None:
     batch = make_batch([], token_budget=9, split_examples=False, whole=[(A,)])
     assert (batch.micro_batches, batch.lengths.tolist(), batch.num_examples, batch.num_tokens) == ([], [], 1, 0)
 
 
 def test_moving_to_a_device_moves_every_tensor() -> None:
-    (micro,) = make_batch([(A,)], token_budget=9, split_examples=True).micro_batches
+    weighted = dataclasses.replace(A, token_weights=(0.5, 2.0))
+    scores = [Reference(-3.0, torch.tensor([-1.0, -2.0]))]
+    (micro,) = make_batch([(weighted,)], token_budget=9, split_examples=True, reference=scores).micro_batches
     moved = micro.to(torch.device("meta"))
     for field in dataclasses.fields(moved):
         value = getattr(moved, field.name)
