@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "γ"}
+_WITHOUT_EFFECT = {"kl_weight": 0.0, "prefix_weight": 1.0}
 
 
 def run_label(config: Mapping[str, Any]) -> str:
@@ -30,7 +31,8 @@ def objective(loss: Mapping[str, Any]) -> str:
     """``redi α.8``, ``simpo β10 γ1``, ``sft``: the module's file is named after the objective."""
     word = ".".join(["", *str(loss.get("_target_")).split(".")][-2:-1]).replace("_", " ")
     numbers = {k: float(v) for k, v in loss.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    return " ".join([word, *(f"{_SYMBOLS.get(k, f'{k} ')}{_short(v)}" for k, v in numbers.items())])
+    shown = {k: v for k, v in numbers.items() if v != _WITHOUT_EFFECT.get(k)}
+    return " ".join([word, *(f"{_SYMBOLS.get(k, f'{k} ')}{_short(v)}" for k, v in shown.items())])
 
 
 def _short(value: float) -> str:

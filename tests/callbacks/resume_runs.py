@@ -36,9 +36,9 @@ from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError
 from redi_lab.run.interrupted import ending_in_one_line
 from redi_lab.tracking.logger import RunLogger
 from tests.conftest import REPOSITORY
-from tests.modules.tiny_runs import HUGE, attach_reference, make_backbone, make_data, make_module
+from tests.modules.tiny_runs import HUGE, ONE_OF_EACH_CLASS, attach_reference, make_backbone, make_data, make_module
 
-BATCH_SIZES = {"sft": 8, "redi": 3, "unpaired_redi": 8, "dpo": 3, "simpo": 3}
+BATCH_SIZES = {"sft": 8, "redi": 3, "unpaired_redi": 8, "dpo": 3, "simpo": 3} | dict.fromkeys(ONE_OF_EACH_CLASS, 3)
 """5 steps an epoch, of which the last is a small one; validation after the third."""
 EPOCHS = 3
 STEPS = 5 * EPOCHS
@@ -78,9 +78,10 @@ def train(
     torch.set_num_threads(1)
     pl.seed_everything(5, verbose=False)
     data = make_data(objective, batch_size=BATCH_SIZES[objective], num_validation=4, budget=0 if accumulates else HUGE)
-    if objective == "dpo":
-        attach_reference(data, make_backbone(seed=1), folder / "reference")
     module = make_module(objective, make_backbone(), optimizer=partial(AdamW, lr=1e-3), scheduler=_cosine)
+    if module.needs_reference or module.needs_token_reference:
+        keeps_tokens = module.needs_token_reference
+        attach_reference(data, make_backbone(seed=1), folder / "reference", keeps_tokens=keeps_tokens)
     states = TrainingStates(folder / "states", every_n_steps=every_n_steps, every_minutes=None)
     export = ExportCheckpoints(folder / "checkpoints", 0, every_n_steps=None, monitor="val/loss", mode="min")
     trainer = pl.Trainer(

@@ -33,13 +33,13 @@ class Fault(pl.Callback):
         accumulate = pl_module._accumulate_gradients
 
         def spoiled(batch: Any) -> tuple[Tensor, Tensor | None]:
-            logps, entropy = accumulate(batch)
+            sums, entropy = accumulate(batch)
             if trainer.fit_loop.epoch_loop._batches_that_stepped in self.batches:
                 if self.gradient is None:
-                    logps[1] = float("nan")
+                    sums.logps[1] = float("nan")
                 else:
                     next(p for p in pl_module.parameters() if p.grad is not None).grad.fill_(self.gradient)
-            return logps, entropy
+            return sums, entropy
 
         pl_module._accumulate_gradients = spoiled
 

@@ -16,9 +16,8 @@ from redi_lab.losses.token_local import fading_redi_loss, luffy_loss, shaped_pro
 
 PROBABILITIES = [0.9, 0.5, 0.1, 1e-6]
 SAMPLER = torch.tensor([0.5, 0.5, 0.2, 1e-4], dtype=torch.float64).log()
-TERMS: dict[
-    str, tuple[Callable[[Tensor], Tensor], Callable[[float, float], float], Callable[[float, float], float]]
-] = {
+Twin = Callable[[float, float], float]
+TERMS: dict[str, tuple[Callable[[Tensor], Tensor], Twin, Twin]] = {
     "unlikelihood": (unlikelihood, lambda p, _: -math.log(1 - p), lambda p, _: p / (1 - p)),
     "luffy": (
         partial(shaped_probability, gamma=0.1),

@@ -22,9 +22,12 @@ from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
 from redi_lab.data.traces import TraceCorpus
 from redi_lab.modules.base import CausalLMModule
 from redi_lab.modules.dpo import DPOModule
+from redi_lab.modules.npo import NPOModule
 from redi_lab.modules.redi import REDIModule
+from redi_lab.modules.rpo import RPOModule
 from redi_lab.modules.sft import SFTModule
 from redi_lab.modules.simpo import SimPOModule
+from redi_lab.modules.token_topr import TokenTOPRModule
 from redi_lab.modules.unpaired_redi import UnpairedREDIModule
 
 HARMLESS_WARNINGS = (
@@ -42,6 +45,12 @@ OBJECTIVES: dict[str, tuple[type[CausalLMModule], dict[str, Any]]] = {
     "dpo": (DPOModule, {"beta": 0.1, "head_gradient": "accumulate"}),
     "simpo": (SimPOModule, {"beta": 2.0, "gamma": 1.0, "head_gradient": "accumulate"}),
 }
+ONE_OF_EACH_CLASS: dict[str, tuple[type[CausalLMModule], dict[str, Any]]] = {
+    "token_topr": (TokenTOPRModule, {"alpha": 0.8, "alpha_schedule": "cosine", "kl_weight": 0.1}),
+    "npo": (NPOModule, {"alpha": 0.8, "beta": 0.02}),
+    "rpo": (RPOModule, {"beta": 0.02, "nll_weight": 0.3}),
+}
+"""Of those that OBJECTIVES has none of: weights that depend on a token, on a sequence, on a pair in two ways."""
 HUGE = 100_000  # tokens: one micro-batch
 
 
@@ -73,13 +82,15 @@ def _backbone(seed: int, dtype: str) -> CausalLM:
 
 def make_data(objective: str, *, batch_size: int = 6, budget: int = HUGE, num_validation: int = 0) -> TraceDataModule:
     """`budget` 0 means just enough for the longest unit."""
+    kind = (OBJECTIVES | ONE_OF_EACH_CLASS)[objective][0]
+    split = kind.is_linear or kind.is_separable
     make = partial(
         TraceDataModule,
         corpus(),
         TraceEncoder(tokenizer()),
-        task=OBJECTIVES[objective][0].task,
+        task=kind.task,
         batch_size=batch_size,
-        split_examples=OBJECTIVES[objective][0].is_linear,
+        split_examples=split,
         seed=3,
         num_validation=num_validation,
     )
@@ -87,7 +98,7 @@ def make_data(objective: str, *, batch_size: int = 6, budget: int = HUGE, num_va
     if budget == HUGE:
         return data
     units = [[len(s.input_ids) for s in example] for example in [*data.train_examples, *data.val_examples]]
-    enough = max(max(unit) if OBJECTIVES[objective][0].is_linear else sum(unit) for unit in units)
+    enough = max(max(unit) if split else sum(unit) for unit in units)
     return make(micro_batch_tokens=budget or enough)
 
 
@@ -98,7 +109,7 @@ def attach_reference(data: TraceDataModule, reference: CausalLM, folder: Path, *
 
 def make_module(objective: str, backbone: CausalLM, **options: Any) -> CausalLMModule:
     """The objective with SGD of rate 0.1, unless told otherwise."""
-    kind, hyper_parameters = OBJECTIVES[objective]
+    kind, hyper_parameters = (OBJECTIVES | ONE_OF_EACH_CLASS)[objective]
     return kind(backbone=backbone, **{"optimizer": partial(torch.optim.SGD, lr=0.1)} | hyper_parameters | options)
 
 

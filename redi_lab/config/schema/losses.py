@@ -26,6 +26,7 @@ class LossConfig(TargetSettings):
     )
     partial: Literal[True] = Field(alias="_partial_")
     log_entropy: bool
+    kl_weight: NotNegative
 
 
 class ScheduledConfig(LossConfig):

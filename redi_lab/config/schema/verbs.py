@@ -118,12 +118,16 @@ class TrainVerb(_Verb):
 
     @model_validator(mode="after")
     def _check_reference(self) -> Self:
-        if not isinstance(self.loss, ReferenceConfig):
+        if isinstance(self.loss, ReferenceConfig):
+            key, reference = "reference", self.loss.reference
+        elif self.loss.kl_weight > 0:
+            key, reference = "kl_weight", "init"
+        else:
             return self
-        reference = self.loss.reference
         if reference == "init" and self.init_from is None and self.model.path is None:
+            shown = reference if key == "reference" else f"{self.loss.kl_weight:g}"
             raise UserError(
-                "loss.reference=init: the reference must be trained, but init_from=null and model.path=null start from"
+                f"loss.{key}={shown}: the reference must be trained, but init_from=null and model.path=null start from"
                 " random weights; set init_from to an experiment or a folder"
             )
         if reference != "init" and not (Path(reference) / "config.json").is_file():

@@ -139,7 +139,7 @@ class Job:
         self, data: TraceDataModule, policy: CausalLM, trainer: pl.Trainer, *, keeps_tokens: bool
     ) -> None:
         """Score the data with the frozen reference, in the policy's precision and on its device."""
-        config, named = self.stage.config, self.stage.config.loss.reference
+        config, named = self.stage.config, self.stage.config.loss.get("reference", "init")
         reference = policy if named == "init" else build.make_backbone(config, policy.tokenizer, named)
         reference.to(trainer.strategy.root_device).eval()
         for split in (s for s in (data.train_set, data.val_set) if s.examples):
