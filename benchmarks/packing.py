@@ -9,7 +9,7 @@ import statistics
 import time
 from array import array
 
-from redi_lab.data.datamodule import BatchDataset
+from redi_lab.data.batches import BatchDataset
 from redi_lab.data.tokenization import TokenizedSequence
 
 PAIRS, TOKENS, ROW, REPEATS = 32, 5000, 19_800, 20

@@ -36,7 +36,7 @@ from redi_lab.backbone.exactness import check_exactness
 from redi_lab.backbone.loading import compile_layers, set_checkpointing
 from redi_lab.callbacks.numerics import NumericsGuard
 from redi_lab.callbacks.update_norm import UpdateNorm
-from redi_lab.data.datamodule import BatchDataset
+from redi_lab.data.batches import BatchDataset
 from redi_lab.data.packing import Batch, Reference, make_batch
 from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.losses import vocabulary

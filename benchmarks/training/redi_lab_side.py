@@ -17,7 +17,7 @@ from benchmarks.training.pace import Pace
 from benchmarks.training.workload import Workload
 from redi_lab.backbone.loading import load_backbone
 from redi_lab.backbone.reference import score_reference
-from redi_lab.data.datamodule import BatchDataset
+from redi_lab.data.batches import BatchDataset
 from redi_lab.data.packing import Batch
 from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.modules.base import CausalLMModule

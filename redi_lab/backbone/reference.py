@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from redi_lab.backbone.causal_lm import CausalLM
-from redi_lab.data.datamodule import BatchDataset
+from redi_lab.data.batches import BatchDataset
 from redi_lab.data.packing import Batch, Reference
 from redi_lab.data.tokenization import digest_sequences
 from redi_lab.files import replacing

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from redi_lab.callbacks.measuring import record
 from redi_lab.data.packing import Batch
-from redi_lab.modules.base import CausalLMModule
-from redi_lab.modules.examples import TokenSums
 
 
 @final
@@ -50,7 +48,7 @@ class GradientConflict(pl.Callback):
             self._module.gradient_observers.remove(self._observe)
             self._module = None
 
-    def _observe(self, batch: Batch, sums: TokenSums) -> None:
+    def _observe(self, batch: Batch, sums: Any) -> None:
         module, trainer = self._module, self._module.trainer
         if trainer.global_step % self._interval != 0:
             return
@@ -83,9 +81,7 @@ def compare_terms(chosen: Sequence[Tensor], whole: Sequence[Tensor]) -> dict[str
     return metrics
 
 
-def _chosen_gradients(
-    module: CausalLMModule, batch: Batch, slopes: TokenSums, parameters: Sequence[torch.nn.Parameter]
-) -> list[Tensor]:
+def _chosen_gradients(module: Any, batch: Batch, slopes: Any, parameters: Sequence[torch.nn.Parameter]) -> list[Tensor]:
     """Gradient of the sums times their slopes over this rank's chosen sequences."""
     total = [torch.zeros_like(parameter) for parameter in parameters]
     form = slopes.times(batch.is_chosen)

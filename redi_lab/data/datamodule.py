@@ -8,123 +8,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import final
 
 import pytorch_lightning as pl
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
-from redi_lab.data.packing import Batch, Reference, Task, make_batch
+from redi_lab.data.batches import BatchDataset, BatchSampler, Example, check_budget
+from redi_lab.data.packing import Batch, Task
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder, digest_sequences
 from redi_lab.data.traces import Demonstration, Negative, TraceCorpus
 from redi_lab.errors import UserError
 
-Example = tuple[TokenizedSequence, ...]
 _ROWS_AT_ONCE = 1024
-
-
-@final
-class BatchSampler(Sampler[list[int]]):
-    """Indices of the examples of each global batch, every example once an epoch.
-
-    Args:
-        sizes: the number of examples or, where unpaired, of chosen and of rejected ones. In unpaired batches both sides
-            have the proportion of the data: there are as many as the larger side fills with `batch_size` examples a
-            batch, and both are spread evenly over them. With equal numbers a batch is what `batch_size` pairs are.
-        batch_size: examples of a batch, the last of which may be smaller; where unpaired, those of the larger side.
-        seed: with the epoch it decides the order.
-        shuffle: whether the order is random.
-        resumed_at: an epoch, and how many of its batches are done; nothing is loaded to skip them.
-
-    Raises:
-        UserError: a side is too small to have an example in every batch.
-    """
-
-    def __init__(
-        self,
-        sizes: tuple[int, ...],
-        batch_size: int,
-        seed: int,
-        *,
-        shuffle: bool = True,
-        resumed_at: tuple[int, int] = (0, 0),
-    ) -> None:
-        self.sizes = sizes
-        self.batch_size = batch_size
-        self.seed = seed
-        self.shuffle = shuffle
-        self.resumed_at = resumed_at
-        self.epoch = resumed_at[0]
-        self.num_batches = -(-max(sizes) // batch_size)
-        if len(sizes) == 2:
-            self._check_sides(*sizes)
-
-    def _check_sides(self, num_chosen: int, num_rejected: int) -> None:
-        smaller = min(num_chosen, num_rejected)
-        if smaller == 0:
-            raise UserError(
-                f"{num_chosen} chosen and {num_rejected} rejected completions: unpaired training and its validation"
-                " need both; see data.num_validation and the source's account of what it dropped"
-            )
-        if smaller < self.num_batches:
-            raise UserError(
-                f"data.batch_size={self.batch_size}: {num_chosen} chosen and {num_rejected} rejected completions make"
-                f" {self.num_batches} batches, not all of which would hold both; raise it to"
-                f" {-(-max(self.sizes) // smaller)} or more"
-            )
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's order; Lightning calls this."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.num_batches  # of a whole epoch: when to validate and when it ends is counted by that
-
-    def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        orders = [
-            torch.randperm(size, generator=generator).tolist() if self.shuffle else list(range(size))
-            for size in self.sizes
-        ]
-        epoch, done = self.resumed_at
-        for number in range(done if self.epoch == epoch else 0, self.num_batches):
-            if len(orders) == 1:
-                yield orders[0][number * self.batch_size : (number + 1) * self.batch_size]
-            else:
-                chosen, rejected = (self._even_part(order, number) for order in orders)
-                yield [*chosen, *(self.sizes[0] + index for index in rejected)]
-
-    def _even_part(self, order: list[int], number: int) -> list[int]:
-        start, end = (len(order) * n // self.num_batches for n in (number, number + 1))
-        return order[start:end]
-
-
-@final
-class BatchDataset(Dataset[Batch]):
-    """Packs the examples whose indices it is asked for."""
-
-    def __init__(
-        self, examples: Sequence[Example], token_budget: int, *, split_examples: bool, is_padded: bool = False
-    ) -> None:
-        self.examples = examples
-        self.token_budget = token_budget
-        self.split_examples = split_examples
-        self.is_padded = is_padded
-        self.reference: Sequence[Sequence[Reference]] | None = None
-        self.rank, self.world_size = 0, 1
-
-    def __getitem__(self, indices: list[int]) -> Batch:
-        share, reference = indices[self.rank :: self.world_size], self.reference
-        return make_batch(
-            [self.examples[i] for i in share],
-            token_budget=self.token_budget,
-            split_examples=self.split_examples,
-            is_padded=self.is_padded,
-            reference=None if reference is None else [scores for i in share for scores in reference[i]],
-            whole=[self.examples[i] for i in indices],
-        )
 
 
 @final
@@ -185,12 +82,18 @@ class TraceDataModule(pl.LightningDataModule):
                 f" ({dict(corpus.counts.dropped) | dict(self.dropped)} dropped,"
                 f" {len(self.val_examples)} kept for validation); pairs need a right and a wrong trace of one problem"
             )
-        _check_budget(examples, micro_batch_tokens, split_examples=split_examples, is_padded=is_padded)
+        check_budget(examples, micro_batch_tokens, split_examples=split_examples, is_padded=is_padded)
         self.train_set, self.val_set = (
             BatchDataset(split, micro_batch_tokens, split_examples=split_examples, is_padded=is_padded)
             for split in (self.train_examples, self.val_examples)
         )
         self.train_dataloader()  # refuses sides of very unequal size before training
+
+    @property
+    def datasets(self) -> list[BatchDataset]:
+        """All that holds examples: of training, of validation, and what is set beside them."""
+        both = [split for split in (self.train_set, self.val_set) if split.examples]
+        return [*both, *(split.mismatched for split in both if split.mismatched is not None)]
 
     def digest(self) -> str:
         """SHA-256 of the training tokens, in order: what a model trained on this has seen."""
@@ -251,7 +154,7 @@ class TraceDataModule(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Learn which share of each batch is this rank's."""
         if self.trainer is not None:
-            for dataset in (self.train_set, self.val_set):
+            for dataset in self.datasets:
                 dataset.rank, dataset.world_size = self.trainer.global_rank, self.trainer.world_size
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -319,18 +222,3 @@ def _validation_ids(corpus: TraceCorpus, number: int, seed: int) -> set[str]:
     candidates = {row.id for row in (corpus.pairs or corpus.demonstrations)}
     by_hash = sorted(candidates, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
     return set(by_hash[:number])
-
-
-def _check_budget(examples: Sequence[Example], budget: int, *, split_examples: bool, is_padded: bool) -> None:
-    def tokens(example: Example) -> int:
-        lengths = [len(s.input_ids) for s in example]
-        if split_examples:
-            return max(lengths)
-        return len(lengths) * max(lengths) if is_padded else sum(lengths)
-
-    longest = max(examples, key=tokens)
-    if tokens(longest) > budget:
-        raise UserError(
-            f"data.micro_batch_tokens={budget} is less than the {tokens(longest)} tokens of {longest[0].id}: raise it,"
-            " or drop long examples with data.max_completion_tokens"
-        )

@@ -84,6 +84,7 @@ class Batch:
     num_positions: int  # of its forward passes: the tokens, and padding where they are laid out in grids
     capacity: int  # positions that its forward passes could have had under the token budget
     ids: list[str]  # of the sequences
+    mismatched: Batch | None = None  # the prompts with completions of other problems, where the objective needs them
 
     @property
     def padding_share(self) -> float:

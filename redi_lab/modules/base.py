@@ -59,6 +59,8 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
     """Whether they must carry it for each token."""
     needs_pass_rates: bool = False
     """Whether they must carry the share of right traces of each problem."""
+    needs_mismatched: ClassVar[bool] = False
+    """Whether they must carry prompts with completions of other problems."""
     has_token_term: ClassVar[bool] = False
     """Whether the loss also depends on sums of `token_term`; it must be linear in them."""
     task: ClassVar[Task]
@@ -107,6 +109,9 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         """(c,) φ of the log-probs of single tokens, (c,) each, with finite slopes."""
         raise NotImplementedError
 
+    def prepare(self, batch: Batch) -> None:
+        """Find out what the loss of a batch needs of the policy before its own passes; nothing, as a rule."""
+
     def averaged_over(self, batch: Batch) -> int:
         """How many items the loss is a mean of, which is the batch's weight in averages over batches."""
         return batch.num_examples
@@ -136,6 +141,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         if self.alpha_schedule != "constant":  # by the step alone, so that a resumed run goes on exactly
             progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
             self.negative_strength = strength(self.alpha_schedule, progress)
+        self.prepare(batch)
         sums, entropy = self._accumulate_gradients(batch)
         for observe in self.gradient_observers:
             observe(batch, sums)
@@ -158,6 +164,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss and its metrics on held-back examples."""
+        self.prepare(batch)
         sums = no_sums(batch)
         for micro, logps in self.backbone.token_logps(batch):
             sums = sums.plus(self.sums(batch, micro, logps))

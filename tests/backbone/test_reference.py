@@ -12,7 +12,7 @@ from torch import Tensor
 
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.reference import score_reference
-from redi_lab.data.datamodule import BatchDataset
+from redi_lab.data.batches import BatchDataset
 from redi_lab.data.packing import MicroBatch
 from redi_lab.data.tokenization import TokenizedSequence
 from tests.backbone.conftest import MakeBackbone, MakeSequences

@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from redi_lab.data.arithmetic import ArithmeticSource, build_tokenizer
-from redi_lab.data.datamodule import BatchSampler, TraceDataModule
+from redi_lab.data.batches import BatchSampler
+from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.packing import Batch, Reference
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import Demonstration, Negative, Pair, SelectionCounts, TraceCorpus

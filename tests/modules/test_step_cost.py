@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from redi_lab.backbone.causal_lm import CausalLM
-from redi_lab.data.datamodule import BatchDataset
+from redi_lab.data.batches import BatchDataset
 from redi_lab.data.packing import Reference
 from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.losses import vocabulary

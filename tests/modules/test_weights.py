@@ -21,6 +21,7 @@ from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
 from redi_lab.losses.sequences import SequenceLogps
 from redi_lab.modules.base import CausalLMModule
 from redi_lab.modules.examples import Examples
+from redi_lab.modules.redi import REDIModule
 from tests.modules.tiny_runs import (
     HARMLESS_WARNINGS,
     HUGE,
@@ -51,6 +52,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "npo": ("npo", {"alpha": 0.8, "beta": 0.02}),
     "rpo": ("rpo", {"beta": 0.02, "nll_weight": 0.3}),
     "a_star_po": ("a_star_po", {"beta": 0.02, "value_beta": 0.5}),
+    "kto": ("kto", {"beta": 0.02, "chosen_weight": 1.0, "rejected_weight": 1.3}),
     "unlikelihood": ("unlikelihood", {"alpha": 0.8}),
     "luffy": ("luffy", {"alpha": 0.8, "gamma": 0.1}),
     "token_topr": ("token_topr", {"alpha": 0.8}),
@@ -85,6 +87,8 @@ def make_data(kind: type[CausalLMModule], budget: int | None) -> TraceDataModule
     data.train_examples[:] = [tuple(weighted(s, next(numbers)) for s in e) for e in data.train_examples]
     if kind.task == "pairs":
         data.train_examples[:] = [(w, replace(r, weight=w.weight)) for w, r in data.train_examples]
+    if kind.needs_mismatched:
+        data.train_set.mismatch()
     return data
 
 
@@ -160,8 +164,33 @@ def test_a_weight_is_a_factor_of_its_row(tmp_path: Path) -> None:
         plain = [tuple(replace(s, weight=1.0, token_weights=None) for s in e) for e in data.train_examples[:3]]
         data.train_examples[:] = [tuple(replace(s, weight=w) for s in e) for e, w in zip(plain, weights, strict=True)]
         data.train_set.examples = data.train_examples
-        module = KINDS["redi"](backbone=make_backbone(), optimizer=partial(torch.optim.SGD, lr=0.1), alpha=0.8)
+        module = REDIModule(backbone=make_backbone(), optimizer=partial(torch.optim.SGD, lr=0.1), alpha=0.8)
         return fit(module, data).tap.gradients[0]
 
     whole = gradient((2.0, 1.0, 0.0))
     torch.testing.assert_close(whole, 2 * gradient((1.0, 0.0, 0.0)) + gradient((0.0, 1.0, 0.0)), rtol=1e-4, atol=1e-7)
+
+
+def test_the_point_of_reference_of_kto(tmp_path: Path) -> None:
+    """The mean log-ratio of each prompt with the completion of the next problem, and 0 where that is negative."""
+    twin, reference = NaiveTwin(make_backbone()), NaiveTwin(make_backbone(seed=1))
+    found = []
+    for swapped in (False, True):
+        policy, frozen = (make_backbone(seed=int(side is swapped)) for side in (True, False))
+        data = make_data(KINDS["kto"], HUGE)
+        attach_reference(data, frozen, tmp_path)
+        module = KINDS["kto"](backbone=policy, optimizer=partial(torch.optim.SGD, lr=0.1), **CASES["kto"][1])
+        found.append(fit(module, data).train[0]["train/reference_point"])
+    indices = next(iter(data.train_dataloader().sampler))
+    sequences, ratios = [s for (s,) in data.train_examples], []
+    for place in indices:
+        own = sequences[place]
+        later = (sequences[(place + step) % len(sequences)] for step in range(1, len(sequences)))
+        other = next(s for s in later if s.id != own.id)
+        ids = [*own.input_ids[: own.prompt_length], *other.input_ids[other.prompt_length :]]
+        mixed = replace(own, input_ids=ids)
+        with torch.no_grad():
+            ratios.append(float(twin.logp(mixed) - reference.logp(mixed)))
+    mean = sum(ratios) / len(ratios)
+    assert abs(mean) > 1e-2
+    assert found == pytest.approx([max(mean, 0.0), max(-mean, 0.0)], rel=1e-4)

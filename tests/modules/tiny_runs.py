@@ -103,7 +103,7 @@ def make_data(objective: str, *, batch_size: int = 6, budget: int = HUGE, num_va
 
 
 def attach_reference(data: TraceDataModule, reference: CausalLM, folder: Path, *, keeps_tokens: bool = False) -> None:
-    for split in (split for split in (data.train_set, data.val_set) if split.examples):
+    for split in data.datasets:
         split.reference = score_reference(reference, split, keeps_tokens=keeps_tokens, cache_dir=folder)
 
 

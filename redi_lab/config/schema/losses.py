@@ -189,6 +189,15 @@ class AStarPOConfig(ReferenceConfig, extra="forbid"):
     value_beta: Positive
 
 
+class KTOConfig(ScheduledConfig, ReferenceConfig, extra="forbid"):
+    """See `redi_lab.modules.kto`."""
+
+    target: Literal["redi_lab.modules.kto.KTOModule"] = Field(alias="_target_")
+    beta: Positive
+    chosen_weight: NotNegative
+    rejected_weight: NotNegative
+
+
 class UnlikelihoodConfig(AlphaConfig, extra="forbid"):
     """See `redi_lab.modules.unlikelihood`."""
 
@@ -228,6 +237,7 @@ LOSSES = by_target(
     AsymREConfig,
     OREALConfig,
     AStarPOConfig,
+    KTOConfig,
     UnlikelihoodConfig,
     LUFFYConfig,
     TokenTOPRConfig,

@@ -106,6 +106,9 @@ class Job:
         trainer = build.make_trainer(config, [*callbacks, TrainingProgress(progress_bar(COLUMN))], logger)
         if module.needs_pass_rates:
             data.check_pass_rates()
+        if module.needs_mismatched:
+            for split in data.datasets:
+                split.mismatch()
         if module.needs_reference or module.needs_token_reference:
             self._attach_reference(data, backbone, trainer, keeps_tokens=module.needs_token_reference)
         trained = find_trained(folder, record.checkpoint)
@@ -142,7 +145,7 @@ class Job:
         config, named = self.stage.config, self.stage.config.loss.get("reference", "init")
         reference = policy if named == "init" else build.make_backbone(config, policy.tokenizer, named)
         reference.to(trainer.strategy.root_device).eval()
-        for split in (s for s in (data.train_set, data.val_set) if s.examples):
+        for split in data.datasets:
             with waiting("Reference log-probs") as on_progress, trainer.precision_plugin.forward_context():
                 split.reference = score_reference(
                     reference,
