@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
 
@@ -20,6 +20,9 @@ from redi_lab.config.schema.base import (
 
 class LossConfig(TargetSettings):
     """What all objectives share."""
+
+    cost_class: ClassVar[str] = "A"
+    """What it costs beside SFT, see docs/objectives.md."""
 
     target: Annotated[Text, allowed(lambda path: path in LOSSES, "an objective: choose one with loss=NAME")] = Field(
         alias="_target_"
@@ -62,6 +65,7 @@ class ReferenceConfig(LossConfig):
 
 
 class _PairwiseConfig(LossConfig, extra="forbid"):
+    cost_class = "C2"
     beta: Positive
     head_gradient: Literal["accumulate", "recompute"]
 
@@ -82,12 +86,14 @@ class SimPOConfig(_PairwiseConfig):
 class SimPERConfig(LossConfig, extra="forbid"):
     """See `redi_lab.modules.simper`."""
 
+    cost_class = "C1"
     target: Literal["redi_lab.modules.simper.SimPERModule"] = Field(alias="_target_")
 
 
 class BoundedREDIConfig(AlphaConfig, extra="forbid"):
     """See `redi_lab.modules.bounded_redi`."""
 
+    cost_class = "C1"
     target: Literal["redi_lab.modules.bounded_redi.BoundedREDIModule"] = Field(alias="_target_")
     gamma: NotNegative
     is_detached: bool
@@ -96,6 +102,7 @@ class BoundedREDIConfig(AlphaConfig, extra="forbid"):
 class GatedREDIConfig(AlphaConfig, extra="forbid"):
     """See `redi_lab.modules.gated_redi`."""
 
+    cost_class = "C1"
     target: Literal["redi_lab.modules.gated_redi.GatedREDIModule"] = Field(alias="_target_")
     kappa: Positive
     tau: Share
@@ -104,6 +111,7 @@ class GatedREDIConfig(AlphaConfig, extra="forbid"):
 class HingeConfig(AlphaConfig, extra="forbid"):
     """See `redi_lab.modules.hinge`."""
 
+    cost_class = "C1"
     target: Literal["redi_lab.modules.hinge.HingeModule"] = Field(alias="_target_")
     delta: Positive
 
@@ -111,12 +119,14 @@ class HingeConfig(AlphaConfig, extra="forbid"):
 class TOPRConfig(AlphaConfig, ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.topr`."""
 
+    cost_class = "C1"
     target: Literal["redi_lab.modules.topr.TOPRModule"] = Field(alias="_target_")
 
 
 class NPOConfig(AlphaConfig, ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.npo`."""
 
+    cost_class = "C1"
     target: Literal["redi_lab.modules.npo.NPOModule"] = Field(alias="_target_")
     beta: Positive
 
@@ -124,6 +134,7 @@ class NPOConfig(AlphaConfig, ReferenceConfig, extra="forbid"):
 class NCAConfig(ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.nca`."""
 
+    cost_class = "C1"
     target: Literal["redi_lab.modules.nca.NCAModule"] = Field(alias="_target_")
     beta: Positive
 
@@ -131,6 +142,7 @@ class NCAConfig(ReferenceConfig, extra="forbid"):
 class DPOShiftConfig(AlphaConfig, ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.dpo_shift`."""
 
+    cost_class = "C2"
     target: Literal["redi_lab.modules.dpo_shift.DPOShiftModule"] = Field(alias="_target_")
     beta: Positive
 
@@ -138,6 +150,7 @@ class DPOShiftConfig(AlphaConfig, ReferenceConfig, extra="forbid"):
 class RPOConfig(ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.rpo`."""
 
+    cost_class = "C3"
     target: Literal["redi_lab.modules.rpo.RPOModule"] = Field(alias="_target_")
     beta: Positive
     nll_weight: NotNegative
@@ -146,6 +159,7 @@ class RPOConfig(ReferenceConfig, extra="forbid"):
 class DPOPConfig(ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.dpop`."""
 
+    cost_class = "C3"
     target: Literal["redi_lab.modules.dpop.DPOPModule"] = Field(alias="_target_")
     beta: Positive
     penalty: NotNegative
@@ -154,6 +168,7 @@ class DPOPConfig(ReferenceConfig, extra="forbid"):
 class CalDPOConfig(ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.cal_dpo`."""
 
+    cost_class = "C3"
     target: Literal["redi_lab.modules.cal_dpo.CalDPOModule"] = Field(alias="_target_")
     beta: Positive
 
@@ -184,6 +199,7 @@ class OREALConfig(ScheduledConfig, extra="forbid"):
 class AStarPOConfig(ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.a_star_po`."""
 
+    cost_class = "C1"
     target: Literal["redi_lab.modules.a_star_po.AStarPOModule"] = Field(alias="_target_")
     beta: Positive
     value_beta: Positive
@@ -192,6 +208,7 @@ class AStarPOConfig(ReferenceConfig, extra="forbid"):
 class KTOConfig(ScheduledConfig, ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.kto`."""
 
+    cost_class = "D"
     target: Literal["redi_lab.modules.kto.KTOModule"] = Field(alias="_target_")
     beta: Positive
     chosen_weight: NotNegative
@@ -201,12 +218,14 @@ class KTOConfig(ScheduledConfig, ReferenceConfig, extra="forbid"):
 class UnlikelihoodConfig(AlphaConfig, extra="forbid"):
     """See `redi_lab.modules.unlikelihood`."""
 
+    cost_class = "B"
     target: Literal["redi_lab.modules.unlikelihood.UnlikelihoodModule"] = Field(alias="_target_")
 
 
 class LUFFYConfig(AlphaConfig, extra="forbid"):
     """See `redi_lab.modules.luffy`."""
 
+    cost_class = "B"
     target: Literal["redi_lab.modules.luffy.LUFFYModule"] = Field(alias="_target_")
     gamma: Positive
 
@@ -214,6 +233,7 @@ class LUFFYConfig(AlphaConfig, extra="forbid"):
 class TokenTOPRConfig(AlphaConfig, ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.token_topr`."""
 
+    cost_class = "B"
     target: Literal["redi_lab.modules.token_topr.TokenTOPRModule"] = Field(alias="_target_")
 
 

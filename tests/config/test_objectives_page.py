@@ -1,0 +1,36 @@
+"""The presets of conf/loss, the classes of their settings, and the table of docs/objectives.md say the same."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from redi_lab.config.checks import options
+from redi_lab.config.compose import CONFIG_DIR, load_config
+from redi_lab.config.schema.losses import LOSSES
+from redi_lab.errors import UserError
+
+PRESETS = [name for name in options(CONFIG_DIR, "loss") if name != "mild_redi"]  # REDI with another alpha
+
+
+def documented() -> dict[str, str]:
+    """Class of each preset in the table."""
+    text = (CONFIG_DIR.parent / "docs" / "objectives.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|.*\| (A|B|C1|C2|C3|D) \|", text, flags=re.MULTILINE)
+    return {name: kind for names, kind in rows for name in re.findall(r"`(\w+)`", names)}
+
+
+def test_the_table_has_every_preset_and_no_other() -> None:
+    assert sorted(documented()) == PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_class_is_that_of_the_settings(name: str) -> None:
+    target = load_config("train", [f"loss={name}"]).loss._target_
+    assert documented()[name] == LOSSES[target].cost_class
+
+
+def test_a_wrong_name_is_answered_by_class() -> None:
+    with pytest.raises(UserError, match=r"^loss=redii: .*class A: .*redi, .*; class D: kto \(did you mean redi\?\)$"):
+        load_config("train", ["loss=redii"])
