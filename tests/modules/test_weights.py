@@ -156,7 +156,16 @@ def test_a_step_has_the_gradient_of_the_weighted_loss_however_it_is_cut(
     assert runs[1].train[0]["train/mean_logps/chosen"] == pytest.approx(sum(plain) / len(plain), rel=1e-5)
 
 
-def test_a_weight_is_a_factor_of_its_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", LOSSES)
+def test_the_cost_class_is_that_of_the_module(path: str) -> None:
+    kind, cost = get_class(path), LOSSES[path].cost_class
+    assert kind.is_linear == (cost in ("A", "B"))
+    assert kind.has_token_term == (cost == "B")
+    assert kind.is_separable == (cost == "C1" or kind.needs_mismatched)
+    assert kind.needs_mismatched == (cost == "D")
+
+
+def test_a_weight_is_a_factor_of_its_row() -> None:
     """A row with weight 2 has the part of two rows; one with weight 0 has none."""
 
     def gradient(weights: tuple[float, ...]) -> Tensor:
