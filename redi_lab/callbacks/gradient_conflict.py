@@ -84,7 +84,7 @@ def compare_terms(chosen: Sequence[Tensor], whole: Sequence[Tensor]) -> dict[str
 def _chosen_gradients(module: Any, batch: Batch, slopes: Any, parameters: Sequence[torch.nn.Parameter]) -> list[Tensor]:
     """Gradient of the sums times their slopes over this rank's chosen sequences."""
     total = [torch.zeros_like(parameter) for parameter in parameters]
-    form = slopes.times(batch.is_chosen)
+    form = slopes.map(lambda values: values * batch.is_chosen)
     for micro in batch.micro_batches:
         if not batch.is_chosen[micro.sequences].any():
             continue

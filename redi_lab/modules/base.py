@@ -26,7 +26,7 @@ from redi_lab.losses.alpha_schedule import AlphaSchedule, strength
 from redi_lab.losses.logps import WeightedLogpSum, token_logps, weighted_logp_sum
 from redi_lab.losses.sequences import SequenceLogps, sum_by_sequence
 from redi_lab.losses.vocabulary import Groups
-from redi_lab.modules.examples import Examples, TokenSums, examples_of, k3, like, no_sums
+from redi_lab.modules.examples import Examples, TokenSums, examples_of, k3, no_sums
 
 OptimizerFactory = Callable[[Iterable[Any]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer, int], Any]
@@ -215,20 +215,22 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
             return sum_by_sequence(values, micro.sequence_index[tokens], len(batch.lengths))
 
         reference = None if micro.reference_logps is None else micro.reference_logps[tokens]
+        unweighted = total(logps, is_weighted=False)
         return TokenSums(
-            total(logps),
+            unweighted if micro.token_weights is None else total(logps),
+            unweighted.detach(),
             total(self.token_term(logps, reference)) if self.has_token_term else None,
             total(k3(logps, reference), is_weighted=False) if self.kl_weight > 0 else None,
-            None if micro.token_weights is None else total(logps, is_weighted=False),
         )
 
     def slopes(self, batch: Batch, sums: TokenSums) -> TokenSums:
         """(S,) partial derivatives of the loss in each of the sums; constants where the loss is linear in them."""
-        leaves = [values.detach().requires_grad_() for values in sums[:3] if values is not None]
+        leaves = sums.map(lambda values: values.detach().requires_grad_())
+        wanted = [leaf for leaf in leaves if leaf is not None]
         with torch.enable_grad():
-            loss = self._whole_loss(examples_of(batch, like(sums, leaves)), batch)
-            slopes = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-        return like(sums, slopes)
+            loss = self._whole_loss(examples_of(batch, leaves), batch)
+            found = iter(torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True))
+        return sums.map(lambda _: next(found))
 
     def _whole_loss(self, examples: Examples, batch: Batch) -> Tensor:
         loss, divergence = self.loss(examples, batch), examples.sequences.divergence
@@ -237,11 +239,10 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
     def _linear_form(self, batch: Batch) -> TokenSums:
         """Slopes at a point, for an objective that is linear; else those whose factors are found out group by group."""
         # At a point where a logistic loss is not saturated: elsewhere its slope could be lost in rounding.
-        sums = no_sums(batch)
-        zeros = sums.logps
+        zeros = torch.zeros_like(batch.lengths)
         start = zeros if batch.reference_logps is None else batch.reference_logps
         terms, divergence = (zeros if has else None for has in (self.has_token_term, self.kl_weight > 0))
-        form = self.slopes(batch, TokenSums(start, terms, divergence))
+        form = self.slopes(batch, TokenSums(start, zeros, terms, divergence))
         return form._replace(logps=batch.lengths.reciprocal()) if self.is_separable else form
 
     def weighted_sum(

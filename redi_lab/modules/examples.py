@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -38,16 +38,16 @@ class TokenSums(NamedTuple):
 
     logps: Tensor
     """(S,) Σ_t c_t ℓ_t with ℓ_t = log π(y_t | x, y_<t) and token weights c_t."""
+    unweighted: Tensor
+    """(S,) Σ_t ℓ_t, for curves; a loss does not depend on it."""
     terms: Tensor | None = None
     """(S,) Σ_t c_t φ(ℓ_t), where the objective has a `token_term` φ."""
     divergence: Tensor | None = None
     """(S,) Σ_t k3(log π_ref − log π), where the loss has that term."""
-    unweighted: Tensor | None = None
-    """(S,) Σ_t ℓ_t, where tokens have weights; a loss does not depend on it."""
 
-    def times(self, factors: Tensor) -> TokenSums:
-        """Each multiplied by (S,) factors."""
-        return TokenSums(*(None if values is None else values * factors for values in self))  # type: ignore[arg-type]
+    def map(self, function: Callable[[Tensor], Tensor]) -> TokenSums:
+        """A function of each that there is, in order."""
+        return TokenSums(*(None if values is None else function(values) for values in self))  # type: ignore[arg-type]
 
     def plus(self, other: TokenSums) -> TokenSums:
         """Those of both."""
@@ -65,13 +65,7 @@ def k3(logps: Tensor, reference: Tensor | None) -> Tensor:
 
 def no_sums(batch: Batch) -> TokenSums:
     """Log-probs of 0."""
-    return TokenSums(torch.zeros_like(batch.lengths))
-
-
-def like(sums: TokenSums, values: Sequence[Tensor]) -> TokenSums:
-    """Sums with other values for those that a loss depends on."""
-    rest = iter(values)
-    return TokenSums(*(None if old is None else next(rest) for old in sums[:3]))  # type: ignore[arg-type]
+    return TokenSums(torch.zeros_like(batch.lengths), torch.zeros_like(batch.lengths))
 
 
 def examples_of(batch: Batch, sums: TokenSums, which: Tensor | None = None) -> Examples:
@@ -85,7 +79,7 @@ def examples_of(batch: Batch, sums: TokenSums, which: Tensor | None = None) -> E
         sums.terms,
         sums.divergence,
         sums.unweighted,
-        None if sums.unweighted is None else batch.num_tokens_of,
+        batch.num_tokens_of,
     )
     if which is None:
         return Examples(sequences, batch.is_chosen)
