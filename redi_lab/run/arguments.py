@@ -16,7 +16,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
-from redi_lab.config.schema.base import Models, explained, unknown_key
+from redi_lab.config.schema.base import TargetSettings, explained, unknown_key
 from redi_lab.config.schema.callbacks import CALLBACKS
 from redi_lab.config.schema.data import SOURCES
 from redi_lab.config.schema.evaluation import ENGINES
@@ -46,7 +46,9 @@ def check_arguments(config: DictConfig) -> None:
         _check_settings(place, settings, found)
 
 
-def _instantiated(config: DictConfig) -> Iterator[tuple[str, DictConfig, Models, Callable[[type], bool]]]:
+def _instantiated(
+    config: DictConfig,
+) -> Iterator[tuple[str, DictConfig, Mapping[str, type[TargetSettings]], Callable[[type], bool]]]:
     if "data" in config:
         yield "data.source", config.data.source, SOURCES, lambda c: hasattr(c, "load") and hasattr(c, "digest")
     if "engine" in config:

@@ -159,7 +159,8 @@ def test_a_step_has_the_gradient_of_the_weighted_loss_however_it_is_cut(
 
 @pytest.mark.parametrize("path", LOSSES)
 def test_the_cost_class_is_that_of_the_module(path: str) -> None:
-    kind, cost = get_class(path), LOSSES[path].cost_class
+    kind: type[CausalLMModule] = get_class(path)
+    cost = LOSSES[path].cost_class
     assert kind.is_linear == (cost in ("A", "B"))
     assert kind.has_token_term == (cost == "B")
     assert kind.is_separable == (cost == "C1" or kind.needs_mismatched)

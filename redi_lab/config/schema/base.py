@@ -85,16 +85,15 @@ class TargetSettings(Settings, extra="allow"):
     target: Text = Field(alias="_target_")
 
 
-Models = Mapping[str, type[TargetSettings]]
-"""Path of a class → the model of its settings."""
+Target = TypeVar("Target", bound=TargetSettings)
 
 
-def by_target(*models: type[TargetSettings]) -> Models:
-    """The models by the classes that they are for."""
+def by_target(*models: type[Target]) -> Mapping[str, type[Target]]:
+    """The models by the paths of the classes that they are for."""
     return {name: model for model in models for name in get_args(model.model_fields["target"].annotation)}
 
 
-def fitting(models: Models) -> BeforeValidator:
+def fitting(models: Mapping[str, type[TargetSettings]]) -> BeforeValidator:
     """Holds settings against the model of the class that they name, if there is one."""
 
     def choose(value: Any) -> Any:

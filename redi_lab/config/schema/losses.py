@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
@@ -237,7 +238,7 @@ class TokenTOPRConfig(AlphaConfig, ReferenceConfig, extra="forbid"):
     target: Literal["redi_lab.modules.token_topr.TokenTOPRModule"] = Field(alias="_target_")
 
 
-LOSSES = by_target(
+LOSSES: Mapping[str, type[LossConfig]] = by_target(
     SFTConfig,
     REDIConfig,
     DPOConfig,
