@@ -29,7 +29,7 @@ from typing import Any, final
 
 from redi_lab.data.rows import OnProgress
 from redi_lab.data.selection import NO_CORRECT, NO_INCORRECT
-from redi_lab.data.tokenization import train_tokenizer
+from redi_lab.data.student_tokenizer import train_tokenizer
 from redi_lab.data.traces import Demonstration, HeldOut, Pair, SelectionCounts, TraceCorpus
 
 ORDINALS = ("first", "second")

@@ -26,7 +26,8 @@ from redi_lab.backbone.loading import load_backbone
 from redi_lab.data.arithmetic import build_tokenizer
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.rows import OnProgress
-from redi_lab.data.tokenization import TraceEncoder, set_chat_template, train_tokenizer
+from redi_lab.data.student_tokenizer import set_chat_template, train_tokenizer
+from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import TraceCorpus, TraceSource
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark

@@ -9,7 +9,8 @@ import pytest
 from redi_lab.curation.curator import RowCurator, RowResult, RowRules
 from redi_lab.curation.decontamination import NgramIndex
 from redi_lab.data.selection import choose
-from redi_lab.data.tokenization import TraceEncoder, train_tokenizer
+from redi_lab.data.student_tokenizer import train_tokenizer
+from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import Dropped, Generation, Problem
 from tests.curation.rules import rules
 

@@ -12,7 +12,8 @@ import pytest
 from pyarrow.parquet import write_table
 
 from redi_lab.data.curated import PAIRS_SCHEMA, TRACE_SCHEMA
-from redi_lab.data.tokenization import TraceEncoder, train_tokenizer
+from redi_lab.data.student_tokenizer import train_tokenizer
+from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.errors import UserError
 from redi_lab.verbs.curate.preview.command import preview, run_preview
 from redi_lab.verbs.curate.preview.marks import END_OF_TURN, Piece, Window, mark_pair, visible
