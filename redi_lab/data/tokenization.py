@@ -120,6 +120,35 @@ class TraceEncoder:
             for row, prompt, completion in zip(rows, prompts, completions, strict=True)
         ]
 
+    def last_characters(self, completions: Sequence[str]) -> list[list[int]]:
+        """Where in each completion, as it was given, the last character of each token of `completion_ids` lies.
+
+        Tokens that share one character all lie there, and the end-of-turn token where the text ends.
+
+        Args:
+            completions: none of zero tokens.
+
+        Raises:
+            UserError: the tokenizer does not know.
+        """
+        if not self.tokenizer.is_fast:
+            raise UserError(
+                f"{_name(self.tokenizer)} does not say which characters its tokens stand for: give the model a"
+                " tokenizer.json, or set data.token_weights=none"
+            )
+        texts = [self._open_text(text) for text in completions]
+        options = {"add_special_tokens": False, "return_offsets_mapping": True}
+        read = self.tokenizer(texts, **options)
+        places = []
+        for completion, text, ids, offsets in zip(
+            completions, texts, read["input_ids"], read["offset_mapping"], strict=True
+        ):
+            if not self._markup.isdisjoint(ids):  # as in `_completions`
+                offsets = self.tokenizer(text, split_special_tokens=True, **options)["offset_mapping"]
+            before = len(self.thinking_prefix) if completion.startswith(self.thinking_prefix) else 0
+            places.append([before + end - 1 for end in (*(max(end, 1) for _, end in offsets), len(text))])
+        return places
+
     def _check_prompts(self) -> None:
         if not self.tokenizer.chat_template:
             return

@@ -93,6 +93,8 @@ def make_datamodule(
         max_prompt_tokens=data.max_prompt_tokens,
         max_completion_tokens=data.max_completion_tokens,
         max_sequence_tokens=data.max_sequence_tokens,
+        token_weights=data.token_weights,
+        prefix_weight=config.loss.get("prefix_weight", 1.0),
         on_progress=on_progress,
     )
 
@@ -128,7 +130,8 @@ def objective_class(config: DictConfig) -> type[CausalLMModule]:
 def make_module(config: DictConfig, backbone: CausalLM) -> CausalLMModule:
     """The objective around the policy, with its optimizer and schedule."""
     settings = {key: value for key, value in config.optimizer.items() if key != "max_grad_norm"}
-    loss = {key: value for key, value in config.loss.items() if key != "reference"}  # read by the verb
+    used_elsewhere = ("reference", "prefix_weight")  # by the verb, and by the data module
+    loss = {key: value for key, value in config.loss.items() if key not in used_elsewhere}
     module: CausalLMModule = _instantiate(loss)(
         backbone=backbone,
         optimizer=_instantiate(settings),

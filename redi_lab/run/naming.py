@@ -30,6 +30,8 @@ def objective(loss: Mapping[str, Any]) -> str:
     """``redi α.8``, ``simpo β10 γ1``, ``sft``: the module's file is named after the objective."""
     word = ".".join(["", *str(loss.get("_target_")).split(".")][-2:-1]).replace("_", " ")
     numbers = {k: float(v) for k, v in loss.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    if numbers.get("prefix_weight") == 1.0:  # as if there were none
+        del numbers["prefix_weight"]
     return " ".join([word, *(f"{_SYMBOLS.get(k, f'{k} ')}{_short(v)}" for k, v in numbers.items())])
 
 

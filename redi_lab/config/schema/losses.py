@@ -46,21 +46,31 @@ class SFTConfig(LossConfig, extra="forbid"):
     target: Literal["redi_lab.modules.sft.SFTModule"] = Field(alias="_target_")
 
 
-class REDIConfig(AlphaConfig, extra="forbid"):
+class UnpairedREDIConfig(AlphaConfig, extra="forbid"):
+    """Eq. 5 without pairs."""
+
+    target: Literal["redi_lab.modules.unpaired_redi.UnpairedREDIModule"] = Field(alias="_target_")
+
+
+class PairsConfig(LossConfig):
+    """Objectives on pairs, with the weight of the tokens that both sides share from their start."""
+
+    prefix_weight: NotNegative
+
+
+class REDIConfig(PairsConfig, AlphaConfig, extra="forbid"):
     """Eq. 5."""
 
-    target: Literal["redi_lab.modules.redi.REDIModule", "redi_lab.modules.unpaired_redi.UnpairedREDIModule"] = Field(
-        alias="_target_"
-    )
+    target: Literal["redi_lab.modules.redi.REDIModule"] = Field(alias="_target_")
 
 
-class ReferenceConfig(LossConfig):
+class ReferenceConfig(PairsConfig):
     """Objectives that compare with another policy: `init`, the one before training, or a Hugging Face folder."""
 
     reference: Text
 
 
-class _PairwiseConfig(LossConfig, extra="forbid"):
+class _PairwiseConfig(PairsConfig, extra="forbid"):
     beta: Positive
     head_gradient: Literal["accumulate", "recompute"]
 
@@ -78,13 +88,13 @@ class SimPOConfig(_PairwiseConfig):
     gamma: NotNegative
 
 
-class SimPERConfig(LossConfig, extra="forbid"):
+class SimPERConfig(PairsConfig, extra="forbid"):
     """See `redi_lab.modules.simper`."""
 
     target: Literal["redi_lab.modules.simper.SimPERModule"] = Field(alias="_target_")
 
 
-class BoundedREDIConfig(AlphaConfig, extra="forbid"):
+class BoundedREDIConfig(PairsConfig, AlphaConfig, extra="forbid"):
     """See `redi_lab.modules.bounded_redi`."""
 
     target: Literal["redi_lab.modules.bounded_redi.BoundedREDIModule"] = Field(alias="_target_")
@@ -92,7 +102,7 @@ class BoundedREDIConfig(AlphaConfig, extra="forbid"):
     is_detached: bool
 
 
-class GatedREDIConfig(AlphaConfig, extra="forbid"):
+class GatedREDIConfig(PairsConfig, AlphaConfig, extra="forbid"):
     """See `redi_lab.modules.gated_redi`."""
 
     target: Literal["redi_lab.modules.gated_redi.GatedREDIModule"] = Field(alias="_target_")
@@ -100,7 +110,7 @@ class GatedREDIConfig(AlphaConfig, extra="forbid"):
     tau: Share
 
 
-class HingeConfig(AlphaConfig, extra="forbid"):
+class HingeConfig(PairsConfig, AlphaConfig, extra="forbid"):
     """See `redi_lab.modules.hinge`."""
 
     target: Literal["redi_lab.modules.hinge.HingeModule"] = Field(alias="_target_")
@@ -174,6 +184,7 @@ class AsymREConfig(ScheduledConfig, extra="forbid"):
 
 LOSSES = by_target(
     SFTConfig,
+    UnpairedREDIConfig,
     REDIConfig,
     DPOConfig,
     SimPOConfig,
