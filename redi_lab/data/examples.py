@@ -6,11 +6,13 @@ chosen, rejected = examples[0]
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from redi_lab.data.packing import Task
 from redi_lab.data.token_weights import READS, Rule, checked, common_prefix, weigh
@@ -21,7 +23,7 @@ from redi_lab.errors import UserError
 Example = tuple[TokenizedSequence, ...]
 """A chosen and a rejected sequence, or one alone."""
 
-_ROWS_AT_ONCE = 1024
+_ROWS_AT_ONCE = 1024  # even: both sides of a pair are among them
 
 
 class _Row(NamedTuple):
@@ -62,17 +64,15 @@ def encode_examples(
             f"{corpus.source}: data.token_weights={token_weights} needs {READS[token_weights]}, and no trace has any:"
             " add that column, or set data.token_weights=none"
         )
-    rows, sequences = list(_rows(corpus, task)), list[TokenizedSequence]()
+    rows, width = list(_rows(corpus, task)), 2 if task == "pairs" else 1
+    examples: list[Example] = []
     for start in range(0, len(rows), _ROWS_AT_ONCE):
-        sequences += _encoded(rows[start : start + _ROWS_AT_ONCE], encoder, token_weights)
+        part = rows[start : start + _ROWS_AT_ONCE]
+        sequences = encoder.encode_all([(row.id, row.problem, row.completion) for row in part])
+        encoded = list(zip(part, sequences, _token_weights(part, encoder, token_weights), strict=True))
+        examples += [_example(encoded[at : at + width], prefix_weight) for at in range(0, len(part), width)]
         if on_progress is not None:
-            on_progress(len(sequences), len(rows))
-    if task != "pairs":
-        return [(_finished(sequence),) for sequence in sequences]
-    examples = []
-    for pair in zip(sequences[::2], sequences[1::2], strict=True):
-        shared = 0 if prefix_weight == 1.0 else common_prefix(*(s.input_ids[s.prompt_length :] for s in pair))
-        examples.append(tuple(_finished(sequence, shared, prefix_weight) for sequence in pair))
+            on_progress(start + len(part), len(rows))
     return examples
 
 
@@ -96,28 +96,35 @@ def _rows(corpus: TraceCorpus, task: Task) -> Iterator[_Row]:
         yield _Row(t.id, t.problem, t.completion, is_chosen, t.weights, t.weights.weight, t.pass_rate)
 
 
-def _encoded(rows: Sequence[_Row], encoder: TraceEncoder, rule: Rule) -> list[TokenizedSequence]:
-    sequences = encoder.encode_all([(row.id, row.problem, row.completion) for row in rows])
+def _token_weights(rows: Sequence[_Row], encoder: TraceEncoder, rule: Rule) -> list[NDArray[np.float64] | None]:
+    """What the rule makes of each completion; None where it weighs no token."""
     characters = [weigh(rule, row.trace_weights, is_chosen=row.is_chosen, row=row.id) for row in rows]
     weighed = [row.completion for row, weights in zip(rows, characters, strict=True) if weights is not None]
     places = iter(encoder.last_characters(weighed) if weighed else ())
-    return [
-        replace(
-            sequence,
-            is_chosen=row.is_chosen,
-            weight=row.weight,
-            pass_rate=row.pass_rate,
-            token_weights=None if weights is None else array("f", weights.at(next(places))),
+    return [None if weights is None else weights.at(next(places)) for weights in characters]
+
+
+def _example(
+    sides: Sequence[tuple[_Row, TokenizedSequence, NDArray[np.float64] | None]], prefix_weight: float
+) -> Example:
+    """The sequences of one example with their weights, those of a shared prefix scaled."""
+    shared = 0
+    if len(sides) == 2 and prefix_weight != 1.0:
+        shared = common_prefix(*(sequence.input_ids[sequence.prompt_length :] for _, sequence, _ in sides))
+    done = []
+    for row, sequence, weights in sides:
+        token_weights = None
+        if shared or weights is not None:
+            scaled = np.ones(sequence.completion_length) if weights is None else weights
+            scaled[:shared] *= prefix_weight
+            token_weights = checked(scaled, f"{row.id}: its {'chosen' if row.is_chosen else 'rejected'} completion")
+        done.append(
+            replace(
+                sequence,
+                is_chosen=row.is_chosen,
+                weight=row.weight,
+                pass_rate=row.pass_rate,
+                token_weights=token_weights,
+            )
         )
-        for sequence, row, weights in zip(sequences, rows, characters, strict=True)
-    ]
-
-
-def _finished(sequence: TokenizedSequence, number: int = 0, factor: float = 1.0) -> TokenizedSequence:
-    """The sequence with the weights of its first `number` tokens multiplied, and all of them checked."""
-    if number == 0 and sequence.token_weights is None:
-        return sequence
-    weights = sequence.token_weights or [1.0] * sequence.completion_length
-    scaled = [*(factor * weight for weight in weights[:number]), *weights[number:]]
-    side = "chosen" if sequence.is_chosen else "rejected"
-    return replace(sequence, token_weights=checked(scaled, f"{sequence.id}: its {side} completion"))
+    return tuple(done)

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 from array import array
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from operator import eq
 from typing import Literal, final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from redi_lab.data.traces import Step, TraceWeights
 from redi_lab.errors import UserError
@@ -30,18 +32,16 @@ READS: dict[Rule, str] = {"spans": "spans", "after_first_error": "steps", "step_
 @final
 @dataclass(frozen=True, slots=True)
 class CharacterWeights:
-    """Weights of the characters of a text: (start, end, weight) of stretches in order, and that of all others."""
+    """Weights of characters: (start, end, weight) of one or more stretches in order, and that of all others."""
 
     stretches: Sequence[tuple[int, float, float]]
     elsewhere: float
 
-    def at(self, places: Iterable[int]) -> list[float]:
+    def at(self, places: Sequence[int]) -> NDArray[np.float64]:
         """The weights of the characters at these places."""
-        starts = [start for start, _, _ in self.stretches]
-        found = ((place, bisect_right(starts, place) - 1) for place in places)
-        return [
-            self.stretches[i][2] if i >= 0 and place < self.stretches[i][1] else self.elsewhere for place, i in found
-        ]
+        starts, ends, weights = np.array(self.stretches, dtype=np.float64).T
+        found = np.searchsorted(starts, places, side="right") - 1
+        return np.where((found >= 0) & (np.array(places) < ends[found]), weights[found], self.elsewhere)
 
 
 def weigh(rule: Rule, trace: TraceWeights, *, is_chosen: bool, row: str) -> CharacterWeights | None:
@@ -99,15 +99,16 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     return sum(1 for _ in takewhile(bool, map(eq, left, right)))
 
 
-def checked(weights: Iterable[float], what: str) -> Sequence[float] | None:
+def checked(weights: NDArray[np.float64], what: str) -> Sequence[float] | None:
     """Token weights in single precision; None where all are 1.
 
     Raises:
         UserError: all are 0, or one is not finite; the message begins with `what` they are of.
     """
-    single = array("f", weights)
-    if not all(map(math.isfinite, single)):
+    with np.errstate(over="ignore"):
+        single = weights.astype(np.float32)
+    if not np.isfinite(single).all():
         raise UserError(f"{what} has a token whose weight is not finite; make weights smaller, or drop the row")
-    if not any(single):
+    if not single.any():
         raise UserError(f"{what} has no token whose weight is not 0; weigh some, or drop the row")
-    return None if all(weight == 1.0 for weight in single) else single
+    return None if (single == 1.0).all() else array("f", single.tobytes())

@@ -135,11 +135,13 @@ def _weights(
     if characters is None:
         return None
     if encoder is not None:
-        return characters.at(encoder.last_characters([row[side]])[0])
-    *words, _ = pieces
-    starts = accumulate(map(len, words), initial=0)
-    last = [start + max(len(word.rstrip()), 1) - 1 for start, word in zip(starts, words, strict=False)]
-    return characters.at([*last, len(row[side]) - 1])
+        (places,) = encoder.last_characters([row[side]])
+    else:
+        *words, _ = pieces
+        starts = accumulate(map(len, words), initial=0)
+        places = [start + max(len(word.rstrip()), 1) - 1 for start, word in zip(starts, words, strict=False)]
+        places.append(len(row[side]) - 1)
+    return list(map(float, characters.at(places)))
 
 
 def _mark(length: int, render: Render, window: Window, common: int, weights: Sequence[float] | None) -> Marked:
