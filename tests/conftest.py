@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from redi_lab.data.tokenization import train_tokenizer
+from redi_lab.data.student_tokenizer import train_tokenizer
 
 torch.set_num_threads(1)  # the models are tiny, and tests run side by side
 REPOSITORY = Path(__file__).resolve().parents[1]

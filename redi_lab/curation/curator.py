@@ -21,7 +21,7 @@ from redi_lab.curation.duplicates import Duplicates, SeenTexts, TextKey, text_ke
 from redi_lab.curation.pairing import PairOrder, Trace, choose_pairs, common_prefix
 from redi_lab.data.selection import NO_CORRECT, NO_GENERATIONS, NO_INCORRECT, SAME_TEXT
 from redi_lab.data.tokenization import TraceEncoder
-from redi_lab.data.traces import Dropped, Generation, Problem
+from redi_lab.data.traces import Dropped, Generation, Problem, pass_rate
 from redi_lab.data.verdicts import Decision, decide, truncation
 
 USED = "used"
@@ -104,7 +104,7 @@ def given_up(reason: str, num_generations: int) -> RowResult:
 @final
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A generation that passed the filters."""
+    """A generation with its verdict."""
 
     generation: Generation
     decision: Decision
@@ -165,12 +165,23 @@ class RowCurator:
         if (long := _over("prompt", prompt_tokens, self._rules.max_prompt_tokens)) is not None:
             return given_up(long, number)
         endings: list[str | None] = [None] * number  # the name under which each generation ends
-        candidates = self._candidates(problem, prompt_tokens, endings)
-        result = self._select(source_row, problem, candidates, prompt_tokens, endings)
+        everything = self._candidates(problem, prompt_tokens, endings)
+        candidates = [item for item in everything if endings[item.place] is None]
+        rate = None if problem.is_ready_pair else pass_rate(item.decision.correct for item in everything)
+        columns = {
+            "id": problem.id,
+            "problem": problem.problem,
+            "answer": problem.answer,
+            "source": problem.source,
+            "source_row": source_row,
+            "pass_rate": rate,
+            "prompt_tokens": prompt_tokens,
+        }
+        result = self._select(problem, columns, candidates, endings)
         return replace(result, verdicts=Counter(item.decision.reason for item in candidates))
 
     def _candidates(self, problem: Problem, prompt_tokens: int | None, endings: list[str | None]) -> list[_Candidate]:
-        """The generations that pass the filters, with their verdicts; the others get their reason in `endings`."""
+        """All generations with their verdicts; those that do not pass the filters get their reason in `endings`."""
         rules, seen = self._rules, SeenTexts("generation of the problem", self._rules.near_threshold)
         candidates = []
         for place, generation in enumerate(problem.generations):
@@ -185,19 +196,13 @@ class RowCurator:
                 or _over("sequence", whole, rules.max_sequence_tokens)
                 or repeated
             )
-            if endings[place] is None:
-                has_answer = self._has_answer is None or self._has_answer(generation.text)
-                decision = decide(generation, is_truncated=cut is not None, has_answer=has_answer)
-                candidates.append(_Candidate(generation, decision, trace))
+            has_answer = self._has_answer is None or self._has_answer(generation.text)
+            decision = decide(generation, is_truncated=cut is not None, has_answer=has_answer)
+            candidates.append(_Candidate(generation, decision, trace))
         return candidates
 
     def _select(
-        self,
-        source_row: int,
-        problem: Problem,
-        candidates: list[_Candidate],
-        prompt_tokens: int | None,
-        endings: list[str | None],
+        self, problem: Problem, row: dict[str, Any], candidates: list[_Candidate], endings: list[str | None]
     ) -> RowResult:
         rules = self._rules
         positives = [item for item in candidates if item.decision.correct]
@@ -230,14 +235,6 @@ class RowCurator:
             rejected = list({item.place: item for _, item in pairs}.values())
         for item in (*shown, *(chosen for chosen, _ in pairs), *rejected):
             endings[item.place] = USED
-        row = {
-            "id": problem.id,
-            "problem": problem.problem,
-            "answer": problem.answer,
-            "source": problem.source,
-            "source_row": source_row,
-            "prompt_tokens": prompt_tokens,
-        }
         why_no_pair = NO_CORRECT if not positives else SAME_TEXT if negatives else NO_INCORRECT
         return RowResult(
             None,
@@ -266,6 +263,7 @@ def _trace_columns(item: _Candidate) -> dict[str, Any]:
         "generation_index": item.place,
         "verdicts": item.verdicts,
         "completion_tokens": item.num_tokens,
+        **item.generation.weights.as_columns(),
     }
 
 
@@ -273,6 +271,7 @@ def _pair_columns(chosen: _Candidate, rejected: _Candidate) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for side, item in (("chosen", chosen), ("rejected", rejected)):
         columns[side] = item.generation.text
+        columns |= item.generation.weights.as_columns(f"{side}_")
         columns |= {f"{side}_index": item.place, f"{side}_verdicts": item.verdicts, f"{side}_tokens": item.num_tokens}
     return columns | {
         "common_prefix": common_prefix(chosen.trace, rejected.trace),

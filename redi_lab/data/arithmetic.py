@@ -29,7 +29,7 @@ from typing import Any, final
 
 from redi_lab.data.rows import OnProgress
 from redi_lab.data.selection import NO_CORRECT, NO_INCORRECT
-from redi_lab.data.tokenization import train_tokenizer
+from redi_lab.data.student_tokenizer import train_tokenizer
 from redi_lab.data.traces import Demonstration, HeldOut, Pair, SelectionCounts, TraceCorpus
 
 ORDINALS = ("first", "second")
@@ -196,8 +196,9 @@ class ArithmeticSource:
         for _ in range(self.max_tries):
             trace, answer = self.teacher.solve(problem, rng)
             if answer == problem.answer:
-                pair = Pair(name, problem.text, trace, rng.choice(failures)) if failures else None
-                return Demonstration(name, problem.text, trace), pair
+                rate = 1 / (1 + len(failures))
+                pair = Pair(name, problem.text, trace, rng.choice(failures), pass_rate=rate) if failures else None
+                return Demonstration(name, problem.text, trace, pass_rate=rate), pair
             failures.append(trace)
         return None, None
 

@@ -9,11 +9,10 @@ from typing import final
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from redi_lab.data.examples import Example
 from redi_lab.data.packing import Batch, Reference, make_batch
 from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.errors import UserError
-
-Example = tuple[TokenizedSequence, ...]
 
 
 @final

@@ -19,7 +19,16 @@ import pyarrow as pa
 
 from redi_lab.data.rows import OnProgress, read_parquet
 from redi_lab.data.selection import LEAKS_HELD_OUT, hold_out, text_key
-from redi_lab.data.traces import Demonstration, Negative, Pair, Problem, SelectionCounts, TraceCorpus
+from redi_lab.data.traces import (
+    UNWEIGHTED,
+    Demonstration,
+    Negative,
+    Pair,
+    Problem,
+    SelectionCounts,
+    TraceCorpus,
+    TraceWeights,
+)
 from redi_lab.errors import UserError
 from redi_lab.files import file_digest
 
@@ -28,11 +37,11 @@ PAIRS_FILE = "pairs.parquet"
 NEGATIVES_FILE = "negatives.parquet"
 NO_PAIR = "no further pair of this problem"
 NO_DEMONSTRATION = "no further demonstration of this problem"
-_FILES = {
-    SFT_FILE: ("id", "problem", "answer", "source_row", "completion"),
-    PAIRS_FILE: ("id", "problem", "answer", "source_row", "chosen", "rejected"),
-    NEGATIVES_FILE: ("id", "problem", "answer", "source_row", "completion"),
-}
+_SIDES = ("chosen", "rejected")
+_OF_PROBLEM = ("id", "problem", "answer", "source_row", "pass_rate")
+_OF_TRACE = (*_OF_PROBLEM, "completion", *UNWEIGHTED.as_columns())
+_OF_PAIR = (*_OF_PROBLEM, *_SIDES, *(name for side in _SIDES for name in UNWEIGHTED.as_columns(f"{side}_")))
+_FILES = {SFT_FILE: _OF_TRACE, PAIRS_FILE: _OF_PAIR, NEGATIVES_FILE: _OF_TRACE}
 """What training reads of each file."""
 
 _SHARED_FIRST = [pa.field("id", pa.string(), nullable=False), pa.field("problem", pa.string(), nullable=False)]
@@ -40,7 +49,22 @@ _PROVENANCE = [
     pa.field("answer", pa.string()),
     pa.field("source", pa.string()),
     pa.field("source_row", pa.int64(), nullable=False),
+    pa.field("pass_rate", pa.float64()),
 ]
+
+
+def _weight_fields(side: str = "") -> list[pa.Field]:
+    """Columns of `TraceWeights`."""
+    place = [pa.field("start", pa.int64()), pa.field("end", pa.int64())]
+    span = pa.struct([*place, pa.field("weight", pa.float64())])
+    step = pa.struct([*place, pa.field("right", pa.bool_()), pa.field("advantage", pa.float64())])
+    return [
+        pa.field(f"{side}weight", pa.float64(), nullable=False),
+        pa.field(f"{side}spans", pa.list_(span), nullable=False),
+        pa.field(f"{side}steps", pa.list_(step), nullable=False),
+    ]
+
+
 TRACE_SCHEMA = pa.schema(  # of right traces as of wrong ones
     [
         *_SHARED_FIRST,
@@ -50,6 +74,7 @@ TRACE_SCHEMA = pa.schema(  # of right traces as of wrong ones
         pa.field("verdicts", pa.string(), nullable=False),
         pa.field("prompt_tokens", pa.int32()),
         pa.field("completion_tokens", pa.int32()),
+        *_weight_fields(),
     ]
 )
 PAIRS_SCHEMA = pa.schema(
@@ -67,6 +92,8 @@ PAIRS_SCHEMA = pa.schema(
         pa.field("rejected_tokens", pa.int32()),
         pa.field("common_prefix", pa.int32(), nullable=False),
         pa.field("length_ratio", pa.float64(), nullable=False),
+        *_weight_fields("chosen_"),
+        *_weight_fields("rejected_"),
     ]
 )
 
@@ -130,11 +157,11 @@ class CuratedSource:
             on_progress(read, read)
         return TraceCorpus(
             self.path,
-            tuple(Demonstration(row["id"], row["problem"], row["completion"]) for row in demonstrations),
-            tuple(Pair(row["id"], row["problem"], row["chosen"], row["rejected"]) for row in pairs),
+            tuple(Demonstration(**_trace(row)) for row in demonstrations),
+            tuple(map(_pair, pairs)),
             held_out,
             counts,
-            tuple(Negative(row["id"], row["problem"], row["completion"]) for row in negatives),
+            tuple(Negative(**_trace(row)) for row in negatives),
         )
 
     def _files(self) -> list[Path]:
@@ -145,6 +172,16 @@ class CuratedSource:
                     f"data.path={self.path}: no {file.name} there; give the results folder of `redi_lab curate`"
                 )
         return files
+
+
+def _trace(row: dict[str, Any]) -> dict[str, Any]:
+    fields = {name: row[name] for name in ("id", "problem", "completion", "pass_rate")}
+    return fields | {"weights": TraceWeights.of_columns(row)}
+
+
+def _pair(row: dict[str, Any]) -> Pair:
+    chosen, rejected = (TraceWeights.of_columns(row, f"{side}_") for side in _SIDES)
+    return Pair(row["id"], row["problem"], row["chosen"], row["rejected"], chosen, rejected, row["pass_rate"])
 
 
 def _unless_zero(reason: str, number: int) -> dict[str, int]:

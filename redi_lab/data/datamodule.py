@@ -9,19 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import final
+from typing import Any, final
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from redi_lab.data.batches import BatchDataset, BatchSampler, Example, check_budget
+from redi_lab.data.batches import BatchDataset, BatchSampler, check_budget
+from redi_lab.data.examples import Example, encode_examples, marked_columns
 from redi_lab.data.packing import Batch, Task
+from redi_lab.data.token_weights import READS, Rule
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder, digest_sequences
-from redi_lab.data.traces import Demonstration, Negative, TraceCorpus
+from redi_lab.data.traces import TraceCorpus
 from redi_lab.errors import UserError
-
-_ROWS_AT_ONCE = 1024
 
 
 @final
@@ -42,10 +41,14 @@ class TraceDataModule(pl.LightningDataModule):
         max_prompt_tokens: longer prompts are dropped, and counted; None keeps all.
         max_completion_tokens: examples with a longer completion are dropped, and counted; None keeps all.
         max_sequence_tokens: the same for prompt and completion together.
+        token_weights: how columns of the data weigh tokens, see `redi_lab.data.token_weights`.
+        prefix_weight: factor on the tokens that both sides of a pair share from their start.
+        tail_weight: factor on the tokens of a side beyond the length of the other one.
         on_progress: told (sequences tokenised, sequences).
 
     Raises:
-        UserError: nothing is left to train on, or an example is longer than a micro-batch.
+        UserError: nothing is left to train on, an example is longer than a micro-batch, or its tokens cannot be
+            weighed.
     """
 
     def __init__(
@@ -63,6 +66,9 @@ class TraceDataModule(pl.LightningDataModule):
         max_prompt_tokens: int | None = None,
         max_completion_tokens: int | None = None,
         max_sequence_tokens: int | None = None,
+        token_weights: Rule = "none",
+        prefix_weight: float = 1.0,
+        tail_weight: float = 1.0,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         super().__init__()
@@ -70,9 +76,11 @@ class TraceDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.seed = seed
         self._resumed_at = (0, 0)
+        self.unused_columns = [name for name in marked_columns(corpus) if name != READS.get(token_weights)]
         self.dropped: Counter[str] = Counter()
         limits = {"prompt": max_prompt_tokens, "completion": max_completion_tokens, "sequence": max_sequence_tokens}
-        examples = [e for e in _encode(corpus, encoder, task, on_progress) if self._is_within(e, limits)]
+        encoded = encode_examples(corpus, encoder, task, token_weights, prefix_weight, tail_weight, on_progress)
+        examples = [example for example in encoded if self._is_within(example, limits)]
         kept_out = _validation_ids(corpus, num_validation, seed)
         self.train_examples = [e for e in examples if e[0].id not in kept_out]
         self.val_examples = [e for e in examples if e[0].id in kept_out]
@@ -99,12 +107,13 @@ class TraceDataModule(pl.LightningDataModule):
         """SHA-256 of the training tokens, in order: what a model trained on this has seen."""
         return digest_sequences(sequence for example in self.train_examples for sequence in example)
 
-    def counts(self) -> dict[str, int | dict[str, int]]:
-        """Examples per split, and what was dropped under which name."""
+    def counts(self) -> dict[str, Any]:
+        """Examples per split, what was dropped under which name, and columns that `token_weights` does not use."""
         return {
             "train": len(self.train_examples),
             "validation": len(self.val_examples),
             "dropped": dict(self.dropped),
+            "unused_columns": self.unused_columns,
             "train_completion_tokens": sum(s.completion_length for e in self.train_examples for s in e),
         }
 
@@ -192,29 +201,6 @@ def _length(sequence: TokenizedSequence, what: str) -> int:
         "completion": sequence.completion_length,
         "sequence": len(sequence.input_ids),
     }[what]
-
-
-def _encode(
-    corpus: TraceCorpus, encoder: TraceEncoder, task: Task, on_progress: Callable[[int, int], None] | None
-) -> list[Example]:
-    if task == "pairs":
-        rows = [(p.id, p.problem, text) for p in corpus.pairs for text in (p.chosen, p.rejected)]
-        is_chosen = [True, False] * len(corpus.pairs)
-    else:
-        traces: list[Demonstration | Negative] = [
-            *corpus.demonstrations,
-            *(corpus.negatives if task == "unpaired" else ()),
-        ]
-        rows = [(trace.id, trace.problem, trace.completion) for trace in traces]
-        is_chosen = [isinstance(trace, Demonstration) for trace in traces]
-    sequences: list[TokenizedSequence] = []
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        sequences += encoder.encode_all(rows[start : start + _ROWS_AT_ONCE])
-        if on_progress is not None:
-            on_progress(len(sequences), len(rows))
-    sequences = [s if side else replace(s, is_chosen=False) for s, side in zip(sequences, is_chosen, strict=True)]
-    width = 2 if task == "pairs" else 1
-    return [tuple(sequences[start : start + width]) for start in range(0, len(sequences), width)]
 
 
 def _validation_ids(corpus: TraceCorpus, number: int, seed: int) -> set[str]:

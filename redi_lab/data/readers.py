@@ -21,18 +21,21 @@ Rows of one completion and its verdict, as chat messages or in TRL's form. Those
 A prompt may be a string or one message, [{"role": "user", "content": "1+1?"}]. A completion may be a string, the
 assistant's message, or the user's message and then that; in this form `chosen` and `rejected` need no `prompt`. Nothing
 is guessed: a wrong key, type, role or empty completion is refused with its place.
+
+A row or a generation may have a `weight`. What characters of a completion are to count stands beside it as `spans` or
+`steps`; in a ready pair as `chosen_spans`, `rejected_spans`, `chosen_steps`, `rejected_steps`. See `weight_columns`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
-from redi_lab.data.rows import Row
+from redi_lab.data.rows import Row, show
 from redi_lab.data.table_source import TableSource, one_by_one, peek
 from redi_lab.data.traces import Dropped, Generation, Problem
+from redi_lab.data.weight_columns import read_weights
 from redi_lab.errors import UserError
 
 Shape = Literal["generations", "pairs", "messages", "completions"]
@@ -46,6 +49,8 @@ _REQUIRED: dict[Shape, tuple[str, ...]] = {
 }
 _SHOWN = {"pairs": ("prompt", "chosen", "rejected")}  # for people: only two-message sides can do without the prompt
 _GROUPED = ("messages", "completions")
+_MARKED: dict[Shape, str] = {"generations": 'each of its "generations"', "pairs": '"chosen_{0}" and "rejected_{0}"'}
+"""Where these forms have the spans and steps that rows of one completion have under that name."""
 
 
 @final
@@ -107,9 +112,12 @@ def _parse(row: Row, index: int, shape: Shape, *, has_id: bool | None) -> Proble
         )
     if has_id not in (None, "id" in row.values):
         raise UserError(f'{row.where}: either all rows have the key "id" or none (see the first row)')
+    for key in ("spans", "steps"):
+        if shape in _MARKED and row.values.get(key) is not None:
+            raise UserError(f'{row.where}: key "{key}": a row of this form has them in {_MARKED[shape].format(key)}')
     identity = row.values.get("id", index)
     if isinstance(identity, bool) or not isinstance(identity, int | str) or identity == "":
-        raise _refusal(row, '"id"', "a non-empty string or an integer", identity)
+        raise row.refusal('"id"', "a non-empty string or an integer", identity)
     reader = _RowReader(row, str(identity))
     parsers = {"generations": reader.problem, "pairs": reader.pair, "messages": reader.chat}
     return parsers.get(shape, reader.completion)()
@@ -122,12 +130,12 @@ def _grouped(rows: Iterator[Row], parse: Callable[[Row, int], Problem]) -> Itera
     for index, row in enumerate(rows):
         one = parse(row, index)
         if prompts.setdefault(one.id, one.problem) != one.problem:
-            raise UserError(f"{row.where}: the id {_show(one.id)} is that of another prompt: give each its own")
+            raise UserError(f"{row.where}: the id {show(one.id)} is that of another prompt: give each its own")
         before = problems.get(one.problem, replace(one, generations=()))
         if None not in (before.answer, one.answer) and before.answer != one.answer:
             raise UserError(
-                f'{row.where}: key "answer": {_show(one.answer)}, but an earlier row with the same prompt (id'
-                f" {_show(before.id)}) says {_show(before.answer)}: correct one of them"
+                f'{row.where}: key "answer": {show(one.answer)}, but an earlier row with the same prompt (id'
+                f" {show(before.id)}) says {show(before.answer)}: correct one of them"
             )
         generations = before.generations + one.generations
         problems[one.problem] = replace(before, answer=before.answer or one.answer, generations=generations)
@@ -146,7 +154,7 @@ class _RowReader:
         """A problem with its generations."""
         items, source = self.row.values["generations"], self.row.values.get("source")
         if not isinstance(items, list):
-            raise _refusal(self.row, '"generations"', "a list", items)
+            raise self.row.refusal('"generations"', "a list", items)
         return Problem(
             self.identity,
             self._text(self.row.values["problem"], '"problem"'),
@@ -158,17 +166,19 @@ class _RowReader:
     def pair(self) -> Problem:
         """A ready pair."""
         prompt = self._prompt() if "prompt" in self.row.values else self._shared_prompt()
-        generations = tuple(
-            Generation(self._completion(key, prompt), verdict, (("correct", verdict),))
-            for key, verdict in (("chosen", True), ("rejected", False))
-        )
+        generations = (self._side("chosen", True, prompt), self._side("rejected", False, prompt))
         return Problem(self.identity, prompt, self._answer(), generations, is_ready_pair=True)
+
+    def _side(self, key: str, verdict: bool, prompt: str) -> Generation:
+        text = self._completion(key, prompt)
+        weights = read_weights(self.row, self.row.values, text, side=f"{key}_")
+        return Generation(text, verdict, (("correct", verdict),), weights=weights)
 
     def chat(self) -> Problem:
         """A question and an answer as messages, with a verdict."""
         messages = self.row.values["messages"]
         if not isinstance(messages, list):
-            raise _refusal(self.row, '"messages"', "a list", messages)
+            raise self.row.refusal('"messages"', "a list", messages)
         prompt = self._text(self._messages("messages", ["user", "assistant"])[0], '"messages"[0].content')
         return self._of_one(prompt, "messages", "correct")
 
@@ -179,18 +189,21 @@ class _RowReader:
     def _of_one(self, prompt: str, key: str, verdict: str) -> Problem:
         correct = self._verdict(self.row.values[verdict], f'"{verdict}"')
         verdicts = () if correct is None else ((verdict, correct),)
-        generation = Generation(self._completion(key, prompt), correct, verdicts)
+        text = self._completion(key, prompt)
+        generation = Generation(text, correct, verdicts, weights=read_weights(self.row, self.row.values, text))
         return Problem(self.identity, prompt, self._answer(), (generation,))
 
     def _generation(self, item: object, key: str) -> Generation:
         if not isinstance(item, dict) or "text" not in item or "correct" not in item:
-            raise _refusal(self.row, key, 'an object with "text" and "correct"', item)
+            raise self.row.refusal(key, 'an object with "text" and "correct"', item)
         correct = self._verdict(item["correct"], f"{key}.correct")
         reason = item.get("finish_reason")
         if reason is not None and not isinstance(reason, str):
-            raise _refusal(self.row, f"{key}.finish_reason", "a string or null", reason)
+            raise self.row.refusal(f"{key}.finish_reason", "a string or null", reason)
         verdicts = () if correct is None else (("correct", correct),)
-        return Generation(self._text(item["text"], f"{key}.text"), correct, verdicts, reason)
+        text = self._text(item["text"], f"{key}.text")
+        weights = read_weights(self.row, item, text, f"{key}.{{}}")
+        return Generation(text, correct, verdicts, reason, weights=weights)
 
     def _prompt(self) -> str:
         value = self.row.values["prompt"]
@@ -229,7 +242,7 @@ class _RowReader:
         if roles != expected:
             raise UserError(
                 f'{self.row.where}: key "{key}": only conversations of one turn are supported, with roles'
-                f" {_show(expected)}, got {_show(roles)}: drop the other messages; data.prompt_template can hold what a"
+                f" {show(expected)}, got {show(roles)}: drop the other messages; data.prompt_template can hold what a"
                 " system message says"
             )
         return [message.get("content") for message in messages]
@@ -237,31 +250,21 @@ class _RowReader:
     def _answer(self) -> str | None:
         answer = self.row.values.get("answer")
         if answer is not None and not isinstance(answer, str):
-            raise _refusal(self.row, '"answer"', "a string or null", answer)
+            raise self.row.refusal('"answer"', "a string or null", answer)
         return answer if answer and answer.strip() else None
 
     def _verdict(self, value: object, key: str) -> bool | None:
         if value is not None and not isinstance(value, bool):
-            raise _refusal(self.row, key, "true, false or null", value)
+            raise self.row.refusal(key, "true, false or null", value)
         return value
 
     def _text(self, value: object, key: str) -> str:
         if not isinstance(value, str):
-            raise _refusal(self.row, key, "a string", value)
+            raise self.row.refusal(key, "a string", value)
         if not value.strip():
-            raise UserError(f"{self.row.where}: key {key}: the string is empty (row with id {_show(self.identity)})")
+            raise UserError(f"{self.row.where}: key {key}: the string is empty (row with id {show(self.identity)})")
         return value
-
-
-def _refusal(row: Row, key: str, expected: str, value: object) -> UserError:
-    return UserError(f"{row.where}: key {key}: expected {expected}, got {_show(value)}")
 
 
 def _names(keys: Iterable[str]) -> str:
     return ", ".join(f'"{key}"' for key in keys)
-
-
-def _show(value: object) -> str:
-    """A value as JSON writes it, cut to one short line."""
-    shown = json.dumps(value, ensure_ascii=False, default=repr)
-    return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -50,6 +51,10 @@ class Row:
     where: str
     values: Values
 
+    def refusal(self, key: str, expected: str, value: object) -> UserError:
+        """What to raise where `key` has a wrong value."""
+        return UserError(f"{self.where}: key {key}: expected {expected}, got {show(value)}")
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,12 @@ class RowTable:
         if number == 0:
             raise UserError(f"{self.source}: there is no row in it; give rows")
         report(number, total)
+
+
+def show(value: object) -> str:
+    """A value as JSON writes it, cut to one short line."""
+    shown = json.dumps(value, ensure_ascii=False, default=repr)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 def open_rows(path: str, *, split: str, revision: str | None, streaming: bool = False) -> RowTable:

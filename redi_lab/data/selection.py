@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from redi_lab.data.traces import Demonstration, Dropped, HeldOut, Pair, Problem, SelectionCounts, TraceCorpus
+from redi_lab.data.traces import Demonstration, Dropped, HeldOut, Pair, Problem, SelectionCounts, TraceCorpus, pass_rate
 from redi_lab.errors import UserError
 
 NO_GENERATIONS = "no generations"
@@ -87,17 +87,19 @@ def curate(rows: Iterable[Problem | Dropped], *, source: str, num_heldout: int =
 
 def choose(problem: Problem) -> Choice:
     """The first correct generation, and that against the first incorrect one of another text."""
+    rate = None if problem.is_ready_pair else pass_rate(generation.correct for generation in problem.generations)
     demonstration: Demonstration | str = NO_CORRECT if problem.generations else NO_GENERATIONS
     for generation in problem.generations:
         if generation.correct:
-            demonstration = Demonstration(problem.id, problem.problem, generation.text)
+            demonstration = Demonstration(problem.id, problem.problem, generation.text, generation.weights, rate)
             break
     pair: Pair | str = NO_INCORRECT
     if isinstance(demonstration, Demonstration):
         for generation in problem.generations:
             if generation.correct is False:  # None is an unknown verdict, never a negative
                 if generation.text != demonstration.completion:
-                    pair = Pair(problem.id, problem.problem, demonstration.completion, generation.text)
+                    texts, weights = (demonstration.completion, generation.text), generation.weights
+                    pair = Pair(problem.id, problem.problem, *texts, demonstration.weights, weights, rate)
                     break
                 pair = SAME_TEXT
     return Choice(problem.id, problem.problem, problem.answer, demonstration, pair, problem.is_ready_pair)

@@ -15,13 +15,11 @@ text, read as the characters that it is made of; every row is checked, and refus
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, final
 
 from redi_lab.data.template_box import why_unusable
@@ -127,6 +125,35 @@ class TraceEncoder:
             TokenizedSequence(row[0], array("i", prompt + completion), len(prompt))
             for row, prompt, completion in zip(rows, prompts, completions, strict=True)
         ]
+
+    def last_characters(self, completions: Sequence[str]) -> list[list[int]]:
+        """Where in each completion, as it was given, the last character of each token of `completion_ids` lies.
+
+        Tokens that share one character all lie there, and the end-of-turn token where the text ends.
+
+        Args:
+            completions: none of zero tokens.
+
+        Raises:
+            UserError: the tokenizer does not know.
+        """
+        if not self.tokenizer.is_fast:
+            raise UserError(
+                f"{_name(self.tokenizer)} does not say which characters its tokens stand for: give the model a"
+                " tokenizer.json, or set data.token_weights=none"
+            )
+        texts = [self._open_text(text) for text in completions]
+        options = {"add_special_tokens": False, "return_offsets_mapping": True}
+        read = self.tokenizer(texts, **options)
+        places = []
+        for completion, text, ids, offsets in zip(
+            completions, texts, read["input_ids"], read["offset_mapping"], strict=True
+        ):
+            if not self._markup.isdisjoint(ids):  # as in `_completions`
+                offsets = self.tokenizer(text, split_special_tokens=True, **options)["offset_mapping"]
+            before = len(self.thinking_prefix) if completion.startswith(self.thinking_prefix) else 0
+            places.append([before + end - 1 for end in (*(max(end, 1) for _, end in offsets), len(text))])
+        return places
 
     def _check_prompts(self) -> None:
         if not self.tokenizer.chat_template:
@@ -300,51 +327,6 @@ def _rendered_turn(tokenizer: Any) -> str:
     if _SENTINEL not in rendered:
         raise UserError(f"{_name(tokenizer)}: its chat template leaves out what the assistant says; correct it")
     return rendered
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int, whole_tokens: Sequence[str] = ()) -> Any:
-    """A byte-level BPE tokenizer of the Qwen2 family, for students made from scratch; its arguments decide all of it.
-
-    The family matters: for a `qwen2` model folder transformers always builds a `Qwen2Tokenizer` and silently ignores
-    any other kind of tokenizer that was saved there. Every byte has a token, so any text can be encoded.
-
-    Args:
-        texts: what the merges are learnt from.
-        vocab_size: the most tokens, `whole_tokens` not counted; at least 257.
-        whole_tokens: texts that are one token wherever they stand.
-    """
-    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
-    from transformers import Qwen2Tokenizer
-
-    trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    trained.train_from_iterator(texts, trainer)
-    model = json.loads(trained.to_str())["model"]
-    tokenizer = Qwen2Tokenizer(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]])
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole_tokens])
-    return tokenizer
-
-
-def set_chat_template(tokenizer: Any, template: str | None) -> None:
-    """Give the tokenizer a chat template: a path of a Jinja file, the template itself, or None to keep its own.
-
-    Raises:
-        UserError: the text is neither a file nor a template.
-    """
-    if template is None:
-        return
-    if "{" not in template:
-        path = Path(template)
-        if not path.is_file():
-            raise UserError(f"model.chat_template={template!r} is neither a file nor a Jinja template")
-        template = path.read_text(encoding="utf-8")
-    tokenizer.chat_template = template
 
 
 def digest_sequences(sequences: Iterable[TokenizedSequence]) -> str:

@@ -9,9 +9,59 @@ refuse), `redi_lab.data.selection` turns those into demonstrations and pairs, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, Protocol, Self, final, runtime_checkable
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Characters `start` to `end` (exclusive) of a completion, and a factor on their log-probs, of any sign."""
+
+    start: int
+    end: int
+    weight: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Characters `start` to `end` (exclusive) of a completion, and what is known of them: a verdict, an advantage."""
+
+    start: int
+    end: int
+    right: bool | None = None
+    advantage: float | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TraceWeights:
+    """What the data say about how much a completion, and which parts of it, are to count.
+
+    Attributes:
+        weight: factor on its term of the loss, at least 0.
+        spans: in order and without overlap; see the setting `data.token_weights` for what becomes of them.
+        steps: likewise.
+    """
+
+    weight: float = 1.0
+    spans: tuple[Span, ...] = ()
+    steps: tuple[Step, ...] = ()
+
+    def as_columns(self, side: str = "") -> dict[str, Any]:
+        """As columns of a table, whose names begin with `side`, such as "chosen_"."""
+        return {f"{side}{name}": value for name, value in asdict(self).items()}
+
+    @classmethod
+    def of_columns(cls, row: Mapping[str, Any], side: str = "") -> Self:
+        """What `as_columns` made."""
+        spans, steps = (row[f"{side}{name}"] for name in ("spans", "steps"))
+        return cls(row[f"{side}weight"], tuple(Span(**span) for span in spans), tuple(Step(**step) for step in steps))
+
+
+UNWEIGHTED = TraceWeights()
 
 
 @final
@@ -25,6 +75,7 @@ class Generation:
         verdicts: (verifier, its word) for every verifier that was asked; None where it could not tell.
         finish_reason: why the teacher stopped, where the corpus says so: "stop", "length", …
         unknown_reason: why a verifier could not tell, where it says so.
+        weights: how much it is to count.
     """
 
     text: str
@@ -32,6 +83,7 @@ class Generation:
     verdicts: tuple[tuple[str, bool | None], ...] = ()
     finish_reason: str | None = None
     unknown_reason: str | None = None
+    weights: TraceWeights = UNWEIGHTED
 
 
 @final
@@ -75,6 +127,9 @@ class Demonstration:
     id: str
     problem: str
     completion: str
+    weights: TraceWeights = UNWEIGHTED
+    pass_rate: float | None = None
+    """See `pass_rate`; None where the source does not say."""
 
 
 @final
@@ -85,6 +140,9 @@ class Negative:
     id: str
     problem: str
     completion: str
+    weights: TraceWeights = UNWEIGHTED
+    pass_rate: float | None = None
+    """See `pass_rate`; None where the source does not say."""
 
 
 @final
@@ -96,6 +154,15 @@ class Pair:
     problem: str
     chosen: str
     rejected: str
+    chosen_weights: TraceWeights = UNWEIGHTED
+    rejected_weights: TraceWeights = UNWEIGHTED
+    pass_rate: float | None = None
+    """See `pass_rate`; None where the source does not say."""
+
+    @property
+    def weight(self) -> float:
+        """Of the pair: the mean of its two."""
+        return (self.chosen_weights.weight + self.rejected_weights.weight) / 2
 
 
 @final
@@ -177,7 +244,15 @@ class TraceCorpus:
         """Incorrect completions, each once: those given apart, else those of the pairs."""
         if self.unpaired_negatives is not None:
             return self.unpaired_negatives
-        return tuple(dict.fromkeys(Negative(pair.id, pair.problem, pair.rejected) for pair in self.pairs))
+        return tuple(
+            dict.fromkeys(Negative(p.id, p.problem, p.rejected, p.rejected_weights, p.pass_rate) for p in self.pairs)
+        )
+
+
+def pass_rate(verdicts: Iterable[bool | None]) -> float | None:
+    """Share of right traces among the judged ones of a problem; None where none is right or wrong."""
+    judged = [verdict for verdict in verdicts if verdict is not None]
+    return sum(judged) / len(judged) if judged else None
 
 
 class TraceSource(Protocol):

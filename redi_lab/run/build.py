@@ -26,7 +26,8 @@ from redi_lab.backbone.loading import load_backbone
 from redi_lab.data.arithmetic import build_tokenizer
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.rows import OnProgress
-from redi_lab.data.tokenization import TraceEncoder, set_chat_template, train_tokenizer
+from redi_lab.data.student_tokenizer import set_chat_template, train_tokenizer
+from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import TraceCorpus, TraceSource
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark
@@ -92,6 +93,9 @@ def make_datamodule(
         max_prompt_tokens=data.max_prompt_tokens,
         max_completion_tokens=data.max_completion_tokens,
         max_sequence_tokens=data.max_sequence_tokens,
+        token_weights=data.token_weights,
+        prefix_weight=config.loss.get("prefix_weight", 1.0),
+        tail_weight=config.loss.get("tail_weight", 1.0),
         on_progress=on_progress,
     )
 
@@ -127,7 +131,8 @@ def objective_class(config: DictConfig) -> type[CausalLMModule]:
 def make_module(config: DictConfig, backbone: CausalLM) -> CausalLMModule:
     """The objective around the policy, with its optimizer and schedule."""
     settings = {key: value for key, value in config.optimizer.items() if key != "max_grad_norm"}
-    loss = {key: value for key, value in config.loss.items() if key != "reference"}  # read by the verb
+    used_elsewhere = ("reference", "prefix_weight", "tail_weight")  # by the verb, and by the data module
+    loss = {key: value for key, value in config.loss.items() if key not in used_elsewhere}
     module: CausalLMModule = _instantiate(loss)(
         backbone=backbone,
         optimizer=_instantiate(settings),

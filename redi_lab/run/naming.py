@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "γ"}
-_WITHOUT_EFFECT = {"kl_weight": 0.0, "prefix_weight": 1.0}
+_WITHOUT_EFFECT = {"kl_weight": 0.0, "prefix_weight": 1.0, "tail_weight": 1.0}
 
 
 def run_label(config: Mapping[str, Any]) -> str:

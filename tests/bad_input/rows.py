@@ -35,6 +35,11 @@ RAW = {
 WRONG = {**GOOD, "generations": [{"text": "3", "correct": False}]}
 
 
+def marked(**columns: object) -> dict[str, Any]:
+    """A row whose one generation, of five characters, also has these."""
+    return {**GOOD, "id": "b", "generations": [{"text": "1+1=2", "correct": True, **columns}]}
+
+
 def line(row: object) -> bytes:
     return json.dumps(row).encode() + b"\n"
 
@@ -121,6 +126,27 @@ _GENERATIONS = [
     after(GOOD, "a verdict that is a number", changed(GOOD, generations=[{"text": "2", "correct": 1}]), '"generations"[0].correct', "got 1"),
     after(GOOD, "an empty generation", changed(GOOD, generations=[{"text": "", "correct": True}]), '"generations"[0].text', "empty"),
     after(GOOD, "a reason that is a number", changed(GOOD, generations=[{"text": "2", "correct": True, "finish_reason": 3}]), '"generations"[0].finish_reason', "got 3"),
+]  # fmt: skip
+
+_WEIGHTS = [
+    after(GOOD, "a negative weight", changed(GOOD, weight=-1), 'key "weight"', "got -1"),
+    after(GOOD, "a weight of a generation in words", marked(weight="2"), '"generations"[0].weight', 'got "2"'),
+    after(GOOD, "a weight that is true", marked(weight=True), '"generations"[0].weight', "got true"),
+    after(GOOD, "a weight out of single precision", marked(weight=1e39), '"generations"[0].weight', "got 1e+39"),
+    after(GOOD, "spans that are an object", marked(spans={}), '"generations"[0].spans', "got {}"),
+    after(GOOD, "a span that is a list", marked(spans=[[0, 1, 2.0]]), '"generations"[0].spans[0]', "got [0, 1, 2.0]"),
+    after(GOOD, "a span without weight", marked(spans=[{"start": 0, "end": 1}]), '"generations"[0].spans[0].weight', "got null"),
+    after(GOOD, "a span from before the text", marked(spans=[{"start": -1, "end": 1, "weight": 1}]), '"generations"[0].spans[0].start', "got -1"),
+    after(GOOD, "a span to behind the text", marked(spans=[{"start": 0, "end": 6, "weight": 1}]), '"generations"[0].spans[0].end', "to 5", "got 6"),
+    after(GOOD, "an empty span", marked(spans=[{"start": 2, "end": 2, "weight": 1}]), '"generations"[0].spans[0].end', "from 3", "got 2"),
+    after(GOOD, "a span that starts at a fraction", marked(spans=[{"start": 0.5, "end": 2, "weight": 1}]), '"generations"[0].spans[0].start', "got 0.5"),
+    after(GOOD, "steps that overlap", marked(steps=[{"start": 0, "end": 3}, {"start": 2, "end": 4}]), '"generations"[0].steps[1].start', "from 3", "got 2"),
+    after(GOOD, "a verdict of a step in words", marked(steps=[{"start": 0, "end": 3, "right": "no"}]), '"generations"[0].steps[0].right', 'got "no"'),
+    after(GOOD, "an advantage that is a string", marked(steps=[{"start": 0, "end": 3, "advantage": "1"}]), '"generations"[0].steps[0].advantage', 'got "1"'),
+    after(GOOD, "spans beside the generations", changed(GOOD, spans=[]), 'key "spans"', '"generations"'),
+    after(PAIR, "spans of neither side", changed(PAIR, id=..., spans=[]), 'key "spans"', '"chosen_spans"'),
+    after(PAIR, "a step beyond a side", changed(PAIR, id=..., rejected_steps=[{"start": 0, "end": 2}]), '"rejected_steps"[0].end', "got 2"),
+    after(CHAT, "a span beyond the assistant's message", changed(CHAT, id=..., spans=[{"start": 1, "end": 2, "weight": 1}]), '"spans"[0].start', "got 1"),
 ]  # fmt: skip
 
 _CHATS = [
@@ -305,6 +331,7 @@ KINDS = {
     "a file of rows": _FILES,
     "a line of JSON": _LINES,
     "a row of generations": _GENERATIONS,
+    "weights of a row": _WEIGHTS,
     "a chat": _CHATS,
     "a ready pair": _PAIRS,
     "a corpus": _CORPORA,

@@ -179,6 +179,8 @@ def test_a_wrong_value_ends_in_one_line_with_key_and_value(verb: str, line: str)
         ("loss._partial_", False, "loss._partial_=false: must be true"),
         ("data.source._target_", None, "data.source._target_=null: must be"),
         ("loss.gamma", 1.0, "unknown key loss.gamma: loss has log_entropy, kl_weight"),
+        ("loss.prefix_weight", -0.5, "loss.prefix_weight=-0.5: must be at least 0"),
+        ("data.token_weights", "steps", "data.token_weights=steps: must be none, spans, after_first_error or"),
         ("model.foo", 1, "unknown key model.foo: model has path, tokenizer"),
         ("foo", 1, "unknown key foo: there are name, seed"),
         ("trainer.max_epoch", 3, "unknown key trainer.max_epoch: trainer has accelerator"),

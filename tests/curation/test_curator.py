@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from redi_lab.curation.curator import RowCurator, RowResult, RowRules
 from redi_lab.curation.decontamination import NgramIndex
 from redi_lab.data.selection import choose
-from redi_lab.data.tokenization import TraceEncoder, train_tokenizer
-from redi_lab.data.traces import Dropped, Generation, Problem
+from redi_lab.data.student_tokenizer import train_tokenizer
+from redi_lab.data.tokenization import TraceEncoder
+from redi_lab.data.traces import Dropped, Generation, Problem, Span, Step, TraceWeights
 from tests.curation.rules import rules
 
 PLAIN = rules()
@@ -79,11 +81,15 @@ def test_the_columns_of_a_row() -> None:
             "answer": "7",
             "source": "olympiads",
             "source_row": 5,
+            "pass_rate": 0.5,
             "prompt_tokens": None,
             "completion": "generation 1",
             "generation_index": 1,
             "verdicts": '{"v0": true, "v1": true}',
             "completion_tokens": None,
+            "weight": 1.0,
+            "spans": (),
+            "steps": (),
         },
     )
     (pair,) = result.pairs
@@ -212,3 +218,30 @@ def test_by_default_the_negatives_are_those_of_the_pairs() -> None:
     result = curated("+--", rules(pairs_per_problem=None))
     assert [n["generation_index"] for n in result.negatives] == [1, 2]
     assert curated("--").row_reason == "no correct generation"
+
+
+@pytest.mark.parametrize("order", ["first", "random", "length_matched", "nearest", "longest_prefix"])
+def test_weights_go_with_their_generations(order: str) -> None:
+    """Whatever pairs with whatever: weight, spans and steps are told apart by their place."""
+
+    def weights(place: int) -> TraceWeights:
+        return TraceWeights(float(place), (Span(place, place + 1, 0.5),), (Step(0, 1 + place, None, -1.0),))
+
+    plain = row("-+-++-")
+    generations = tuple(replace(g, weights=weights(place)) for place, g in enumerate(plain.generations))
+    every = rules(demonstrations="all", negatives="all", pairs_per_problem=None, pair_order=order)
+    result = RowCurator(every).curate(5, replace(plain, generations=generations))
+    assert (len(result.demonstrations), len(result.negatives), len(result.pairs)) == (3, 3, 9)
+    for record in (*result.demonstrations, *result.negatives):
+        assert TraceWeights.of_columns(record) == weights(record["generation_index"])
+    for pair in result.pairs:
+        for side in ("chosen", "rejected"):
+            assert TraceWeights.of_columns(pair, f"{side}_") == weights(pair[f"{side}_index"])
+
+
+def test_a_pass_rate_counts_all_that_are_judged_also_what_is_not_used() -> None:
+    texts = ["a", "a", "a", "b", "c", "<think>"]  # right thrice, wrong once, disputed, cut off
+    result = curated("+++-?-", rules(generation_duplicates="exact", require_complete=True), texts=texts)
+    assert [record["pass_rate"] for record in (*result.demonstrations, *result.pairs, *result.negatives)] == [0.75] * 3
+    ready = replace(row("+-"), is_ready_pair=True)
+    assert RowCurator(PLAIN).curate(0, ready).pairs[0]["pass_rate"] is None

@@ -36,8 +36,8 @@ def test_the_schema_is_the_published_one(tmp_path: Path) -> None:
     assert sft.schema.equals(TRACE_SCHEMA)
     assert pairs.schema.equals(PAIRS_SCHEMA)
     assert sft.schema.names == [
-        "id", "problem", "completion", "answer", "source", "source_row", "generation_index", "verdicts",
-        "prompt_tokens", "completion_tokens",
+        "id", "problem", "completion", "answer", "source", "source_row", "pass_rate", "generation_index", "verdicts",
+        "prompt_tokens", "completion_tokens", "weight", "spans", "steps",
     ]  # fmt: skip
     assert sft["source_row"].to_pylist() == [0, 1, 1]
     assert pairs["verdicts" if "verdicts" in pairs.schema.names else "chosen_verdicts"].to_pylist() == ['{"v": true}']

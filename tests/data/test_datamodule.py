@@ -173,6 +173,7 @@ def test_limits_drop_and_count_by_name(corpus: TraceCorpus, encoder: TraceEncode
         "train": len(kept),
         "validation": 0,
         "dropped": {f"completion over {middle} tokens": dropped},
+        "unused_columns": [],
         "train_completion_tokens": sum(s.completion_length for e in kept for s in e),
     }
     prompts = {e[0].prompt_length for e in whole.train_examples}

@@ -20,17 +20,18 @@ def problem(identity: str, verdicts: str, *, text: str | None = None, answer: st
 
 @pytest.mark.parametrize(
     ("verdicts", "chosen", "rejected"),
-    [("+-", 0, 1), ("-+", 1, 0), ("--++", 2, 0), ("?+?-", 1, 3), ("+", 0, None), ("+?", 0, None), ("++", 0, None)],
+    [("+-", 0, 1), ("-+", 1, 0), ("--+-", 2, 0), ("?+?-", 1, 3), ("+", 0, None), ("+?", 0, None), ("++", 0, None)],
 )
 def test_the_first_of_each_kind_is_taken(verdicts: str, chosen: int, rejected: int | None) -> None:
+    rate = verdicts.count("+") / (len(verdicts) - verdicts.count("?"))
     corpus = curate([problem("a", verdicts)], source="s")
     pairs, counts = corpus.pairs, corpus.counts
-    assert corpus.demonstrations == (Demonstration("a", "problem a", f"a{chosen}"),)
+    assert corpus.demonstrations == (Demonstration("a", "problem a", f"a{chosen}", pass_rate=rate),)
     if rejected is None:
         assert pairs == ()
         assert counts.without_pair == {"no incorrect generation": 1}
     else:
-        assert pairs == (Pair("a", "problem a", f"a{chosen}", f"a{rejected}"),)
+        assert pairs == (Pair("a", "problem a", f"a{chosen}", f"a{rejected}", pass_rate=rate),)
         assert counts.without_pair == {}
 
 

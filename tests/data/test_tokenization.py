@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from tokenizers.decoders import ByteLevel
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from redi_lab.data.student_tokenizer import train_tokenizer
 from redi_lab.data.tokenization import (
     TokenizedSequence,
     TraceEncoder,
     digest_sequences,
     find_end_of_turn,
     find_turn_markup,
-    set_chat_template,
-    train_tokenizer,
 )
 from redi_lab.errors import UserError
 
@@ -165,35 +163,6 @@ def test_encoding_all_is_encoding_one_by_one(template: str | None) -> None:
         assert list(row.input_ids) == prompt + encoder.completion_ids(completion)
         assert row.prompt_length == len(prompt)
     assert encoder.encode_all([]) == []
-
-
-def test_a_chat_template_from_a_file_or_as_text(tmp_path: Path) -> None:
-    file = tmp_path / "chat.jinja"
-    file.write_text(CHATML, encoding="utf-8")
-    for template in (str(file), CHATML):
-        tokenizer = byte_tokenizer()
-        set_chat_template(tokenizer, template)
-        assert tokenizer.chat_template == CHATML
-    tokenizer = byte_tokenizer(WITH_BOS)
-    set_chat_template(tokenizer, None)
-    assert tokenizer.chat_template == WITH_BOS
-    with pytest.raises(UserError, match=r"model\.chat_template='gone\.jinja' is neither a file nor a Jinja template"):
-        set_chat_template(tokenizer, "gone.jinja")
-
-
-def test_a_trained_tokenizer_spells_any_text(tmp_path: Path) -> None:
-    corpus = ["the answer is the answer", "so the answer is 12"]
-    tokenizer = train_tokenizer(corpus, vocab_size=300, whole_tokens=["<<12>>"])
-    assert 257 < len(tokenizer) <= 301
-    assert train_tokenizer(corpus, 300, ["<<12>>"]).get_vocab() == tokenizer.get_vocab()
-    tokenizer.save_pretrained(tmp_path)
-    loaded = AutoTokenizer.from_pretrained(tmp_path)
-    for text in ["the answer", "日本語 naïve \t\n  x", "a<<12>>b", "don't 1234"]:
-        ids = tokenizer(text)["input_ids"]
-        assert tokenizer.decode(ids) == text
-        assert loaded(text)["input_ids"] == ids
-    assert tokenizer.tokenize("a<<12>>b") == ["a", "<<12>>", "b"]
-    assert len(tokenizer(" answer")["input_ids"]) == 1
 
 
 def test_the_digest_knows_tokens_lengths_and_order() -> None:

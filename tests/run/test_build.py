@@ -54,7 +54,7 @@ def _data(config: DictConfig, folder: Path) -> None:
 
 
 def _loss(config: DictConfig, folder: Path) -> None:
-    settings = {k: v for k, v in config.loss.items() if k != "reference"}
+    settings = {k: v for k, v in config.loss.items() if k not in ("reference", "prefix_weight", "tail_weight")}
     module = instantiate(settings)(backbone=torch.nn.Linear(1, 1))
     assert isinstance(module, build.objective_class(config))
     assert all(getattr(module, k) == config.loss[k] for k in ("alpha", "beta", "gamma") if k in config.loss)

@@ -17,6 +17,7 @@ from redi_lab.run.naming import objective, run_label, run_name
         (["+experiment=demo_sft"], "sft lr 2e-3 s42"),
         (["+experiment=demo_dpo", "loss.beta=0.1"], "dpo β.1 lr 1e-4 s42"),
         (["+experiment=demo_simpo"], "simpo β10 γ1 lr 1e-4 s42"),
+        (["loss.prefix_weight=0"], "redi α.5 prefix_weight 0 lr 2e-4 s42"),
         (["loss=unpaired_redi"], "unpaired redi α.8 lr 2e-4 s42"),
     ],
 )

@@ -78,7 +78,9 @@ def test_a_chain_is_fingerprinted_before_anything_runs(default: list[str]) -> No
         ("model.config.num_hidden_layers=2", (True, True)),
         ("data.prompt_template='Q {problem}'", (True, True)),
         ("init_overrides=['optimizer.lr=1e-3']", (True, True)),  # another parent is another start
+        ("data.token_weights=spans", (True, True)),
         ("loss.alpha=0.7", (False, True)),
+        ("loss.prefix_weight=0", (False, True)),
         ("optimizer.lr=1e-4", (False, True)),
         ("scheduler=cosine", (False, True)),
         ("data.batch_size=8", (False, True)),

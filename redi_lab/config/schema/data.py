@@ -8,6 +8,8 @@ from pydantic import Field, SerializeAsAny
 
 from redi_lab.config.schema.base import Count, Seed, Settings, TargetSettings, Template, Text, Whole, by_target, fitting
 
+TokenWeights = Literal["none", "spans", "after_first_error", "step_advantages"]
+
 
 class ArithmeticSourceConfig(TargetSettings, extra="forbid"):
     """The embedded task."""
@@ -79,6 +81,7 @@ class DataConfig(Settings):
     student_tokenizer: Literal["arithmetic", "bpe"]
     prompt_template: Template
     thinking_prefix: Text
+    token_weights: TokenWeights
     batch_size: Count
     micro_batch_tokens: Count
     num_validation: Whole

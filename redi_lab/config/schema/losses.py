@@ -45,18 +45,11 @@ class AlphaConfig(ScheduledConfig):
     alpha: Share
 
 
-class SFTConfig(LossConfig, extra="forbid"):
-    """Eq. 1."""
+class PairsConfig(LossConfig):
+    """Objectives on pairs, with weights of what the sides share from their start, and of what one has beyond the other."""
 
-    target: Literal["redi_lab.modules.sft.SFTModule"] = Field(alias="_target_")
-
-
-class REDIConfig(AlphaConfig, extra="forbid"):
-    """Eq. 5."""
-
-    target: Literal["redi_lab.modules.redi.REDIModule", "redi_lab.modules.unpaired_redi.UnpairedREDIModule"] = Field(
-        alias="_target_"
-    )
+    prefix_weight: NotNegative
+    tail_weight: NotNegative
 
 
 class ReferenceConfig(LossConfig):
@@ -65,7 +58,25 @@ class ReferenceConfig(LossConfig):
     reference: Text
 
 
-class _PairwiseConfig(LossConfig, extra="forbid"):
+class SFTConfig(LossConfig, extra="forbid"):
+    """Eq. 1."""
+
+    target: Literal["redi_lab.modules.sft.SFTModule"] = Field(alias="_target_")
+
+
+class UnpairedREDIConfig(AlphaConfig, extra="forbid"):
+    """Eq. 5 without pairs."""
+
+    target: Literal["redi_lab.modules.unpaired_redi.UnpairedREDIModule"] = Field(alias="_target_")
+
+
+class REDIConfig(PairsConfig, AlphaConfig, extra="forbid"):
+    """Eq. 5."""
+
+    target: Literal["redi_lab.modules.redi.REDIModule"] = Field(alias="_target_")
+
+
+class _PairwiseConfig(PairsConfig, extra="forbid"):
     cost_class = "C2"
     beta: Positive
     head_gradient: Literal["accumulate", "recompute"]
@@ -84,14 +95,14 @@ class SimPOConfig(_PairwiseConfig):
     gamma: NotNegative
 
 
-class SimPERConfig(LossConfig, extra="forbid"):
+class SimPERConfig(PairsConfig, extra="forbid"):
     """See `redi_lab.modules.simper`."""
 
     cost_class = "C1"
     target: Literal["redi_lab.modules.simper.SimPERModule"] = Field(alias="_target_")
 
 
-class BoundedREDIConfig(AlphaConfig, extra="forbid"):
+class BoundedREDIConfig(PairsConfig, AlphaConfig, extra="forbid"):
     """See `redi_lab.modules.bounded_redi`."""
 
     cost_class = "C1"
@@ -100,7 +111,7 @@ class BoundedREDIConfig(AlphaConfig, extra="forbid"):
     is_detached: bool
 
 
-class GatedREDIConfig(AlphaConfig, extra="forbid"):
+class GatedREDIConfig(PairsConfig, AlphaConfig, extra="forbid"):
     """See `redi_lab.modules.gated_redi`."""
 
     cost_class = "C1"
@@ -109,7 +120,7 @@ class GatedREDIConfig(AlphaConfig, extra="forbid"):
     tau: Share
 
 
-class HingeConfig(AlphaConfig, extra="forbid"):
+class HingeConfig(PairsConfig, AlphaConfig, extra="forbid"):
     """See `redi_lab.modules.hinge`."""
 
     cost_class = "C1"
@@ -117,14 +128,14 @@ class HingeConfig(AlphaConfig, extra="forbid"):
     delta: Positive
 
 
-class TOPRConfig(AlphaConfig, ReferenceConfig, extra="forbid"):
+class TOPRConfig(PairsConfig, AlphaConfig, ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.topr`."""
 
     cost_class = "C1"
     target: Literal["redi_lab.modules.topr.TOPRModule"] = Field(alias="_target_")
 
 
-class NPOConfig(AlphaConfig, ReferenceConfig, extra="forbid"):
+class NPOConfig(PairsConfig, AlphaConfig, ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.npo`."""
 
     cost_class = "C1"
@@ -132,7 +143,7 @@ class NPOConfig(AlphaConfig, ReferenceConfig, extra="forbid"):
     beta: Positive
 
 
-class NCAConfig(ReferenceConfig, extra="forbid"):
+class NCAConfig(PairsConfig, ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.nca`."""
 
     cost_class = "C1"
@@ -140,7 +151,7 @@ class NCAConfig(ReferenceConfig, extra="forbid"):
     beta: Positive
 
 
-class DPOShiftConfig(AlphaConfig, ReferenceConfig, extra="forbid"):
+class DPOShiftConfig(PairsConfig, AlphaConfig, ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.dpo_shift`."""
 
     cost_class = "C2"
@@ -148,7 +159,7 @@ class DPOShiftConfig(AlphaConfig, ReferenceConfig, extra="forbid"):
     beta: Positive
 
 
-class RPOConfig(ReferenceConfig, extra="forbid"):
+class RPOConfig(PairsConfig, ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.rpo`."""
 
     cost_class = "C3"
@@ -157,7 +168,7 @@ class RPOConfig(ReferenceConfig, extra="forbid"):
     nll_weight: NotNegative
 
 
-class DPOPConfig(ReferenceConfig, extra="forbid"):
+class DPOPConfig(PairsConfig, ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.dpop`."""
 
     cost_class = "C3"
@@ -166,7 +177,7 @@ class DPOPConfig(ReferenceConfig, extra="forbid"):
     penalty: NotNegative
 
 
-class CalDPOConfig(ReferenceConfig, extra="forbid"):
+class CalDPOConfig(PairsConfig, ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.cal_dpo`."""
 
     cost_class = "C3"
@@ -216,14 +227,14 @@ class KTOConfig(ScheduledConfig, ReferenceConfig, extra="forbid"):
     rejected_weight: NotNegative
 
 
-class UnlikelihoodConfig(AlphaConfig, extra="forbid"):
+class UnlikelihoodConfig(PairsConfig, AlphaConfig, extra="forbid"):
     """See `redi_lab.modules.unlikelihood`."""
 
     cost_class = "B"
     target: Literal["redi_lab.modules.unlikelihood.UnlikelihoodModule"] = Field(alias="_target_")
 
 
-class LUFFYConfig(AlphaConfig, extra="forbid"):
+class LUFFYConfig(PairsConfig, AlphaConfig, extra="forbid"):
     """See `redi_lab.modules.luffy`."""
 
     cost_class = "B"
@@ -231,7 +242,7 @@ class LUFFYConfig(AlphaConfig, extra="forbid"):
     gamma: Positive
 
 
-class TokenTOPRConfig(AlphaConfig, ReferenceConfig, extra="forbid"):
+class TokenTOPRConfig(PairsConfig, AlphaConfig, ReferenceConfig, extra="forbid"):
     """See `redi_lab.modules.token_topr`."""
 
     cost_class = "B"
@@ -240,6 +251,7 @@ class TokenTOPRConfig(AlphaConfig, ReferenceConfig, extra="forbid"):
 
 LOSSES: Mapping[str, type[LossConfig]] = by_target(
     SFTConfig,
+    UnpairedREDIConfig,
     REDIConfig,
     DPOConfig,
     SimPOConfig,

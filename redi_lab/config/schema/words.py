@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field
 
 from redi_lab.config.schema.base import Count, Settings, Whole, Workers, validated
+from redi_lab.config.schema.data import TokenWeights
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -66,6 +67,7 @@ class PreviewWords(Words):
     path: str = ""
     n: Count = 3
     tokenizer: str | None = None
+    token_weights: TokenWeights = "none"
 
 
 AnyWords = TypeVar("AnyWords", bound=Words)

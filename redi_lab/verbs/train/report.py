@@ -43,6 +43,8 @@ def describe_data(corpus: TraceCorpus, data: TraceDataModule) -> None:
     )
     for reason, number in {**counts.dropped, **data.dropped}.items():
         say(f"  dropped: {number:,} × {reason}")
+    for name in data.unused_columns:
+        say(f"  not used: the {name} of traces, which data.token_weights does not ask for")
 
 
 def describe_room(data: TraceDataModule, config: DictConfig) -> None:

@@ -12,9 +12,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.cli import main
 from redi_lab.config.compose import load_config
 from redi_lab.data.curated import CuratedSource
+from redi_lab.data.examples import encode_examples
+from redi_lab.data.readers import TraceFileSource
+from redi_lab.data.tokenization import TraceEncoder, digest_sequences
 from redi_lab.data.traces import Dropped, Generation, Problem
 from redi_lab.errors import UserError
 from redi_lab.files import file_digest
@@ -296,6 +300,42 @@ def test_a_curation_is_a_source_of_training(tmp_path: Path, shared_data: Callabl
         "negatives": len(corpus.negatives),
     }
     assert found == report["written"]
+
+
+WEIGHTED = [
+    {
+        "problem": f"{i}+1?",
+        "weight": 0.5,
+        "generations": [
+            {
+                "text": f"{i}+1=2",
+                "correct": False,
+                "steps": [{"start": 0, "end": 3}, {"start": 4, "end": 5, "right": False}],
+            },
+            {"text": "I know that.", "correct": True, "weight": 2, "spans": [{"start": 0, "end": 6, "weight": -0.25}]},
+            {"text": "4", "correct": None},
+        ],
+    }
+    for i in range(2, 150)
+]
+
+
+def test_weights_from_rows_to_tokens(tmp_path: Path, qwen_folder: Path) -> None:
+    """The same bytes from any number of processes, and the same sequences as without `curate` in between."""
+    source = write_jsonl(tmp_path / "own.jsonl", WEIGHTED)
+    one, many = (curate(tmp_path, f"{n}", "data=jsonl", f"data.path={source}", workers=n) for n in (0, 2))
+    for name in (*FILES, "negatives.parquet"):
+        assert file_digest(one / name) == file_digest(many / name), name
+    encoder = TraceEncoder(load_tokenizer(str(qwen_folder)))
+    read, curated = TraceFileSource(str(source)).load(), CuratedSource(str(one)).load()
+    for task, rule in (("pairs", "after_first_error"), ("unpaired", "spans"), ("demonstrations", "spans")):
+        examples = [encode_examples(corpus, encoder, task, rule, 0.5) for corpus in (read, curated)]  # type: ignore[arg-type]
+        assert len({digest_sequences(s for e in one for s in e) for one in examples}) == 1
+    (chosen, rejected), *_ = encode_examples(curated, encoder, "pairs", "after_first_error")
+    assert [(s.weight, s.pass_rate) for s in (chosen, rejected)] == [(1.25, 0.5)] * 2
+    assert chosen.token_weights is None
+    assert encoder.tokenizer.decode(list(rejected.input_ids[rejected.prompt_length :])) == "2+1=2<|endoftext|>"
+    assert list(rejected.token_weights or ()) == [0.0, 0.0, 0.0, 0.0, 1.0, 1.0]
 
 
 @pytest.mark.slow  # trains twice

@@ -12,7 +12,9 @@ import pytest
 from pyarrow.parquet import write_table
 
 from redi_lab.data.curated import PAIRS_SCHEMA, TRACE_SCHEMA
-from redi_lab.data.tokenization import TraceEncoder, train_tokenizer
+from redi_lab.data.student_tokenizer import train_tokenizer
+from redi_lab.data.tokenization import TraceEncoder
+from redi_lab.data.traces import UNWEIGHTED
 from redi_lab.errors import UserError
 from redi_lab.verbs.curate.preview.command import preview, run_preview
 from redi_lab.verbs.curate.preview.marks import END_OF_TURN, Piece, Window, mark_pair, visible
@@ -37,13 +39,15 @@ def pair(**changes: Any) -> dict[str, Any]:
         "rejected_verdicts": '{"math_verify": false}',
         "common_prefix": 14,
         "length_ratio": 1.0,
+        **UNWEIGHTED.as_columns("chosen_"),
+        **UNWEIGHTED.as_columns("rejected_"),
     }
     return values | changes
 
 
 def demonstration(**changes: Any) -> dict[str, Any]:
     row = {key: value for key, value in pair().items() if key in TRACE_SCHEMA.names}
-    return row | {"completion": "It is 2.", "generation_index": 1, "verdicts": "{}"} | changes
+    return row | {"completion": "It is 2.", "generation_index": 1, "verdicts": "{}"} | UNWEIGHTED.as_columns() | changes
 
 
 def write_folder(
@@ -206,6 +210,42 @@ def test_the_page_marks_prompt_loss_parting_and_end(
         "Generations not used: 31 of 40",
     ]
     assert all(line in page for line in screen[:5])
+
+
+WEIGHED = pair(
+    chosen="I add one.", rejected="I add two.", chosen_weight=3.0, pass_rate=0.25,
+    chosen_steps=[{"start": 0, "end": 5, "right": True, "advantage": 0.5}, {"start": 5, "end": 10, "advantage": -1.0}],
+    rejected_steps=[{"start": 2, "end": 9, "right": False, "advantage": -2.0}],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("is_in_tokens", [False, True])
+def test_weights_are_shades_of_what_they_do(tmp_path: Path, tokenizer: Any, is_in_tokens: bool) -> None:
+    folder = write_folder(tmp_path / "data", [WEIGHED], [demonstration()])
+    part = tokenizer if is_in_tokens else None
+    page = preview(folder, tmp_path / "p.html", num_pairs=1, tokenizer=part, rule="step_advantages").read_text()
+    piece = r'<[ib] class="(?:part )?(\w+)" title="[^"]*weight ([^"]*)" style="--w:([^"]*)">([^<]*)'
+    texts: dict[tuple[str, str, str], str] = {}
+    for name, weight, share, text in re.findall(piece, page.split("<article>")[1]):
+        texts[name, weight, share] = texts.get((name, weight, share), "") + text
+    end = "&lt;|endoftext|&gt;" if is_in_tokens else END_OF_TURN
+    good, bad, outside, wrong = (
+        ("I add", " one.", "I.", " add two") if is_in_tokens else ("I add ", "one.", "I two.", "add ")
+    )
+    assert texts == {
+        ("up", "0.5", "0.250"): good,
+        ("down", "-1", "0.500"): bad + end,
+        ("off", "0", "0.000"): outside + end,
+        ("down", "2", "1.000"): wrong,
+    }
+    assert 'title="weight -2' not in page
+    legend = re.findall(r'<span><i class="(\w+)" style="--w:([\d.]+)">([^<]*)</i></span>', page)
+    assert legend == [
+        ("down", "1.000", "falls × 2"), ("down", "0.500", "falls × 1"), ("off", "0.000", "no gradient"),
+        ("up", "0.500", "rises × 1"), ("up", "1.000", "rises × 2"),
+    ]  # fmt: skip
+    chips = {text for tag, name, text in card(page).pieces if name == "badge"}
+    assert {"weight 2", "pass rate 0.25"} <= chips
 
 
 def test_the_manifest_says_how_prompts_are_written(tmp_path: Path, tokenizer: Any) -> None:

@@ -15,7 +15,9 @@ from typing import Any
 
 from redi_lab.config.schema.words import PreviewWords, read_words
 from redi_lab.data.curated import PAIRS_FILE, SFT_FILE
+from redi_lab.data.token_weights import Rule
 from redi_lab.data.tokenization import TraceEncoder
+from redi_lab.data.traces import UNWEIGHTED
 from redi_lab.errors import UserError, in_short
 from redi_lab.files import write_text
 from redi_lab.verbs.curate.preview.marks import mark_pair
@@ -26,9 +28,10 @@ _BATCH_ROWS = 64
 
 
 def run_preview(arguments: Sequence[str]) -> Path:
-    """The verb: `curate preview path=FOLDER [n=3] [tokenizer=FOLDER_OR_HUB_ID]`.
+    """The verb: `curate preview path=FOLDER [n=3] [tokenizer=FOLDER_OR_HUB_ID] [token_weights=RULE]`.
 
-    Without `tokenizer=` the one that curated the folder is used, if there was one.
+    Without `tokenizer=` the one that curated the folder is used, if there was one. `token_weights` has the values of
+    the setting `data.token_weights`.
 
     Returns:
         The page.
@@ -38,18 +41,22 @@ def run_preview(arguments: Sequence[str]) -> Path:
     """
     names, words, overrides = read_words(PreviewWords, arguments)
     if names or overrides or not words.path:
-        raise UserError("curate preview takes path=FOLDER (the results folder of `curate`) [n=NUMBER tokenizer=PATH]")
+        raise UserError(
+            "curate preview takes path=FOLDER (the results folder of `curate`) [n=NUMBER tokenizer=PATH"
+            " token_weights=RULE]"
+        )
     folder = Path(words.path).expanduser().absolute()
     _check_folder(folder)
     name = words.tokenizer or _read_json(folder / "manifest.json").get("tokenizer")
     tokenizer = _load_tokenizer(str(name)) if name else None
-    page = preview(folder, folder / "preview" / "index.html", num_pairs=words.n, tokenizer=tokenizer)
+    destination = folder / "preview" / "index.html"
+    page = preview(folder, destination, num_pairs=words.n, tokenizer=tokenizer, rule=words.token_weights)
     print(f"Page:       {page}")
     print(f"Results:    {folder}")
     return page
 
 
-def preview(folder: Path, destination: Path, *, num_pairs: int, tokenizer: Any | None) -> Path:
+def preview(folder: Path, destination: Path, *, num_pairs: int, tokenizer: Any | None, rule: Rule = "none") -> Path:
     """Show what a folder of `curate` holds: numbers on the screen, and a page with the pairs.
 
     Args:
@@ -57,12 +64,13 @@ def preview(folder: Path, destination: Path, *, num_pairs: int, tokenizer: Any |
         destination: HTML file to write; the plots lie beside it as PNG files.
         num_pairs: how many pairs to show, evenly spread over the file.
         tokenizer: a transformers tokenizer, or None to show words.
+        rule: how tokens are weighed, shown by their colour.
 
     Returns:
         `destination`.
 
     Raises:
-        UserError: the folder misses its files, or they cannot be read.
+        UserError: the folder misses its files, they cannot be read, or the rule cannot weigh a pair.
     """
     _check_folder(folder)
     report, manifest = _read_json(folder / "report.json"), _read_json(folder / "manifest.json")
@@ -71,7 +79,8 @@ def preview(folder: Path, destination: Path, *, num_pairs: int, tokenizer: Any |
         decided = manifest.get("decided_by") or {}
         template, prefix = decided.get("prompt_template") or "{problem}", decided.get("thinking_prefix") or ""
         encoder = TraceEncoder(tokenizer, template, prefix)
-    pairs = [(row, mark_pair(row, encoder)) for row in _pick(folder / PAIRS_FILE, num_pairs)]
+    picked = _pick(folder / PAIRS_FILE, num_pairs, needs_weights=rule != "none")
+    pairs = [(row, mark_pair(row, encoder, rule=rule)) for row in picked]
     contents = _contents(folder)
     source = (manifest.get("input") or {}).get("source")
     subtitle = f"{folder}" + (f", from {source}" if source else "")
@@ -119,10 +128,13 @@ def _parquet(path: Path) -> Iterator[Any]:
         raise UserError(f"{path}: not a readable Parquet file: {in_short(error)}; curate again") from error
 
 
-def _pick(path: Path, number: int) -> list[dict[str, Any]]:
+def _pick(path: Path, number: int, *, needs_weights: bool) -> list[dict[str, Any]]:
     """Rows evenly spread over a file."""
     with _parquet(path) as data:
-        needed = {"problem", "chosen", "rejected"} - set(data.schema.names)
+        columns = ["problem", "chosen", "rejected"]
+        if needs_weights:
+            columns += [name for side in columns[1:] for name in UNWEIGHTED.as_columns(f"{side}_")]
+        needed = set(columns) - set(data.schema.names)
         if needed:
             raise UserError(
                 f"{path}: without the columns {', '.join(sorted(needed))}: not written by `curate`; curate again"

@@ -12,10 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import Any, Literal, final
 
+from redi_lab.data.token_weights import Rule, weigh
 from redi_lab.data.tokenization import TraceEncoder
+from redi_lab.data.traces import TraceWeights
 
 Kind = Literal["prompt", "loss", "end", "gap"]
 Render = Callable[[int, int], Iterator[tuple[str, int]]]
@@ -34,12 +36,16 @@ _VISIBLE: dict[int, int | str] = {**_CONTROLS, **_NAMED}
 @final
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of text. `size` is in tokens or words; `is_parting` marks where chosen and rejected part."""
+    """A stretch of text. `size` is in tokens or words; `is_parting` marks where chosen and rejected part.
+
+    `weight` is that of its last token or word.
+    """
 
     text: str
     kind: Kind
     size: int
     is_parting: bool = False
+    weight: float = 1.0
 
 
 @final
@@ -78,13 +84,19 @@ def visible(text: str) -> str:
     return text.translate(_VISIBLE)
 
 
-def mark_pair(row: Mapping[str, Any], encoder: TraceEncoder | None, window: Window | None = None) -> PairView:
+def mark_pair(
+    row: Mapping[str, Any], encoder: TraceEncoder | None, window: Window | None = None, rule: Rule = "none"
+) -> PairView:
     """Cut a row of pairs.parquet into pieces.
 
     Args:
-        row: its columns problem, chosen and rejected are used.
+        row: its columns problem, chosen and rejected are used, and what the rule is made from.
         encoder: writes the prompt as in training and cuts into tokens; None cuts into words.
         window: what is shown of a trace; of the prompt as much is shown as of a whole trace, at its ends.
+        rule: how tokens are weighed, see `redi_lab.data.token_weights`.
+
+    Raises:
+        UserError: the rule cannot weigh the row.
     """
     window = window or Window()
     problem, texts = str(row["problem"]), [str(row[name]) for name in ("chosen", "rejected")]
@@ -96,6 +108,7 @@ def mark_pair(row: Mapping[str, Any], encoder: TraceEncoder | None, window: Wind
         prompt = encoder.prompt_ids(problem)
         chosen, rejected = (list(encoder.completion_ids(text)) for text in texts)
         renders = [_tokens(encoder.tokenizer, part) for part in (prompt, chosen, rejected)]
+    weights = [_weights(rule, row, side, encoder, part) for side, part in (("chosen", chosen), ("rejected", rejected))]
     both = zip(chosen, rejected, strict=False)
     common = sum(
         1 for _ in takewhile(lambda at: str(at[0]).rstrip() == str(at[1]).rstrip(), both)
@@ -104,14 +117,35 @@ def mark_pair(row: Mapping[str, Any], encoder: TraceEncoder | None, window: Wind
     return PairView(
         unit="words" if encoder is None else "tokens",
         prompt=Marked(tuple(_pieces(len(prompt), renders[0], both_ends)), len(prompt)),
-        chosen=_mark(len(chosen), renders[1], window, common),
-        rejected=_mark(len(rejected), renders[2], window, common),
+        chosen=_mark(len(chosen), renders[1], window, common, weights[0]),
+        rejected=_mark(len(rejected), renders[2], window, common, weights[1]),
         common_prefix=common,
     )
 
 
-def _mark(length: int, render: Render, window: Window, common: int) -> Marked:
-    return Marked(tuple(_pieces(length, render, window, min(common, length - 1))), length)
+def _weights(
+    rule: Rule, row: Mapping[str, Any], side: str, encoder: TraceEncoder | None, pieces: Sequence[Any]
+) -> Sequence[float] | None:
+    """The weight of each token, or word, of a side; None where all are 1."""
+    if rule == "none":
+        return None
+    characters = weigh(
+        rule, TraceWeights.of_columns(row, f"{side}_"), is_chosen=side == "chosen", row=str(row.get("id"))
+    )
+    if characters is None:
+        return None
+    if encoder is not None:
+        (places,) = encoder.last_characters([row[side]])
+    else:
+        *words, _ = pieces
+        starts = accumulate(map(len, words), initial=0)
+        places = [start + max(len(word.rstrip()), 1) - 1 for start, word in zip(starts, words, strict=False)]
+        places.append(len(row[side]) - 1)
+    return list(map(float, characters.at(places)))
+
+
+def _mark(length: int, render: Render, window: Window, common: int, weights: Sequence[float] | None) -> Marked:
+    return Marked(tuple(_pieces(length, render, window, min(common, length - 1), weights)), length)
 
 
 def _words(words: Sequence[str]) -> Render:
@@ -136,7 +170,13 @@ def _tokens(tokenizer: Any, ids: Sequence[int]) -> Render:
     return render
 
 
-def _pieces(length: int, render: Render, window: Window, parting: int | None = None) -> Iterator[Piece]:
+def _pieces(
+    length: int,
+    render: Render,
+    window: Window,
+    parting: int | None = None,
+    weights: Sequence[float] | None = None,
+) -> Iterator[Piece]:
     """The pieces of a prompt, which has no parting, or of a completion."""
     shown_until = 0
     for start, stop in _shown(length, parting, window):
@@ -146,7 +186,8 @@ def _pieces(length: int, render: Render, window: Window, parting: int | None = N
         for text, count in render(start, stop):
             end = place + count
             kind: Kind = "prompt" if parting is None else "end" if end == length else "loss"
-            yield Piece(text, kind, count, parting is not None and place <= parting < end)
+            is_parting = parting is not None and place <= parting < end
+            yield Piece(text, kind, count, is_parting, 1.0 if weights is None else weights[end - 1])
             place = end
         shown_until = stop
 

@@ -75,7 +75,10 @@ def preview_page(
     if len(by_source) > _MOST_SOURCES:
         others = f"({len(by_source) - _MOST_SOURCES:,} smaller sources)"
         by_source = [*by_source[:_MOST_SOURCES], (others, "", "")]
-    cards = "".join(_card(number, *pair) for number, pair in enumerate(pairs, start=1))
+    pieces = [piece for _, view in pairs for side in (view.chosen, view.rejected) for piece in side.pieces]
+    weights = [piece.weight for piece in pieces if piece.kind != "gap"]
+    largest = (max(map(abs, weights)) or 1.0) if any(weight != 1.0 for weight in weights) else None
+    cards = "".join(_card(number, *pair, largest) for number, pair in enumerate(pairs, start=1))
     body = f"""<h1>{_text(title)}</h1>
 <p class="sub">{_text(subtitle)}</p>
 {"".join(f"<p>{_text(fact)}</p>" for fact in facts(contents, report))}
@@ -84,7 +87,7 @@ def preview_page(
 {table(("source", "demonstrations", "pairs"), by_source)}
 {drops}
 <h2>What training sees</h2>
-{_LEGEND + _BOXES[pairs[0][1].unit] if pairs else ""}
+{_LEGEND + _scale(largest) + _BOXES[pairs[0][1].unit] if pairs else ""}
 {cards or "<p>There is no pair in this folder.</p>"}"""
     return render_page(visible(title), body)
 
@@ -127,27 +130,49 @@ def _text(text: str) -> str:
     return html.escape(visible(text))
 
 
-def _card(number: int, row: Mapping[str, Any], view: PairView) -> str:
+def _scale(largest: float | None) -> str:
+    """What the colours of weights mean; nothing where all are 1."""
+    if largest is None:
+        return ""
+    shown = ""
+    for push in (-largest, -largest / 2, 0.0, largest / 2, largest):
+        words = f"{'rises' if push > 0 else 'falls'} × {abs(push):.3g}" if push else "no gradient"
+        name, style = _shade(push, largest)
+        shown += f'<span><i class="{name}"{style}>{words}</i></span>'
+    return shown
+
+
+def _shade(push: float, largest: float) -> tuple[str, str]:
+    """Class and style attribute of text whose log-prob the loss raises (`push` above 0) or lowers."""
+    name = "up" if push > 0 else "down" if push < 0 else "off"
+    return name, f' style="--w:{abs(push) / largest:.3f}"'
+
+
+def _card(number: int, row: Mapping[str, Any], view: PairView, largest: float | None) -> str:
     about = [(name.replace("source_row", "row"), row.get(name)) for name in ("source_row", "source", "answer")]
     about += [("common prefix", f"{view.common_prefix:,} {view.unit}")]
     about += [("rejected / chosen", f"{view.rejected.length / max(view.chosen.length, 1):.2f}")]
+    weights = [row[key] for key in ("chosen_weight", "rejected_weight") if row.get(key) is not None]
+    about += [("weight", f"{sum(weights) / 2:.4g}" if len(weights) == 2 else None)]
+    about += [("pass rate", None if row.get("pass_rate") is None else f"{row['pass_rate']:.2f}")]
     chips = " ".join(
         f'<span class="badge">{name} {_text(str(value))}</span>' for name, value in about if value is not None
     )
     sides = "".join(
-        _side(name, side, row, view.unit) for name, side in zip(_SIDES, (view.chosen, view.rejected), strict=True)
+        _side(name, side, row, view.unit, largest)
+        for name, side in zip(_SIDES, (view.chosen, view.rejected), strict=True)
     )
     return f"""<article>
 <h3><span>{number}</span> {_text(str(row.get("id", "")))}</h3>
 <p>{chips}</p>
 <div class="box"><h4>Prompt <span class="badge">{view.prompt.length:,} {view.unit}, no loss</span></h4>
-<div class="text">{_pieces(view.prompt.pieces, view.unit)}</div></div>
+<div class="text">{_pieces(view.prompt.pieces, view.unit, 0.0, None)}</div></div>
 <div class="pair">{sides}</div>
 </article>
 """
 
 
-def _side(name: str, side: Marked, row: Mapping[str, Any], unit: str) -> str:
+def _side(name: str, side: Marked, row: Mapping[str, Any], unit: str, largest: float | None) -> str:
     number = row.get(f"{name}_index")
     generation = "" if number is None else f" · generation {number}"
     verdicts = "".join(
@@ -157,7 +182,7 @@ def _side(name: str, side: Marked, row: Mapping[str, Any], unit: str) -> str:
     return (
         f'<div class="box {name}"><h4>{name.capitalize()}'
         f'<span class="badge">{side.length:,} {unit}{generation}</span>{verdicts}</h4>'
-        f'<div class="text">{_pieces(side.pieces, unit)}</div></div>'
+        f'<div class="text">{_pieces(side.pieces, unit, 1.0 if name == "chosen" else -1.0, largest)}</div></div>'
     )
 
 
@@ -172,19 +197,24 @@ def _verdicts(text: str | None) -> dict[str, bool | None]:
     return {str(name): word if isinstance(word, bool) else None for name, word in words.items()}
 
 
-def _pieces(pieces: Iterable[Piece], unit: str) -> str:
-    return "".join(_piece(piece, unit) for piece in pieces)
+def _pieces(pieces: Iterable[Piece], unit: str, sign: float, largest: float | None) -> str:
+    return "".join(_piece(piece, unit, sign, largest) for piece in pieces)
 
 
-def _piece(piece: Piece, unit: str) -> str:
+def _piece(piece: Piece, unit: str, sign: float, largest: float | None) -> str:
     if piece.kind == "gap":
         return f'<span class="gap">⋯ {piece.size:,} {unit} not shown ⋯</span>'
     text = _text(piece.text).replace("\n", "<s>↵</s>\n")
     if piece.kind == "prompt":
         return f'<span class="prompt">{text}</span>'
-    tag, mark = "b" if piece.kind == "end" else "i", ' class="part"' if piece.is_parting else ""
-    size = "" if piece.size == 1 else f' title="{piece.size} {unit}"'
-    return f"<{tag}{mark}{size}>{text}</{tag}>"
+    tag, names, style = "b" if piece.kind == "end" else "i", ["part"] * piece.is_parting, ""
+    notes = [] if piece.size == 1 else [f"{piece.size} {unit}"]
+    if largest is not None:
+        name, style = _shade(sign * piece.weight, largest)
+        names, notes = [*names, name], [*notes, f"weight {piece.weight:.4g}"]
+    mark = f' class="{" ".join(names)}"' if names else ""
+    note = f' title="{", ".join(notes)}"' if notes else ""
+    return f"<{tag}{mark}{note}{style}>{text}</{tag}>"
 
 
 def _plot_lengths(contents: Contents, destination: Path) -> Path:
