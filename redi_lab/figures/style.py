@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from redi_lab.files import replacing
 
@@ -23,7 +23,7 @@ def new_figure(
     height: float,
     rows: int = 1,
     columns: int = 1,
-    layout: str | None = "constrained",
+    layout: Literal["constrained"] | None = "constrained",
     **options: Any,
 ) -> tuple[Any, Any]:
     """A figure, in inches, and its axes: one, or an array of them (options as of `Figure.subplots`).
