@@ -7,11 +7,13 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is imported, as redi_lab.cli does
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from redi_lab.data.student_tokenizer import train_tokenizer
@@ -61,12 +63,21 @@ def tiny(tmp_path: Path) -> Callable[..., list[str]]:
 
 @pytest.fixture(scope="session")
 def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh MLflow database with the experiment redi_lab: its migrations take seconds. Copy it, or write to it."""
+    """A fresh MLflow database with the experiment redi_lab. Copy it, or write to it.
+
+    Its migrations take seconds: of the workers of one run, the first makes it for all.
+    """
     from redi_lab.tracking.store import MlflowStore
 
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowStore(f"sqlite:///{path}", "redi_lab")
-    return path
+    folder = tmp_path_factory.mktemp("mlflow")
+    is_alone = "PYTEST_XDIST_WORKER" not in os.environ
+    made = (folder if is_alone else tmp_path_factory.getbasetemp().parent) / "migrated.db"
+    with FileLock(made.with_suffix(".lock")):
+        if not made.exists():
+            unfinished = made.with_suffix(".part")
+            MlflowStore(f"sqlite:///{unfinished}", "redi_lab")
+            unfinished.rename(made)
+    return Path(shutil.copy(made, folder / "mlflow.db"))
 
 
 @pytest.fixture(scope="session")

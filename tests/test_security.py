@@ -227,12 +227,19 @@ def interpolated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_secrets_and_interpolated_variables_are_in_no_output(
-    interpolated: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    interpolated: list[str],
+    tmp_path: Path,
+    mlflow_database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    shutil.copy(mlflow_database, outputs / "mlflow.db")
     small = [*TINY_TASK, "init_from=null", "loss=sft", "trainer.max_steps=1", "eval.limit=1"]
+    small += ["logger.experiment_name=another"]  # whose artifacts lie below outputs
     main([*small, *interpolated[:2], f"paths.outputs_dir={outputs}"])
     main(["grade", str(_answers(tmp_path)), f"paths.outputs_dir={outputs}"])
     files = [path for path in outputs.rglob("*") if path.is_file()]

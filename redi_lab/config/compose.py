@@ -7,12 +7,16 @@ once.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -54,14 +58,41 @@ def load_config(
     """
     overrides = quote_paths(overrides)
     check_choices(overrides, config_dir)
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
-        try:
-            config = compose(name, overrides)
-        except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-            raise UserError(explain_composition(error, name, overrides, config_dir)) from error
+    try:
+        config = _composed(name, overrides, config_dir.resolve())
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise UserError(explain_composition(error, name, overrides, config_dir)) from error
     check(config, name, check_paths=check_paths)
     return config
+
+
+def _composed(name: str, overrides: Sequence[str], config_dir: Path) -> DictConfig:
+    """What Hydra composes, but equal choices of options once: a sweep composes dozens of times with other values.
+
+    Where that fails, Hydra composes all and says what is wrong.
+    """
+    choices = tuple(override for override in overrides if (config_dir / override.lstrip("+").split("=")[0]).is_dir())
+    values = [override for override in overrides if override not in choices]
+    if not any(override.startswith(("~", "hydra.")) or "@" in override for override in overrides):
+        files = tuple((file, file.stat().st_mtime_ns) for file in config_dir.rglob("*.yaml"))
+        try:
+            config = copy.deepcopy(_compose_choices(name, choices, config_dir, files))
+            ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(values), config)
+            return config
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError):
+            pass
+    return _compose(name, overrides, config_dir)
+
+
+@lru_cache(maxsize=64)
+def _compose_choices(name: str, choices: tuple[str, ...], config_dir: Path, files: tuple[object, ...]) -> DictConfig:
+    return _compose(name, choices, config_dir)
+
+
+def _compose(name: str, overrides: Sequence[str], config_dir: Path) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir), version_base="1.3"):
+        return compose(name, list(overrides))
 
 
 def check(config: DictConfig, name: str, *, check_paths: bool = True) -> None:

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from redi_lab.grading.equivalence import Outcome, compare_numbers
@@ -20,6 +20,7 @@ from redi_lab.grading.reading import TRIGONOMETRY, Leaf, Number
 
 CPU_SECONDS = 5.0  # of the processor, not of the clock: a verdict must not depend on what else the machine does
 _POINTS = ("7/5", "-8/5", "19/7")
+_LIST_OR_SET = re.compile(r"[,;]|\\[{}]|\\(?:in|notin|cup|cap|subseteq|subset|setminus|emptyset|mathbb)(?![a-z])")
 _DEGREES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s?°")
 
 
@@ -72,35 +73,56 @@ def _compare(answer: Leaf, gold: Leaf) -> Outcome:
         return Outcome.UNREADABLE
     if left == right:  # as expressions: nothing is left to prove
         return Outcome.SAME
+    are_equations = isinstance(left, Eq) and isinstance(right, Eq)
+    differences = [side.lhs - side.rhs for side in (left, right)] if are_equations else []
+    are_polynomials = are_equations and all(difference.is_polynomial() for difference in differences)
+    if are_equations and not are_polynomials and not _are_proportional(*differences):
+        return Outcome.DISAGREEMENT  # verify would try to solve both
     pairs = _values(left, right)
     agreements = [all(_is_close(a, b) for a, b in zip(*pair, strict=True)) for pair in pairs]
     if agreements and not any(agreements):
         return Outcome.DIFFERENT if left.free_symbols | right.free_symbols else _round(*pairs[0], answer, gold)
     if all(agreements) and verify(right, left, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True):
         return Outcome.SAME
-    if isinstance(left, Eq) and isinstance(right, Eq):  # of polynomials, verify proves also what it denies
-        is_decided = all((side.lhs - side.rhs).is_polynomial() for side in (left, right))
-    else:
-        is_decided = any(isinstance(left, kind) and isinstance(right, kind) for kind in (Set, Relational))
-    return Outcome.DIFFERENT if is_decided else Outcome.DISAGREEMENT
+    # Of equations, verify proves what it denies only where they are polynomials.
+    is_decided = any(isinstance(left, kind) and isinstance(right, kind) for kind in (Set, Relational))
+    return Outcome.DIFFERENT if is_decided and are_polynomials == are_equations else Outcome.DISAGREEMENT
+
+
+@cache
+def _reader() -> Any:
+    """math-verify's reader of LaTeX, which takes what holds no list or set for a formula.
+
+    Its grammar tries lists and sets first, and reads every formula several times to find that it is none.
+    """
+    from antlr4 import Token
+    from latex2sympy2_extended.latex2sympy2 import _Latex2Sympy
+
+    class Reader(_Latex2Sympy):
+        def parse(self, text: str) -> Any:
+            if _LIST_OR_SET.search(text):
+                return super().parse(text)
+            parser = self.create_parser(text)
+            formula = parser.relation(0)
+            return self.convert_relation(formula) if parser.getTokenStream().LA(1) == Token.EOF else super().parse(text)
+
+    return Reader
 
 
 @lru_cache(maxsize=256)
 def _parse(text: str) -> Any:
     """A sympy object, or None where math-verify's reader of LaTeX does not understand the text."""
-    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+    from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex
     from sympy import I, Symbol
 
     if TRIGONOMETRY.search(text):
         text = _DEGREES.sub(r"(\\frac{\1 \\pi}{180})", text)
     try:
         # Units are ours to compare, and m is a letter; K and k are two.
-        parsed = latex2sympy(
-            text.replace("°", ""),
-            is_real=True,
-            normalization_config=NormalizationConfig(malformed_operators=True, nits=True, boxed="none"),
-            conversion_config=ConversionConfig(lowercase_symbols=False),
-        )
+        spelling = NormalizationConfig(malformed_operators=True, nits=True, boxed="none")
+        reader = _reader()(is_real=True, config=ConversionConfig(lowercase_symbols=False))
+        parsed = reader.parse(normalize_latex(text.replace("°", ""), spelling))
         imaginary = Symbol("i", real=True)
         return parsed.subs(imaginary, I) if imaginary in parsed.free_symbols else parsed
     except MemoryError:
@@ -128,6 +150,12 @@ def _values(left: Any, right: Any) -> list[tuple[list[Any], list[Any]]]:
     ]
     found = [tuple([_value(entry, point) for entry in side] for side in sides) for point in points]
     return [(one, other) for one, other in found if None not in one + other]
+
+
+def _are_proportional(left: Any, right: Any) -> bool:
+    """Whether one is the other times a constant, at every point where both have a value."""
+    values = [(one, other) for (one,), (other,) in _values(left, right)]
+    return bool(values) and all(_is_close(one * values[0][1], other * values[0][0]) for one, other in values)
 
 
 def _value(expression: Any, point: dict[Any, Any]) -> Any:

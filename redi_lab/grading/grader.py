@@ -29,7 +29,7 @@ from redi_lab.grading.equivalence import Algebra, Outcome, compare_answers
 from redi_lab.grading.extraction import Answers, extract_answer, gold_answer
 
 MAX_ANSWER_CHARACTERS = 2000  # no final answer of a benchmark is near this; longer ones are not compared
-CONVENTIONS_VERSION = 3  # goes up when docs/grading.md changes a verdict, so that cached results are made anew
+CONVENTIONS_VERSION = 4  # goes up when docs/grading.md changes a verdict, so that cached results are made anew
 WINDOW = 1024  # gradings under way at once
 TASKS_PER_WORKER = 2000  # then a fresh process takes over, so that what sympy caches cannot pile up
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
+from functools import cache
 from pathlib import Path
 
 _PACKAGES = ("torch", "transformers", "pytorch-lightning", "datasets", "mlflow", "redi-lab")
@@ -30,6 +31,7 @@ def environment_tags() -> dict[str, str]:
     return tags
 
 
+@cache  # hundreds of files are parsed
 def environment_text() -> str:
     """Every installed distribution as `name==version` lines, sorted."""
     found = {(str(item.metadata["Name"]), item.version) for item in importlib.metadata.distributions()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from redi_lab.config.compose import experiment_names, load_config
+from redi_lab.config.compose import CONFIG_DIR, _compose, _composed, experiment_names, load_config
 from redi_lab.config.metrics import known_metrics
 from redi_lab.errors import UserError
 from tests.conftest import REPOSITORY
@@ -154,6 +155,28 @@ def test_a_group_on_the_command_line_beats_the_experiments() -> None:
     assert config.loss._target_.endswith("DPOModule")
     assert config.optimizer.lr == 1e-4
     assert config.init_from == "demo_sft"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["+experiment=demo", "loss=dpo", "loss=simpo", "loss.beta=3"],
+        ["trainer.max_epochs=2", "+experiment=demo_sft", "++loss.mine={a: [1]}", "eval.limit=${eval.num_samples}"],
+        ["loss={alpha: 0.1}", "callbacks.collapse=null", "optimizer.betas=[0.1,0.2]", "seed=1", "seed=2"],
+    ],
+)
+def test_values_after_composed_options_are_what_hydra_makes_of_all(overrides: list[str]) -> None:
+    for _ in range(2):  # also where the options were composed before
+        assert _composed("train", overrides, CONFIG_DIR) == _compose("train", overrides, CONFIG_DIR)
+
+
+def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
+    conf = Path(shutil.copytree(CONFIG_DIR, tmp_path / "conf"))
+    assert load_config("train", ["loss.alpha=0.1"], config_dir=conf).seed == 42
+    main = conf / "train.yaml"
+    main.write_text(main.read_text().replace("seed: 42", "seed: 43"))
+    assert load_config("train", ["loss.alpha=0.2"], config_dir=conf).seed == 43
 
 
 def test_metrics_of_sft_have_no_rejected_side() -> None:

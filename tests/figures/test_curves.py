@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from redi_lab.config.metrics import CALLBACK_METRICS, known_metrics
 from redi_lab.config.schema.losses import LOSSES
 from redi_lab.errors import UserError
 from redi_lab.figures.curves import EVENTS, plot_curves, smooth
-from redi_lab.figures.panels import DIAGNOSTICS, PANELS
+from redi_lab.figures.panels import DIAGNOSTICS, PANELS, Panel
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -88,7 +89,9 @@ def test_every_panel_draws_metrics_that_are_logged() -> None:
     ]
 
 
-def axes_of(monkeypatch: pytest.MonkeyPatch, runs: dict[str, Path], folder: Path) -> list[Any]:
+def axes_of(
+    monkeypatch: pytest.MonkeyPatch, runs: dict[str, Path], folder: Path, drawn: Sequence[Panel] = PANELS
+) -> list[Any]:
     """The visible panels of the figure that is drawn."""
     found: list[Any] = []
 
@@ -97,7 +100,7 @@ def axes_of(monkeypatch: pytest.MonkeyPatch, runs: dict[str, Path], folder: Path
         found.extend(figure.axes)
 
     monkeypatch.setattr(Figure, "savefig", keep)
-    plot_curves(runs, folder / "figure.png")
+    plot_curves(runs, folder / "figure.png", drawn)
     return [ax for ax in found if ax.get_visible()]
 
 
@@ -193,7 +196,7 @@ def test_an_axis_does_not_magnify_a_single_value_and_shares_stay_shares(
     assert panel.get_ylim() == pytest.approx((low - margin, high + margin))
     assert all(tick == round(tick) for tick in panel.get_xticks())  # there are no half steps
     panel.figure.draw_without_rendering()
-    assert (panel.yaxis.get_offset_text().get_text() == "") is (name == "val/pass_at_1" or values[0] != 3e-4)
+    assert ("×10⁻⁴" in panel.get_ylabel()) is (values[0] == 3e-4)
 
 
 def test_the_figure_is_never_wider_than_two_panels_and_long_labels_stand_in_one_column(
@@ -223,6 +226,24 @@ def test_the_figure_is_never_wider_than_two_panels_and_long_labels_stand_in_one_
         "redi α.8 lr 2e-4 s42",
         "dpo β1 lr 1e-4 s42",
     ]
+
+
+def test_no_text_lies_on_another_panel_or_outside_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Margins are computed from the numbers of the axes: also from long ones, and from powers of ten."""
+    ranges = [(-12345.0, 1.0), (0.6912401, 0.6912409), (-1.25e-7, 3e-7), (-0.5, 0.0)]
+    rows = [
+        dict(zip((panel.metrics[0] for panel in DIAGNOSTICS), ends, strict=False))
+        for ends in zip(*ranges * 4, strict=True)
+    ]
+    runs = {f"run {n}\nin two lines": write_rows(tmp_path / f"{n}.jsonl", rows) for n in range(4)}
+    panels = axes_of(monkeypatch, runs, tmp_path, DIAGNOSTICS)
+    figure = panels[0].figure
+    figure.draw_without_rendering()
+    boxes = [panel.get_tightbbox() for panel in panels] + [figure.legends[0].get_window_extent()]
+    assert len(boxes) == len(DIAGNOSTICS) + 1
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0 for box in boxes)
+    assert boxes[-1].y1 <= figure.bbox.height
+    assert not [(a, b) for number, a in enumerate(boxes) for b in boxes[:number] if a.overlaps(b)]
 
 
 def test_a_smoothed_curve_does_not_end_in_its_last_noisy_point() -> None:

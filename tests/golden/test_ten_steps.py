@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import pytest
 import torch
 
-from tests.golden.ten_steps import CURVES, OBJECTIVES, PINNED, run
+from tests.golden.ten_steps import CURVES, OBJECTIVES, PINNED, TenSteps, run
 from tests.modules.tiny_runs import HARMLESS_WARNINGS
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNINGS]
 
 
+@cache
+def first_run(objective: str) -> TenSteps:
+    return run(objective)
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_curves_are_the_pinned_ones(objective: str) -> None:
     pinned = json.loads(PINNED.read_text(encoding="utf-8"))[objective]
-    curves = run(objective).curves
+    curves = first_run(objective).curves
     assert list(pinned) == list(CURVES)
     for name, tolerance in CURVES.items():
         assert len(curves[name]) == 10
@@ -27,6 +33,6 @@ def test_the_curves_are_the_pinned_ones(objective: str) -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_two_runs_are_identical_to_the_bit(objective: str) -> None:
-    first, second = run(objective), run(objective)
+    first, second = first_run(objective), run(objective)
     assert first.curves == second.curves
     assert torch.equal(first.weights, second.weights)

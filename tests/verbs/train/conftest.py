@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,12 +18,12 @@ _PIXEL = base64.b64decode(
 def undrawn() -> Iterator[None]:
     """Write a picture of one pixel in place of each figure of curves."""
 
-    def write(figure: Any, destination: Path) -> Path:
+    def write(runs: Mapping[str, Path], destination: Path, *_: object) -> Path:
         destination.write_bytes(_PIXEL)
         return destination
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("redi_lab.figures.curves.save_figure", write)
+        patch.setattr("redi_lab.verbs.train.report.plot_curves", write)
         yield
 
 

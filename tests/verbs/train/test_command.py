@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -216,9 +217,13 @@ def assert_columns_exist(experiment: Any, stage: Any) -> None:
     assert stage.data.params["objective"] == "redi α.5"
 
 
-def test_mlflow_holds_a_run_for_the_command_and_one_for_each_stage(tiny: Tiny, tmp_path: Path) -> None:
+def test_mlflow_holds_a_run_for_the_command_and_one_for_each_stage(
+    tiny: Tiny, tmp_path: Path, mlflow_database: Path
+) -> None:
     from mlflow.tracking import MlflowClient
 
+    (tmp_path / "outputs").mkdir()
+    shutil.copy(mlflow_database, tmp_path / "outputs" / "mlflow.db")
     summary = run(tiny("data.batch_size=4", logger="mlflow"), tmp_path / "run")
     client = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("redi_lab")
