@@ -23,12 +23,17 @@ CALLBACK_METRICS = {
     "collapse": ("collapse/state", "collapse/statistic"),
 }
 """What callbacks log, by their name in the callbacks group."""
-_UNPAIRED = ("UnpairedREDIModule", "WReinforceModule", "AsymREModule")
+_UNPAIRED = tuple(f"{name}Module" for name in ("UnpairedREDI", "WReinforce", "AsymRE", "OREAL", "AStarPO", "KTO"))
 _NEED_REJECTED = ("probe/rejected_mean_logps", "probe/displacement", *GRADIENT_METRICS)
 
 
 def known_metrics(
-    loss: str, *, has_validation: bool, log_entropy: bool = False, callbacks: Collection[str] = ()
+    loss: str,
+    *,
+    has_validation: bool,
+    log_entropy: bool = False,
+    has_divergence: bool = False,
+    callbacks: Collection[str] = (),
 ) -> list[str]:
     """Names of the metrics that a training run logs.
 
@@ -36,11 +41,16 @@ def known_metrics(
         loss: `_target_` of the loss group.
         has_validation: whether problems are kept for validation.
         log_entropy: whether train/entropy is asked for.
+        has_divergence: whether the loss has a term that keeps tokens near the reference.
         callbacks: those of `CALLBACK_METRICS` that are on.
     """
     shared: tuple[str, ...] = _STEP_METRICS
     if not loss.endswith("SFTModule"):
         shared += _REJECTED_METRICS if loss.endswith(_UNPAIRED) else (*_REJECTED_METRICS, *_REWARD_METRICS)
+    if loss.endswith("KTOModule"):
+        shared += ("reference_point",)
+    if has_divergence:
+        shared += ("kl",)
     names = [f"train/{name}" for name in shared] + [f"val/{name}" for name in shared if has_validation]
     extra = [*_STEP_MEASURES, "entropy"] if log_entropy else list(_STEP_MEASURES)
     observed = [name for callback in callbacks for name in CALLBACK_METRICS[callback]]

@@ -79,7 +79,7 @@ def test_gradients_match_an_unpacked_twin(objective: str, tmp_path: Path) -> Non
 @every_objective
 def test_logs_the_known_metrics_at_every_step(objective: str, tmp_path: Path) -> None:
     result = run(objective, tmp_path, num_validation=4, max_steps=3, log_entropy=True)
-    target = next(name for name in LOSSES if name.endswith(OBJECTIVES[objective][0].__name__))
+    target = next(name for name in LOSSES if name.endswith(f".{OBJECTIVES[objective][0].__name__}"))
     known = known_metrics(target, has_validation=True, log_entropy=True)
     for stage in ("train", "val"):
         calls = result.log.stage(stage)
@@ -93,7 +93,7 @@ def test_logs_the_known_metrics_at_every_step(objective: str, tmp_path: Path) ->
 @every_objective
 def test_logs_fewer_metrics_where_fewer_are_asked_for(objective: str, tmp_path: Path) -> None:
     (call,) = run(objective, tmp_path).train
-    target = next(name for name in LOSSES if name.endswith(OBJECTIVES[objective][0].__name__))
+    target = next(name for name in LOSSES if name.endswith(f".{OBJECTIVES[objective][0].__name__}"))
     assert sorted(call) == known_metrics(target, has_validation=False)
 
 

@@ -46,7 +46,7 @@ class AlphaConfig(ScheduledConfig):
 
 
 class PairsConfig(LossConfig):
-    """Objectives on pairs, with weights of what the sides share from their start, and of what one has beyond the other."""
+    """Objectives on pairs: weights of what the sides share from their start, and of what one has beyond the other."""
 
     prefix_weight: NotNegative
     tail_weight: NotNegative
