@@ -85,7 +85,24 @@ def test_other_seeds_follow_their_own_edge() -> None:
     assert alphas == {2: [0.0, 0.2, 0.4, 0.6, 1.0], 3: [0.0, 0.4, 0.6, 0.8, 1.0]}
     assert edges(REDI, RATE, SCOPE.seeds, runs, is_collapsed) == [2, 1, 4]
     assert report.edge_text(REDI, [2, 1, 4]) == "0.4 to 0.6; 3 seeds: 0.2 to 0.4 … 0.8 to 1"
+    assert report.edge_text(REDI, [3, 1]) == "0.2 to 0.4; 2 seeds: 0.2 to 0.4 … 0.6 to 0.8"  # one of two is half
     assert all(len(batch) == len(set(batch)) for batch in batches)
+
+
+def test_other_seeds_try_the_weakest_of_the_best_and_the_strongest_point() -> None:
+    first = [TOPR.point(index, RATE, 1) for index in range(5)]
+    accuracies = [0.6, 0.8, 0.7, 0.8, 0.8]
+    runs = {point.name: make_row(point, [0.5, last]) for point, last in zip(first, accuracies, strict=True)}
+    scope = Scope((TOPR,), (RATE,), (1, 2))
+    assert next_points(scope, runs) == [TOPR.point(1, RATE, 2), TOPR.point(4, RATE, 2)]
+
+
+def test_half_of_the_seeds_are_enough_for_a_mark() -> None:
+    rows = [
+        make_row(TOPR.point(0, RATE, seed), [0.5, 0.6], state) for seed, state in ((1, "collapsed"), (2, "healthy"))
+    ]
+    assert report.marks(rows) == " c"
+    assert report.marks([*rows, rows[1]]) == ""
 
 
 def test_an_edge_that_is_not_bracketed_yet_is_not_reported() -> None:
