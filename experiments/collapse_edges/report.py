@@ -202,8 +202,8 @@ def draw_map(axes: Sequence[Axis], scope: Scope, runs: Runs, destination: Path) 
         draw_panel(ax, axis, scope, runs, rates)
     for ax in grid.flat[len(panels) :]:
         ax.set_axis_off()
-    figure.supxlabel("strength, weak to strong.   × collapse   ▽ harm, in at least half of the seeds")
-    figure.supylabel("learning rate; last accuracy on development problems")
+    caption = "last accuracy on development problems by learning rate and strength, weak to strong"
+    figure.supxlabel(f"{caption};  × collapse,  ▽ harm, in at least half of the seeds", fontsize=10)
     save_figure(figure, destination)
 
 

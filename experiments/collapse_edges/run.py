@@ -6,8 +6,8 @@
     python -m experiments.collapse_edges.run --report        # tables and map from the rows that are there
 
 Every finished training is a row of results.json, so that the command goes on where it was stopped; a kill costs the
-trainings under way. plan.py says what is trained and in what order, report.py writes tables.md and map.png. Settings
-are chosen on development problems; scores are of fresh ones, at the chosen points alone.
+trainings under way. plan.py says what is trained and in what order; report.py writes tables.md and map.png beside
+results.json. Settings are chosen on development problems; scores are of fresh ones, at the chosen points alone.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
         run(scope, results, arguments.outputs.absolute(), arguments.workers, time.monotonic() + 60 * arguments.minutes)
     from experiments.collapse_edges.report import write_report
 
-    print(write_report(FULL, results.content, HERE))
+    print(write_report(FULL, results.content, results.path.parent))
 
 
 class Results:
