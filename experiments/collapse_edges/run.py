@@ -30,7 +30,6 @@ from experiments.collapse_edges.plan import FULL, QUICK, Scope, chosen, next_poi
 
 HERE = Path(__file__).parent
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000", "THP_MEM_ALLOC_ENABLE": "1"}  # as cli.py sets them
-_TRAININGS_PER_PROCESS = 25
 
 
 def main() -> None:
@@ -77,13 +76,8 @@ def run(scope: Scope, results: Results, outputs: Path, workers: int, deadline: f
     os.environ.update(_ENVIRONMENT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves the pool, which waits for what is under way
     runs = results.content["runs"]
-    with ProcessPoolExecutor(
-        workers,
-        multiprocessing.get_context("spawn"),
-        trainings.be_quiet,
-        (outputs,),
-        max_tasks_per_child=_TRAININGS_PER_PROCESS,
-    ) as pool:
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawned, trainings.be_quiet, (outputs,)) as pool:
         while (missing := next_points(scope, runs)) and time.monotonic() < deadline:
             now = missing[:workers]
             list(pool.map(functools.partial(trainings.train_start, outputs), sorted({point.seed for point in now})))
