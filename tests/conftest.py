@@ -75,9 +75,11 @@ def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(made.with_suffix(".lock")):
         if not made.exists():
             unfinished = made.with_suffix(".part")
-            MlflowStore(f"sqlite:///{unfinished}", "redi_lab")
+            MlflowStore(f"sqlite:///{unfinished}", "Default")
             unfinished.rename(made)
-    return Path(shutil.copy(made, folder / "mlflow.db"))
+    database = Path(shutil.copy(made, folder / "mlflow.db"))
+    MlflowStore(f"sqlite:///{database}", "redi_lab")  # here, since an experiment knows where its artifacts lie
+    return database
 
 
 @pytest.fixture(scope="session")
