@@ -62,24 +62,33 @@ def tiny(tmp_path: Path) -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="session")
-def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh MLflow database with the experiment redi_lab. Copy it, or write to it.
+def new_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Makes an MLflow database with the experiment redi_lab in a folder.
 
-    Its migrations take seconds: of the workers of one run, the first makes it for all.
+    Its migrations take seconds: of the workers of one run, the first makes them for all.
     """
     from redi_lab.tracking.store import MlflowStore
 
-    folder = tmp_path_factory.mktemp("mlflow")
-    is_alone = "PYTEST_XDIST_WORKER" not in os.environ
-    made = (folder if is_alone else tmp_path_factory.getbasetemp().parent) / "migrated.db"
-    with FileLock(made.with_suffix(".lock")):
-        if not made.exists():
-            unfinished = made.with_suffix(".part")
+    root = tmp_path_factory.getbasetemp()
+    migrated = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "migrated.db"
+    with FileLock(migrated.with_suffix(".lock")):
+        if not migrated.exists():
+            unfinished = migrated.with_suffix(".part")
             MlflowStore(f"sqlite:///{unfinished}", "Default")
-            unfinished.rename(made)
-    database = Path(shutil.copy(made, folder / "mlflow.db"))
-    MlflowStore(f"sqlite:///{database}", "redi_lab")  # here, since an experiment knows where its artifacts lie
-    return database
+            unfinished.rename(migrated)
+
+    def make(folder: Path) -> Path:
+        database = Path(shutil.copy(migrated, folder / "mlflow.db"))
+        MlflowStore(f"sqlite:///{database}", "redi_lab")  # here, since an experiment knows where its artifacts lie
+        return database
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory, new_mlflow_database: Callable[[Path], Path]) -> Path:
+    """A fresh MLflow database with the experiment redi_lab, to be copied and never written to."""
+    return new_mlflow_database(tmp_path_factory.mktemp("mlflow"))
 
 
 @pytest.fixture(scope="session")

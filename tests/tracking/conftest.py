@@ -16,9 +16,9 @@ NewLogger = Callable[..., RunLogger]
 
 
 @pytest.fixture(scope="session")
-def tracking_uri(mlflow_database: Path) -> str:
-    """One database for all tests of tracking."""
-    return f"sqlite:///{mlflow_database}"
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory, new_mlflow_database: Callable[[Path], Path]) -> str:
+    """One database for all tests of tracking, which write to it."""
+    return f"sqlite:///{new_mlflow_database(tmp_path_factory.mktemp('tracking'))}"
 
 
 @pytest.fixture
