@@ -21,7 +21,7 @@ Runs = Mapping[str, Row]
 Label = Callable[[Row], bool]
 
 ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0)
-BATCH_SIZES = {"asymre": 53, "w_reinforce": 53}
+BATCH_SIZES = dict.fromkeys(("asymre", "w_reinforce", "oreal", "a_star_po", "kto"), 53)
 """Unpaired objectives also see right traces that have no wrong one: in as many steps, beside the same wrong traces."""
 HARM = 0.75
 """Share of the best accuracy so far, below which the last one counts as harm."""
@@ -105,6 +105,12 @@ AXES = (
     Axis("rpo", "C3", "yes", "nll_weight", (3.0, 1.0, 0.3, 0.1, 0.03), (("beta", 1.0),)),
     Axis("dpop", "C3", "no", "penalty", (50.0, 5.0, 1.0, 0.5, 0.1), (("beta", 1.0),)),
     Axis("cal_dpo", "C3", "yes", "beta", (1.0, 0.3, 0.1, 0.03, 0.01)),
+    Axis("oreal", "A", "no", "negative_weight", (0.2, 0.4, 0.6, 0.8, 1.0)),
+    Axis("unlikelihood", "B", "yes", "alpha", ALPHAS),
+    Axis("token_topr", "B", "yes", "alpha", ALPHAS),
+    Axis("luffy", "B", "stalls", "alpha", ALPHAS, (("gamma", 0.1),)),
+    Axis("a_star_po", "C1", "yes", "beta", (1.0, 0.3, 0.1, 0.03, 0.01), (("value_beta", 0.5),)),
+    Axis("kto", "D", "stalls", "beta", (3.0, 1.0, 0.3, 0.1, 0.03)),
     # How fast must the weight fade? At alpha = 1, from fast to slow.
     Axis("bounded_redi", "C1", "yes", "gamma", (4.0, 2.0, 1.0, 0.5, 0.25), (("alpha", 1.0),)),
     Axis("gated_redi", "C1", "yes", "tau", (0.8, 0.65, 0.5, 0.3, 0.1), (("alpha", 1.0),)),

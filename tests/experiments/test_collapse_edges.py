@@ -175,7 +175,15 @@ def test_both_ends_of_every_axis_are_settings_that_the_lab_accepts(axis: Axis) -
 def test_every_objective_with_negatives_has_an_axis_and_quick_is_part_of_the_whole() -> None:
     from redi_lab.config.compose import CONFIG_DIR
 
-    left_out = {"sft", "psr", "nsr", "mild_redi", "symmetric_redi", "unpaired_redi"}  # strengths of another, or none
+    left_out = {
+        "sft",
+        "psr",
+        "nsr",
+        "mild_redi",
+        "symmetric_redi",
+        "unpaired_redi",
+        "ld_dpo",
+    }  # strengths of another, or none
     names = {path.stem for path in (CONFIG_DIR / "loss").glob("[!_]*.yaml")} - left_out
     assert {axis.loss for axis in AXES} == names
     assert {point.name for point in next_points(QUICK, {})} < {point.name for point in next_points(FULL, {})}
