@@ -1,6 +1,7 @@
 """What each objective costs beside SFT on the same tokens: median ratio of alternating steps, by cost class.
 
-    python -m benchmarks.training.objectives           # model B, a quarter of an hour on one core
+    python -m benchmarks.training.objectives                         # model B, half an hour on one core
+    python -m benchmarks.training.objectives --only redi npo dpo     # a few minutes
     python -m benchmarks.training.objectives --shape tiny --rounds 1
 
 A step here is all passes over a global batch, forward and backward; the optimizer is the same for all and left out. A
@@ -53,13 +54,17 @@ def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="B")
-    parser.add_argument("--pairs", type=int, default=4, help="of a step")
+    parser.add_argument("--only", nargs="+", default=[name for of in CLASSES.values() for name in of])
+    parser.add_argument("--pairs", type=int, default=2, help="of a step")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--micro-batch-tokens", type=int, default=4096)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     shape = SHAPES[arguments.shape]
-    names = [("SFT", "sft", []), *((k, n, o) for k, of in CLASSES.items() for n, o in of.items())]
+    names = [
+        ("SFT", "sft", []),
+        *((k, n, o) for k, of in CLASSES.items() for n, o in of.items() if n in arguments.only),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         model = make_model(shape, Path(folder), longest=shape.longest)
         backbone = load_backbone(path=str(model))
