@@ -28,7 +28,7 @@ SCORES = ("pass_at_1", "pass_at_4", "greedy_pass_at_1", "haste", "columns")
 
 
 def be_quiet(outputs: Path) -> None:
-    """Send what this process prints to a file of its own; many run side by side."""
+    """Send what this process prints to its own file, since several run at once."""
     outputs.mkdir(parents=True, exist_ok=True)
     file = os.open(outputs / f"worker_{os.getpid()}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)

@@ -18,8 +18,9 @@ from typing import Any, final
 
 from redi_lab.curation.decontamination import NgramIndex
 from redi_lab.curation.duplicates import Duplicates, SeenTexts, TextKey, text_key
-from redi_lab.curation.pairing import PairOrder, Trace, choose_pairs, common_prefix
+from redi_lab.curation.pairing import PairOrder, Trace, choose_pairs
 from redi_lab.data.selection import NO_CORRECT, NO_GENERATIONS, NO_INCORRECT, SAME_TEXT
+from redi_lab.data.token_weights import common_prefix
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import Dropped, Generation, Problem, pass_rate
 from redi_lab.data.verdicts import Decision, decide, truncation
@@ -274,6 +275,6 @@ def _pair_columns(chosen: _Candidate, rejected: _Candidate) -> dict[str, Any]:
         columns |= item.generation.weights.as_columns(f"{side}_")
         columns |= {f"{side}_index": item.place, f"{side}_verdicts": item.verdicts, f"{side}_tokens": item.num_tokens}
     return columns | {
-        "common_prefix": common_prefix(chosen.trace, rejected.trace),
+        "common_prefix": common_prefix(chosen.trace.units, rejected.trace.units),
         "length_ratio": len(rejected.trace) / max(len(chosen.trace), 1),
     }

@@ -15,6 +15,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
+from redi_lab.data.token_weights import common_prefix
+
 PairOrder = Literal["first", "random", "length_matched", "nearest", "longest_prefix"]
 
 EDIT_WINDOW = 2000
@@ -72,12 +74,6 @@ def choose_pairs(
     return places[:per_problem]
 
 
-def common_prefix(left: Trace, right: Trace) -> int:
-    """Length of the common prefix."""
-    units = enumerate(zip(left.units, right.units, strict=False))
-    return next((place for place, (ours, theirs) in units if ours != theirs), min(len(left), len(right)))
-
-
 def edit_distance(left: Trace, right: Trace) -> float:
     """Levenshtein distance of the first `EDIT_WINDOW` tokens (or characters), over the longer one's length: 0 to 1."""
     from rapidfuzz.distance import Levenshtein
@@ -98,5 +94,5 @@ _RANKS: dict[str, Callable[[Trace, Trace, str], float]] = {
     "random": _by_hash,
     "length_matched": _by_length,
     "nearest": lambda left, right, salt: edit_distance(left, right),
-    "longest_prefix": lambda left, right, salt: -float(common_prefix(left, right)),
+    "longest_prefix": lambda left, right, salt: -float(common_prefix(left.units, right.units)),
 }

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from operator import eq
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,7 @@ def weigh(rule: Rule, trace: TraceWeights, *, is_chosen: bool, row: str) -> Char
     """What `rule` makes of a trace; None where every character counts as 1.
 
     Raises:
-        UserError: the trace lacks what the rule needs; the message names the row.
+        UserError: the trace does not have what the rule needs; the message names the row.
     """
     return None if rule == "none" else _RULES[rule](trace, is_chosen, row)
 
@@ -94,8 +94,8 @@ def _refusal(row: str, rule: Rule, reason: str) -> UserError:
     return UserError(f"{row}: data.token_weights={rule}: {reason}, or drop the row")
 
 
-def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens two completions share from their start."""
+def common_prefix(left: Sequence[Any], right: Sequence[Any]) -> int:
+    """How many tokens, or characters, two completions share from their start."""
     return sum(1 for _ in takewhile(bool, map(eq, left, right)))
 
 

@@ -44,7 +44,7 @@ class TokenizedSequence:
     weight: float = 1.0
     """Factor on its term of the loss, at least 0; both sides of a pair have that of the pair."""
     pass_rate: float | None = None
-    """Share of right traces among the judged ones of its problem; None where the source does not say."""
+    """Share of right traces among the graded ones of its problem; None if the source does not say."""
     token_weights: Sequence[float] | None = None
     """Factor on the log-prob of each completion token, of any sign but not all 0; None: they are 1."""
 

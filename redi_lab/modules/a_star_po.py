@@ -10,7 +10,6 @@ from redi_lab.data.packing import Batch
 from redi_lab.losses.a_star_po import a_star_po_loss
 from redi_lab.modules.base import CausalLMModule
 from redi_lab.modules.examples import Examples
-from redi_lab.modules.preference import side_metrics
 
 
 @final
@@ -40,7 +39,3 @@ class AStarPOModule(CausalLMModule):
         sequences, rewards = examples.sequences, examples.is_chosen.to(examples.sequences.logps.dtype)
         losses = a_star_po_loss(sequences, rewards, beta=self.beta, value_beta=self.value_beta)
         return sequences.total(losses) / batch.num_examples
-
-    def metrics(self, examples: Examples) -> dict[str, Tensor]:
-        """Mean log-probs (summed and per token) of both sides."""
-        return side_metrics(examples)

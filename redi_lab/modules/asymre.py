@@ -10,7 +10,6 @@ from redi_lab.data.packing import Batch
 from redi_lab.losses.policy_gradient import asymre_loss
 from redi_lab.modules.base import CausalLMModule
 from redi_lab.modules.examples import Examples
-from redi_lab.modules.preference import side_metrics
 
 
 @final
@@ -41,7 +40,3 @@ class AsymREModule(CausalLMModule):
             is_relative=self.needs_pass_rates,
             strength=self.negative_strength,
         )
-
-    def metrics(self, examples: Examples) -> dict[str, Tensor]:
-        """Mean log-probs (summed and per token) of both sides."""
-        return side_metrics(examples)

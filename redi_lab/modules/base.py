@@ -101,9 +101,14 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
     def loss(self, examples: Examples, batch: Batch) -> Tensor:
         """() these examples' share of the loss of the global batch, whose normalisers `batch` holds."""
 
-    @abc.abstractmethod
     def metrics(self, examples: Examples) -> dict[str, Tensor]:
-        """What is logged for a batch in addition to its loss, each value ()."""
+        """What is logged for a batch in addition to its loss, each value ().
+
+        By default mean log-probs, summed and per token, of both sides, whatever they weigh.
+        """
+        sides = {"chosen": examples.chosen.unweighted, "rejected": examples.rejected.unweighted}
+        summed = {f"logps/{name}": side.logps.mean() for name, side in sides.items()}
+        return summed | {f"mean_logps/{name}": side.mean_logps.mean() for name, side in sides.items()}
 
     def token_term(self, logps: Tensor, reference: Tensor | None) -> Tensor:
         """(c,) φ of the log-probs of single tokens, (c,) each, with finite slopes."""

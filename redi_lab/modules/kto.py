@@ -12,7 +12,6 @@ from redi_lab.losses.kto import kto_loss
 from redi_lab.losses.sequences import sum_by_sequence
 from redi_lab.modules.base import CausalLMModule
 from redi_lab.modules.examples import Examples
-from redi_lab.modules.preference import side_metrics
 
 
 @final
@@ -70,4 +69,4 @@ class KTOModule(CausalLMModule):
 
     def metrics(self, examples: Examples) -> dict[str, Tensor]:
         """Mean log-probs (summed and per token) of both sides, and z₀."""
-        return side_metrics(examples) | {"reference_point": self.reference_point}
+        return super().metrics(examples) | {"reference_point": self.reference_point}

@@ -10,7 +10,6 @@ from redi_lab.data.packing import Batch
 from redi_lab.losses.policy_gradient import oreal_loss
 from redi_lab.modules.base import CausalLMModule
 from redi_lab.modules.examples import Examples
-from redi_lab.modules.preference import side_metrics
 
 
 @final
@@ -39,7 +38,3 @@ class OREALModule(CausalLMModule):
             chosen_length=batch.total_length - batch.rejected_length,
             rejected_length=batch.rejected_length,
         )
-
-    def metrics(self, examples: Examples) -> dict[str, Tensor]:
-        """Mean log-probs (summed and per token) of both sides."""
-        return side_metrics(examples)

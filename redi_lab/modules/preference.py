@@ -35,16 +35,9 @@ class PreferenceModule(CausalLMModule):
         """Mean log-probs (summed and per token) of both sides, and the rewards' margins and accuracies."""
         rewards = self.rewards(examples.sequences)
         chosen, rejected = rewards[examples.is_chosen], rewards[~examples.is_chosen]
-        return side_metrics(examples) | {
+        return super().metrics(examples) | {
             "rewards/chosen": chosen.mean(),
             "rewards/rejected": rejected.mean(),
             "rewards/margins": (chosen - rejected).mean(),
             "rewards/accuracies": (chosen > rejected).float().mean(),
         }
-
-
-def side_metrics(examples: Examples) -> dict[str, Tensor]:
-    """Mean log-probs, summed and per token, of the chosen and of the rejected sequences, whatever they weigh."""
-    sides = {"chosen": examples.chosen.unweighted, "rejected": examples.rejected.unweighted}
-    summed = {f"logps/{name}": side.logps.mean() for name, side in sides.items()}
-    return summed | {f"mean_logps/{name}": side.mean_logps.mean() for name, side in sides.items()}

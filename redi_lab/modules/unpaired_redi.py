@@ -10,7 +10,6 @@ from redi_lab.data.packing import Batch
 from redi_lab.losses.unpaired_redi import unpaired_redi_loss
 from redi_lab.modules.base import CausalLMModule
 from redi_lab.modules.examples import Examples
-from redi_lab.modules.preference import side_metrics
 
 
 @final
@@ -38,7 +37,3 @@ class UnpairedREDIModule(CausalLMModule):
             num_chosen=batch.num_examples - batch.num_rejected,
             num_rejected=batch.num_rejected,
         )
-
-    def metrics(self, examples: Examples) -> dict[str, Tensor]:
-        """Mean log-probs (summed and per token) of both sides."""
-        return side_metrics(examples)

@@ -10,7 +10,6 @@ from redi_lab.data.packing import Batch
 from redi_lab.losses.policy_gradient import w_reinforce_loss
 from redi_lab.modules.base import CausalLMModule
 from redi_lab.modules.examples import Examples
-from redi_lab.modules.preference import side_metrics
 
 
 @final
@@ -44,7 +43,3 @@ class WReinforceModule(CausalLMModule):
     def averaged_over(self, batch: Batch) -> int:
         """Tokens."""
         return round(batch.total_length)
-
-    def metrics(self, examples: Examples) -> dict[str, Tensor]:
-        """Mean log-probs (summed and per token) of both sides."""
-        return side_metrics(examples)

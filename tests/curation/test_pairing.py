@@ -7,8 +7,9 @@ from typing import Any, get_args
 
 import pytest
 
-from redi_lab.curation.pairing import PairOrder, Trace, common_prefix, edit_distance
+from redi_lab.curation.pairing import PairOrder, Trace, edit_distance
 from redi_lab.curation.pairing import choose_pairs as choose_ranked_pairs
+from redi_lab.data.token_weights import common_prefix
 
 POSITIVES = [Trace(0, "abcdefgh"), Trace(3, "xyz")]
 NEGATIVES = [Trace(1, "abcd" * 9), Trace(2, "xYz"), Trace(4, "abcdefg!h")]
@@ -66,16 +67,16 @@ def test_common_prefix_of_texts_against_a_naive_twin() -> None:
     rng = random.Random(0)
     for _ in range(300):
         left, right = ("".join(rng.choices("ab", weights=(9, 1), k=rng.randint(0, 30))) for _ in range(2))
-        assert common_prefix(Trace(0, left), Trace(1, right)) == naive_prefix(left, right)
+        assert common_prefix(left, right) == naive_prefix(left, right)
 
 
 def test_tokens_are_measured_where_there_are_any() -> None:
     left = Trace(0, "same text", [1, 2, 3, 4])
     right = Trace(1, "same text!", [1, 2, 9])
-    assert common_prefix(left, right) == 2
+    assert common_prefix(left.units, right.units) == 2
     assert edit_distance(left, right) == pytest.approx(2 / 4)  # one substitution, one deletion
     assert (len(left), len(right)) == (4, 3)
-    assert common_prefix(left, left) == 4
+    assert common_prefix(left.units, left.units) == 4
 
 
 def test_edit_distance_looks_at_the_beginning_alone() -> None:

@@ -85,7 +85,7 @@ def test_weights_are_checked_in_single_precision() -> None:
 
 
 def test_a_common_prefix() -> None:
-    assert [common_prefix(*sides) for sides in (("", "a"), ("ab", "ac"), ("ab", "abc"), ("ba", "ca"))] == [0, 1, 2, 0]  # type: ignore[arg-type]
+    assert [common_prefix(*sides) for sides in (("", "a"), ("ab", "ac"), ("ab", "abc"), ("ba", "ca"))] == [0, 1, 2, 0]
 
 
 def corpus(*records: Demonstration | Negative | Pair) -> TraceCorpus:
