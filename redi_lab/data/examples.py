@@ -70,7 +70,7 @@ def encode_examples(
     examples: list[Example] = []
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         part = rows[start : start + _ROWS_AT_ONCE]
-        sequences = encoder.encode_all([(row.id, row.problem, row.completion) for row in part])
+        sequences = _encode(part, encoder)
         encoded = list(zip(part, sequences, _token_weights(part, encoder, token_weights), strict=True))
         examples += [
             _example(encoded[at : at + width], prefix_weight, tail_weight) for at in range(0, len(part), width)
@@ -98,6 +98,17 @@ def _rows(corpus: TraceCorpus, task: Task) -> Iterator[_Row]:
     for t in (*alone, *(corpus.negatives if task == "unpaired" else ())):
         is_chosen = isinstance(t, Demonstration)
         yield _Row(t.id, t.problem, t.completion, is_chosen, t.weights, t.weights.weight, t.pass_rate)
+
+
+def _encode(rows: Sequence[_Row], encoder: TraceEncoder) -> list[TokenizedSequence]:
+    """Each row behind the prompt of its side."""
+    if encoder.rejected is encoder:
+        return encoder.encode_all([(row.id, row.problem, row.completion) for row in rows])
+    sides = {
+        side: iter(one.encode_all([(row.id, row.problem, row.completion) for row in rows if row.is_chosen is side]))
+        for side, one in ((True, encoder), (False, encoder.rejected))
+    }
+    return [next(sides[row.is_chosen]) for row in rows]
 
 
 def _token_weights(rows: Sequence[_Row], encoder: TraceEncoder, rule: Rule) -> list[NDArray[np.float64] | None]:

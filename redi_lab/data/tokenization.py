@@ -69,14 +69,27 @@ class TraceEncoder:
             completion where there is no chat template, and are left out where there is one.
         thinking_prefix: opens the assistant turn, e.g. ``"<think>"``. It belongs to the prompt; a completion that
             begins with it is not given it twice.
+        rejected_prompt_template: the text of the user turn before rejected completions; None: the same.
+
+    Attributes:
+        rejected: the encoder of rejected completions; this one, unless they have a template of their own.
 
     Raises:
-        UserError: the template is missing `{problem}`, or no end-of-turn token can be found.
+        UserError: a template is missing `{problem}`, or no end-of-turn token can be found.
     """
 
-    def __init__(self, tokenizer: Any, prompt_template: str = "{problem}", thinking_prefix: str = "") -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        prompt_template: str = "{problem}",
+        thinking_prefix: str = "",
+        rejected_prompt_template: str | None = None,
+    ) -> None:
         if "{problem}" not in prompt_template:
             raise UserError(f"data.prompt_template={prompt_template!r} has no {{problem}} in it")
+        self.rejected = self
+        if rejected_prompt_template not in (None, prompt_template):
+            self.rejected = TraceEncoder(tokenizer, rejected_prompt_template, thinking_prefix)
         self.tokenizer = tokenizer
         self.prompt_template = prompt_template
         self.thinking_prefix = thinking_prefix

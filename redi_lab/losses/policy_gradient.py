@@ -18,13 +18,13 @@ def w_reinforce_loss(
     """() −(λ₊ Σ log π(y_w) − λ₋ Σ log π(y_l)) / N, averaged over all N tokens of the batch.
 
     (λ₊, λ₋) = (1, 0) is PSR, SFT on correct traces but for the divisor; (0, 1) NSR, which only pushes down;
-    (0.1, 1) W-REINFORCE.
+    (0.1, 1) W-REINFORCE; (1, −1) SFT on all traces, which NAT (arXiv 2402.11651) parts by their prompts.
 
     Args:
         chosen: any number of correct completions.
         rejected: any number of incorrect completions.
         positive_weight: λ₊ ≥ 0.
-        negative_weight: λ₋ ≥ 0.
+        negative_weight: λ₋; incorrect traces are imitated where it is below 0.
         num_tokens: N, Σ|y| of the whole batch, of which those given may be a part.
 
     Raises:

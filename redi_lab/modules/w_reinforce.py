@@ -14,11 +14,11 @@ from redi_lab.modules.examples import Examples
 
 @final
 class WReinforceModule(CausalLMModule):
-    """PSR, NSR and W-REINFORCE, see `w_reinforce_loss`.
+    """PSR, NSR, W-REINFORCE and NAT, see `w_reinforce_loss`.
 
     Args:
         positive_weight: λ₊ of correct traces.
-        negative_weight: λ₋ of incorrect traces.
+        negative_weight: λ₋ of incorrect traces; below 0 they are imitated.
         **options: see `CausalLMModule`.
     """
 

@@ -72,7 +72,8 @@ def make_tokenizer(config: DictConfig, corpus: TraceCorpus, init: Path | None) -
 
 def make_encoder(config: DictConfig, tokenizer: Any) -> TraceEncoder:
     """How training text becomes tokens."""
-    return TraceEncoder(tokenizer, config.data.prompt_template, config.data.thinking_prefix)
+    data = config.data
+    return TraceEncoder(tokenizer, data.prompt_template, data.thinking_prefix, data.rejected_prompt_template)
 
 
 def make_datamodule(

@@ -177,6 +177,25 @@ def test_both_sides_of_a_pair(
     assert [(s.weight, s.pass_rate, s.is_chosen) for s in sequences] == [(2.0, 0.5, True), (2.0, 0.5, False)]
 
 
+def test_each_side_has_the_prompt_of_its_template() -> None:
+    """In the order of the data, whatever it is; what completions weigh does not depend on their prompts."""
+    tokenizer = byte_tokenizer()
+    encoder = TraceEncoder(tokenizer, "R {problem}", "", "W {problem}")
+    traces = (Demonstration("a", "1", "x"), Demonstration("b", "2", "y"), Negative("c", "3", "z"))
+    texts = {task: encoded(encoder, task, "none", *traces) for task in ("unpaired", "demonstrations")}  # type: ignore[arg-type]
+    assert read(tokenizer, texts["unpaired"]) == [("R 1", "x"), ("R 2", "y"), ("W 3", "z")]
+    assert read(tokenizer, texts["demonstrations"]) == [("R 1", "x"), ("R 2", "y")]
+    pairs = [encoded(one, "pairs", "none", PAIR, PAIR, prefix_weight=0.5) for one in (encoder, TraceEncoder(tokenizer))]
+    assert read(tokenizer, pairs[0]) == [("R ?", PAIR.chosen), ("W ?", PAIR.rejected)] * 2
+    assert [weights_of(s) for s in pairs[0]] == [weights_of(s) for s in pairs[1]]
+
+
+def read(tokenizer: Any, sequences: list[TokenizedSequence]) -> list[tuple[str, str]]:
+    """Prompts and completions."""
+    cuts = [(s.input_ids[: s.prompt_length], s.input_ids[s.prompt_length : -1]) for s in sequences]
+    return [(tokenizer.decode(prompt), tokenizer.decode(completion)) for prompt, completion in cuts]
+
+
 def test_unpaired_traces_have_their_own_weights() -> None:
     """The rejected side of a pair as a negative, where the source gives none apart."""
     right = Demonstration("a", "?", PAIR.chosen, PAIR.chosen_weights, 0.5)

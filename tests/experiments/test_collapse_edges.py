@@ -183,6 +183,7 @@ def test_every_objective_with_negatives_has_an_axis_and_quick_is_part_of_the_who
         "symmetric_redi",
         "unpaired_redi",
         "ld_dpo",
+        "nat",
     }  # strengths of another, or none
     names = {path.stem for path in (CONFIG_DIR / "loss").glob("[!_]*.yaml")} - left_out
     assert {axis.loss for axis in AXES} == names

@@ -34,6 +34,12 @@ def test_psr_is_sft_but_for_the_divisor() -> None:
     assert w_reinforce(1.0, 0.0) * 18 == pytest.approx(float(sft_loss(CHOSEN).sum()), rel=1e-12)
 
 
+def test_a_negative_weight_below_zero_imitates() -> None:
+    """NAT's: SFT on right and wrong traces alike."""
+    both = float(sft_loss(CHOSEN).sum() + sft_loss(REJECTED).sum())
+    assert w_reinforce(1.0, -1.0) * 18 == pytest.approx(both, rel=1e-12)
+
+
 @pytest.mark.parametrize("baseline", [0.1, 0.5, 0.6, 0.7])
 def test_asymre_is_unpaired_redi_up_to_a_factor(baseline: float) -> None:
     """p = 3/5 of the traces are correct; V = p gives α = 1."""

@@ -80,6 +80,7 @@ class DataConfig(Settings):
     source: Annotated[SerializeAsAny[TargetSettings], fitting(SOURCES)]
     student_tokenizer: Literal["arithmetic", "bpe"]
     prompt_template: Template
+    rejected_prompt_template: Template | None
     thinking_prefix: Text
     token_weights: TokenWeights
     batch_size: Count

@@ -190,7 +190,7 @@ class WReinforceConfig(ScheduledConfig, extra="forbid"):
 
     target: Literal["redi_lab.modules.w_reinforce.WReinforceModule"] = Field(alias="_target_")
     positive_weight: NotNegative
-    negative_weight: NotNegative
+    negative_weight: float
 
 
 class AsymREConfig(ScheduledConfig, extra="forbid"):

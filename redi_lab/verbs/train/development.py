@@ -142,8 +142,8 @@ def choose_probes(
         examples, origin = data.val_examples, "sequences of validation examples"
     elif pairs:
         chosen, rejected = (
-            encoder.encode_all([(pair.id, pair.problem, getattr(pair, side)) for pair in pairs])
-            for side in ("chosen", "rejected")
+            one.encode_all([(pair.id, pair.problem, getattr(pair, side)) for pair in pairs])
+            for side, one in (("chosen", encoder), ("rejected", encoder.rejected))
         )
         examples = [(c, replace(r, is_chosen=False)) for c, r in zip(chosen, rejected, strict=True)]
         origin = "sequences of further pairs"

@@ -117,6 +117,15 @@ def test_probes_come_from_the_first_place_that_has_some(
     assert found.startswith(origin)
 
 
+def test_probes_of_further_pairs_have_the_prompts_of_their_sides() -> None:
+    encoder = TraceEncoder(build_tokenizer(), "right {problem}", "", "wrong {problem}")
+    config = load_config("train", SMALL)
+    data = build.make_datamodule(config, build.make_source(config).load(), encoder)
+    chosen, rejected = choose_probes(data, encoder, [PAIR], 1)[0]
+    prompts = [encoder.tokenizer.decode(probe.input_ids[: probe.prompt_length]) for probe in (chosen, rejected)]
+    assert prompts == [f"right {PAIR.problem}", f"wrong {PAIR.problem}"]
+
+
 def test_an_own_data_set_is_measured_during_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         *("data=jsonl", f"data.path={own_traces(tmp_path)}", "data.source.num_heldout=4", "data.num_development=2"),
