@@ -182,7 +182,7 @@ def test_each_side_has_the_prompt_of_its_template() -> None:
     tokenizer = byte_tokenizer()
     encoder = TraceEncoder(tokenizer, "R {problem}", "", "W {problem}")
     traces = (Demonstration("a", "1", "x"), Demonstration("b", "2", "y"), Negative("c", "3", "z"))
-    texts = {task: encoded(encoder, task, "none", *traces) for task in ("unpaired", "demonstrations")}  # type: ignore[arg-type]
+    texts = {task: encoded(encoder, task, "none", *traces) for task in ("unpaired", "demonstrations")}
     assert read(tokenizer, texts["unpaired"]) == [("R 1", "x"), ("R 2", "y"), ("W 3", "z")]
     assert read(tokenizer, texts["demonstrations"]) == [("R 1", "x"), ("R 2", "y")]
     pairs = [encoded(one, "pairs", "none", PAIR, PAIR, prefix_weight=0.5) for one in (encoder, TraceEncoder(tokenizer))]
