@@ -21,6 +21,7 @@ from redi_lab.verbs.sweep.results import TrialView, best_trial, seed_interval, v
 from redi_lab.verbs.sweep.space import parse_space
 from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, open_study
 from redi_lab.verbs.sweep.trial import work
+from tests.notebooks import run_notebook
 from tests.verbs.sweep import fakes
 from tests.verbs.sweep.test_study import planned
 
@@ -59,6 +60,25 @@ def test_the_page_needs_nothing_else_and_tells_all(finished: Sweep) -> None:
     assert winner is not None
     assert f"python -m redi_lab +experiment=demo loss.alpha={winner.params['loss.alpha']:g} optimizer.lr=" in page
     assert Gcf.get_all_fig_managers() == []
+
+
+def test_the_notebook_shows_the_trials_and_the_expected_best(finished: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, (map_figure, best_figure) = run_notebook("sweep.ipynb", monkeypatch, STORAGE=finished.settings.storage)
+    trials, views = left["trials"], view_trials(open_study(finished))
+    assert list(trials.outcome) == [view.outcome for view in views]
+    dots, crosses = map_figure.axes[0].collections
+    assert (len(dots.get_offsets()), len(crosses.get_offsets())) == (
+        sum(view.outcome == "finished" for view in views),
+        sum(view.outcome == "collapsed" for view in views),
+    )
+    (curve,) = best_figure.axes[0].lines
+    drawn = np.asarray(curve.get_ydata())
+    values = [v.value if v.outcome == "finished" else None for v in views if v.outcome in ("finished", "collapsed")]
+    known = [value for value in values if value is not None]
+    pool = [min(known) if value is None else value for value in values]
+    assert drawn[0] == pytest.approx(np.mean(pool))
+    assert drawn[1] == pytest.approx(np.mean([max(a, b) for a in pool for b in pool]))
+    assert all(np.diff(drawn) >= 0)
 
 
 def test_the_summary_adds_up(finished: Sweep) -> None:

@@ -24,7 +24,10 @@ from redi_lab.errors import UserError
 from redi_lab.tracking.journal import read_curves
 from redi_lab.verbs.compare import find_runs
 from tests.conftest import TINY_TASK
+from tests.notebooks import run_notebook
 from tests.verbs.train.conftest import undrawn
+
+REJECTED = "train/mean_logps/rejected"
 
 Tiny = Callable[..., list[str]]
 
@@ -218,7 +221,7 @@ def assert_columns_exist(experiment: Any, stage: Any) -> None:
 
 
 def test_mlflow_holds_a_run_for_the_command_and_one_for_each_stage(
-    tiny: Tiny, tmp_path: Path, mlflow_database: Path
+    tiny: Tiny, tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -240,12 +243,17 @@ def test_mlflow_holds_a_run_for_the_command_and_one_for_each_stage(
     assert stage.data.params["loss.alpha"] == "0.5"
     assert_columns_exist(experiment, stage)
     assert stage.data.metrics["eval/pass_at_1"] == summary["metrics"]["pass_at_1"]["value"]
-    assert len(client.get_metric_history(stage.info.run_id, "train/mean_logps/rejected")) == 3
+    assert len(client.get_metric_history(stage.info.run_id, REJECTED)) == 3
     assert stage.inputs.dataset_inputs[0].dataset.digest
     names = {artifact.path for artifact in client.list_artifacts(stage.info.run_id)}
     assert {"config.yaml", "environment.txt", "summary.json", "curves.png"} <= names
     assert {found.info.status for found in runs.values()} == {"FINISHED"}
     assert len(find_runs(tmp_path / "outputs")) == 1  # the stage in the cache; the other was put elsewhere
+    left, (curves, margins) = run_notebook("runs.ipynb", monkeypatch, OUTPUTS=tmp_path / "outputs")
+    assert [found.info.run_name for found in left["runs"]] == [demo, sft]  # newest first
+    assert [len(ax.lines) for ax in curves.axes] == [2] * 4
+    assert [line.get_label() for line in margins.axes[0].lines] == [demo]
+    assert list(curves.axes[2].lines[1].get_ydata()) == read_curves(tmp_path / "run" / "metrics.jsonl")[REJECTED].values
 
 
 def test_validation_best_checkpoint_and_entropy(tiny: Tiny, tmp_path: Path) -> None:
