@@ -81,7 +81,7 @@ def test_below_its_edges_the_loss_is_stationary_where_the_equation_says(alpha: f
     for _ in range(3000):
         optimizer.zero_grad()
         logps = logits.log_softmax(0)
-        torch.stack([-sign * logps[int(place)] for place, sign in signs]).mean().backward()
+        torch.stack([-sign * logps[int(place)] for place, sign in signs]).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     found = edges_of(TokenCounts(examples, context=1))
     assert {text: edge for text, (edge, _) in found.items()} == {"?x": 2.0, "?y": 0.5}
