@@ -34,7 +34,7 @@ See docs/benchmarks.md and docs/statistics.md.""",
         """\
 curate data=openr1_math|openr1_220k|jsonl data.path=FILE [curation=paper|strict|grader]
 curate preview path=RESULTS_FOLDER [n=3] [tokenizer=FOLDER]
-curate advise [OVERRIDES of a training] [context=4] [pairs=5000]     which alpha its pairs bear, by counting
+curate advise [OVERRIDES of a training] [context=4] [pairs=3000]     which alpha its pairs bear, by counting
 
 Train on the result with data=curated data.path=RESULTS_FOLDER. See docs/curation.md.""",
     ),

@@ -74,7 +74,7 @@ class AdviseWords(Words):
     """`curate advise`, beside the overrides of a training."""
 
     context: Count = 4
-    pairs: Count = 5000
+    pairs: Count = 3000
 
 
 AnyWords = TypeVar("AnyWords", bound=Words)

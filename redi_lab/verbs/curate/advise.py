@@ -1,4 +1,4 @@
-"""Advise on α before training: `python -m redi_lab curate advise [OVERRIDES of a training] [context=4] [pairs=5000]`.
+"""Advise on α before training: `python -m redi_lab curate advise [OVERRIDES of a training] [context=4] [pairs=3000]`.
 
 Counts how much of what the loss gives chosen traces an α pushes down without bound (`redi_lab.curation.advice`): the
 share by α, the α where it passes 5 % and 15 %, the tokens that carry it, and a figure.
@@ -48,15 +48,20 @@ def run_advise(arguments: Sequence[str]) -> Path:
     from redi_lab.curation.advice import TokenCounts
     from redi_lab.run.build import objective_class
     from redi_lab.run.record import quieten_libraries, results_folder, write_summary
+    from redi_lab.run.screen import waiting
 
     quieten_libraries()
     if objective_class(config).task != "pairs":
         raise UserError(f"loss._target_={config.loss._target_}: it has no pairs to count; choose loss=redi")
     examples, decode = _examples(config, words.pairs)
-    counts = TokenCounts(examples, words.context)
     draws = np.random.default_rng(config.seed).random((NUM_SWAPS, len(examples))) < 0.5
-    risk = counts.risk()
-    found = Advice(risk, [counts.risk(is_swapped) for is_swapped in draws])
+    with waiting("Counting") as on_progress:
+        counts = TokenCounts(examples, words.context)
+        risk, chance = counts.risk(), []
+        for is_swapped in draws:
+            chance.append(counts.risk(is_swapped))
+            on_progress(len(chance), NUM_SWAPS)
+    found = Advice(risk, chance)
     print(f"Pairs:      {len(examples):,}; contexts of {words.context} tokens")
     print("α           " + " ".join(f"{alpha:6.1f}" for alpha in found.alphas[_TENTHS]))
     print("at risk     " + " ".join(f"{share:6.1%}" for share in found.shares[_TENTHS]))
