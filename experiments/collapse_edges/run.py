@@ -29,7 +29,6 @@ from experiments.collapse_edges import trainings
 from experiments.collapse_edges.plan import FULL, QUICK, Scope, chosen, next_points
 
 HERE = Path(__file__).parent
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000", "THP_MEM_ALLOC_ENABLE": "1"}  # as cli.py sets them
 
 
 def main() -> None:
@@ -73,7 +72,7 @@ class Results:
 
 def run(scope: Scope, results: Results, outputs: Path, workers: int, deadline: float) -> None:
     """Train until nothing is missing or the time is over, then evaluate the chosen points."""
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(trainings.ENVIRONMENT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves the pool, which waits for what is under way
     runs = results.content["runs"]
     spawned = multiprocessing.get_context("spawn")

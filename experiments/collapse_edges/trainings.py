@@ -10,6 +10,8 @@ from typing import Any
 
 from experiments.collapse_edges.plan import Point
 
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000", "THP_MEM_ALLOC_ENABLE": "1"}
+"""Of worker processes, as redi_lab.cli sets it; before they import torch."""
 COMMON = ("logger=none", "trainer.accelerator=cpu")
 SFT = (
     "+experiment=demo_sft",
@@ -42,7 +44,7 @@ def start_folder(outputs: Path, seed: int) -> Path:
 
 def train_start(outputs: Path, seed: int) -> None:
     """Train it, unless it is there."""
-    _once(outputs / f"sft_s{seed}", outputs, [*SFT, f"seed={seed}"])
+    train_once(outputs / f"sft_s{seed}", outputs, [*SFT, f"seed={seed}"])
 
 
 def train(outputs: Path, point: Point) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def train(outputs: Path, point: Point) -> dict[str, Any]:
     from redi_lab.evaluation.results import checkpoint_hash
 
     folder, start = outputs / "runs" / point.name, start_folder(outputs, point.seed)
-    _once(folder, outputs, [*point.overrides(), *MEASURED, f"init_from={start}"])
+    train_once(folder, outputs, [*point.overrides(), *MEASURED, f"init_from={start}"])
     return {**point._asdict(), "settings": dict(point.settings), **read_row(folder), "start": checkpoint_hash(start)}
 
 
@@ -89,22 +91,24 @@ def evaluate(outputs: Path, checkpoint: Path, name: str, seed: int) -> dict[str,
     folder = outputs / "fresh" / name
     if not (folder / "summary.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        overrides = [f"checkpoint={checkpoint}", f"seed={seed}", COMMON[0], *_places(outputs, folder)]
+        overrides = [f"checkpoint={checkpoint}", f"seed={seed}", COMMON[0], *places(outputs, folder)]
         run_evaluation(load_config("evaluate", overrides), overrides)
     metrics = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["metrics"]
     scores = {key: round(metrics[key]["value"], 5) for key in SCORES if key in metrics}
     return scores | {f"pass_at_1_ci_{end}": round(metrics["pass_at_1"][f"ci_{end}"], 5) for end in ("low", "high")}
 
 
-def _once(folder: Path, outputs: Path, overrides: list[str]) -> None:
+def train_once(folder: Path, outputs: Path, overrides: list[str]) -> None:
+    """Train into a folder, unless its summary is there."""
     from redi_lab.config.compose import load_config
     from redi_lab.verbs.train.command import run_training
 
     if not (folder / "summary.json").exists():
         shutil.rmtree(folder, ignore_errors=True)  # an attempt that did not finish
-        command = [*overrides, *COMMON, *_places(outputs, folder)]
+        command = [*overrides, *COMMON, *places(outputs, folder)]
         run_training(load_config("train", command), command)
 
 
-def _places(outputs: Path, folder: Path) -> list[str]:
+def places(outputs: Path, folder: Path) -> list[str]:
+    """Where a command writes."""
     return [f"paths.outputs_dir={outputs}", f"paths.output_dir={folder}"]
