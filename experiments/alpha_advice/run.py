@@ -91,7 +91,7 @@ def advise(outputs: Path, teacher: str) -> dict[str, Any]:
 
     folder = outputs / "advice" / teacher.replace(" ", "-")
     if not (folder / "summary.json").exists():
-        run_advise([*overrides(teacher), *trainings.places(outputs, folder)])
+        run_advise([*overrides(teacher), "pairs=100000", *trainings.places(outputs, folder)])
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return {key: summary[key] for key in ("num_pairs", "tells", "advised_alpha", "alpha_beyond_chance")}
 

@@ -105,9 +105,9 @@ class Advice:
         return float(beyond[0]) if len(beyond) else None
 
     def advised(self) -> float | None:
-        """The largest multiple of 0.05 below the first limit; None where no limit is passed."""
+        """The largest multiple of 0.05 below the first limit; None where none is passed, or the pairs do not tell."""
         beyond = self.alpha(LIMITS[0])
-        return None if beyond is None else max(0, math.ceil(beyond * 20 - 1e-9) - 1) / 20
+        return None if beyond is None or not self.tells else max(0, math.ceil(beyond * 20 - 1e-9) - 1) / 20
 
     def sentence(self) -> str:
         """What follows for `loss.alpha`."""

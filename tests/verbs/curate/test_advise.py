@@ -51,6 +51,6 @@ def test_conclusions() -> None:
     assert (quiet.advised(), quiet.tells) == (None, True)
     assert "nothing here speaks against" in quiet.sentence()
     noise = Advice(risk([0.4, np.inf], [0.3, 0.7]), [risk([0.3, np.inf], [0.3, 0.7]), none])
-    assert not noise.tells
+    assert (noise.tells, noise.alpha(0.05), noise.advised()) == (False, 0.41, None)
     assert noise.sentence().startswith("none. ")
     assert noise.by_chance[-1] == pytest.approx(0.15)
