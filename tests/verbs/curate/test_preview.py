@@ -142,6 +142,13 @@ def test_a_trace_that_continues_the_other_parts_at_its_end(tokenizer: Any) -> No
         assert [piece.kind for piece in view.rejected if piece.is_parting] == ["loss"]
 
 
+def test_an_empty_trace_is_its_end_of_turn_alone(tokenizer: Any) -> None:
+    for encoder in (None, TraceEncoder(tokenizer)):
+        view = mark_pair(pair(chosen="", rejected="It is 3."), encoder)
+        assert [piece.kind for piece in view.chosen] == ["end"]
+        assert sum(piece.is_parting for piece in view.rejected) == 1
+
+
 def test_characters_of_several_tokens_are_shown_whole(tokenizer: Any) -> None:
     text = "∫ 😀 求和 é"
     view = mark_pair(pair(chosen=text, rejected=text + "."), TraceEncoder(tokenizer), ALL)

@@ -119,7 +119,7 @@ def _pieces(
 def _windowed(pieces: Iterator[Piece], window: Window) -> Iterator[Piece]:
     """The pieces within the window; each run of others as one gap."""
     everything = list(pieces)
-    parting = next(place for place, piece in enumerate(everything) if piece.is_parting)
+    parting = next((place for place, piece in enumerate(everything) if piece.is_parting), 0)
 
     def is_shown(place: int) -> bool:
         is_at_an_end = place < window.head or place >= len(everything) - window.tail
