@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -145,7 +145,7 @@ def _length(pieces: Sequence[Piece]) -> int:
     return sum(piece.size for piece in pieces)
 
 
-def _badges(texts: Any) -> str:
+def _badges(texts: Iterable[object]) -> str:
     return " ".join(f'<span class="badge">{_text(text)}</span>' for text in texts)
 
 
