@@ -71,7 +71,7 @@ Add interrupted=true for what could still be continued. Checkpoints, results and
     ),
     "doctor": (
         "say what works on this machine, what does not, and the command that fixes it",
-        "doctor [sweep.storage=URL] [engine.python=PATH] [format=json]",
+        "doctor [engine.python=PATH]",
     ),
     "ui": ("serve the MLflow UI on 127.0.0.1", "ui [port=5000]"),
     "upload": (

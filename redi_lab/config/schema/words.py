@@ -27,9 +27,7 @@ class CompareWords(Words):
 class DoctorWords(Words):
     """`doctor`."""
 
-    storage: str = Field("", alias="sweep.storage")
     python: str = Field("", alias="engine.python")
-    format: Literal["table", "json"] = "table"
 
 
 class GradeWords(Words):
