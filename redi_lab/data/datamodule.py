@@ -1,7 +1,7 @@
 """Global batches in a seeded order, the same for every number of ranks.
 
 One item of the loader is one `Batch`, i.e. one optimizer step. Its order depends on seed and epoch alone; each rank
-takes its share of every global batch and learns what the whole of it holds, so the loss can be normalised globally.
+packs its share of every global batch and learns what the whole of it holds, so the loss can be normalised globally.
 """
 
 from __future__ import annotations
