@@ -38,7 +38,7 @@ def make(corpus: TraceCorpus, encoder: TraceEncoder, **changes: Any) -> TraceDat
         "split_examples": True,
         "seed": 0,
     }
-    return TraceDataModule(corpus, encoder, **(options | changes))
+    return TraceDataModule.of_corpus(corpus, encoder, **(options | changes))
 
 
 def train_batches(data: TraceDataModule, epoch: int = 0) -> list[Batch]:

@@ -95,7 +95,7 @@ def make_data(
     kind = _EVERY[objective][0]
     split = kind.is_linear or kind.is_separable
     make = partial(
-        TraceDataModule,
+        TraceDataModule.of_corpus,
         corpus(),
         TraceEncoder(tokenizer()),
         task=kind.task,
