@@ -96,7 +96,7 @@ class BatchDataset(Dataset[Batch]):
     """Packs the examples whose indices it is asked for, or what of them is its rank's share."""
 
     def __init__(
-        self, examples: Sequence[Example], token_budget: int, *, split_examples: bool, is_padded: bool = False
+        self, examples: list[Example], token_budget: int, *, split_examples: bool, is_padded: bool = False
     ) -> None:
         self.examples = examples
         self.token_budget = token_budget

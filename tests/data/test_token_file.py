@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from redi_lab.data.batches import BatchDataset
+from redi_lab.data.examples import Example
 from redi_lab.data.packing import Batch, MicroBatch, Reference
 from redi_lab.data.token_file import load_sets, save_sets
 from redi_lab.data.tokenization import TokenizedSequence
 
-PAIRS = [
+PAIRS: list[Example] = [
     (
         TokenizedSequence("a/1\n", array("i", [5, 6, 7, 8]), 2, True, 0.1, 0.3, (0.1, -2.0)),
         TokenizedSequence("a/1\n", array("i", [5, 6, 9]), 2, False, 0.1, 0.3),

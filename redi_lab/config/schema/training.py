@@ -107,7 +107,7 @@ class TrainerConfig(Settings):
     @model_validator(mode="after")
     def _check_strategy(self) -> Self:
         if self.strategy == "ddp" and self.devices == 1:
-            raise UserError("trainer.strategy=ddp: is for several devices; add trainer.devices=2, or leave it out")
+            raise UserError("trainer.strategy=ddp: must be auto on one device; add trainer.devices=2 for several")
         return self
 
     @model_validator(mode="after")

@@ -77,7 +77,7 @@ def wait_for_step(process: subprocess.Popen[str], folder: Path, step: int) -> No
 
 def ranks_of(process: subprocess.Popen[str]) -> dict[int, int]:
     """Process id of each rank."""
-    found = {}
+    found: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
