@@ -94,6 +94,7 @@ def end(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_what_ends_a_training_on_two_ranks_and_how_it_goes_on(tiny: Tiny, tmp_path: Path) -> None:
     """SIGTERM to the command, SIGKILL to a rank, SIGKILL to the command, SIGTERM to a rank; then to the bit."""
     settings = [
@@ -149,6 +150,7 @@ def test_what_ends_a_training_on_two_ranks_and_how_it_goes_on(tiny: Tiny, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_another_number_of_ranks_goes_on_with_the_same_batches(tiny: Tiny, tmp_path: Path) -> None:
     """Two ranks, then one, then three, against one alone."""
     settings = [
