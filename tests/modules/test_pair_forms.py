@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNIN
 def data_for(kind: type[PairFormModule], budget: int | None) -> TraceDataModule:
     """Pairs; without a budget, the smallest that holds each unit, so that there are several micro-batches."""
     make = partial(
-        TraceDataModule,
+        TraceDataModule.of_corpus,
         corpus(),
         TraceEncoder(tokenizer()),
         task="pairs",

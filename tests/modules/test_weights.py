@@ -76,7 +76,7 @@ def weighted(sequence: TokenizedSequence, number: int) -> TokenizedSequence:
 
 def make_data(kind: type[CausalLMModule], budget: int | None) -> TraceDataModule:
     """Weighted examples; without a budget, micro-batches as small as the longest unit."""
-    make = partial(TraceDataModule, corpus(), TraceEncoder(tokenizer()), task=kind.task, batch_size=6, seed=3)
+    make = partial(TraceDataModule.of_corpus, corpus(), TraceEncoder(tokenizer()), task=kind.task, batch_size=6, seed=3)
     split = kind.is_linear or kind.is_separable
     if budget is None:
         lengths = [
