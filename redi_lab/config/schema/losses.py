@@ -74,13 +74,10 @@ def _objective(path: str, cost_class: str, *shared: type[LossConfig], **settings
         shared: what it shares with others.
         settings: its own, name to type.
     """
-    model = create_model(
-        path.rpartition(".")[2],
-        __base__=shared or LossConfig,
-        __cls_kwargs__={"extra": "forbid"},
-        target=(Literal[f"redi_lab.modules.{path}"], Field(alias="_target_")),
-        **settings,
-    )
+    target = (Literal[f"redi_lab.modules.{path}"], Field(alias="_target_"))
+    fields: dict[str, Any] = {"target": target, **settings}
+    name, base = path.rpartition(".")[2], shared or LossConfig
+    model = create_model(name, __base__=base, __cls_kwargs__={"extra": "forbid"}, **fields)
     model.cost_class = cost_class
     return model
 
