@@ -34,7 +34,8 @@ _LEGEND_CHARACTERS = 120
 """In one row of the legend; longer rows would be cut off at the edge of the figure."""
 _LEAST_SHARE_SPAN = 0.1
 _COLUMNS = 2  # more could not be read where a page is as wide as a laptop's screen
-_WIDTH, _PANEL_HEIGHT, _LINE_HEIGHT = 11.5, 3.0, 0.22  # inches
+_WIDTH, _PANEL_HEIGHT, _TITLE_HEIGHT, _STEPS_HEIGHT = 11.5, 2.3, 0.32, 0.5  # inches, as all below
+_LINE_HEIGHT, _DIGIT_WIDTH, _PAD = 0.22, 0.09, 0.18
 _SUPERSCRIPTS = str.maketrans("−0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -147,13 +148,8 @@ def _choose(panel: Panel, curves: Mapping[str, Curve]) -> Curve | None:
 
 
 def _figure(panels: Sequence[Panel], runs: Mapping[str, _Run]) -> Any:
-    shown = [label for label, run in runs.items() if any(_choose(panel, run.curves) for panel in panels)]
-    names = {label: literal(label) for label in shown}
-    in_a_row = max(1, min(3, _LEGEND_CHARACTERS // max(map(len, names.values()))))
-    legend_lines = math.ceil(len(names) / in_a_row) * (1 + max(name.count("\n") for name in names.values()))
     rows = math.ceil(len(panels) / _COLUMNS)
-    height = rows * _PANEL_HEIGHT + legend_lines * _LINE_HEIGHT
-    figure, grid = new_figure(_WIDTH, height, rows, _COLUMNS, squeeze=False, sharex=True)
+    figure, grid = new_figure(_WIDTH, rows, rows, _COLUMNS, layout=None, squeeze=False, sharex=True)
     axes = grid.ravel()
     handles: dict[str, Any] = {}
     for panel, ax in zip(panels, axes, strict=False):
@@ -166,23 +162,52 @@ def _figure(panels: Sequence[Panel], runs: Mapping[str, _Run]) -> Any:
         if panel.final:
             _name_decodings(ax, panel, list(runs.values()))
         _set_limits(ax, panel)
-        _move_power(ax)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
-    labels = [names[label] for label in handles]
-    figure.legend(list(handles.values()), labels, loc="outside upper center", ncols=in_a_row, frameon=False)
-    if any(any(run.states()) for run in runs.values()):
-        figure.supxlabel("bar along the bottom: drifting (pale), collapsed (full)", fontsize=9, color="#555555")
+    names = [literal(label) for label in handles]
+    in_a_row = max(1, min(3, _LEGEND_CHARACTERS // max(map(len, names))))
+    figure.legend(list(handles.values()), names, loc="upper center", ncols=in_a_row, frameon=False)
+    legend_lines = math.ceil(len(names) / in_a_row) * (1 + max(name.count("\n") for name in names))
+    has_states = any(any(run.states()) for run in runs.values())
+    note = "bar along the bottom: drifting (pale), collapsed (full)" if has_states else ""
+    _lay_out(figure, axes[: len(panels)], legend_lines, note)
     return figure
 
 
-def _move_power(ax: Any) -> None:
-    """Put the numbers' common power of ten into the axis label: at its own place it would lie on the title."""
+def _lay_out(figure: Any, axes: Sequence[Any], legend_lines: int, note: str) -> None:
+    """Set height and margins from what is known of the content, and write a note at the bottom.
+
+    matplotlib's layout engines measure every text first, which takes longer than drawing.
+    """
+    widths = [_width_of_numbers(ax) for ax in axes]
+    left = max(widths) + _LINE_HEIGHT + _PAD
+    width = (_WIDTH - _PAD) / _COLUMNS - left
+    top, bottom = _LINE_HEIGHT * (legend_lines + 0.5) + _TITLE_HEIGHT, _STEPS_HEIGHT + _LINE_HEIGHT * bool(note)
+    rows, between = math.ceil(len(axes) / _COLUMNS), _STEPS_HEIGHT + _TITLE_HEIGHT
+    height = top + rows * _PANEL_HEIGHT + (rows - 1) * between + bottom
+    figure.set_figheight(height)
+    figure.subplots_adjust(
+        left=left / _WIDTH,
+        right=1 - _PAD / _WIDTH,
+        bottom=bottom / height,
+        top=1 - top / height,
+        wspace=left / width,
+        hspace=between / _PANEL_HEIGHT,
+    )
+    for ax, numbers in zip(axes, widths, strict=True):
+        ax.xaxis.set_label_coords(0.5, -0.26 / _PANEL_HEIGHT)
+        ax.yaxis.set_label_coords(-(numbers + _PAD) / width, 0.5)
+    figure.text(0.5, 0.08 / height, note, ha="center", fontsize=9, color="#555555")
+
+
+def _width_of_numbers(ax: Any) -> float:
+    """Width in inches of the numbers of the vertical axis; their common power of ten goes to its label."""
     formatter = ax.yaxis.get_major_formatter()
-    formatter.set_locs(ax.yaxis.get_majorticklocs())
+    longest = max(map(len, formatter.format_ticks(ax.yaxis.get_majorticklocs())))
     if power := formatter.get_offset():
         ax.yaxis.get_offset_text().set_visible(False)
         ax.set_ylabel(f"{ax.get_ylabel()}, ×10{power.removeprefix('1e').translate(_SUPERSCRIPTS)}")
+    return longest * _DIGIT_WIDTH
 
 
 def _dress(ax: Any, panel: Panel) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from redi_lab.files import replacing
 
@@ -18,11 +18,21 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 GOOD, BAD, NEUTRAL = COLOURS[0], COLOURS[1], "#8A94A3"
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
-    """A figure, in inches, and its axes: one, or an array of them (options as of `Figure.subplots`)."""
+def new_figure(
+    width: float,
+    height: float,
+    rows: int = 1,
+    columns: int = 1,
+    layout: Literal["constrained"] | None = "constrained",
+    **options: Any,
+) -> tuple[Any, Any]:
+    """A figure, in inches, and its axes: one, or an array of them (options as of `Figure.subplots`).
+
+    Without `layout` the caller sets the margins.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
     return figure, figure.subplots(rows, columns, **options)
 
 

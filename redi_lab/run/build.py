@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -39,7 +38,6 @@ from redi_lab.grading.grader import Grader
 from redi_lab.modules.base import CausalLMModule
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-_RANKS_WAIT = timedelta(hours=2)
 USED_BY_PIPELINE = {
     "accuracy": ("num_samples", "temperature", "max_new_tokens", "max_batch_tokens"),
     "probes": ("num_examples",),
@@ -230,8 +228,8 @@ def make_trainer(
     assert isinstance(plain, dict)
     plain["devices"] = num_devices or config.trainer.devices
     is_shared = plain["devices"] > 1
-    # Views save the gradients' memory once; the first rank measures accuracy and writes states while others wait.
-    plain["strategy"] = DDPStrategy(gradient_as_bucket_view=True, timeout=_RANKS_WAIT) if is_shared else "auto"
+    # Views save the gradients' memory once.
+    plain["strategy"] = DDPStrategy(gradient_as_bucket_view=True) if is_shared else "auto"
     if plain.get("deterministic") == "warn":
         # Else torch would fill all fresh memory with NaN, chunks of logits included, to catch reads before writes.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -25,3 +25,8 @@ def check_devices(config: DictConfig) -> None:
             f"trainer.devices={wanted}: this machine has {there} CUDA devices (CUDA_VISIBLE_DEVICES may hide some);"
             f" set trainer.devices={max(there, 1)}, or trainer.accelerator=cpu"
         )
+
+
+def is_on_gpus(config: DictConfig) -> bool:
+    """Whether training runs on CUDA devices."""
+    return config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()

@@ -13,11 +13,15 @@ import sys
 import threading
 import time
 import traceback
+from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
 from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError, UserError
 from redi_lab.files import explained
+
+_PATIENCE = timedelta(hours=2)
+"""The first rank measures accuracy and writes states while others wait."""
 
 
 def main(folder: Path) -> None:
@@ -42,6 +46,7 @@ def _train(folder: Path) -> None:
     from redi_lab.backbone.hub import load_tokenizer
     from redi_lab.data.datamodule import TraceDataModule
     from redi_lab.run import build
+    from redi_lab.run.devices import is_on_gpus
     from redi_lab.run.record import make_logger, quieten_libraries
     from redi_lab.run.screen import CONSOLE
     from redi_lab.verbs.train.ranks import read_job
@@ -49,6 +54,7 @@ def _train(folder: Path) -> None:
     quieten_libraries()
     fit, sets, tokenizer = read_job(folder)
     rank = int(os.environ["RANK"])
+    _meet(folder, rank, on_gpus=is_on_gpus(fit.config))
     CONSOLE.quiet = rank > 0
     pl.seed_everything(fit.config.seed, workers=True, verbose=False)
     encoder = build.make_encoder(fit.config, load_tokenizer(str(tokenizer)))
@@ -62,6 +68,19 @@ def _train(folder: Path) -> None:
     if rank > 0:  # new weights are the same on every rank, dropout is not
         pl.seed_everything(fit.config.seed + rank, workers=True, verbose=False)
     fit.run(module, data, probes, encoder, logger)
+
+
+def _meet(folder: Path, rank: int, *, on_gpus: bool) -> None:
+    """Join the others by way of a file: left to itself, Lightning opens a store on a port of all interfaces."""
+    import torch
+
+    torch.distributed.init_process_group(
+        "nccl" if on_gpus else "gloo",
+        init_method=f"file://{folder / 'store'}",
+        rank=rank,
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=_PATIENCE,
+    )
 
 
 def _leave(message: str, status: int) -> NoReturn:

@@ -36,7 +36,7 @@ EXIT_MISTAKE = 2
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _FAREWELL_SECONDS = 3600
 """Time for the ranks to save a state after a signal: that of 18 GB takes a minute on a fast disk."""
-_JOB, _TOKENS, _TOKENIZER = "job.json", "tokens.safetensors", "tokenizer"
+_JOB, _TOKENS, _TOKENIZER, _MEETING = "job.json", "tokens.safetensors", "tokenizer", "meeting"
 
 
 def fit_on_ranks(fit: Fit, data: TraceDataModule, probes: Sequence[TokenizedSequence], tokenizer: Any) -> None:
@@ -98,13 +98,15 @@ def _launch(folder: Path, number: int) -> None:
         nproc_per_node=number,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_endpoint=str(folder / _MEETING),  # a file: a store on a port would listen to other machines, too
+        rdzv_configs={"store_type": "file"},
         local_addr="localhost",
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
         signals_to_handle=",".join(one.name for one in _SIGNALS),
         shutdown_timeout=_FAREWELL_SECONDS,
     )
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # nor does a store for the ranks
     is_main = threading.current_thread() is threading.main_thread()
     before = {one: signal.getsignal(one) for one in _SIGNALS} if is_main else {}
     try:
