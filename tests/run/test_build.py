@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
-from redi_lab.config.compose import CONFIG_DIR, load_config
+from redi_lab.config.compose import CONFIG_DIR, _compose, check, load_config
 from redi_lab.data.arithmetic import build_tokenizer
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
@@ -38,8 +40,9 @@ def _options(group: str) -> list[str]:
 
 CHOICES = {
     group: [option for option in _options(group) if option != "paper_suite"]  # see test_evaluate.py
-    for group in ("model", "data", "loss", "optimizer", "scheduler", "trainer", "callbacks", "engine", "eval")
+    for group in ("model", "data", "optimizer", "scheduler", "trainer", "callbacks", "engine", "eval")
 }
+LOSSES = _options("loss")
 ALONE = {"protocol": "train", "curation": "curate"}
 """Groups whose options change what others say, and the verbs that read them."""
 NOT_OBJECTS = ("debug", "experiment", "logger", "paths")
@@ -124,7 +127,6 @@ def _curation(config: DictConfig, folder: Path) -> None:
 CHECKS: dict[str, Callable[[DictConfig, Path], None]] = {
     "model": _model,
     "data": _data,
-    "loss": _loss,
     "optimizer": _optimizer,
     "scheduler": _scheduler,
     "trainer": _trainer,
@@ -148,6 +150,22 @@ def test_every_option_becomes_an_object(number: int, tmp_path: Path) -> None:
         CHECKS[group](config, tmp_path)
 
 
+@cache
+def _losses() -> tuple[DictConfig, DictConfig]:
+    """The default configuration, and all losses: Hydra composes them at once, each under its name."""
+    names = [f"+loss@losses.{name}={name}" for name in LOSSES]
+    return load_config("train", []), _compose("train", names, CONFIG_DIR).losses
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_becomes_an_object(name: str, tmp_path: Path) -> None:
+    default, losses = _losses()
+    config = copy.deepcopy(default)
+    config.loss = losses[name]
+    check(config, "train")
+    _loss(config, tmp_path)
+
+
 @pytest.mark.parametrize(("group", "option"), [(group, option) for group in ALONE for option in _options(group)])
 def test_every_option_that_speaks_for_other_groups_becomes_an_object(group: str, option: str, tmp_path: Path) -> None:
     needed = ["data=openr1_math"] if group == "curation" else []
@@ -161,7 +179,7 @@ def test_every_option_that_is_no_object_composes(group: str) -> None:
 
 
 def test_every_group_is_covered() -> None:
-    assert {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()} == {*CHOICES, *ALONE, *NOT_OBJECTS}
+    assert {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()} == {*CHOICES, *ALONE, *NOT_OBJECTS, "loss"}
 
 
 def test_the_problems_of_the_embedded_task_are_the_same_whichever_group_names_them() -> None:
