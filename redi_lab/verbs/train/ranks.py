@@ -114,7 +114,7 @@ def _launch(folder: Path, number: int) -> None:
     except SignalException as error:
         raise RunInterruptedError(error.sigval.name) from error
     except ChildFailedError as error:
-        raise _explained(error.failures, number) from error
+        raise _explained(error.failures, number) from None  # it holds what the launcher says of each rank
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
