@@ -16,10 +16,10 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from redi_lab.data.batches import BatchDataset, BatchSampler, check_budget
-from redi_lab.data.examples import Example, encode_examples, marked_columns
+from redi_lab.data.examples import Example, digest_sequences, encode_examples, marked_columns
 from redi_lab.data.packing import Batch, Task
 from redi_lab.data.token_weights import READS, Rule
-from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder, digest_sequences
+from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
 from redi_lab.data.traces import TraceCorpus
 from redi_lab.errors import UserError
 

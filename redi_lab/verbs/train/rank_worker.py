@@ -42,6 +42,7 @@ def main(folder: Path) -> None:
 
 def _train(folder: Path) -> None:
     import pytorch_lightning as pl
+    import torch
 
     from redi_lab.backbone.hub import load_tokenizer
     from redi_lab.data.datamodule import TraceDataModule
@@ -67,7 +68,12 @@ def _train(folder: Path) -> None:
     probes = [probe for (probe,) in sets["probes"].examples]
     if rank > 0:  # new weights are the same on every rank, dropout is not
         pl.seed_everything(fit.config.seed + rank, workers=True, verbose=False)
-    fit.run(module, data, probes, encoder, logger)
+    try:
+        fit.run(module, data, probes, encoder, logger)
+    except RunInterruptedError:
+        torch.distributed.destroy_process_group()  # its threads would abort an interpreter that ends
+        raise
+    torch.distributed.destroy_process_group()
 
 
 def _meet(folder: Path, rank: int, *, on_gpus: bool) -> None:
@@ -86,7 +92,9 @@ def _meet(folder: Path, rank: int, *, on_gpus: bool) -> None:
 def _leave(message: str, status: int) -> NoReturn:
     content = {"message": message, "timestamp": str(int(time.time()))}
     Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(content), encoding="utf-8")
-    sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # threads of the process group, of which others may be waiting, would abort the interpreter's end
 
 
 def _end_with_parent(parent: int) -> None:
