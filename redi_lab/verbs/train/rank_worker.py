@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
     """Train as rank RANK of WORLD_SIZE, and exit."""
     # torch reads it once, when it is imported.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(os.environ["WORLD_SIZE"]))))
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):  # as long as there is no state to save
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):  # until there is a state to save
         signal.signal(number, lambda *_: os._exit(EXIT_RESUMABLE))
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
