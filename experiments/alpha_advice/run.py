@@ -1,7 +1,7 @@
 """Does counting foretell which α harms? Eight teachers of the embedded task, the advice for each, and trainings over α.
 
     python -m experiments.alpha_advice.run              # all of it; goes on where it was stopped
-    python -m experiments.alpha_advice.run --report     # table and figure from the rows that are there
+    python -m experiments.alpha_advice.run --report     # the table of the rows that are there
 
 The teachers differ in how often they hurry, and how often each way of working fails, so that hasty answers are more or
 less frequent among failures. `curate advise` counts their pairs; each training starts from the teacher's own SFT and
@@ -10,7 +10,6 @@ takes one epoch over the same pairs. Nothing of the advice was fitted to these t
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import multiprocessing
@@ -22,11 +21,19 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from experiments.collapse_edges import trainings
 from experiments.collapse_edges.plan import is_harmed
-from experiments.collapse_edges.run import Results
+from experiments.runner import (
+    ENVIRONMENT,
+    MEASURED,
+    SFT,
+    Results,
+    arguments_of,
+    be_quiet,
+    places,
+    read_row,
+    train_once,
+)
 
-HERE = Path(__file__).parent
 ALPHAS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)
 TEACHERS: Mapping[str, Mapping[str, float]] = {
     "default": {},
@@ -44,12 +51,7 @@ SEED = 201
 
 def main() -> None:
     """Run what is missing, then tabulate what is there."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--report", action="store_true", help="run nothing")
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--outputs", type=Path, default=Path("outputs/alpha_advice"), help="folders of the runs")
-    parser.add_argument("--results", type=Path, default=HERE / "results.json")
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__.split("\n")[0], "alpha_advice").parse_args()
     results = Results(arguments.results)
     if not arguments.report:
         run(results, arguments.outputs.absolute(), arguments.workers)
@@ -63,10 +65,10 @@ def overrides(teacher: str) -> list[str]:
 
 def run(results: Results, outputs: Path, workers: int) -> None:
     """Advise on each teacher's pairs, train its SFT, then one training for each α."""
-    os.environ.update(trainings.ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
     advice, runs = results.content["starts"], results.content["runs"]
     spawned = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawned, trainings.be_quiet, (outputs,)) as pool:
+    with ProcessPoolExecutor(workers, spawned, be_quiet, (outputs,)) as pool:
         new = [teacher for teacher in TEACHERS if teacher not in advice]
         for teacher, found in zip(new, pool.map(functools.partial(advise, outputs), new), strict=True):
             advice[teacher] = found
@@ -91,7 +93,7 @@ def advise(outputs: Path, teacher: str) -> dict[str, Any]:
 
     folder = outputs / "advice" / teacher.replace(" ", "-")
     if not (folder / "summary.json").exists():
-        run_advise([*overrides(teacher), "pairs=100000", *trainings.places(outputs, folder)])
+        run_advise([*overrides(teacher), "pairs=100000", *places(outputs, folder)])
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return {key: summary[key] for key in ("num_pairs", "tells", "advised_alpha", "alpha_beyond_chance")}
 
@@ -99,7 +101,7 @@ def advise(outputs: Path, teacher: str) -> dict[str, Any]:
 def train_start(outputs: Path, teacher: str) -> None:
     """SFT on a teacher's right traces."""
     folder = outputs / "sft" / teacher.replace(" ", "-")
-    trainings.train_once(folder, outputs, [*trainings.SFT, *overrides(teacher)])
+    train_once(folder, outputs, [*SFT, *overrides(teacher)])
 
 
 def train(outputs: Path, point: tuple[str, float]) -> dict[str, Any]:
@@ -107,8 +109,8 @@ def train(outputs: Path, point: tuple[str, float]) -> dict[str, Any]:
     teacher, alpha = point
     folder, start = outputs / "runs" / name_of(*point), outputs / "sft" / teacher.replace(" ", "-")
     more = ["loss=redi", f"loss.alpha={alpha}", f"init_from={start / 'checkpoints' / 'last'}"]
-    trainings.train_once(folder, outputs, [*more, *overrides(teacher), *trainings.MEASURED])
-    return {"teacher": teacher, "alpha": alpha, **trainings.read_row(folder)}
+    train_once(folder, outputs, [*more, *overrides(teacher), *MEASURED])
+    return {"teacher": teacher, "alpha": alpha, **read_row(folder)}
 
 
 def report(content: Mapping[str, Mapping[str, Any]]) -> str:
