@@ -7,10 +7,10 @@ these shortcuts do not fit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from redi_lab.losses.logps import token_logps
 from redi_lab.losses.vocabulary import Head
 
 _CHUNK = {"cpu": 1024, "other": 4096}  # tokens of the head at a time; a GPU's products want more rows
+T = TypeVar("T")
 
 
 @final
@@ -43,6 +44,7 @@ class CausalLM(nn.Module):
         self.tokenizer = tokenizer
         self.is_padded = is_padded
         self.head_chunk_tokens = head_chunk_tokens
+        self.computes_on: torch.device | None = None  # where the weights wait on another device than they are used on
         for name, module in self.plain.base_model.named_modules():
             if _projects_its_input(name, module):
                 module.register_forward_pre_hook(_to_autocast_dtype, with_kwargs=True)
@@ -54,8 +56,8 @@ class CausalLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        device: torch.device = self.plain.device
+        """Where it computes."""
+        device: torch.device = self.computes_on or self.plain.device
         return device
 
     @property
@@ -90,15 +92,18 @@ class CausalLM(nn.Module):
         device = hidden.device.type
         return hidden.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else hidden
 
-    def completion_states(self, batch: MicroBatch) -> Tensor:
-        """(N, H) hidden states that predict the completion tokens."""
-        return self.hidden_states(batch).index_select(0, batch.predictors)
+    def forward(self, batch: MicroBatch, use: Callable[[Tensor, Head, Tensor], T]) -> T:
+        """What `use` makes of (N, H) hidden states that predict the completion tokens, the head, and (N,) these tokens.
+
+        The only place where hidden states meet the head: where weights are sharded, both are whole in here alone.
+        """
+        return use(self.hidden_states(batch).index_select(0, batch.predictors), self.head, batch.targets)
 
     @torch.no_grad()
     def token_logps(self, batch: Batch) -> Iterator[tuple[MicroBatch, Tensor]]:
         """The micro-batches of a global batch on the model's device, with (N,) log-probs of their completion tokens."""
         for micro in (micro.to(self.device) for micro in batch.micro_batches):
-            yield micro, token_logps(self.completion_states(micro), self.head, micro.targets).logps
+            yield micro, self(micro, token_logps).logps
 
     def _packed_states(self, batch: MicroBatch) -> Tensor:
         output = self.plain.base_model(

@@ -7,6 +7,7 @@ first to show that a policy unlearns what nobody shows it. Some of them compare 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, final
 
 import pytorch_lightning as pl
@@ -90,8 +91,7 @@ def score_probes(backbone: CausalLM, probes: Sequence[TokenizedSequence], token_
     lengths, is_chosen = batch.num_tokens_of.to(device), batch.is_chosen.to(device)
     rows = []
     for micro in (micro.to(device) for micro in batch.micro_batches):
-        found = token_logps(backbone.completion_states(micro), backbone.head, micro.targets, with_entropy=True)
-        assert found.entropy is not None
+        found = backbone(micro, partial(token_logps, with_entropy=True))
         rows.append((micro.sequence_index, found.logps, found.entropy))
     owners, logps, entropy = (torch.cat(columns) for columns in zip(*rows, strict=True))
     order = torch.argsort(owners, stable=True)  # packing moves sequences, never tokens within one

@@ -8,6 +8,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from redi_lab.backbone.sharding import whole
+
 
 @final
 class UpdateNorm(pl.Callback):
@@ -40,7 +42,7 @@ class UpdateNorm(pl.Callback):
     @torch.no_grad()
     def _measure(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         torch._foreach_sub_(self._before, [p.detach() for p in _parameters(optimizer)])
-        self._norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._before)))
+        self._norm = whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._before))))
         self._before = []
 
 

@@ -5,7 +5,8 @@ in the same way, but filled so that the grid, not the row, stays within the budg
 
 A `Batch` is one *global* batch of the paper (128 sequences, 32 pairs): one optimizer step. It is cut into
 micro-batches by tokens, not by sequences, and these are shared among ranks by cost. Every rank knows lengths, sides and
-weights of the whole batch, so the loss cannot depend on the cut.
+weights of the whole batch, so the loss cannot depend on the cut. All ranks have as many micro-batches, for where the
+weights are sharded, each pass is an exchange; some may be idle.
 
 Shape legend: T tokens of a micro-batch, n its sequences, N its completion tokens, S sequences of the global batch.
 """
@@ -68,7 +69,7 @@ class Batch:
     In a batch of pairs, sequence 2i is the chosen and 2i + 1 the rejected completion of pair i.
     """
 
-    micro_batches: list[MicroBatch]  # this rank's share; none where there are fewer sequences than ranks
+    micro_batches: list[MicroBatch]  # this rank's share, then idle ones up to the largest number of any rank
     num_tokens_of: Tensor  # (S,) completion tokens
     lengths: Tensor  # (S,) |y|: the completion tokens or, where they have weights, the sum of the weights' magnitudes
     is_chosen: Tensor  # (S,) bool, False for rejected completions
@@ -189,8 +190,9 @@ def make_batch(
     shares = share_out([sum(map(step_cost, lengths)) for lengths in units], world_size)
     rows = [_pack(units, share, token_budget, is_padded) for share in shares]
     every_row = [[lengths[index] for index in row] for of_rank in rows for row in of_rank]
+    num_idle = max(map(len, rows)) - len(rows[rank])
     return Batch(
-        micro_batches=[_micro_batch(sequences, reference, row) for row in rows[rank]],
+        micro_batches=[*(_micro_batch(sequences, reference, row) for row in rows[rank]), *[_idle()] * num_idle],
         num_tokens_of=_column(sequence.completion_length for sequence in sequences),
         lengths=_column(sequence.weighted_length for sequence in sequences),
         is_chosen=torch.tensor([sequence.is_chosen for sequence in sequences], dtype=torch.bool),
@@ -249,6 +251,24 @@ def _micro_batch(
         completion_lengths=tuple(completions.tolist()),
         token_weights=_token_weights(here),
         reference_logps=None if reference is None else _token_logps([reference[index] for index in chosen]),
+    )
+
+
+def _idle() -> MicroBatch:
+    """One token and no completion: a pass that adds zeros to the loss and to every gradient."""
+    token, none = torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    return MicroBatch(
+        input_ids=token[None],
+        position_ids=token[None],
+        boundaries=torch.tensor([0, 1], dtype=torch.int32),
+        segment_lengths=(1,),
+        dense_slots=token,
+        predictors=none,
+        targets=none,
+        sequence_index=none,
+        sequences=none,
+        completion_lengths=(),
+        reference_logps=torch.zeros(0),
     )
 
 

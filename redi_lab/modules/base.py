@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.exactness import check_exactness
+from redi_lab.backbone.sharding import is_sharded, whole
 from redi_lab.data.packing import Batch, MicroBatch, Task
 from redi_lab.losses.alpha_schedule import AlphaSchedule, strength
 from redi_lab.losses.logps import WeightedLogpSum, token_logps, weighted_logp_sum
@@ -128,7 +129,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
 
     def on_fit_start(self) -> None:
         """Check the kernels of a GPU in the precision of training, before the first step: loading checked the CPU's."""
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and not is_sharded(self.backbone):  # what shards it has checked it whole
             with self.trainer.precision_plugin.forward_context():
                 check_exactness(self.backbone)
 
@@ -151,10 +152,9 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         sums, entropy = self._accumulate_gradients(batch)
         for observe in self.gradient_observers:
             observe(batch, sums)
-        grad_norm = torch.nn.utils.clip_grad_norm_(
-            (p for p in self.parameters() if p.requires_grad),
-            float("inf") if self.max_grad_norm is None else self.max_grad_norm,
-        )
+        trained = (p for p in self.parameters() if p.requires_grad)
+        most = float("inf") if self.max_grad_norm is None else self.max_grad_norm
+        grad_norm = whole(torch.nn.utils.clip_grad_norm_(trained, most))
         learning_rate = optimizer.param_groups[0]["lr"]
         if self.may_step is None or self.may_step(batch, sums.logps, grad_norm):
             optimizer.step()
@@ -196,18 +196,24 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         sums = self._no_sums(batch)
         form = self._linear_form(batch) if self.is_linear or self.head_gradient == "accumulate" else None
         entropy = sums.logps.new_zeros(())
-        for number, micro in enumerate(batch.micro_batches, start=1):
-            # Ranks exchange gradients once per step, after the last micro-batch.
-            with self._gradient_sync(number == len(batch.micro_batches)):
-                loss, logps, token_entropy = self._micro_loss(micro, batch, form)
-                # DDP averages over ranks, but the normaliser already counts the whole global batch.
-                self.manual_backward(loss * self.trainer.world_size)
+
+        def loss_of(micro: MicroBatch) -> Tensor:
+            nonlocal sums, entropy
+            loss, logps, token_entropy = self._micro_loss(micro, batch, form)
             sums = sums.plus(self.sums(batch, micro, logps.detach()))
             if token_entropy is not None:
-                entropy += token_entropy.sum() / batch.num_completion_tokens
-        if not batch.micro_batches:  # a rank without a share of the last batch still takes part in the exchange
-            self.manual_backward(torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0)
+                entropy = entropy + token_entropy.sum() / batch.num_completion_tokens
+            return loss
+
+        self.add_gradients(batch, loss_of)
         return self.over_ranks(sums), entropy if self.log_entropy else None
+
+    def add_gradients(self, batch: Batch, loss_of: Callable[[MicroBatch], Tensor]) -> None:
+        """Add the gradients of a loss, whose share of each micro-batch is (), to those that are there."""
+        for number, micro in enumerate(batch.micro_batches, start=1):
+            with self._gradient_sync(number == len(batch.micro_batches)):
+                # Ranks average, but the normaliser already counts the whole global batch.
+                self.manual_backward(loss_of(micro) * self.trainer.world_size)
 
     def _no_sums(self, batch: Batch) -> TokenSums:
         """Zeros in every column that the objective has."""
@@ -271,23 +277,22 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         if micro.token_weights is not None:
             weights = weights * micro.token_weights
         has_slopes = form.terms is not None or form.divergence is not None
-        return weighted_logp_sum(
-            self.backbone.completion_states(micro),
-            self.backbone.head,
-            micro.targets,
-            weights,
+        use = partial(
+            weighted_logp_sum,
+            token_weights=weights,
             groups=groups,
             slopes_of=partial(self._token_slopes, micro, form) if has_slopes else None,
             with_entropy=with_entropy,
         )
+        found: WeightedLogpSum = self.backbone(micro, use)
+        return found
 
     def _micro_loss(
         self, micro: MicroBatch, batch: Batch, form: TokenSums | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """() its share of the loss, (N,) token log-probs, (N,) entropy where asked for."""
         if form is None:
-            hidden, head = self.backbone.completion_states(micro), self.backbone.head
-            tokens = token_logps(hidden, head, micro.targets, with_entropy=self.log_entropy)
+            tokens = self.backbone(micro, partial(token_logps, with_entropy=self.log_entropy))
             sums = self.sums(batch, micro, tokens.logps)
             here = examples_of(batch, sums, micro.sequences)  # whole pairs: objectives that couple them are packed so
             return self._whole_loss(here, batch), tokens.logps, tokens.entropy
@@ -340,5 +345,6 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         return batch.num_tokens / (self._clock - began)
 
     def _gradient_sync(self, is_last: bool) -> AbstractContextManager[Any]:
+        """DDP exchanges gradients once a step, after the last micro-batch; FSDP2 after each, so that none are whole."""
         model = self.trainer.strategy.model
         return nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync()

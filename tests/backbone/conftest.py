@@ -94,7 +94,7 @@ def pack(sequences: Sequence[TokenizedSequence]) -> MicroBatch:
 def packed_logps(backbone: CausalLM, sequences: Sequence[TokenizedSequence]) -> Tensor:
     """log π(y|x) of each sequence the lab's way."""
     micro = pack(sequences)
-    logps = token_logps(backbone.completion_states(micro), backbone.head, micro.targets).logps
+    logps = backbone(micro, token_logps).logps
     return sum_by_sequence(logps, micro.sequence_index, len(sequences))
 
 

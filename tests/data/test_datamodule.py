@@ -108,7 +108,7 @@ def test_chosen_comes_before_rejected(corpus: TraceCorpus, encoder: TraceEncoder
 def test_the_shares_of_the_ranks_make_the_whole(
     corpus: TraceCorpus, encoder: TraceEncoder, world_size: int, split_examples: bool
 ) -> None:
-    """17 ranks are more than a batch has sequences: some go without."""
+    """17 ranks are more than a batch has sequences: some are idle."""
     data = make(corpus, encoder, split_examples=split_examples)
     data.train_set.reference = [[Reference(-1.0 * i), Reference(-2.0 * i)] for i in range(len(data.train_examples))]
     whole = train_batches(data)
@@ -127,7 +127,8 @@ def test_the_shares_of_the_ranks_make_the_whole(
             for name in ("ids", "num_examples", "num_completion_tokens", "num_tokens"):
                 assert getattr(part, name) == getattr(batch, name)
             assert (part.row_fill, part.padding_share) == (parts[0].row_fill, parts[0].padding_share)
-    assert any(not part.micro_batches for parts in shares for part in parts) == (world_size == 17)
+        assert len({len(part.micro_batches) for part in parts}) == 1
+        assert any(not share for share in owned) == (world_size == 17)
 
 
 def test_the_reference_follows_its_examples(corpus: TraceCorpus, encoder: TraceEncoder) -> None:

@@ -216,9 +216,18 @@ def test_weights_and_token_log_probs_lie_at_their_tokens() -> None:
         assert (micro.token_weights[here].tolist(), micro.reference_logps[here].tolist()) == (weights, logps)
 
 
-def test_a_rank_without_examples_has_no_forward_pass() -> None:
-    batch = make_batch([(A,)], token_budget=9, split_examples=False, rank=1, world_size=2)
-    assert (batch.micro_batches, batch.lengths.tolist(), batch.num_examples) == ([], [2.0], 1)
+def test_all_ranks_have_as_many_micro_batches() -> None:
+    """Of one token without a completion, where there are no sequences left."""
+    pairs = [(A, B), (C, D), (A, C)]
+    first, second, third = (
+        make_batch(pairs[:2], token_budget=9, split_examples=False, rank=rank, world_size=3) for rank in range(3)
+    )
+    assert [len(batch.micro_batches) for batch in (first, second, third)] == [1, 1, 1]
+    (idle,) = third.micro_batches
+    assert (idle.segment_lengths, idle.input_ids.shape, idle.targets.shape) == ((1,), (1, 1), (0,))
+    assert idle.sequences.tolist() == []
+    assert (third.lengths.tolist(), third.num_examples) == (first.lengths.tolist(), 2)
+    assert third.row_fill == first.row_fill == second.row_fill
 
 
 def test_moving_to_a_device_moves_every_tensor() -> None:

@@ -1,21 +1,29 @@
-"""Trains on two gloo ranks and saves what came out; started by test_ranks.py.
+"""Trains on gloo ranks and saves what came out; started by test_ranks.py, and for the table in docs/distributed.md.
 
-    python -m tests.modules.ranks_worker FOLDER OBJECTIVE/LAYOUT …
+    python -m tests.modules.ranks_worker FOLDER STRATEGY RANKS OBJECTIVE/LAYOUT[/OPTION] …
+    python -m tests.modules.ranks_worker table
 
-Lightning starts the second rank by running the same command again.
+Lightning starts the other ranks by running the same command again.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from redi_lab.backbone.loading import set_checkpointing
+from redi_lab.backbone.sharding import FSDP2
 from redi_lab.callbacks.update_norm import UpdateNorm
-from tests.modules.tiny_runs import attach_reference, fit, make_backbone, make_data, make_module
+from tests.conftest import REPOSITORY
+from tests.modules.tiny_runs import attach_reference, fit, make_backbone, make_data, make_module, relative_error
 
 BATCH_SIZES = {"sft": 7, "redi": 3, "unpaired_redi": 9, "token_topr": 3, "npo": 3, "dpo": 3, "simpo": 3, "rpo": 3,
                "kto": 9}  # fmt: skip
@@ -24,15 +32,25 @@ BATCH_SIZES = {"sft": 7, "redi": 3, "unpaired_redi": 9, "token_topr": 3, "npo": 
 36 demonstrations or 13 pairs to train on: the last batch of each epoch has one example, so that a rank may have none.
 Unpaired, 36 and 13 in four batches that all hold both."""
 CASES = [f"{objective}/{layout}" for objective in BATCH_SIZES for layout in ("packed", "padded")]
+OPTIONS = ["redi/packed/full", "dpo/padded/selective", "npo/packed/bf16", "redi/packed/untied", "simpo/packed/frozen"]
+"""With layers that are recomputed, in bfloat16, with a head of its own, or with frozen embeddings and head."""
+WORLDS = [("ddp", 2), ("ddp", 4), ("fsdp2", 1), ("fsdp2", 2), ("fsdp2", 4), ("fsdp2-offload", 2)]
+"""Strategies, and ranks."""
 
 
-def train(case: str, **options: Any) -> dict[str, Any]:
+def train(case: str, **trainer: Any) -> dict[str, Any]:
     """An epoch in many micro-batches, validated at its end: the first gradient, all parameters, and what was logged."""
-    objective, layout = case.split("/")
+    objective, layout, *options = case.split("/")
     is_padded = layout == "padded"
     size = BATCH_SIZES[objective]
     data = make_data(objective, batch_size=size, num_validation=4, budget=0, is_padded=is_padded)
-    module = make_module(objective, make_backbone(is_padded=is_padded), log_entropy=True)
+    backbone = make_backbone(is_padded=is_padded, is_tied="untied" not in options)
+    set_checkpointing(backbone.model, next((o for o in options if o in ("full", "selective")), "none"))
+    if "frozen" in options:
+        backbone.model.get_input_embeddings().weight.requires_grad_(False)
+    if "bf16" in options:
+        trainer["precision"] = "bf16-mixed"
+    module = make_module(objective, backbone, log_entropy=True)
     if module.needs_mismatched:
         for split in data.datasets:
             split.mismatch()
@@ -40,7 +58,7 @@ def train(case: str, **options: Any) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             reference = make_backbone(seed=1, is_padded=is_padded)
             attach_reference(data, reference, Path(folder), keeps_tokens=module.needs_token_reference)
-    result = fit(module, data, max_steps=-1, max_epochs=1, callbacks=[UpdateNorm()], **options)
+    result = fit(module, data, max_steps=-1, max_epochs=1, callbacks=[UpdateNorm()], **trainer)
     return {
         "gradient": result.tap.gradients[0],
         "parameters": torch.stack(result.tap.parameters),
@@ -51,8 +69,58 @@ def train(case: str, **options: Any) -> dict[str, Any]:
     }
 
 
+alone = cache(train)
+"""On one device."""
+
+
+def on_ranks(strategy: str, ranks: int, cases: Sequence[str], folder: Path) -> list[dict[str, Any]]:
+    """Outcomes of each case, as each rank saw them."""
+    command = [sys.executable, "-m", "tests.modules.ranks_worker", str(folder), strategy, str(ranks), *cases]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "SLURM"))}
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=540
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(ranks)]
+
+
+def errors(case: str, outcome: dict[str, Any]) -> tuple[float, float, float]:
+    """Relative to one device: of the first loss, of the first gradient, and the largest of the weights after a step."""
+    one = alone(case)
+    loss, expected = (run["train"][0]["train/loss"] for run in (outcome, one))
+    steps = zip(outcome["parameters"], one["parameters"], strict=True)
+    return (
+        abs(loss - expected) / abs(expected),
+        relative_error(outcome["gradient"], one["gradient"]),
+        max(relative_error(*both) for both in steps),
+    )
+
+
+def print_table() -> None:
+    """The largest errors over all cases of each objective, for each number of ranks and strategy."""
+    exact = [case for case in (*CASES, *OPTIONS) if not case.endswith("bf16")]
+    objectives = list(BATCH_SIZES)
+    print("| strategy, ranks |", " | ".join(objectives), "|")
+    print("|---|" + "---|" * len(objectives))
+    for strategy, ranks in WORLDS:
+        with tempfile.TemporaryDirectory() as folder:
+            (first, *_) = on_ranks(strategy, ranks, exact, Path(folder))
+        cells = []
+        for objective in objectives:
+            found = [errors(case, first[case]) for case in exact if case.split("/")[0] == objective]
+            cells.append(" ".join(f"{max(column):.0e}" for column in zip(*found, strict=True)))
+        print(f"| {strategy}, {ranks} |", " | ".join(cells), "|", flush=True)
+
+
+def _make_strategy(name: str) -> Any:
+    return FSDP2(offload=name.endswith("offload")) if name.startswith("fsdp2") else name
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    folder, *cases = sys.argv[1:]
-    outcomes = {case: train(case, devices=2, strategy="ddp") for case in cases}
-    torch.save(outcomes, Path(folder) / f"rank-{outcomes[cases[0]]['rank']}.pt")
+    if sys.argv[1:] == ["table"]:
+        print_table()
+    else:
+        place, strategy, ranks, *cases = sys.argv[1:]
+        outcomes = {case: train(case, devices=int(ranks), strategy=_make_strategy(strategy)) for case in cases}
+        torch.save(outcomes, Path(place) / f"rank-{outcomes[cases[0]]['rank']}.pt")

@@ -1,76 +1,70 @@
-"""Two ranks do what one does: same losses and gradients, same parameters after each step, same numbers in the log."""
+"""Several ranks do what one does: same losses, same gradients, same parameters after each step, same log."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 
-from tests.conftest import REPOSITORY
-from tests.modules.ranks_worker import BATCH_SIZES, CASES, train
+from tests.modules.ranks_worker import BATCH_SIZES, CASES, OPTIONS, WORLDS, alone, errors, on_ranks
 from tests.modules.tiny_runs import HARMLESS_WARNINGS, make_data, relative_error
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNINGS]
 FEW = ["redi/packed", "rpo/padded", "kto/packed"]
 """Sides of a pair on different ranks, pairs that stay together, a number of the whole batch."""
-
-
-def on_two_ranks(cases: Sequence[str], folder: Path) -> list[dict[str, Any]]:
-    """Outcomes of each case, as rank 0 and rank 1 saw them."""
-    command = [sys.executable, "-m", "tests.modules.ranks_worker", str(folder), *cases]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "SLURM"))}
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
+OTHERS = [case for case in (*CASES, *OPTIONS) if case not in FEW]
+Outcomes = Callable[[str, int, bool], list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return on_two_ranks(FEW, tmp_path_factory.mktemp("ranks"))
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """All few or all other cases of a strategy and number of ranks, trained in one go: to start ranks takes longest."""
 
+    @cache
+    def train(strategy: str, ranks: int, is_few: bool) -> list[dict[str, Any]]:
+        return on_ranks(strategy, ranks, FEW if is_few else OTHERS, tmp_path_factory.mktemp(strategy))
 
-@pytest.fixture(scope="module")
-def others(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return on_two_ranks([case for case in CASES if case not in FEW], tmp_path_factory.mktemp("ranks"))
+    return train
 
 
 @pytest.mark.parametrize("case", FEW)
-def test_two_ranks_do_what_one_does(case: str, few: list[dict[str, Any]]) -> None:
-    _compare_with_one(case, *(rank[case] for rank in few))
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_ranks_do_what_one_does(strategy: str, case: str, outcomes: Outcomes) -> None:
+    compare_with_one(case, [rank[case] for rank in outcomes(strategy, 2, True)])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in CASES if case not in FEW])
-def test_two_ranks_do_what_one_does_in_every_case(case: str, others: list[dict[str, Any]]) -> None:
-    _compare_with_one(case, *(rank[case] for rank in others))
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("case", OTHERS)
+@pytest.mark.parametrize(("strategy", "ranks"), WORLDS)
+def test_any_ranks_do_what_one_does(strategy: str, ranks: int, case: str, outcomes: Outcomes) -> None:
+    compare_with_one(case, [rank[case] for rank in outcomes(strategy, ranks, False)])
 
 
-def _compare_with_one(case: str, first: dict[str, Any], second: dict[str, Any]) -> None:
+def compare_with_one(case: str, ranks: list[dict[str, Any]]) -> None:
     """The loss to 1e-6, the gradient and all parameters to 1e-5 of their norm; further steps add up what is rounded."""
-    assert (first["world_size"], first["rank"], second["rank"]) == (2, 0, 1)
-    assert torch.equal(first["parameters"], second["parameters"])
-    assert first["train"] != []
-    alone = train(case)
-    assert relative_error(first["gradient"], alone["gradient"]) < 1e-5
-    assert first["train"][0]["train/loss"] == pytest.approx(alone["train"][0]["train/loss"], rel=1e-6, abs=1e-6)
-    assert len(alone["parameters"]) == len(first["parameters"])
-    for step, (one, two) in enumerate(zip(alone["parameters"], first["parameters"], strict=True)):
-        assert relative_error(two, one) < 1e-5, step
-    assert relative_error(alone["parameters"][-1], alone["parameters"][-2]) > 1e-3  # a small last batch moves, too
+    first, one = ranks[0], alone(case)
+    is_exact = not case.endswith("bf16")
+    assert [(found["world_size"], found["rank"]) for found in ranks] == [
+        (len(ranks), rank) for rank in range(len(ranks))
+    ]
+    for other in ranks:
+        assert torch.equal(first["parameters"], other["parameters"])
+    loss, gradient, parameters = errors(case, first)
+    assert loss < (1e-6 if is_exact else 1e-3)
+    assert gradient < (1e-5 if is_exact else 0.05)
+    assert parameters < (1e-5 if is_exact else 1e-3)
+    assert relative_error(one["parameters"][-1], one["parameters"][-2]) > 1e-3  # a small last batch moves, too
+    loose = {} if is_exact else {"rel": 0.05, "abs": 0.05}
     for stage in ("train", "val"):
-        assert len(first[stage]) == len(alone[stage]) > 0
-        for two, one in zip(first[stage], alone[stage], strict=True):
-            assert two.keys() == one.keys()
-            for name in one.keys() - {"train/tokens_per_second", "train/row_fill", "train/padding_share"}:
-                assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-5), name
+        assert len(first[stage]) == len(one[stage]) > 0
+        for found, expected in zip(first[stage], one[stage], strict=True):
+            assert found.keys() == expected.keys()
+            for name in expected.keys() - {"train/tokens_per_second", "train/row_fill", "train/padding_share"}:
+                assert found[name] == pytest.approx(expected[name], **{"rel": 1e-4, "abs": 1e-5} | loose), name
 
 
 @pytest.mark.parametrize("objective", ["sft", "redi"])

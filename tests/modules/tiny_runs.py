@@ -17,6 +17,7 @@ from redi_lab.backbone.attention import PACKED_SDPA, PADDED
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.loading import load_backbone
 from redi_lab.backbone.reference import score_reference
+from redi_lab.backbone.sharding import whole
 from redi_lab.data.arithmetic import ArithmeticSource, build_tokenizer
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
@@ -72,16 +73,16 @@ def tokenizer() -> Any:
     return build_tokenizer()
 
 
-def make_backbone(*, seed: int = 0, dtype: str = "float32", is_padded: bool = False) -> CausalLM:
+def make_backbone(*, seed: int = 0, dtype: str = "float32", is_padded: bool = False, is_tied: bool = True) -> CausalLM:
     """A new copy of a model with weights wide enough for distributions far from uniform."""
-    return copy.deepcopy(_backbone(seed, dtype, PADDED if is_padded else PACKED_SDPA))
+    return copy.deepcopy(_backbone(seed, dtype, PADDED if is_padded else PACKED_SDPA, is_tied))
 
 
 @cache
-def _backbone(seed: int, dtype: str, attention: str) -> CausalLM:
+def _backbone(seed: int, dtype: str, attention: str, is_tied: bool) -> CausalLM:
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    more = {"model_type": "qwen2", "initializer_range": 0.3, "tie_word_embeddings": True}
+    more = {"model_type": "qwen2", "initializer_range": 0.3, "tie_word_embeddings": is_tied}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = {**sizes, **heads, **more}
@@ -160,7 +161,8 @@ class GradientTap(pl.Callback):
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([t.detach().flatten() for t in tensors]).clone()
+    """Sharded ones whole."""
+    return torch.cat([whole(t.detach()).flatten() for t in tensors]).clone()
 
 
 class Run(NamedTuple):
