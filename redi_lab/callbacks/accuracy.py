@@ -12,6 +12,7 @@ from typing import final
 import pytorch_lightning as pl
 
 from redi_lab.backbone.causal_lm import CausalLM
+from redi_lab.backbone.sharding import whole_policy
 from redi_lab.callbacks.measuring import Measurement
 
 
@@ -30,5 +31,7 @@ class InTrainingAccuracy(Measurement):
 
     def measure(self, trainer: pl.Trainer, policy: CausalLM) -> Mapping[str, float]:
         """The policy's scores, the same on every rank."""
-        metrics = trainer.strategy.broadcast(self._measure_policy(policy) if trainer.is_global_zero else None)
+        whole = whole_policy(trainer, policy, trainer.strategy.root_device)
+        is_first = trainer.is_global_zero and whole is not None
+        metrics = trainer.strategy.broadcast(self._measure_policy(whole) if is_first else None)
         return {f"val/{name}": value for name, value in metrics.items()}

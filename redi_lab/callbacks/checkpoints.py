@@ -10,8 +10,9 @@ from types import MappingProxyType
 from typing import Any, Literal, final
 
 import pytorch_lightning as pl
+import torch
 
-from redi_lab.backbone.causal_lm import CausalLM
+from redi_lab.backbone.sharding import whole_policy
 from redi_lab.files import replacing_folder
 
 BEST = "best"
@@ -80,7 +81,7 @@ class ExportCheckpoints(pl.Callback):
     def _keep_best(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.monitor is None or self.monitor not in trainer.callback_metrics:
             return
-        value = float(trainer.callback_metrics[self.monitor])
+        value = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
         if math.isnan(value):  # no later value would ever be better than a NaN
             return
         if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
@@ -90,10 +91,9 @@ class ExportCheckpoints(pl.Callback):
     def _export(
         self, trainer: pl.Trainer, module: pl.LightningModule, name: str, note: dict[str, float] | None = None
     ) -> None:
-        if not trainer.is_global_zero:
+        backbone = whole_policy(trainer, module.backbone, torch.device("cpu"))
+        if backbone is None or not trainer.is_global_zero:
             return
-        backbone = module.backbone
-        assert isinstance(backbone, CausalLM)
         target = self.folder / name
         size = sum(parameter.nbytes for parameter in backbone.parameters())
         with replacing_folder(target, size, f"the checkpoint {target}") as partial:

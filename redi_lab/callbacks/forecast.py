@@ -13,6 +13,7 @@ from typing import Any, final
 import pytorch_lightning as pl
 import torch
 
+from redi_lab.backbone.sharding import part
 from redi_lab.files import as_size
 
 _MEASURED_STEPS = 3
@@ -35,7 +36,7 @@ class Forecast(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the number of steps, and the memory that does not depend on the batches."""
         fixed = fixed_bytes(pl_module, trainer.optimizers[0])
-        free = free_bytes(pl_module.device)
+        free = free_bytes(next(pl_module.parameters()).device)
         trained = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
         total = sum(p.numel() for p in pl_module.parameters())
         steps = _steps_left(trainer)
@@ -44,7 +45,7 @@ class Forecast(pl.Callback):
             f" trained. Memory: {as_size(fixed)} for weights, gradients and optimizer, activations come on top;"
             f" {as_size(free)} are free"
         )
-        held = sum(p.nbytes for p in pl_module.parameters())  # in memory already, so not in what is free
+        held = sum(part(p).nbytes for p in pl_module.parameters())  # in memory already, so not in what is free
         if fixed - held > free:
             self._say(
                 "[yellow]That is more than is free: model=hf_lora trains adapters, which need little more than the"
@@ -70,7 +71,7 @@ class Forecast(pl.Callback):
 def fixed_bytes(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Weights, gradients, the optimizer's two moments (Adam; one for others) and the copy that `UpdateNorm` keeps."""
     copies = 2 + (2 if "betas" in optimizer.defaults else 1)
-    return sum(p.nbytes * (1 + copies * p.requires_grad) for p in module.parameters())
+    return sum(part(p).nbytes * (1 + copies * p.requires_grad) for p in module.parameters())
 
 
 def free_bytes(device: torch.device) -> int:

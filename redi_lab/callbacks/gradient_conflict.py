@@ -16,6 +16,7 @@ import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
+from redi_lab.backbone.sharding import is_sharded, part
 from redi_lab.callbacks.measuring import record
 from redi_lab.data.packing import Batch
 
@@ -52,44 +53,39 @@ class GradientConflict(pl.Callback):
         module, trainer = self._module, self._module.trainer
         if trainer.global_step % self._interval != 0:
             return
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+        whole = [gradient.clone() for gradient in gradients]
+        torch._foreach_zero_(gradients)
+        form = module.slopes(batch, sums).map(lambda values: values * batch.is_chosen)
         with isolate_rng(), torch.enable_grad():  # dropout draws again
-            chosen = _chosen_gradients(module, batch, module.slopes(batch, sums), parameters)
-        if trainer.world_size > 1:
-            chosen = [trainer.strategy.reduce(gradient, reduce_op="sum") for gradient in chosen]
-        whole = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        metrics = {f"train/{name}": value for name, value in compare_terms(chosen, whole).items()}
+            module.add_gradients(batch, lambda micro: module.weighted_sum(micro, form).total)
+        squares = term_products([part(gradient) for gradient in gradients], [part(gradient) for gradient in whole])
+        if is_sharded(module.backbone):
+            squares = trainer.strategy.reduce(squares.to(module.device), reduce_op="sum")
+        torch._foreach_copy_(gradients, whole)
+        metrics = {f"train/{name}": value for name, value in compare_terms(squares).items()}
         record(trainer, metrics, trainer.global_step)
 
 
-def compare_terms(chosen: Sequence[Tensor], whole: Sequence[Tensor]) -> dict[str, float]:
-    """Norms of a gradient's two terms and their cosine, left out where one of them is zero.
+def term_products(chosen: Sequence[Tensor], whole: Sequence[Tensor]) -> Tensor:
+    """(3,) products of a gradient's two terms: of the first with itself, of the second with itself, of both.
 
     Args:
-        chosen: one of the terms, a tensor for each parameter.
+        chosen: the first term, a tensor for each parameter.
         whole: the sum of both, likewise.
     """
-    squares = torch.zeros(3, dtype=torch.float64)
+    products = torch.zeros(3, dtype=torch.float64)
     for of_chosen, of_both in zip(chosen, whole, strict=True):
         c = of_chosen.flatten().float()
         r = of_both.flatten().float() - c
-        squares += torch.stack([c.dot(c), r.dot(r), c.dot(r)]).double().cpu()
+        products += torch.stack([c.dot(c), r.dot(r), c.dot(r)]).double().cpu()
+    return products
+
+
+def compare_terms(squares: Tensor) -> dict[str, float]:
+    """Norms of the two terms and their cosine, left out where one of them is zero, from their products (3,)."""
     norm_chosen, norm_rejected = squares[:2].sqrt().tolist()
     metrics = {"grad_norm_chosen": norm_chosen, "grad_norm_rejected": norm_rejected}
     if norm_chosen > 0 and norm_rejected > 0:
         metrics["grad_cosine"] = float(squares[2]) / (norm_chosen * norm_rejected)
     return metrics
-
-
-def _chosen_gradients(module: Any, batch: Batch, slopes: Any, parameters: Sequence[torch.nn.Parameter]) -> list[Tensor]:
-    """Gradient of the sums times their slopes over this rank's chosen sequences."""
-    total = [torch.zeros_like(parameter) for parameter in parameters]
-    form = slopes.map(lambda values: values * batch.is_chosen)
-    for micro in batch.micro_batches:
-        if not batch.is_chosen[micro.sequences].any():
-            continue
-        loss = module.weighted_sum(micro, form).total
-        for so_far, gradient in zip(total, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
-            if gradient is not None:
-                so_far += gradient
-    return total

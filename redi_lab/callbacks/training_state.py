@@ -5,8 +5,9 @@
     restore_callbacks(trainer, folder); restore_random_state(trainer, folder)  # what a resume needs as well
 
 `policy.pt` holds weights, optimizer and schedule, `callbacks.pt` position, metrics and callbacks, `rng-RANK.pt` the
-random-number generators of each rank, and `manifest.json`, written last, the SHA-256 of them all. All are loaded with
-`weights_only`, so nothing in them is executed. Frozen parameters are left out: the stage's start gives them.
+random-number generators of each rank, `rows-RANK.safetensors` what is sharded among the ranks, and `manifest.json`,
+written last, the SHA-256 of them all. All are loaded with `weights_only`, so nothing in them is executed. Frozen
+parameters are left out: the stage's start gives them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from redi_lab.backbone.sharding import part
+from redi_lab.callbacks.sharded_state import SavedRows, save_rows
 from redi_lab.files import file_digest, partial_of, replacing_folder
 
 MANIFEST = "manifest.json"
@@ -84,6 +87,7 @@ def save_state(trainer: pl.Trainer, module: pl.LightningModule, folder: Path) ->
     with place as partial:
         barrier("state_folder")
         _write(partial / f"rng-{trainer.global_rank}.pt", _random_state())
+        policy = save_rows(policy, partial, trainer.global_rank)
         if is_first:
             _write(partial / _POLICY, policy)
             _write(partial / _CALLBACKS, _callback_state(trainer))
@@ -106,11 +110,17 @@ def load_state(trainer: pl.Trainer, module: pl.LightningModule, folder: Path) ->
     own, saved = dict(_trained(module)), state["policy"]
     if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in saved.items()}:
         raise DamagedStateError(f"{folder}: the state of another model")
-    with torch.no_grad():
+    with torch.no_grad(), SavedRows(folder) as rows:
         for name, tensor in own.items():
-            tensor.copy_(saved[name])
-    for optimizer, content in zip(trainer.strategy.optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(content)
+            part(tensor).copy_(part(rows.restored(saved[name], tensor, f"/policy/{name}")))
+        for number, optimizer in enumerate(trainer.strategy.optimizers):
+            content = state["optimizers"][number]
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            for index, moments in content["state"].items():
+                path = f"/optimizers/{number}/state/{index}"
+                for key, value in moments.items():
+                    moments[key] = rows.restored(value, parameters[index], f"{path}/{key}")
+            optimizer.load_state_dict(content)
     for config, content in zip(trainer.lr_scheduler_configs, state["schedules"], strict=True):
         config.scheduler.load_state_dict(content)
 

@@ -24,6 +24,7 @@ from redi_lab.backbone.attention import PADDED
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.backbone.loading import load_backbone
+from redi_lab.backbone.sharding import FSDP2
 from redi_lab.data.arithmetic import build_tokenizer
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.rows import OnProgress
@@ -227,9 +228,13 @@ def make_trainer(
     plain = OmegaConf.to_container(config.trainer)
     assert isinstance(plain, dict)
     plain["devices"] = num_devices or config.trainer.devices
-    is_shared = plain["devices"] > 1
-    # Views save the gradients' memory once.
-    plain["strategy"] = DDPStrategy(gradient_as_bucket_view=True) if is_shared else "auto"
+    strategy, offload = plain.pop("strategy"), plain.pop("fsdp_offload")
+    if plain["devices"] == 1:
+        plain["strategy"] = "auto"
+    elif strategy == "fsdp2":
+        plain["strategy"] = FSDP2(offload=offload)
+    else:
+        plain["strategy"] = DDPStrategy(gradient_as_bucket_view=True)  # views save the gradients' memory once
     if plain.get("deterministic") == "warn":
         # Else torch would fill all fresh memory with NaN, chunks of logits included, to catch reads before writes.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from transformers import get_scheduler
 
+from redi_lab.backbone.sharding import part, whole
 from redi_lab.callbacks.checkpoints import ExportCheckpoints
 from redi_lab.callbacks.resume import TrainingStates
 from redi_lab.callbacks.update_norm import UpdateNorm
@@ -36,7 +37,15 @@ from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError
 from redi_lab.run.interrupted import ending_in_one_line
 from redi_lab.tracking.logger import RunLogger
 from tests.conftest import REPOSITORY
-from tests.modules.tiny_runs import HUGE, ONE_OF_EACH_CLASS, attach_reference, make_backbone, make_data, make_module
+from tests.modules.tiny_runs import (
+    HUGE,
+    ONE_OF_EACH_CLASS,
+    attach_reference,
+    make_backbone,
+    make_data,
+    make_module,
+    make_strategy,
+)
 
 BATCH_SIZES = {"sft": 8, "redi": 3, "unpaired_redi": 8, "dpo": 3, "simpo": 3} | dict.fromkeys(ONE_OF_EACH_CLASS, 3)
 """5 steps an epoch, of which the last is a small one; validation after the third."""
@@ -57,7 +66,8 @@ class Noise(pl.Callback):
         scale = 1e-4 * (random.random() + np.random.rand()) * self.calls
         with torch.no_grad():
             for parameter in pl_module.parameters():
-                parameter += scale * torch.randn_like(parameter)
+                rows = part(parameter)
+                rows += scale * torch.randn_like(rows)
 
     def state_dict(self) -> dict[str, Any]:
         return {"calls": self.calls}
@@ -98,7 +108,7 @@ def train(
         num_sanity_val_steps=0,
     )
     trainer.fit(module, datamodule=data)
-    weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    weights = {name: whole(parameter.detach()) for name, parameter in module.named_parameters()}
     save_file(weights, folder / f".final-{trainer.global_rank}")
     os.replace(folder / f".final-{trainer.global_rank}", folder / f"final-{trainer.global_rank}.safetensors")
 
@@ -117,10 +127,10 @@ def stop_server() -> None:
     _SERVER.set_forkserver_preload(["__main__"])  # what it is at first
 
 
-def start_two_ranks(folder: Path, objective: str) -> subprocess.Popen[bytes]:
+def start_two_ranks(folder: Path, objective: str, strategy: str = "ddp") -> subprocess.Popen[bytes]:
     """Start `train` on two gloo ranks, in a process group of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "SLURM"))}
-    command = [sys.executable, "-W", "ignore", "-m", "tests.callbacks.resume_runs", str(folder), objective]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.callbacks.resume_runs", str(folder), objective, strategy]
     return subprocess.Popen(
         command,
         cwd=REPOSITORY,
@@ -177,4 +187,4 @@ def _cosine(optimizer: torch.optim.Optimizer, num_steps: int) -> Any:
 
 
 if __name__ == "__main__":
-    _run(Path(sys.argv[1]), sys.argv[2], {"devices": 2, "strategy": "ddp"})
+    _run(Path(sys.argv[1]), sys.argv[2], {"devices": 2, "strategy": make_strategy(sys.argv[3])})

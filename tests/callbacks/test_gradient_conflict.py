@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch.optim import AdamW
 
-from redi_lab.callbacks.gradient_conflict import GradientConflict, compare_terms
+from redi_lab.callbacks.gradient_conflict import GradientConflict, compare_terms, term_products
 from redi_lab.config.metrics import CALLBACK_METRICS
 from tests.modules.tiny_runs import (
     HARMLESS_WARNINGS,
@@ -107,7 +107,11 @@ def test_frozen_parameters_take_no_part() -> None:
 
 def test_comparison_by_hand() -> None:
     """(3, 0) and (0, 4) are at right angles; (1, 0) and (−2, 0) are opposed; nothing can be said of (0, 0)."""
-    right = compare_terms([torch.tensor([3.0]), torch.tensor([0.0])], [torch.tensor([3.0]), torch.tensor([4.0])])
+
+    def compare(chosen: list[torch.Tensor], whole: list[torch.Tensor]) -> dict[str, float]:
+        return compare_terms(term_products(chosen, whole))
+
+    right = compare([torch.tensor([3.0]), torch.tensor([0.0])], [torch.tensor([3.0]), torch.tensor([4.0])])
     assert right == {"grad_norm_chosen": 3.0, "grad_norm_rejected": 4.0, "grad_cosine": 0.0}
-    assert compare_terms([torch.tensor([1.0, 0.0])], [torch.tensor([-1.0, 0.0])])["grad_cosine"] == -1.0
-    assert "grad_cosine" not in compare_terms([torch.zeros(2)], [torch.ones(2)])
+    assert compare([torch.tensor([1.0, 0.0])], [torch.tensor([-1.0, 0.0])])["grad_cosine"] == -1.0
+    assert "grad_cosine" not in compare([torch.zeros(2)], [torch.ones(2)])

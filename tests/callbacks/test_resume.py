@@ -133,17 +133,17 @@ def test_many_random_kills(objective: str, uninterrupted: Uninterrupted, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["redi", "dpo"])
-def test_two_ranks_go_on_together(objective: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("objective", "strategy"), [("redi", "ddp"), ("dpo", "ddp"), ("redi", "fsdp2")])
+def test_two_ranks_go_on_together(objective: str, strategy: str, tmp_path: Path) -> None:
     rng = random.Random(f"{tmp_path}")
     through, folder = tmp_path / "through", tmp_path / "killed"
-    assert start_two_ranks(through, objective).wait() == 0
+    assert start_two_ranks(through, objective, strategy).wait() == 0
     for number in (signal.SIGKILL, signal.SIGTERM):
-        process = start_two_ranks(folder, objective)
+        process = start_two_ranks(folder, objective, strategy)
         line = num_lines(folder) + rng.randint(1, STEPS // 3)
         assert send_at(process, folder, line, rng.uniform(0, 0.03), number, to_group=number == signal.SIGKILL)
         assert process.wait() == (-number if number == signal.SIGKILL else EXIT_RESUMABLE)
-    assert start_two_ranks(folder, objective).wait() == 0
+    assert start_two_ranks(folder, objective, strategy).wait() == 0
     assert_same(folder, through)
     for name, tensor in weights(folder, rank=0).items():
         assert torch.equal(weights(folder, rank=1)[name], tensor)

@@ -17,13 +17,28 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from transformers import AutoModelForCausalLM
 
+from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.loading import set_checkpointing
-from redi_lab.backbone.sharding import FSDP2
+from redi_lab.callbacks.accuracy import InTrainingAccuracy
+from redi_lab.callbacks.checkpoints import ExportCheckpoints
+from redi_lab.callbacks.gradient_conflict import GradientConflict
+from redi_lab.callbacks.probes import Probes
 from redi_lab.callbacks.update_norm import UpdateNorm
 from tests.conftest import REPOSITORY
-from tests.modules.tiny_runs import attach_reference, fit, make_backbone, make_data, make_module, relative_error
+from tests.modules.tiny_runs import (
+    attach_reference,
+    fit,
+    flat,
+    make_backbone,
+    make_data,
+    make_module,
+    make_strategy,
+    relative_error,
+)
 
 BATCH_SIZES = {"sft": 7, "redi": 3, "unpaired_redi": 9, "token_topr": 3, "npo": 3, "dpo": 3, "simpo": 3, "rpo": 3,
                "kto": 9}  # fmt: skip
@@ -38,8 +53,11 @@ WORLDS = [("ddp", 2), ("ddp", 4), ("fsdp2", 1), ("fsdp2", 2), ("fsdp2", 4), ("fs
 """Strategies, and ranks."""
 
 
-def train(case: str, **trainer: Any) -> dict[str, Any]:
-    """An epoch in many micro-batches, validated at its end: the first gradient, all parameters, and what was logged."""
+def train(case: str, folder: Path | None = None, **trainer: Any) -> dict[str, Any]:
+    """An epoch in many micro-batches, validated at its end: the first gradient, all parameters, and what was logged.
+
+    Where there is a folder, the policy is exported to it; what is in there then is part of the outcome, too.
+    """
     objective, layout, *options = case.split("/")
     is_padded = layout == "padded"
     size = BATCH_SIZES[objective]
@@ -58,15 +76,36 @@ def train(case: str, **trainer: Any) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             reference = make_backbone(seed=1, is_padded=is_padded)
             attach_reference(data, reference, Path(folder), keeps_tokens=module.needs_token_reference)
-    result = fit(module, data, max_steps=-1, max_epochs=1, callbacks=[UpdateNorm()], **trainer)
+    probes = [sequence for example in data.val_examples for sequence in example]
+    callbacks: list[pl.Callback] = [
+        UpdateNorm(),
+        GradientConflict(1),
+        Probes(probes, 10_000, 2),
+        InTrainingAccuracy(own_logits, 2),
+    ]
+    if folder is not None:
+        callbacks.append(ExportCheckpoints(folder, 0, None, monitor=None, mode="min"))
+    result = fit(module, data, max_steps=-1, max_epochs=1, callbacks=callbacks, **trainer)
+    if folder is not None and result.trainer.is_global_zero:
+        exported = flat(list(AutoModelForCausalLM.from_pretrained(folder / "last").parameters()))
+        assert torch.equal(exported, result.tap.parameters[-1])
     return {
         "gradient": result.tap.gradients[0],
         "parameters": torch.stack(result.tap.parameters),
-        "train": result.log.stage("train"),
+        "train": [call for call in result.train if "train/loss" in call],
+        "conflict": [call for call in result.train if "train/grad_norm_chosen" in call],
+        "probe": result.log.stage("probe"),
         "val": result.log.stage("val"),
         "rank": result.trainer.global_rank,
         "world_size": result.trainer.world_size,
     }
+
+
+def own_logits(policy: CausalLM) -> dict[str, float]:
+    """A number of transformers' own forward pass."""
+    with policy.for_generation() as model:
+        logits = model(input_ids=torch.arange(5)[None], use_cache=False).logits
+    return {"log_sum_exp": float(logits.float().logsumexp(-1).mean())}
 
 
 alone = cache(train)
@@ -112,15 +151,14 @@ def print_table() -> None:
         print(f"| {strategy}, {ranks} |", " | ".join(cells), "|", flush=True)
 
 
-def _make_strategy(name: str) -> Any:
-    return FSDP2(offload=name.endswith("offload")) if name.startswith("fsdp2") else name
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
     if sys.argv[1:] == ["table"]:
         print_table()
     else:
         place, strategy, ranks, *cases = sys.argv[1:]
-        outcomes = {case: train(case, devices=int(ranks), strategy=_make_strategy(strategy)) for case in cases}
+        outcomes = {
+            case: train(case, Path(place) / case, devices=int(ranks), strategy=make_strategy(strategy))
+            for case in cases
+        }
         torch.save(outcomes, Path(place) / f"rank-{outcomes[cases[0]]['rank']}.pt")

@@ -59,8 +59,9 @@ def compare_with_one(case: str, ranks: list[dict[str, Any]]) -> None:
     assert parameters < (1e-5 if is_exact else 1e-3)
     assert relative_error(one["parameters"][-1], one["parameters"][-2]) > 1e-3  # a small last batch moves, too
     loose = {} if is_exact else {"rel": 0.05, "abs": 0.05}
-    for stage in ("train", "val"):
-        assert len(first[stage]) == len(one[stage]) > 0
+    for stage in ("train", "val", "probe", "conflict"):
+        assert len(first[stage]) == len(one[stage])
+        assert len(one[stage]) > 0 or (stage, case[:3]) == ("conflict", "sft")
         for found, expected in zip(first[stage], one[stage], strict=True):
             assert found.keys() == expected.keys()
             for name in expected.keys() - {"train/tokens_per_second", "train/row_fill", "train/padding_share"}:

@@ -17,7 +17,7 @@ from redi_lab.backbone.attention import PACKED_SDPA, PADDED
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.loading import load_backbone
 from redi_lab.backbone.reference import score_reference
-from redi_lab.backbone.sharding import whole
+from redi_lab.backbone.sharding import FSDP2, whole
 from redi_lab.data.arithmetic import ArithmeticSource, build_tokenizer
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
@@ -156,7 +156,7 @@ class GradientTap(pl.Callback):
         self.parameters: list[Tensor] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        self.gradients.append(flat([p.grad for p in pl_module.parameters()]))
+        self.gradients.append(flat([p.grad for p in pl_module.parameters() if p.grad is not None]))
         self.parameters.append(flat(list(pl_module.parameters())))
 
 
@@ -196,6 +196,11 @@ def fit(
     )
     trainer.fit(module, datamodule=data)
     return Run(logger, tap, trainer)
+
+
+def make_strategy(name: str) -> Any:
+    """For the trainer's option of that name."""
+    return FSDP2(offload=name.endswith("offload")) if name.startswith("fsdp2") else name
 
 
 def batches_of(data: TraceDataModule) -> list[list[tuple[TokenizedSequence, ...]]]:

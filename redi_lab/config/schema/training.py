@@ -85,7 +85,8 @@ class TrainerConfig(Settings):
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
     devices: Count
-    strategy: Literal["auto", "ddp"]
+    strategy: Literal["auto", "ddp", "fsdp2"]
+    fsdp_offload: bool
     precision: Literal["32-true", "bf16-mixed", "auto"]
     """Others scale or round away steps of 1e-6."""
     deterministic: Literal[True, False, "warn"]
@@ -106,8 +107,14 @@ class TrainerConfig(Settings):
 
     @model_validator(mode="after")
     def _check_strategy(self) -> Self:
-        if self.strategy == "ddp" and self.devices == 1:
-            raise UserError("trainer.strategy=ddp: must be auto on one device; add trainer.devices=2 for several")
+        if self.strategy != "auto" and self.devices == 1:
+            raise UserError(
+                f"trainer.strategy={self.strategy}: must be auto on one device; add trainer.devices=2 for several"
+            )
+        if self.fsdp_offload and self.strategy != "fsdp2":
+            raise UserError(
+                f"trainer.fsdp_offload=true: trainer.strategy={self.strategy} cannot; add trainer.strategy=fsdp2"
+            )
         return self
 
     @model_validator(mode="after")

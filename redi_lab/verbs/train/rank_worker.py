@@ -55,7 +55,8 @@ def _train(folder: Path) -> None:
     quieten_libraries()
     fit, sets, tokenizer = read_job(folder)
     rank = int(os.environ["RANK"])
-    _meet(folder, rank, on_gpus=is_on_gpus(fit.config))
+    on_gpus = is_on_gpus(fit.config)
+    _meet(folder, rank, ("cpu:gloo,cuda:nccl" if fit.config.trainer.fsdp_offload else "nccl") if on_gpus else "gloo")
     CONSOLE.quiet = rank > 0
     pl.seed_everything(fit.config.seed, workers=True, verbose=False)
     encoder = build.make_encoder(fit.config, load_tokenizer(str(tokenizer)))
@@ -76,12 +77,12 @@ def _train(folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
-def _meet(folder: Path, rank: int, *, on_gpus: bool) -> None:
+def _meet(folder: Path, rank: int, backend: str) -> None:
     """Join the others by way of a file: left to itself, Lightning opens a store on a port of all interfaces."""
     import torch
 
     torch.distributed.init_process_group(
-        "nccl" if on_gpus else "gloo",
+        backend,
         init_method=f"file://{folder / 'store'}",
         rank=rank,
         world_size=int(os.environ["WORLD_SIZE"]),

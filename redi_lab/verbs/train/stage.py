@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.reference import score_reference
+from redi_lab.backbone.sharding import layers_to_shard
 from redi_lab.callbacks.checkpoints import BEST, BEST_NOTE
 from redi_lab.callbacks.collapse import EVENTS
 from redi_lab.data.datamodule import TraceDataModule
@@ -88,6 +89,8 @@ class Job:
         report.describe_room(data, self.command_config)
         development = load_development(config, self.stage.data, self.benchmark)
         backbone = build.make_backbone(config, encoder.tokenizer, None if self.start is None else str(self.start))
+        if config.trainer.strategy == "fsdp2":
+            layers_to_shard(backbone)  # before ranks are started
         data.check_positions(backbone.max_positions, backbone.unsupported_window)
         module = build.make_module(config, backbone)
         tags = {"redi_lab.stage": self.stage.name, "redi_lab.fingerprint": self.stage.fingerprint, **further_tags}
