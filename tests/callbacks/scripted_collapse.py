@@ -1,6 +1,6 @@
 """Runs whose probes say what a test wants, and two gloo ranks that disagree.
 
-`python -m tests.callbacks.scripted_collapse FOLDER` trains on two ranks; test_collapse.py starts it.
+`python -m tests.callbacks.scripted_collapse FOLDER STRATEGY` trains on two ranks; test_collapse.py starts it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from redi_lab.callbacks.collapse import CollapseDetector
 from redi_lab.callbacks.collapse_rule import CHOSEN_PROBE
 from redi_lab.callbacks.measuring import record
-from tests.modules.tiny_runs import GradientTap, Run, fit, make_backbone, make_data, make_module
+from tests.modules.tiny_runs import GradientTap, Run, fit, make_backbone, make_data, make_module, make_strategy
 
 PLUNGE = (-0.5, -0.49, -0.48, -1.48, -2.5, -3.5, -4.5)
 """Healthy before training and after two steps; beyond the limit of 0.3 nats after the third."""
@@ -72,7 +72,7 @@ def events(folder: Path) -> list[tuple[int, str]]:
     return [(event["step"], event["kind"]) for event in map(json.loads, lines)]
 
 
-def on_two_ranks(folder: Path) -> None:
+def on_two_ranks(folder: Path, strategy: str) -> None:
     """The first rank's curves collapse, the second's do not."""
     detector = make_detector(folder, "rollback", max_rollbacks=1)
     rank = 0
@@ -91,7 +91,7 @@ def on_two_ranks(folder: Path) -> None:
     probes = ScriptedProbes((-0.5, -0.49, -1.5, -0.48, -1.6, -1.7, -1.8))
     module = make_module("redi", make_backbone(), optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-2))
     callbacks = [Disagreeing(), probes, detector, tap]
-    run = fit(module, make_data("redi"), max_steps=6, callbacks=callbacks, devices=2, strategy="ddp")
+    run = fit(module, make_data("redi"), max_steps=6, callbacks=callbacks, devices=2, strategy=make_strategy(strategy))
     stop = detector.stop
     outcome = {
         "steps": run.trainer.global_step,
@@ -104,4 +104,4 @@ def on_two_ranks(folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    on_two_ranks(Path(sys.argv[1]))
+    on_two_ranks(Path(sys.argv[1]), sys.argv[2])

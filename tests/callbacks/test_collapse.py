@@ -179,11 +179,12 @@ def test_the_limits_of_the_configuration_are_those_of_the_rule() -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_decide_alike(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_ranks_decide_alike(strategy: str, tmp_path: Path) -> None:
     """Only the first rank's curves collapse; both roll back, both stop, with the same weights."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "SLURM"))}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.callbacks.scripted_collapse", str(tmp_path)],
+        [sys.executable, "-m", "tests.callbacks.scripted_collapse", str(tmp_path), strategy],
         cwd=REPOSITORY,
         env=environment | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
