@@ -68,8 +68,8 @@ class Sharded:
         policy = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if offload else OffloadPolicy()
         if offload:
             backbone.computes_on = backbone.device
-        for part in (*layers, backbone):
-            fully_shard(part, mesh=mesh, offload_policy=policy)
+        for module in (*layers, backbone):
+            fully_shard(module, mesh=mesh, offload_policy=policy)
         backbone.register_forward_hook(_let_go)
 
     @torch.no_grad()
@@ -98,7 +98,7 @@ def layers_to_shard(backbone: CausalLM) -> list[nn.Module]:
         raise UserError(f"{name} does not say which of its layers belong together; set trainer.strategy=ddp")
     inside = {module for layer in layers for module in layer.modules()}
     outside = {p for module in backbone.modules() if module not in inside for p in module.parameters(recurse=False)}
-    owners = Counter(p for part in (*(set(layer.parameters()) for layer in layers), outside) for p in part)
+    owners = Counter(p for group in (*(set(layer.parameters()) for layer in layers), outside) for p in group)
     for label, parameter in backbone.model.named_parameters():
         if owners[parameter] > 1:
             raise UserError(f"{name} uses {label} in several layers; set trainer.strategy=ddp")

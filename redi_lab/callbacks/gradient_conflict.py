@@ -55,14 +55,16 @@ class GradientConflict(pl.Callback):
             return
         gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
         whole = [gradient.clone() for gradient in gradients]
-        torch._foreach_zero_(gradients)
+        for gradient in gradients:
+            gradient.zero_()
         form = module.slopes(batch, sums).map(lambda values: values * batch.is_chosen)
         with isolate_rng(), torch.enable_grad():  # dropout draws again
             module.add_gradients(batch, lambda micro: module.weighted_sum(micro, form).total)
         squares = term_products([part(gradient) for gradient in gradients], [part(gradient) for gradient in whole])
         if is_sharded(module.backbone):
             squares = trainer.strategy.reduce(squares.to(module.device), reduce_op="sum")
-        torch._foreach_copy_(gradients, whole)
+        for gradient, both in zip(gradients, whole, strict=True):
+            gradient.copy_(both)
         metrics = {f"train/{name}": value for name, value in compare_terms(squares).items()}
         record(trainer, metrics, trainer.global_step)
 

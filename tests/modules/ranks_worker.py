@@ -73,9 +73,9 @@ def train(case: str, folder: Path | None = None, **trainer: Any) -> dict[str, An
         for split in data.datasets:
             split.mismatch()
     if module.needs_reference or module.needs_token_reference:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as cache_dir:
             reference = make_backbone(seed=1, is_padded=is_padded)
-            attach_reference(data, reference, Path(folder), keeps_tokens=module.needs_token_reference)
+            attach_reference(data, reference, Path(cache_dir), keeps_tokens=module.needs_token_reference)
     probes = [sequence for example in data.val_examples for sequence in example]
     callbacks: list[pl.Callback] = [
         UpdateNorm(),
