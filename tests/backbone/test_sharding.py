@@ -25,6 +25,7 @@ from redi_lab.callbacks.sharded_state import SavedRows, save_rows
 from redi_lab.data.packing import MicroBatch, make_batch
 from redi_lab.errors import UserError
 from redi_lab.losses.logps import token_logps, weighted_logp_sum
+from tests.backbone.conftest import LORA, MakeBackbone, trained_adapters
 from tests.modules.tiny_runs import flat, make_backbone, make_data, relative_error
 
 EMBEDDINGS, HEAD = "model.model.embed_tokens.weight", "model.lm_head.weight"
@@ -69,6 +70,36 @@ def test_a_sharded_policy_has_the_gradients_of_a_whole_one(is_tied: bool, mesh: 
     assert (HEAD in found) != is_tied
     for name, gradient in expected.items():
         assert relative_error(found[name], gradient) < 1e-5, name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model_type": "llama"},
+        {"model_type": "gemma2", "attention": "padded"},
+        {"lora": LORA},
+        {"lora": LORA, "dtype": "bfloat16"},
+    ],
+    ids=lambda options: " ".join(map(str, options)) + str(options.get("dtype", "")),
+)
+def test_so_have_other_architectures_and_adapters(
+    options: dict[str, Any], mesh: DeviceMesh, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """And what is saved of a whole copy is what is saved of a policy that was never sharded."""
+    make: MakeBackbone = request.getfixturevalue("make_backbone")
+    backbone, plain = (trained_adapters(make(**options)) for _ in range(2))
+    holder = Sharded(backbone, mesh, offload=True)
+    (loss, found), (expected_loss, expected) = map(loss_and_gradients, (backbone, plain))
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert relative_error(found[name], gradient) < 1e-5, name
+    copied = holder.whole(torch.device("cpu"))
+    assert copied is not None
+    for model, name in ((copied, "copied"), (plain, "plain")):
+        model.save(tmp_path / name, end_of_turn_id=0)
+    files = ("model.safetensors", "config.json", "tokenizer.json")
+    assert all((tmp_path / "copied" / f).read_bytes() == (tmp_path / "plain" / f).read_bytes() for f in files)
 
 
 def test_the_inner_model_as_root_would_untie_the_head(mesh: DeviceMesh) -> None:

@@ -28,7 +28,8 @@ from redi_lab.errors import UserError
 from redi_lab.losses import sequences, vocabulary
 from redi_lab.modules.base import CausalLMModule
 from redi_lab.run.build import make_trainer
-from tests.modules.tiny_runs import OBJECTIVES, make_module
+from tests.modules import tiny_runs
+from tests.modules.tiny_runs import OBJECTIVES, Run, fit, make_data, make_module, make_strategy, relative_error
 
 LENGTHS = (40, 9, 25, 33, 12, 30)
 VOCABULARY = 101
@@ -100,7 +101,8 @@ def test_a_gpu_is_not_asked_whether_a_value_is_wrong() -> None:
 def test_deterministic_warn_leaves_fresh_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Filling it with NaN would write each chunk of logits once more."""
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    config = OmegaConf.create({"trainer": {"deterministic": "warn", "accelerator": "cpu", "devices": 1}})
+    settings = {"deterministic": "warn", "accelerator": "cpu", "devices": 1, "strategy": "auto", "fsdp_offload": False}
+    config = OmegaConf.create({"trainer": settings})
     try:
         make_trainer(config, [], False)
         assert torch.is_deterministic_algorithms_warn_only_enabled()
@@ -167,3 +169,20 @@ def test_training_checks_the_kernels_of_the_gpu_first(monkeypatch: pytest.Monkey
     )
     with pytest.raises(UserError, match="cannot be packed exactly"):
         trainer.fit(module, torch.utils.data.DataLoader([0], batch_size=None))  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "fsdp2-offload"])
+def test_a_rank_over_nccl_does_what_a_cpu_does(strategy: str) -> None:
+    def run(**trainer: Any) -> Run:
+        module = make_module("redi", tiny_runs.make_backbone())
+        return fit(module, make_data("redi", budget=0), max_steps=3, **trainer)
+
+    torch.distributed.init_process_group(
+        "cpu:gloo,cuda:nccl", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        found, expected = run(accelerator="gpu", strategy=make_strategy(strategy)), run()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert relative_error(found.tap.parameters[-1].cpu(), expected.tap.parameters[-1]) < 1e-3
