@@ -32,6 +32,6 @@ class InTrainingAccuracy(Measurement):
     def measure(self, trainer: pl.Trainer, policy: CausalLM) -> Mapping[str, float]:
         """The policy's scores, the same on every rank."""
         whole = whole_policy(trainer, policy, trainer.strategy.root_device)
-        is_first = trainer.is_global_zero and whole is not None
-        metrics = trainer.strategy.broadcast(self._measure_policy(whole) if is_first else None)
+        found = self._measure_policy(whole) if whole is not None and trainer.is_global_zero else None
+        metrics = trainer.strategy.broadcast(found)
         return {f"val/{name}": value for name, value in metrics.items()}
