@@ -113,7 +113,8 @@ class TrainerConfig(Settings):
             )
         if self.fsdp_offload and self.strategy != "fsdp2":
             raise UserError(
-                f"trainer.fsdp_offload=true: trainer.strategy={self.strategy} cannot; add trainer.strategy=fsdp2"
+                f"trainer.fsdp_offload=true: must be false with trainer.strategy={self.strategy}; add"
+                " trainer.strategy=fsdp2"
             )
         return self
 
