@@ -76,7 +76,8 @@ class SavedRows:
 
     def _rows(self, path: str, start: int, num_rows: int) -> Tensor:
         """Some rows of a tensor that lies in all files, one behind the other."""
-        found, offset = [], 0
+        found: list[Tensor] = []
+        offset = 0
         for file in self._files:
             rows = file.get_slice(path)
             stored = rows.get_shape()[0]

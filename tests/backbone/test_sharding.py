@@ -32,10 +32,11 @@ EMBEDDINGS, HEAD = "model.model.embed_tokens.weight", "model.lm_head.weight"
 
 
 @pytest.fixture(scope="module")
-def mesh() -> Iterator[DeviceMesh]:
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeviceMesh]:
+    store = tmp_path_factory.mktemp("ranks") / "store"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GLOO_SOCKET_IFNAME", "lo")
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
         yield init_device_mesh("cpu", (1,))
         dist.destroy_process_group()
 

@@ -173,14 +173,13 @@ def test_training_checks_the_kernels_of_the_gpu_first(monkeypatch: pytest.Monkey
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "fsdp2-offload"])
-def test_a_rank_over_nccl_does_what_a_cpu_does(strategy: str) -> None:
+def test_a_rank_over_nccl_does_what_a_cpu_does(strategy: str, tmp_path: Path) -> None:
     def run(**trainer: Any) -> Run:
         module = make_module("redi", tiny_runs.make_backbone())
         return fit(module, make_data("redi", budget=0), max_steps=3, **trainer)
 
-    torch.distributed.init_process_group(
-        "cpu:gloo,cuda:nccl", store=torch.distributed.HashStore(), rank=0, world_size=1
-    )
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl", init_method=store, rank=0, world_size=1)
     try:
         found, expected = run(accelerator="gpu", strategy=make_strategy(strategy)), run()
     finally:

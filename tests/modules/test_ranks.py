@@ -67,14 +67,14 @@ def compare_with_one(case: str, ranks: list[dict[str, Any]]) -> None:
     assert gradient < (1e-5 if is_exact else 0.05)
     assert parameters < (1e-5 if is_exact else 1e-3)
     assert relative_error(one["parameters"][-1], one["parameters"][-2]) > 1e-3  # a small last batch moves, too
-    loose = {} if is_exact else {"rel": 0.05, "abs": 0.05}
+    rel, most = (1e-4, 1e-5) if is_exact else (0.05, 0.05)
     for stage in ("train", "val", "probe", "conflict"):
         assert len(first[stage]) == len(one[stage])
         assert len(one[stage]) > 0 or (stage, case[:3]) == ("conflict", "sft")
         for found, expected in zip(first[stage], one[stage], strict=True):
             assert found.keys() == expected.keys()
             for name in expected.keys() - {"train/tokens_per_second", "train/row_fill", "train/padding_share"}:
-                assert found[name] == pytest.approx(expected[name], **{"rel": 1e-4, "abs": 1e-5} | loose), name
+                assert found[name] == pytest.approx(expected[name], rel=rel, abs=most), name
 
 
 @pytest.mark.parametrize("objective", ["sft", "redi"])
