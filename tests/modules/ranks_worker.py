@@ -49,7 +49,7 @@ Unpaired, 36 and 13 in four batches that all hold both."""
 CASES = [f"{objective}/{layout}" for objective in BATCH_SIZES for layout in ("packed", "padded")]
 OPTIONS = ["redi/packed/full", "dpo/padded/selective", "npo/packed/bf16", "redi/packed/untied", "simpo/packed/frozen"]
 """With layers that are recomputed, in bfloat16, with a head of its own, or with frozen embeddings and head."""
-WORLDS = [("ddp", 2), ("ddp", 4), ("fsdp2", 1), ("fsdp2", 2), ("fsdp2", 4), ("fsdp2-offload", 2)]
+WORLDS = [("fsdp2", 2), ("ddp", 2), ("fsdp2", 4), ("ddp", 4), ("fsdp2", 1), ("fsdp2-offload", 2)]
 """Strategies, and ranks."""
 
 
