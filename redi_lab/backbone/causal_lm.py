@@ -21,7 +21,8 @@ from redi_lab.data.packing import Batch, MicroBatch
 from redi_lab.losses.logps import token_logps
 from redi_lab.losses.vocabulary import Head
 
-_CHUNK = {"cpu": 1024, "other": 4096}  # tokens of the head at a time; a GPU's products want more rows
+CHUNK = {"cpu": 1024, "other": 4096}
+"""Tokens of the head at a time; a GPU's products want more rows."""
 
 
 @final
@@ -80,7 +81,7 @@ class CausalLM(nn.Module):
             getattr(layer, "bias", None),
             softcap=getattr(config, "final_logit_softcapping", None),
             scale=scale / (getattr(config, "logits_scaling", None) or 1.0),
-            chunk_size=self.head_chunk_tokens or _CHUNK.get(layer.weight.device.type, _CHUNK["other"]),
+            chunk_size=self.head_chunk_tokens or CHUNK.get(layer.weight.device.type, CHUNK["other"]),
         )
 
     def hidden_states(self, batch: MicroBatch) -> Tensor:

@@ -51,14 +51,9 @@ def load_backbone(
         UserError: the folder or hub id cannot be read, a field is unknown, an optional package is missing, or the
             architecture cannot be trained exactly (`check_exactness`).
     """
-    if path is None:
-        if config is None or tokenizer is None:
-            raise UserError("model.path=null needs model.config (model_type and sizes) and a tokenizer")
-        settings = _new_config(config, tokenizer)
-    else:
+    settings = model_config(path, tokenizer, revision, config, config_overrides)
+    if path is not None:
         tokenizer = tokenizer or load_tokenizer(path, revision)
-        settings = from_hub(AutoConfig, path, revision)
-    _override(settings, config_overrides or {})
     options = {
         "dtype": getattr(torch, dtype),
         "attn_implementation": own_attention(settings) if attention == PADDED else attention,
@@ -68,7 +63,7 @@ def load_backbone(
     if compile:
         compile_layers(model)
     backbone = CausalLM(
-        model if lora is None else _with_lora(model, lora),
+        model if lora is None else with_lora(model, lora),
         tokenizer,
         is_padded=attention == PADDED,
         head_chunk_tokens=head_chunk_tokens,
@@ -83,6 +78,28 @@ def load_backbone(
             " that do not fit together?"
         ) from error
     return backbone
+
+
+def model_config(
+    path: str | None,
+    tokenizer: Any | None,
+    revision: str | None,
+    config: Mapping[str, Any] | None,
+    config_overrides: Mapping[str, Any] | None,
+) -> Any:
+    """The configuration of the model that `load_backbone` makes of the same arguments; no weights are needed.
+
+    Raises:
+        UserError: as `load_backbone`.
+    """
+    if path is not None:
+        settings = from_hub(AutoConfig, path, revision)
+    elif config is None or tokenizer is None:
+        raise UserError("model.path=null needs model.config (model_type and sizes) and a tokenizer")
+    else:
+        settings = _new_config(config, tokenizer)
+    _override(settings, config_overrides or {})
+    return settings
 
 
 def _new(settings: Any, options: dict[str, Any]) -> Any:
@@ -185,7 +202,12 @@ def _override(config: Any, overrides: Mapping[str, Any]) -> None:
             raise UserError(f"model.config_overrides.{key}: {type(config).__name__} has no such field")
 
 
-def _with_lora(model: Any, lora: Mapping[str, Any]) -> Any:
+def with_lora(model: Any, lora: Mapping[str, Any]) -> Any:
+    """A peft model around a transformers model, whose adapters alone are trained.
+
+    Raises:
+        UserError: peft is missing, or does not take these arguments.
+    """
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:

@@ -1,4 +1,7 @@
-"""What a training will take, printed: steps and memory before the first step, time after the first few."""
+"""What a training will take, printed: steps and memory before the first step, time after the first few.
+
+Where there is a plan, the run is held to it: `plan/...` says what was planned and what it came to.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, final
@@ -13,10 +17,13 @@ from typing import Any, final
 import pytorch_lightning as pl
 import torch
 
+from redi_lab.callbacks.measuring import record
 from redi_lab.files import as_size
+from redi_lab.planning.rates import Planned, device_name, remember_rate
 
 _MEASURED_STEPS = 3
 """After the first one, which is slower: memory is allocated, kernels are chosen."""
+_ADAPTERS = "model=hf_lora trains adapters, which need little more than the weights (docs/your-model.md)"
 
 
 @final
@@ -25,31 +32,58 @@ class Forecast(pl.Callback):
 
     Args:
         say: prints a line.
+        plan: makes the plan of a training on a device; None where there is none.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, say: Callable[[str], None], plan: Callable[[torch.device], Planned | None] = lambda device: None
+    ) -> None:
         self._say = say
+        self._make_plan = plan
+        self._plan: Planned | None = None
+        self._started = 0.0
+        self.outcome: dict[str, float] = {}
+        """`plan/peak_bytes`, `plan/seconds` and what was measured, once training has ended."""
         self._steps_seen = 0
         self._began = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the number of steps, and the memory that does not depend on the batches."""
-        fixed = fixed_bytes(pl_module, trainer.optimizers[0])
-        free = free_bytes(pl_module.device)
+        """Print the number of steps, and what memory they are going to take."""
+        fixed, device = fixed_bytes(pl_module, trainer.optimizers[0]), pl_module.device
+        free, plan = free_bytes(device), self._make_plan(device)
         trained = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
         total = sum(p.numel() for p in pl_module.parameters())
         steps = _steps_left(trainer)
+        more = "activations come on top" if plan is None else f"{as_size(plan.peak_bytes)} at the peak"
         self._say(
             f"{steps:,} step{'s' * (steps != 1)} in {trainer.precision}; {trained:,} of {total:,} parameters are"
-            f" trained. Memory: {as_size(fixed)} for weights, gradients and optimizer, activations come on top;"
+            f" trained. Memory: {as_size(fixed)} for weights, gradients and optimizer, {more};"
             f" {as_size(free)} are free"
         )
         held = sum(p.nbytes for p in pl_module.parameters())  # in memory already, so not in what is free
-        if fixed - held > free:
-            self._say(
-                "[yellow]That is more than is free: model=hf_lora trains adapters, which need little more than the"
-                " weights (docs/your-model.md)[/yellow]"
-            )
+        if plan is None and fixed - held > free:
+            self._say(f"[yellow]That is more than is free: {_ADAPTERS}[/yellow]")
+        elif plan is not None and plan.peak_bytes - plan.base_bytes - held > free:
+            remedy = plan.remedy(free + plan.base_bytes + held)
+            self._say(f"[yellow]That is more than is free: {remedy or _ADAPTERS}[/yellow]")
+        self._plan = plan
+        reset_peak(device)
+        self._started = time.perf_counter()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hold the training against its plan, and remember how fast this device was."""
+        plan, done = self._plan, self._steps_seen / max(1, trainer.estimated_stepping_batches)
+        if plan is None or not done:
+            return
+        seconds = time.perf_counter() - self._started
+        self.outcome = {"plan/peak_bytes": plan.peak_bytes, "plan/measured_peak_bytes": peak_bytes(pl_module.device)}
+        self.outcome["plan/measured_seconds"] = seconds
+        if plan.seconds is not None:
+            self.outcome["plan/seconds"] = plan.seconds * done
+        record(trainer, self.outcome, trainer.global_step)
+        remember_rate(
+            plan.rates, device_name(pl_module.device), plan.precision, plan.width, plan.operations * done / seconds
+        )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -88,6 +122,15 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let `peak_bytes` begin anew, where the system allows it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _steps_left(trainer: pl.Trainer) -> int:

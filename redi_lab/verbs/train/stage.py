@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, final
@@ -27,6 +28,7 @@ from redi_lab.figures.samples_page import log_samples
 from redi_lab.redaction import redacted
 from redi_lab.run import build
 from redi_lab.run.evaluation import evaluate_checkpoint
+from redi_lab.run.plan import plan_run
 from redi_lab.run.record import SUMMARY, make_logger, write_summary
 from redi_lab.run.screen import progress_bar, say, waiting
 from redi_lab.run.stages import Stage, StageCache, StageRecord
@@ -98,9 +100,10 @@ class Job:
         grader = build.make_grader(self.command_config)
         observers = make_observers(config, self.command_config, development, data, encoder, grader, folder)
         notes = {RECORD_FILE: redacted(TrainingRecord.of(config, self.base).model_dump())}
+        forecast = Forecast(say, partial(plan_run, config, data, backbone))
         callbacks = [
             *build.make_callbacks(config, record.checkpoint.parent, encoder.end_of_turn_id, observers, notes),
-            Forecast(say),
+            forecast,
             *further_callbacks,
         ]
         trainer = build.make_trainer(config, [*callbacks, TrainingProgress(progress_bar(COLUMN))], logger)
@@ -125,7 +128,11 @@ class Job:
             "batches": data.counts(),
             "development": development.as_dict(sampling),
         }
-        content = self._summary(outcome, trained) | {"data": about_data, "mlflow_run_id": logger.version}
+        content = self._summary(outcome, trained) | {
+            "data": about_data,
+            "mlflow_run_id": logger.version,
+            "plan": forecast.outcome,
+        }
         write_summary(folder, config, content | {"seconds": round(time.time() - began, 3)})
         for file in (
             *(folder / name for name in (SUMMARY, EVENTS)),
