@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.training.workload import SHAPES, draw_pairs, make_model
 
-STEPS = 3
+STEPS = 2
 PAIRS = 2  # of a step
 
 
@@ -51,17 +51,17 @@ def cases(folder: Path, smollm2: Path | None) -> Iterator[tuple[str, list[str]]]
     """Names and overrides."""
     yield (
         "demo, SFT and REDI",
-        ["+experiment=demo", "data.source.num_problems=1500", "trainer.max_epochs=1", "eval=none"],
+        ["+experiment=demo", "data.source.num_problems=600", "trainer.max_epochs=1", "eval=none"],
     )
     shared = ["+experiment=own_model", "init_from=null", "baseline=false", "eval=none", f"trainer.max_steps={STEPS}"]
     shared += [f"data.batch_size={PAIRS}", "data.source.num_heldout=0", "data.num_development=0"]
-    shared += ["callbacks.probes.num_examples=2", "trainer.deterministic=true"]
+    shared += ["callbacks.probes.num_examples=2", "callbacks.gradient_conflict.every_n_steps=1"]
     models: list[tuple[str, Path, int, int]] = []
     for name in ("A", "B"):
         shape = SHAPES[name]
         place = make_model(shape, folder, longest=2 * shape.longest)
         models.append((name, place, shape.median_length, shape.longest))
-    models += [("SmolLM2-135M", smollm2, 256, 768)] if smollm2 else []
+    models += [("SmolLM2-135M", smollm2, 192, 512)] if smollm2 else []
     for name, place, median, longest in models:
         data = write_pairs(folder / f"{name}.jsonl", median, longest)
         for precision in ("32-true", "bf16-mixed"):

@@ -198,6 +198,7 @@ _VERBS: dict[str, Callable[[list[str]], None]] = {
     "sweep": _sweep,
     "grade": verbs.grade,
     "compare": verbs.compare,
+    "plan": verbs.plan,
     "runs": verbs.runs,
     "doctor": verbs.doctor,
     "ui": verbs.ui,

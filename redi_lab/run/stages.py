@@ -86,18 +86,11 @@ def resolve_chain(config: DictConfig, overrides: Sequence[str]) -> list[Stage]:
         UserError: an earlier stage's configuration is wrong, its data or model is missing, or experiments start from
             each other in a circle.
     """
-    configs, init = [config], config.init_from
-    while init is not None and init in experiment_names():
-        names = [str(earlier.init_from) for earlier in configs]
-        if init in names[:-1]:
-            raise UserError(f"init_from={init}: experiments start from each other in a circle: {' → '.join(names)}")
-        earlier = load_earlier(configs[-1], overrides)
-        overrides = earlier_overrides(configs[-1], overrides)
-        configs.append(earlier)
-        init = earlier.init_from
+    configs = chain_configs(config, overrides)
+    init = configs[0].init_from
     stages: list[Stage] = []
     opened: dict[str, OpenedData] = {}
-    for one in reversed(configs):
+    for one in configs:
         check_arguments(one)
         settle_precision(one)
         source = OmegaConf.to_yaml(one.data.source, resolve=True)
@@ -108,6 +101,20 @@ def resolve_chain(config: DictConfig, overrides: Sequence[str]) -> list[Stage]:
         start = stages[-1].fingerprint if stages else _start_identity(one, folder)
         stages.append(Stage(one, data, _identity(one, data, start), folder))
     return stages
+
+
+def chain_configs(config: DictConfig, overrides: Sequence[str]) -> list[DictConfig]:
+    """Those of the stages that end in `config`, first one first; see `resolve_chain`."""
+    configs, init = [config], config.init_from
+    while init is not None and init in experiment_names():
+        names = [str(earlier.init_from) for earlier in configs]
+        if init in names[:-1]:
+            raise UserError(f"init_from={init}: experiments start from each other in a circle: {' → '.join(names)}")
+        earlier = load_earlier(configs[-1], overrides)
+        overrides = earlier_overrides(configs[-1], overrides)
+        configs.append(earlier)
+        init = earlier.init_from
+    return configs[::-1]
 
 
 def _start_identity(config: DictConfig, folder: Path | None) -> str:

@@ -37,6 +37,14 @@ curate preview path=RESULTS_FOLDER [n=3] [tokenizer=FOLDER]
 
 Train on the result with data=curated data.path=RESULTS_FOLDER. See docs/curation.md.""",
     ),
+    "plan": (
+        "say what memory, time, money and disk a training will need, and which settings fit",
+        """\
+plan [OVERRIDES of a training] [gpu=h100|h200|a100|l40s|rtx4090|cpu] [devices=N] [nodes=N] [price=PER_DEVICE_HOUR]
+plan [...] examples=N median=TOKENS longest=TOKENS    lengths are assumed, and no data is read
+
+Without gpu= it is the device of this machine. No weights are loaded. See docs/planning.md.""",
+    ),
     "sweep": (
         "search settings with Optuna; the same command continues a study, or joins it",
         """\
