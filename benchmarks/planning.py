@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.training.workload import SHAPES, draw_pairs, make_model
 
+ROOT = Path(__file__).resolve().parents[1]
 STEPS = 2
 PAIRS = 2  # of a step
 

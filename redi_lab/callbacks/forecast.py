@@ -16,10 +16,11 @@ from typing import Any, final
 
 import pytorch_lightning as pl
 import torch
+from rich.markup import escape
 
 from redi_lab.callbacks.measuring import record
 from redi_lab.files import as_size
-from redi_lab.planning.rates import Planned, device_name, remember_rate
+from redi_lab.planning.rates import Planned
 
 _MEASURED_STEPS = 3
 """After the first one, which is slower: memory is allocated, kernels are chosen."""
@@ -61,11 +62,11 @@ class Forecast(pl.Callback):
             f" {as_size(free)} are free"
         )
         held = sum(p.nbytes for p in pl_module.parameters())  # in memory already, so not in what is free
-        if plan is None and fixed - held > free:
-            self._say(f"[yellow]That is more than is free: {_ADAPTERS}[/yellow]")
-        elif plan is not None and plan.peak_bytes - plan.base_bytes - held > free:
-            remedy = plan.remedy(free + plan.base_bytes + held)
-            self._say(f"[yellow]That is more than is free: {remedy or _ADAPTERS}[/yellow]")
+        needed, base = (fixed, 0) if plan is None else (plan.peak_bytes, plan.base_bytes)
+        if needed - base - held > free:
+            remedy = plan and plan.remedy(free + base + held)
+            advice = f"this would fit: {remedy}" if remedy else _ADAPTERS
+            self._say(f"[yellow]That is more than is free: {escape(advice)}[/yellow]")
         self._plan = plan
         reset_peak(device)
         self._started = time.perf_counter()
@@ -76,14 +77,11 @@ class Forecast(pl.Callback):
         if plan is None or not done:
             return
         seconds = time.perf_counter() - self._started
-        self.outcome = {"plan/peak_bytes": plan.peak_bytes, "plan/measured_peak_bytes": peak_bytes(pl_module.device)}
-        self.outcome["plan/measured_seconds"] = seconds
-        if plan.seconds is not None:
-            self.outcome["plan/seconds"] = plan.seconds * done
+        planned = {"peak_bytes": plan.peak_bytes} | ({} if plan.seconds is None else {"seconds": plan.seconds * done})
+        measured = {"measured_peak_bytes": peak_bytes(pl_module.device), "measured_seconds": seconds}
+        self.outcome = {f"plan/{name}": float(value) for name, value in (planned | measured).items()}
         record(trainer, self.outcome, trainer.global_step)
-        remember_rate(
-            plan.rates, device_name(pl_module.device), plan.precision, plan.width, plan.operations * done / seconds
-        )
+        plan.remember(plan.operations * done / seconds)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -149,7 +149,7 @@ def _pretend_to_be_on_a_cpu(model: nn.Module) -> None:
 
 @final
 class _Live(TorchDispatchMode):
-    """Counts the bytes of the storages that operators make, until they are let go of; weights and gradients are free."""
+    """Counts the bytes that operators make, until they are let go of; weights and gradients are free."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

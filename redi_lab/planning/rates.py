@@ -1,4 +1,4 @@
-"""How fast a device was found to train, kept in a small file of the cache folder, and what a run was planned to take."""
+"""How fast devices were found to train, in a file of the cache folder, and what a run was planned to take."""
 
 from __future__ import annotations
 
@@ -13,24 +13,59 @@ import torch
 
 from redi_lab.files import write_text
 
-RATES = "rates.json"
-"""`{device: {precision: {width of the model: operations a second}}}`."""
+Stored = dict[str, dict[str, dict[str, float]]]
+"""Operations a second by device, precision and hidden size of the model, for small ones are slower."""
+
+
+@final
+@dataclass(frozen=True)
+class Rates:
+    """The rates that trainings found.
+
+    Args:
+        cache_dir: the folder of their file.
+    """
+
+    cache_dir: Path
+
+    def find(self, device: str, precision: str, width: int) -> float | None:
+        """Of the model whose width is nearest, on a device whose name begins with `device`."""
+        found = {
+            int(measured): rate
+            for name, precisions in self._read().items()
+            if name.startswith(device)
+            for measured, rate in precisions.get(precision, {}).items()
+        }
+        return found[min(found, key=lambda measured: abs(math.log(measured / width)))] if found else None
+
+    def add(self, device: str, precision: str, width: int, rate: float) -> None:
+        """Keep a rate in place of an older one."""
+        stored = self._read()
+        stored.setdefault(device, {}).setdefault(precision, {})[str(width)] = rate
+        self.cache_dir.mkdir(parents=True, exist_ok=True)
+        write_text(self.cache_dir / "rates.json", json.dumps(stored, indent=1) + "\n")
+
+    def _read(self) -> Stored:
+        """Nothing where the file is damaged: it can be measured again."""
+        try:
+            stored: Stored = json.loads((self.cache_dir / "rates.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return stored if isinstance(stored, dict) else {}
 
 
 @final
 @dataclass(frozen=True)
 class Planned:
-    """What a training was planned to take, and where to write how fast it was.
+    """What a training was planned to take.
 
     Attributes:
-        peak_bytes: most memory on a device.
-        base_bytes: of it, what interpreter and libraries hold before there is a model.
-        operations: floating-point operations of the whole training.
-        seconds: that it takes; None where no rate of this device was measured before.
-        remedy: from the bytes that there are to what could be changed to fit into them; None if nothing can.
-        rates: the file of measured rates.
-        precision: of the training.
-        width: hidden size of the model, for small ones are slower.
+        peak_bytes: most memory on a device; on a CPU with `base_bytes` of interpreter and libraries.
+        base_bytes: see there.
+        operations: of the whole training.
+        seconds: None where no rate of this device is known.
+        remedy: from the bytes that there are to overrides that would fit into them; None if nothing would.
+        remember: keeps the rate that the training found.
     """
 
     peak_bytes: int
@@ -38,40 +73,9 @@ class Planned:
     operations: float
     seconds: float | None
     remedy: Callable[[int], str | None]
-    rates: Path
-    precision: str
-    width: int
+    remember: Callable[[float], None]
 
 
 def device_name(device: torch.device) -> str:
-    """Of a GPU as its driver has it; else the kind of device, for there is one of it."""
+    """Of a GPU as its driver has it; else the kind of device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def measured_rate(file: Path, name: str, precision: str, width: int) -> float | None:
-    """Operations a second of the model whose width is nearest, on a device whose name begins with `name`."""
-    stored = _read(file)
-    found = {
-        int(measured): float(rate)
-        for device, precisions in stored.items()
-        if device.startswith(name)
-        for measured, rate in precisions.get(precision, {}).items()
-    }
-    return found[min(found, key=lambda measured: abs(math.log(measured / width)))] if found else None
-
-
-def remember_rate(file: Path, name: str, precision: str, width: int, rate: float) -> None:
-    """Write a rate into the file, in place of an older one."""
-    stored = _read(file)
-    stored.setdefault(name, {}).setdefault(precision, {})[str(width)] = rate
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(stored, indent=1) + "\n")
-
-
-def _read(file: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """What is stored; nothing where the file is damaged, for it can be measured again."""
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return stored if isinstance(stored, dict) else {}

@@ -1,4 +1,4 @@
-"""How many floating-point operations a training takes."""
+"""How many floating-point operations a training step takes; a product of two numbers and its addition are two."""
 
 from __future__ import annotations
 
@@ -7,27 +7,16 @@ from typing import NamedTuple
 
 
 class Work(NamedTuple):
-    """Operations of a forward pass, by what takes them; a product of two numbers and their sum are two."""
+    """Operations of a forward pass; a step that trains everything takes three times their sum."""
 
     layers: float
     attention: float
     head: float
 
-    def times(self, factor: float) -> Work:
-        """As often as that."""
-        return Work(*(part * factor for part in self))
+    def of_a_step(self, *, trained_share: float, is_head_trained: bool, checkpointing: str) -> float:
+        """Operations of a step as it is run: frozen weights have no gradient, "full" makes the layers' pass again.
 
-    def trained(self) -> float:
-        """Operations of a step that trains all weights, without recomputation: three times the forward pass."""
-        return 3.0 * sum(self)
-
-    def executed(self, *, trained_share: float, is_head_trained: bool, checkpointing: str) -> float:
-        """Operations of a step as it is run.
-
-        Args:
-            trained_share: of the weights of layers; frozen ones have no gradient of their own.
-            is_head_trained: whether the head has one.
-            checkpointing: "full" makes the forward pass of the layers twice; "selective" only what costs little.
+        "selective" makes again only what is cheap.
         """
         again = checkpointing == "full"
         layers = (2 + trained_share + again) * self.layers

@@ -1,4 +1,4 @@
-"""What a stage takes of memory, time and disk, from its configuration, its model's shape and the lengths of its data."""
+"""What a stage takes of memory, time and disk: from settings, the shape of its model and the lengths of its data."""
 
 from __future__ import annotations
 
@@ -7,45 +7,36 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from redi_lab.backbone.attention import PADDED
 from redi_lab.backbone.causal_lm import CHUNK, CausalLM
 from redi_lab.config.compose import CONFIG_DIR
 from redi_lab.config.schema.plan import load_assumptions
 from redi_lab.data.datamodule import TraceDataModule
-from redi_lab.data.packing import pack_into_grids, pack_into_rows
+from redi_lab.data.packing import pack_into_rows
 from redi_lab.planning.footprint import Sizes, measure_layers, new_model
-from redi_lab.planning.memory import Situation, step_memory
-from redi_lab.planning.rates import RATES, Planned, device_name, measured_rate
-from redi_lab.planning.work import Work, forward_work
+from redi_lab.planning.memory import step_memory
+from redi_lab.planning.rates import Planned, Rates, device_name
+from redi_lab.planning.work import forward_work
 from redi_lab.run.build import objective_class
 
-LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
-"""As conf/model/hf_lora.yaml has it."""
-_GB = 10**9
-_SAMPLE = 2048  # examples, where lengths are drawn or batches are looked at
+_LORA = "{r: 16, lora_alpha: 32, target_modules: all-linear}"  # as in conf/model/hf_lora.yaml
+_SAMPLE = 2048  # examples that are drawn, or whose batches are looked at
 _COMPLETION = 0.95  # of a drawn length
-
-Example = Sequence[tuple[int, int]]
-"""(tokens, completion tokens) of each of its sequences."""
 
 
 class Lengths(NamedTuple):
     """Of what is trained on."""
 
-    examples: Sequence[Example]
+    examples: Sequence[Sequence[tuple[int, int]]]
+    """(tokens, completion tokens) of the sequences of each."""
     number: int
     """Of all examples, where those are a sample."""
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence."""
-        return max(tokens for example in self.examples for tokens, _ in example)
 
     @classmethod
     def of(cls, data: TraceDataModule) -> Lengths:
@@ -55,7 +46,7 @@ class Lengths(NamedTuple):
 
     @classmethod
     def drawn(cls, number: int, median: int, longest: int, *, width: int, spread: float) -> Lengths:
-        """Lognormal ones, of `width` sequences an example, drawn again beyond `longest`, which one of them has."""
+        """Lognormal ones, of `width` sequences an example, drawn again beyond `longest`; one example has that."""
         draw = random.Random(0)
 
         def length() -> int:
@@ -67,32 +58,25 @@ class Lengths(NamedTuple):
         drawn[0] = [longest] * width
         return cls([[(n, max(1, round(_COMPLETION * n))) for n in example] for example in drawn], number)
 
+    def longest(self, *, is_whole: bool = False) -> int:
+        """Tokens of the longest sequence, or of the longest whole example."""
+        return max((sum if is_whole else max)(n for n, _ in example) for example in self.examples)
+
 
 @final
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage on a kind of device.
-
-    Attributes:
-        config: of the stage.
-        sizes: of its model.
-        memory: bytes of a device at the moment of a step that takes most, by component.
-        other_memory: bytes in total at other moments.
-        lengths: of its data.
-        row: tokens of the largest forward pass.
-        steps: of the optimizer.
-        operations: of the whole training.
-        disk: bytes by what is written.
-    """
+    """A stage on a kind of device: bytes by component at the peak of a step, and in all at other moments."""
 
     config: DictConfig
-    sizes: Sizes
-    memory: dict[str, int]
-    other_memory: dict[str, int]
     lengths: Lengths
+    sizes: Sizes
     row: int
+    """Tokens of the largest forward pass."""
     steps: int
     operations: float
+    memory: dict[str, int]
+    other_memory: dict[str, int]
     disk: dict[str, int]
 
     @property
@@ -122,65 +106,52 @@ def plan_stage(
     Raises:
         RuntimeError: see `measure_layers`.
     """
-    lora = OmegaConf.to_container(config.model.lora) if config.model.lora is not None else None
-    sizes = sizes or Sizes.of(new_model(model, config.model.dtype, lora))  # type: ignore[arg-type]
+    group: Any = OmegaConf.to_container(config.model)
+    sizes = sizes or Sizes.of(new_model(model, group["dtype"], group["lora"]))
+    precision, mode, callbacks = config.trainer.precision, group["gradient_checkpointing"], config.callbacks
     row, has_many_rows = _largest_row(config, lengths, devices)
-    is_mixed = config.trainer.precision == "bf16-mixed"
     layers = measure_layers(
-        model,
-        dtype=config.model.dtype,
-        lora=lora,  # type: ignore[arg-type]
-        precision=config.trainer.precision,
-        checkpointing=config.model.gradient_checkpointing,
-        tokens=row,
+        model, dtype=group["dtype"], lora=group["lora"], precision=precision, checkpointing=mode, tokens=row
     )
     sequences = [sequence for example in lengths.examples for sequence in example]
     completion = sum(of for _, of in sequences) / sum(tokens for tokens, _ in sequences)
-    assumed = load_assumptions(CONFIG_DIR)
-    libraries = round(_GB * (assumed.context_gb if is_gpu else assumed.libraries_gb))
-    callbacks = config.callbacks
-    moments = 2 if "Adam" in config.optimizer._target_ else 1
-    memory = step_memory(
+    assumed, moments = load_assumptions(CONFIG_DIR), 2 if "Adam" in config.optimizer._target_ else 1
+    state = {
+        "libraries": round(1e9 * (assumed.context_gb if is_gpu else assumed.libraries_gb)),
+        "weights": sizes.weight_bytes,
+        "optimizer": moments * sizes.trained_bytes,
+        "gradient buckets": sizes.trained_bytes * (devices > 1),
+    }
+    memory = state | step_memory(
         sizes,
         layers,
-        Situation(
-            is_gpu=is_gpu,
-            is_mixed=is_mixed,
-            targets=math.ceil(row * completion),
-            chunk=config.model.head_chunk_tokens or CHUNK["other" if is_gpu else "cpu"],
-            has_many_rows=has_many_rows,
-            moments=moments,
-            keeps_update=callbacks.get("update_norm") is not None,
-            splits_gradient=callbacks.get("gradient_conflict") is not None and _task(config) != "demonstrations",
-            num_devices=devices,
-            libraries=libraries,
-        ),
+        is_gpu=is_gpu,
+        is_mixed=precision == "bf16-mixed",
+        targets=math.ceil(row * completion),
+        chunk=group["head_chunk_tokens"] or CHUNK["other" if is_gpu else "cpu"],
+        has_many_rows=has_many_rows,
+        keeps_update=callbacks.get("update_norm") is not None,
+        splits_gradient=callbacks.get("gradient_conflict") is not None and _task(config) != "demonstrations",
     )
-    epochs, steps = _epochs(config, lengths)
-    work = forward_work(
-        sequences,
-        products=sizes.products,
-        attention_width=sizes.attention_width,
-        head=math.prod(sizes.head),
-    ).times(epochs * lengths.number / len(lengths.examples))
+    epochs, steps = _duration(config, lengths)
+    head = math.prod(sizes.head)
+    work = forward_work(sequences, products=sizes.products, attention_width=sizes.attention_width, head=head)
+    share = sizes.trained_products / sizes.products
+    step = work.of_a_step(trained_share=share, is_head_trained=sizes.is_head_trained, checkpointing=mode)
+    exports, states = callbacks.get("checkpoints"), callbacks.get("state")
+    interval = exports and exports.every_n_steps
+    number = (steps // interval if interval else 0) + 1 + (exports.monitor is not None) if exports else 0
+    kept = (1 + moments) * sizes.trained_bytes * states.keep_last if states else 0
     return StagePlan(
         config=config,
-        sizes=sizes,
-        memory=memory,
-        other_memory=_other_memory(config, sizes, moments, libraries, is_gpu=is_gpu, is_mixed=is_mixed),
         lengths=lengths,
+        sizes=sizes,
         row=row,
         steps=steps,
-        operations=_operations(config, sizes, work),
-        disk=_disk(config, sizes, moments, steps),
-    )
-
-
-def _operations(config: DictConfig, sizes: Sizes, work: Work) -> float:
-    return work.executed(
-        trained_share=sizes.trained_products / sizes.products,
-        is_head_trained=sizes.is_head_trained,
-        checkpointing=config.model.gradient_checkpointing,
+        operations=step * epochs * lengths.number / len(lengths.examples),
+        memory=memory,
+        other_memory=_other_memory(config, sizes, state, is_gpu=is_gpu),
+        disk={"checkpoints": number * sizes.weight_bytes, "states, while it runs": kept},
     )
 
 
@@ -188,72 +159,52 @@ def _task(config: DictConfig) -> str:
     return objective_class(config).task
 
 
+def _meets(config: DictConfig) -> bool:
+    """Whether the sides of a pair have to be in one forward pass."""
+    objective = objective_class(config)
+    return not (objective.is_linear or objective.is_separable)
+
+
 def _largest_row(config: DictConfig, lengths: Lengths, devices: int) -> tuple[int, bool]:
     """Tokens of the largest forward pass, and whether a device makes more than one in a step."""
-    objective, data = objective_class(config), config.data
-    whole = not (objective.is_linear or objective.is_separable)
-    share, is_padded = max(1, data.batch_size // devices), config.model.attention == PADDED
-    largest, has_many = 0, False
-    examples = sorted(lengths.examples, key=lambda e: -max(n for n, _ in e))[:share] + list(lengths.examples[:_SAMPLE])
-    for start in range(0, len(examples), share):  # the first batch is one of the longest
+    share, largest, has_many = max(1, config.data.batch_size // devices), 0, False
+    by_length = sorted(lengths.examples, key=lambda example: -sum(n for n, _ in example))
+    examples = [*by_length[:share], *lengths.examples[:_SAMPLE]]  # the first batch is that of the longest
+    for start in range(0, len(examples), share):
         batch = [[n for n, _ in example] for example in examples[start : start + share]]
-        units = batch if whole else [[n] for example in batch for n in example]
-        if is_padded:
-            width, tallest = len(units[0]), [max(unit) for unit in units]
-            grids = pack_into_grids(tallest, width, data.micro_batch_tokens)
-            rows = [len(grid) * width * max(tallest[i] for i in grid) for grid in grids]
-        else:
-            packed = pack_into_rows([sum(unit) for unit in units], data.micro_batch_tokens)
-            rows = [sum(sum(units[i]) for i in row) for row in packed]
-        largest, has_many = max(largest, *rows), has_many or len(rows) > 1
+        units = [sum(units) for units in batch] if _meets(config) else [n for units in batch for n in units]
+        rows = pack_into_rows(units, config.data.micro_batch_tokens)
+        largest, has_many = max(largest, *(sum(units[i] for i in row) for row in rows)), has_many or len(rows) > 1
     return largest, has_many
 
 
-def _epochs(config: DictConfig, lengths: Lengths) -> tuple[float, int]:
-    """Passes over the data, and optimizer steps."""
-    number = lengths.number / (2 if _task(config) == "unpaired" else 1)
-    epoch, trainer = math.ceil(number / config.data.batch_size), config.trainer
-    limit = trainer.limit_train_batches
-    used = epoch if limit is None else min(epoch, limit if isinstance(limit, int) else max(1, int(limit * epoch)))
-    steps = math.inf if trainer.max_epochs in (None, -1) else used * trainer.max_epochs
-    steps = min(steps, math.inf if trainer.max_steps == -1 else trainer.max_steps)
-    return (steps / epoch, int(steps)) if math.isfinite(steps) else (1.0, epoch)  # max_time alone ends it
+def _duration(config: DictConfig, lengths: Lengths) -> tuple[float, int]:
+    """Passes over the data, and optimizer steps; one pass where only `trainer.max_time` ends the training."""
+    trainer, number = config.trainer, lengths.number / (2 if _task(config) == "unpaired" else 1)
+    epoch, limit = math.ceil(number / config.data.batch_size), trainer.limit_train_batches
+    used = epoch if limit is None else min(epoch, limit if isinstance(limit, int) else int(limit * epoch))
+    limits = [] if trainer.max_epochs in (None, -1) else [used * trainer.max_epochs]
+    limits += [] if trainer.max_steps == -1 else [trainer.max_steps]
+    steps = min(limits, default=epoch)
+    return steps / epoch, steps
 
 
-def _other_memory(
-    config: DictConfig, sizes: Sizes, moments: int, libraries: int, *, is_gpu: bool, is_mixed: bool
-) -> dict[str, int]:
-    """Totals while a step is not running."""
-    weights, trained = sizes.weight_bytes, sizes.trained_bytes
-    state = libraries + weights + trained * (1 + moments)
-    stored = weights // max(1, sizes.parameters)  # bytes of a number
-    found = {"loading": libraries + weights * (1 if is_gpu else 2)}
-    accuracy = config.callbacks.get("accuracy")
+def _other_memory(config: DictConfig, sizes: Sizes, state: dict[str, int], *, is_gpu: bool) -> dict[str, int]:
+    """Totals while no step is running: keys and values of generation, and a second model."""
+    stored = sizes.weight_bytes // sizes.parameters  # bytes of a number
+    training, accuracy = sum(state.values()) + sizes.trained_bytes, config.callbacks.get("accuracy")
+    found = {"loading": state["libraries"] + sizes.weight_bytes * (1 if is_gpu else 2)}
     if accuracy is not None and config.data.num_development:
-        tokens = config.data.num_development * accuracy.num_samples * _room(config, accuracy.max_new_tokens)
-        cache = min(accuracy.max_batch_tokens, tokens) * sizes.cache_width * (2 if is_mixed else stored)
-        found["accuracy during training"] = state + cache
+        new = min(config.eval.max_new_tokens, accuracy.max_new_tokens or config.eval.max_new_tokens)
+        tokens = config.data.num_development * accuracy.num_samples * (new + (config.data.max_prompt_tokens or 0))
+        cell = 2 if config.trainer.precision == "bf16-mixed" else stored
+        found["accuracy during training"] = training + min(accuracy.max_batch_tokens, tokens) * sizes.cache_width * cell
     if config.loss.get("reference", "init") not in (None, "init"):
-        found["reference"] = libraries + 2 * weights
+        found["scoring by the reference"] = state["libraries"] + 2 * sizes.weight_bytes
     if config.eval.benchmark is not None and "max_batch_tokens" in config.engine:
-        cache = config.engine.max_batch_tokens * sizes.cache_width * stored
-        found["evaluation"] = (libraries if is_gpu else state) + weights + cache
+        beside = state["libraries"] if is_gpu else training  # Lightning takes what was trained off a GPU
+        found["evaluation"] = beside + sizes.weight_bytes + config.engine.max_batch_tokens * sizes.cache_width * stored
     return found
-
-
-def _room(config: DictConfig, limit: int | None) -> int:
-    new = min(config.eval.max_new_tokens, limit or config.eval.max_new_tokens)
-    return int(new + (config.data.max_prompt_tokens or 0))
-
-
-def _disk(config: DictConfig, sizes: Sizes, moments: int, steps: int) -> dict[str, int]:
-    """Bytes of checkpoints, and of training states, which go when the training is done."""
-    settings, state = config.callbacks.get("checkpoints"), config.callbacks.get("state")
-    number = 0
-    if settings is not None:
-        number = 1 + (settings.monitor is not None) + (steps // settings.every_n_steps if settings.every_n_steps else 0)
-    kept = 0 if state is None else state.keep_last
-    return {"checkpoints": number * sizes.weight_bytes, "states": kept * (1 + moments) * sizes.trained_bytes}
 
 
 def cheapest_fit(
@@ -263,30 +214,21 @@ def cheapest_fit(
 
     Tried are what layers keep, the size of micro-batches and, where none of them will do, adapters.
     """
-    for changes in _candidates(config, lengths):
-        changed = copy.deepcopy(config)
-        for key, value in changes.items():
-            OmegaConf.update(changed, key, value, merge=False)
+    for overrides in _candidates(config, lengths):
+        changed = OmegaConf.merge(copy.deepcopy(config), OmegaConf.from_dotlist(overrides))
+        assert isinstance(changed, DictConfig)
         plan = plan_stage(changed, model, lengths, is_gpu=is_gpu, devices=devices)
         if plan.peak_bytes <= capacity:
-            return [_override(key, value) for key, value in changes.items()], plan
+            return overrides, plan
     return None
 
 
-def _candidates(config: DictConfig, lengths: Lengths) -> Iterator[dict[str, Any]]:
-    objective = objective_class(config)
-    meets = not (objective.is_linear or objective.is_separable)
-    least = max((sum if meets else max)(n for n, _ in example) for example in lengths.examples)
-    for adapters in ({}, {"model.lora": LORA}) if config.model.lora is None else ({},):
+def _candidates(config: DictConfig, lengths: Lengths) -> Iterator[list[str]]:
+    rows = {config.data.micro_batch_tokens, lengths.longest(is_whole=_meets(config))}
+    for adapters in ([], [f"model.lora={_LORA}"]) if config.model.lora is None else ([],):
         for mode in ("none", "selective", "full"):
-            for tokens in sorted({config.data.micro_batch_tokens, least}, reverse=True):
-                yield {"model.gradient_checkpointing": mode, "data.micro_batch_tokens": tokens, **adapters}
-
-
-def _override(key: str, value: Any) -> str:
-    if isinstance(value, dict):
-        return f"'{key}={{{','.join(f'{k}: {v}' for k, v in value.items())}}}'"
-    return f"{key}={value}"
+            for tokens in sorted(rows, reverse=True):
+                yield [f"model.gradient_checkpointing={mode}", f"data.micro_batch_tokens={tokens}", *adapters]
 
 
 def plan_run(config: DictConfig, data: TraceDataModule, backbone: CausalLM, device: torch.device) -> Planned | None:
@@ -296,24 +238,19 @@ def plan_run(config: DictConfig, data: TraceDataModule, backbone: CausalLM, devi
         plan = plan_stage(config, model, lengths, is_gpu=is_gpu, sizes=Sizes.of(backbone.model))
     except (RuntimeError, TypeError, ValueError, AttributeError):
         return None
-    rates, width = Path(config.paths.cache_dir) / RATES, plan.sizes.head[1]
-    rate = measured_rate(rates, device_name(device), config.trainer.precision, width)
+    rates, of = Rates(Path(config.paths.cache_dir)), (device_name(device), config.trainer.precision, plan.sizes.head[1])
+    rate, base = rates.find(*of), plan.memory["libraries"]
+    outside = base if is_gpu else 0  # torch counts its tensors alone
 
     def remedy(capacity: int) -> str | None:
-        found = cheapest_fit(config, model, lengths, capacity, is_gpu=is_gpu)
-        return None if found is None else f"this would fit: {' '.join(found[0])}"
+        found = cheapest_fit(config, model, lengths, capacity + outside, is_gpu=is_gpu)
+        return found and " ".join(found[0])
 
-    peak, libraries = (
-        max(plan.step_bytes, plan.other_memory.get("accuracy during training", 0)),
-        plan.memory["libraries"],
-    )
     return Planned(
-        peak_bytes=peak - libraries if is_gpu else peak,  # torch counts its tensors alone
-        base_bytes=0 if is_gpu else libraries,
+        peak_bytes=max(plan.step_bytes, plan.other_memory.get("accuracy during training", 0)) - outside,
+        base_bytes=base - outside,
         operations=plan.operations,
         seconds=None if rate is None else plan.operations / rate,
         remedy=remedy,
-        rates=rates,
-        precision=config.trainer.precision,
-        width=width,
+        remember=partial(rates.add, *of),
     )

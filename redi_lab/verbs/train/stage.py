@@ -128,11 +128,8 @@ class Job:
             "batches": data.counts(),
             "development": development.as_dict(sampling),
         }
-        content = self._summary(outcome, trained) | {
-            "data": about_data,
-            "mlflow_run_id": logger.version,
-            "plan": forecast.outcome,
-        }
+        about = {"data": about_data, "plan": forecast.outcome, "mlflow_run_id": logger.version}
+        content = self._summary(outcome, trained) | about
         write_summary(folder, config, content | {"seconds": round(time.time() - began, 3)})
         for file in (
             *(folder / name for name in (SUMMARY, EVENTS)),
