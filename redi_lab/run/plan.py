@@ -151,7 +151,7 @@ def plan_stage(
         operations=step * epochs * lengths.number / len(lengths.examples),
         memory=memory,
         other_memory=_other_memory(config, sizes, state, is_gpu=is_gpu),
-        disk={"checkpoints": number * sizes.weight_bytes, "states, while it runs": kept},
+        disk={"checkpoints": number * sizes.weight_bytes, "states meanwhile": kept},
     )
 
 
@@ -198,9 +198,9 @@ def _other_memory(config: DictConfig, sizes: Sizes, state: dict[str, int], *, is
         new = min(config.eval.max_new_tokens, accuracy.max_new_tokens or config.eval.max_new_tokens)
         tokens = config.data.num_development * accuracy.num_samples * (new + (config.data.max_prompt_tokens or 0))
         cell = 2 if config.trainer.precision == "bf16-mixed" else stored
-        found["accuracy during training"] = training + min(accuracy.max_batch_tokens, tokens) * sizes.cache_width * cell
+        found["accuracy in training"] = training + min(accuracy.max_batch_tokens, tokens) * sizes.cache_width * cell
     if config.loss.get("reference", "init") not in (None, "init"):
-        found["scoring by the reference"] = state["libraries"] + 2 * sizes.weight_bytes
+        found["reference"] = state["libraries"] + 2 * sizes.weight_bytes
     if config.eval.benchmark is not None and "max_batch_tokens" in config.engine:
         beside = state["libraries"] if is_gpu else training  # Lightning takes what was trained off a GPU
         found["evaluation"] = beside + sizes.weight_bytes + config.engine.max_batch_tokens * sizes.cache_width * stored
@@ -247,7 +247,7 @@ def plan_run(config: DictConfig, data: TraceDataModule, backbone: CausalLM, devi
         return found and " ".join(found[0])
 
     return Planned(
-        peak_bytes=max(plan.step_bytes, plan.other_memory.get("accuracy during training", 0)) - outside,
+        peak_bytes=max(plan.step_bytes, plan.other_memory.get("accuracy in training", 0)) - outside,
         base_bytes=base - outside,
         operations=plan.operations,
         seconds=None if rate is None else plan.operations / rate,

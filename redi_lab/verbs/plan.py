@@ -99,15 +99,15 @@ def _model(config: DictConfig, tokenizer: Any) -> Any:
 def _table(
     title: str, plans: Sequence[StagePlan], device: DeviceConfig, words: PlanWords, assumed: PlanConfig
 ) -> Table:
-    table, columns = (
-        Table(title=title, box=SIMPLE_HEAD, title_justify="left"),
-        [_column(p, device, words, assumed) for p in plans],
-    )
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
     table.add_column("")
     for plan in plans:
         table.add_column(f"{plan.config.name}", justify="right")
+    columns = [_column(plan, device, words, assumed) for plan in plans]
     for name in dict.fromkeys(name for column in columns for name in column):
-        table.add_row(name, *(column.get(name, "") for column in columns))
+        cells = [column.get(name, "") for column in columns]
+        if any(cell not in ("", as_size(0)) for cell in cells):
+            table.add_row(name, *cells)
     return table
 
 
@@ -119,10 +119,12 @@ def _column(plan: StagePlan, device: DeviceConfig, words: PlanWords, assumed: Pl
     rate = 1e12 * peak * device.sustained if measured is None else measured
     seconds = plan.operations / rate / count
     rows = {
-        "parameters (trained)": f"{sizes.parameters:,} ({sizes.trained:,})",
+        "parameters": f"{sizes.parameters:,}",
+        "trained ones": f"{sizes.trained:,}",
         "examples": f"{plan.lengths.number:,}",
-        "tokens of the longest sequence, row": f"{plan.lengths.longest():,}, {plan.row:,}",
-        **{name: as_size(size) for name, size in plan.memory.items() if size},
+        "tokens: longest sequence": f"{plan.lengths.longest():,}",
+        "tokens: largest row": f"{plan.row:,}",
+        **{name: as_size(size) for name, size in plan.memory.items()},
         "[bold]peak of a step[/bold]": f"[bold]{as_size(plan.step_bytes)}[/bold]",
         **{f"peak: {name}": as_size(size) for name, size in plan.other_memory.items()},
         "steps": f"{plan.steps:,}",
@@ -131,7 +133,7 @@ def _column(plan: StagePlan, device: DeviceConfig, words: PlanWords, assumed: Pl
         "[bold]time[/bold]": f"[bold]{timedelta(seconds=round(seconds))}[/bold]",
         "device-hours": f"{seconds * count / 3600:,.3g}",
         "cost": f"{words.price * seconds * count / 3600:,.2f}" if words.price else "",
-        "hours of 1,000 answers of full length": f"{_decoding_seconds(plan, device, assumed) / 3.6:.3g}",
+        "hours of 1,000 full answers": f"{_decoding_seconds(plan, device, assumed) / 3.6:.3g}",
     }
     return rows | {f"disk: {name}": as_size(size) for name, size in plan.disk.items()}
 
