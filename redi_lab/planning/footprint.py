@@ -114,7 +114,7 @@ def _run(named: str, lora: str, layers: int, dtype: str, precision: str, checkpo
     text = config.get_text_config()
     text.num_hidden_layers = layers
     if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:layers]
+        text.layer_types = (text.layer_types * 2)[:layers]  # a model may have one layer
     model = new_model(config, dtype, json.loads(lora)).train()
     # As Lightning has it: no cast is kept for the next use.
     mixed = torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16-mixed", cache_enabled=False)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from torch.optim import AdamW
-from transformers import Qwen2Config
+from transformers import AutoModelForCausalLM, Qwen2Config
 
-from redi_lab.backbone.loading import set_checkpointing, with_lora
+from redi_lab.backbone.loading import with_lora
 from redi_lab.planning.footprint import Layers, Sizes, measure_layers, new_model
 from redi_lab.planning.memory import step_memory
 from tests.modules.tiny_runs import make_backbone
@@ -126,9 +126,8 @@ def test_checkpointing_keeps_the_input_of_each_layer() -> None:
 
 
 def test_layers_are_measured_as_torch_saves_them() -> None:
-    """Against tensors with storage: what autograd saves in a real forward pass of the same model in fp32."""
-    config = make_backbone().plain.config
-    tokens = 200
+    """Against tensors with storage: what autograd saves of a layer in a real forward pass in fp32."""
+    tokens, weights = 200, set[int]()
     seen: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -137,32 +136,22 @@ def test_layers_are_measured_as_torch_saves_them() -> None:
             seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    def small(layers: int) -> Qwen2Config:
+        return qwen(num_hidden_layers=layers, vocab_size=100, hidden_size=96, intermediate_size=200)
+
     def saved(layers: int) -> int:
         seen.clear()
-        config.num_hidden_layers = layers
-        model = make_model(config)
+        model = AutoModelForCausalLM.from_config(small(layers), attn_implementation="planned_sdpa")
         weights.update(p.untyped_storage().data_ptr() for p in model.parameters())
-        states = torch.randn(1, tokens, config.hidden_size, requires_grad=True)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            output = model.base_model(inputs_embeds=states, use_cache=False).last_hidden_state
-        del output
+        states = torch.randn(1, tokens, 96, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = model.base_model(inputs_embeds=states, use_cache=False)
+        assert output.last_hidden_state.requires_grad  # its graph keeps what was saved until here
         return sum(seen.values())
 
-    def make_model(config: Any) -> Any:
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="planned_sdpa")
-        set_checkpointing(model, "none")
-        return model
-
-    weights: set[int] = set()
-    a_layer = saved(2) - saved(1)
     options: dict[str, Any] = {"dtype": "float32", "lora": None, "precision": "32-true", "checkpointing": "none"}
-    kept = []
-    for layers in (1, 2):
-        config.num_hidden_layers = layers
-        kept.append(measure_layers(config, tokens=tokens, **options).kept)
-    assert kept[1] - kept[0] == pytest.approx(a_layer, rel=0.02)
+    one, two = (measure_layers(small(layers), tokens=tokens, **options).kept for layers in (1, 2))
+    assert two - one == pytest.approx(saved(2) - saved(1), rel=0.02)
 
 
 def test_moments_are_what_adamw_has() -> None:
