@@ -136,6 +136,7 @@ def _run(named: str, lora: str, layers: int, dtype: str, precision: str, checkpo
 def _pretend_to_be_on_a_cpu(model: nn.Module) -> None:
     """Replace tensors of the meta device, which autocast does not know, by those of the active `FakeTensorMode`."""
     made: dict[Tensor, Tensor] = {}  # tied weights stay tied
+    tensors: Any
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
             for name, old in tensors.items():
@@ -148,11 +149,11 @@ def _pretend_to_be_on_a_cpu(model: nn.Module) -> None:
 
 
 @final
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes that operators make, until they are let go of; weights and gradients are free."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known: dict[int, weakref.ref[Any]] = {}
         for parameter in model.parameters():

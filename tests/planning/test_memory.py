@@ -154,6 +154,15 @@ def test_layers_are_measured_as_torch_saves_them() -> None:
     assert two - one == pytest.approx(saved(2) - saved(1), rel=0.02)
 
 
+def test_planning_draws_no_random_numbers() -> None:
+    """Else a run would not be what it is without a plan."""
+    before = torch.get_rng_state()
+    config = qwen(num_hidden_layers=3, vocab_size=101)
+    options: dict[str, Any] = {"dtype": "float32", "precision": "bf16-mixed", "checkpointing": "full"}
+    measure_layers(config, lora=LORA | {"lora_dropout": 0.1}, tokens=65, **options)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_moments_are_what_adamw_has() -> None:
     weight = torch.nn.Parameter(torch.ones(3))
     optimizer = AdamW([weight])
