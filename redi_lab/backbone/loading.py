@@ -51,9 +51,9 @@ def load_backbone(
         UserError: the folder or hub id cannot be read, a field is unknown, an optional package is missing, or the
             architecture cannot be trained exactly (`check_exactness`).
     """
-    settings = model_config(path, tokenizer, revision, config, config_overrides)
     if path is not None:
         tokenizer = tokenizer or load_tokenizer(path, revision)
+    settings = model_config(path, tokenizer, revision, config, config_overrides)
     options = {
         "dtype": getattr(torch, dtype),
         "attn_implementation": own_attention(settings) if attention == PADDED else attention,
