@@ -117,6 +117,7 @@ def _column(plan: StagePlan, device: DeviceConfig, words: PlanWords, assumed: Pl
     measured = Rates(Path(plan.config.paths.cache_dir)).find(device.name, precision, sizes.head[1])
     peak = device.bf16_tflops if precision == "bf16-mixed" else device.fp32_tflops
     rate = 1e12 * peak * device.sustained if measured is None else measured
+    whose = "measured here" if measured is not None else "assumed" if device.assumed else "measured elsewhere"
     seconds = plan.operations / rate / count
     rows = {
         "parameters": f"{sizes.parameters:,}",
@@ -128,7 +129,7 @@ def _column(plan: StagePlan, device: DeviceConfig, words: PlanWords, assumed: Pl
         "[bold]peak of a step[/bold]": f"[bold]{as_size(plan.step_bytes)}[/bold]",
         **{f"peak: {name}": as_size(size) for name, size in plan.other_memory.items()},
         "steps": f"{plan.steps:,}",
-        f"TFLOP/s ({'assumed' if measured is None else 'measured here'})": f"{rate / 1e12:.3g}",
+        f"TFLOP/s, {whose}": f"{rate / 1e12:.3g}",
         "seconds a step": f"{seconds / plan.steps:.3g}",
         "[bold]time[/bold]": f"[bold]{timedelta(seconds=round(seconds))}[/bold]",
         "device-hours": f"{seconds * count / 3600:,.3g}",

@@ -46,7 +46,7 @@ def test_a_plan_of_two_stages_without_weights_and_data(
     assert rows["parameters"] == [f"{500 * 64 + 3 * layer + 64:,}"] * 2
     assert rows["steps"] == ["40", "32"]  # 5 × 1000 / 128, rounded up for each epoch, and 1000 / 32
     assert rows["tokens: longest sequence"] == ["700", "700"]
-    assert "TFLOP/s (assumed)" in text
+    assert "TFLOP/s, assumed" in text
     assert "redi_1p5b as it is fits" in text
     command = " ".join(text.split("a device:")[1].split())
     assert command.startswith(f"redi-lab {common[0]}")
