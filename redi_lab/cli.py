@@ -113,6 +113,10 @@ def _curate(arguments: list[str]) -> None:
         from redi_lab.verbs.curate.preview.command import run_preview
 
         run_preview(arguments[1:])
+    elif arguments[:1] == ["advise"]:
+        from redi_lab.verbs.curate.advise import run_advise
+
+        run_advise(arguments[1:])
     elif any(argument.lstrip("+").startswith("data.source.num_heldout=") for argument in arguments):
         raise UserError(
             "data.source.num_heldout: curate keeps every problem; hold problems out when training on its result:"

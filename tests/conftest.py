@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is imported, as redi_lab.cli does
+os.environ["OMP_NUM_THREADS"] = "1"  # the models are tiny, and tests run side by side
 
 import json
 import shutil
@@ -12,13 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from filelock import FileLock
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from redi_lab.data.student_tokenizer import train_tokenizer
-
-torch.set_num_threads(1)  # the models are tiny, and tests run side by side
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -94,6 +90,11 @@ def mlflow_database(tmp_path_factory: pytest.TempPathFactory, new_mlflow_databas
 @pytest.fixture(scope="session")
 def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face folder of a tiny random Qwen2 with its own tokenizer."""
+    # Imported here: the process that hands out tests to workers reads this file too, and needs no torch.
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from redi_lab.data.student_tokenizer import train_tokenizer
+
     folder = tmp_path_factory.mktemp("qwen")
     tokenizer = train_tokenizer(
         ["[SYNTHETIC ROW] What is 3 + 4? <think> Okay </think> The value is $\\boxed{7}$."], 400

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
-"""What is kept of a training, see `trainings.read_row`."""
+"""What is kept of a training, see `experiments.runner.read_row`."""
 Runs = Mapping[str, Row]
 """Name of a point to its row."""
 Label = Callable[[Row], bool]

@@ -12,9 +12,7 @@ results.json. Settings are chosen on development problems; scores are of fresh o
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
 import math
 import multiprocessing
 import os
@@ -23,24 +21,17 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from experiments.collapse_edges import trainings
 from experiments.collapse_edges.plan import FULL, QUICK, Scope, chosen, next_points
-
-HERE = Path(__file__).parent
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000", "THP_MEM_ALLOC_ENABLE": "1"}  # as cli.py sets them
+from experiments.runner import ENVIRONMENT, Results, arguments_of, be_quiet
 
 
 def main() -> None:
     """Run what is missing, then tabulate what is there."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = arguments_of(__doc__.split("\n")[0], "collapse_edges")
     parser.add_argument("--quick", action="store_true", help="four members, one rate, one seed")
-    parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no training after this time")
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--outputs", type=Path, default=Path("outputs/collapse_edges"), help="folders of the runs")
-    parser.add_argument("--results", type=Path, default=HERE / "results.json")
     arguments = parser.parse_args()
     results = Results(arguments.results)
     if not arguments.report:
@@ -51,33 +42,13 @@ def main() -> None:
     print(write_report(FULL, results.content, results.path.parent))
 
 
-class Results:
-    """The content of results.json: the rows of trainings by point, and the scores of the starts by seed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.content: dict[str, dict[str, Any]] = {"starts": {}, "runs": {}}
-        if path.exists():
-            self.content = json.loads(path.read_text(encoding="utf-8"))
-
-    def save(self) -> None:
-        """Replace the file, whole or not at all: one line a row."""
-        from redi_lab.files import write_text
-
-        parts = []
-        for part, rows in self.content.items():
-            lines = (f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in sorted(rows.items()))
-            parts.append(f" {json.dumps(part)}: {{\n" + ",\n".join(lines) + "\n }")
-        write_text(self.path, "{\n" + ",\n".join(parts) + "\n}\n")
-
-
 def run(scope: Scope, results: Results, outputs: Path, workers: int, deadline: float) -> None:
     """Train until nothing is missing or the time is over, then evaluate the chosen points."""
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves the pool, which waits for what is under way
     runs = results.content["runs"]
     spawned = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawned, trainings.be_quiet, (outputs,)) as pool:
+    with ProcessPoolExecutor(workers, spawned, be_quiet, (outputs,)) as pool:
         while (missing := next_points(scope, runs)) and time.monotonic() < deadline:
             now = missing[:workers]
             list(pool.map(functools.partial(trainings.train_start, outputs), sorted({point.seed for point in now})))

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.data.batches import BatchDataset
+from redi_lab.data.examples import digest_sequences
 from redi_lab.data.packing import Batch, Reference
-from redi_lab.data.tokenization import digest_sequences
 from redi_lab.files import replacing
 from redi_lab.losses.sequences import sum_by_sequence
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -33,14 +33,14 @@ class Forecast(pl.Callback):
 
     Args:
         say: prints a line.
-        plan: makes the plan of a training on a device; None where there is none.
+        make_plan: of the training on a device; None where it cannot be planned.
     """
 
     def __init__(
-        self, say: Callable[[str], None], plan: Callable[[torch.device], Planned | None] = lambda device: None
+        self, say: Callable[[str], None], make_plan: Callable[[torch.device], Planned | None] = lambda device: None
     ) -> None:
         self._say = say
-        self._make_plan = plan
+        self._make_plan = make_plan
         self._plan: Planned | None = None
         self._started = 0.0
         self.outcome: dict[str, float] = {}
@@ -51,7 +51,7 @@ class Forecast(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the number of steps, and what memory they are going to take."""
         fixed, device = fixed_bytes(pl_module, trainer.optimizers[0]), pl_module.device
-        free, plan = free_bytes(device), self._make_plan(device)
+        free, plan = free_bytes(device), self._make_plan(device) if trainer.is_global_zero else None
         trained = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
         total = sum(p.numel() for p in pl_module.parameters())
         steps = _steps_left(trainer)
@@ -72,7 +72,7 @@ class Forecast(pl.Callback):
         self._started = time.perf_counter()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hold the training against its plan, and remember how fast this device was."""
+        """Hold the training against its plan, on the first rank, and remember how fast this device was."""
         plan, done = self._plan, self._steps_seen / max(1, trainer.estimated_stepping_batches)
         if plan is None or not done:
             return
@@ -97,6 +97,11 @@ class Forecast(pl.Callback):
                 f"About {seconds:.2g} s a step: {timedelta(seconds=round(seconds * left))} for the {left:,} steps left,"
                 f" the final evaluation not counted. Peak memory so far: {as_size(peak_bytes(pl_module.device))}"
             )
+
+
+def plan_outcome(callbacks: Iterable[pl.Callback]) -> dict[str, float]:
+    """What the forecast among the callbacks has found; empty without one, or without a plan."""
+    return next((callback.outcome for callback in callbacks if isinstance(callback, Forecast)), {})
 
 
 def fixed_bytes(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:

@@ -55,24 +55,21 @@ class NumericsGuard(StoppingCallback):
         self._trainer = pl_module.may_step = None
 
     def may_step(self, batch: Batch, logps: Tensor, grad_norm: Tensor) -> bool:
-        """Whether the optimizer may step; on every rank alike.
+        """Whether the optimizer may step; on every rank alike, as each is given the same numbers.
 
         Args:
             batch: what the gradient is of.
-            logps: (S,) log-probs of its sequences on this rank.
+            logps: (S,) log-probs of its sequences.
             grad_norm: () norm of the whole gradient, before clipping.
         """
         assert self._trainer is not None
         norm = grad_norm.item()
         unsound = ~torch.isfinite(logps)
         reason = self._what_is_wrong(batch, unsound, norm)
-        is_bad = reason is not None
-        if self._trainer.world_size > 1:
-            is_bad = bool(self._trainer.strategy.reduce_boolean_decision(is_bad, all=False))
-        if not is_bad:
+        if reason is None:
             self._norms.append(norm)
             return True
-        self._refuse(batch, unsound, norm, reason or "another rank's share of the batch is not sound")
+        self._refuse(batch, unsound, norm, reason)
         return False
 
     def state_dict(self) -> dict[str, Any]:
@@ -105,14 +102,14 @@ class NumericsGuard(StoppingCallback):
             "step": step,
             "reason": reason,
             "action": "skip" if is_skipped else "stop",
-            "rank": self._trainer.global_rank,
             "grad_norm": norm if math.isfinite(norm) else str(norm),
             "unsound_ids": [batch.ids[index] for index in unsound.nonzero().flatten().tolist()],
             "ids": batch.ids,
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / BAD_BATCHES).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if self._trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / BAD_BATCHES).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
         if not is_skipped:
             skipped = f" ({self.num_skipped} batches were skipped before)" if self.num_skipped else ""
             remedy = "" if self.action == "skip" else "; callbacks.numerics.action=skip leaves such batches out"

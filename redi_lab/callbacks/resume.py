@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any, final
 
 import pytorch_lightning as pl
+import torch
 
 from redi_lab.callbacks.training_state import (
     DamagedStateError,
@@ -120,7 +121,8 @@ class TrainingStates(pl.Callback):
         if self.signal is not None and number == signal.SIGINT:
             raise RunInterruptedError("SIGINT, twice: the state was not saved, an older one may be there")
         self.signal = signal.Signals(number)
-        print(f"\nredi_lab: {self.signal.name}: saving the state after this step", file=sys.stderr)
+        if not torch.distributed.is_initialized():  # else the command that started the ranks has heard it, too
+            print(f"\nredi_lab: {self.signal.name}: saving the state after this step", file=sys.stderr)
 
     def _is_due(self, trainer: pl.Trainer, position: Position) -> bool:
         if self.every_n_steps is not None and position.total_batches % self.every_n_steps == 0:

@@ -128,8 +128,14 @@ def restore_callbacks(trainer: pl.Trainer, folder: Path) -> None:
 
 
 def restore_random_state(trainer: pl.Trainer, folder: Path) -> None:
-    """Set the generators of Python, NumPy and torch (each device) as they were on this rank of a verified folder."""
-    state = _read(folder / f"rng-{trainer.global_rank}.pt")
+    """Set the generators of Python, NumPy and torch (each device) as they were on this rank of a verified folder.
+
+    A rank that the folder does not know, since there were fewer, keeps those that it has.
+    """
+    path = folder / f"rng-{trainer.global_rank}.pt"
+    if not path.exists():
+        return
+    state = _read(path)
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 from collections.abc import Sequence
@@ -56,8 +55,6 @@ def _is_option(value: str) -> bool:
 
 
 _load_unchecked = ConfigRepository.load_config
-_loaded: dict[tuple[object, ...], ConfigResult | None] = {}
-"""Files as they were read: parsing YAML is half of a composition, and a sweep composes dozens of times."""
 
 
 def _load_checked(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
@@ -69,14 +66,10 @@ def _load_checked(repository: ConfigRepository, config_path: str) -> ConfigResul
     folders = [Path(source.path) for source in repository.get_sources() if source.scheme() == "file"]
     files = [folder / f"{config_path.removesuffix('.yaml')}.yaml" for folder in folders]
     file = next((file for file in files if os.path.isfile(file)), None)
-    stat = None if file is None else file.stat()
-    key = (config_path, *folders, file, stat and (stat.st_mtime_ns, stat.st_size, stat.st_ino))
     try:
-        if key not in _loaded:
-            if file is not None:
-                check_aliases(file)
-            _loaded[key] = _load_unchecked(repository, config_path)
-        return copy.deepcopy(_loaded[key])  # Hydra takes the defaults list out of it
+        if file is not None:
+            check_aliases(file)
+        return _load_unchecked(repository, config_path)
     except (RecursionError, ReaderError, ValueError) as error:
         if isinstance(error, UserError):
             raise

@@ -10,6 +10,7 @@ from redi_lab.config.compose import load_config
 from redi_lab.errors import UserError
 
 _INHERITED = ("model", "data", "paths", "logger", "seed", "debug")
+_DEVICES = ("trainer.devices", "trainer.strategy")
 _OF_ONE_STAGE = ("data.batch_size", "data.micro_batch_tokens")
 
 
@@ -35,6 +36,7 @@ def inherited(overrides: Sequence[str]) -> list[str]:
     kept = []
     for override in overrides:
         key = override.lstrip("+~").split("=", 1)[0]
-        if key.split(".")[0] in _INHERITED and key not in _OF_ONE_STAGE and key != "paths.output_dir":
+        is_inherited = key.split(".")[0] in _INHERITED or key in _DEVICES
+        if is_inherited and key not in _OF_ONE_STAGE and key != "paths.output_dir":
             kept.append(override)
     return kept

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from redi_lab.errors import UserError
 from redi_lab.redaction import redact, redacted, secret_in
@@ -15,14 +13,14 @@ _NAMING = re.compile(r"(name|eval\.name|paths\..*|logger\..*)$")
 _MAY_HOLD_PASSWORD = ("sweep.storage",)  # a database's only place for it; redacted wherever it is shown or kept
 
 
-def check_secrets(config: DictConfig) -> None:
-    """Refuse secrets.
+def check_secrets(content: Any) -> None:
+    """Refuse secrets in a configuration, given as plain mappings and lists.
 
     Raises:
         UserError: some value holds one, or a name holds a variable that records hide; the message names the key and
             not the secret.
     """
-    for key, value in _texts(config):
+    for key, value in _texts(content):
         secret = None if key in _MAY_HOLD_PASSWORD else secret_in(value)
         if secret is not None:
             raise UserError(
@@ -40,7 +38,6 @@ def check_secrets(config: DictConfig) -> None:
 def _texts(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(node, str):
         yield prefix, node
-    elif isinstance(node, DictConfig | ListConfig):
-        for key in range(len(node)) if isinstance(node, ListConfig) else list(node):
-            if not OmegaConf.is_missing(node, key):  # a verb may do without a value that another requires
-                yield from _texts(node[key], f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(node, Mapping | list):
+        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from _texts(value, f"{prefix}.{key}" if prefix else str(key))

@@ -93,10 +93,10 @@ class BatchSampler(Sampler[list[int]]):
 
 @final
 class BatchDataset(Dataset[Batch]):
-    """Packs the examples whose indices it is asked for."""
+    """Packs the examples whose indices it is asked for, or what of them is its rank's share."""
 
     def __init__(
-        self, examples: Sequence[Example], token_budget: int, *, split_examples: bool, is_padded: bool = False
+        self, examples: list[Example], token_budget: int, *, split_examples: bool, is_padded: bool = False
     ) -> None:
         self.examples = examples
         self.token_budget = token_budget
@@ -107,14 +107,15 @@ class BatchDataset(Dataset[Batch]):
         self.rank, self.world_size = 0, 1
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        share, reference = indices[self.rank :: self.world_size], self.reference
+        reference = self.reference
         batch = make_batch(
-            [self.examples[i] for i in share],
+            [self.examples[i] for i in indices],
             token_budget=self.token_budget,
             split_examples=self.split_examples,
             is_padded=self.is_padded,
-            reference=None if reference is None else [scores for i in share for scores in reference[i]],
-            whole=[self.examples[i] for i in indices],
+            reference=None if reference is None else [scores for i in indices for scores in reference[i]],
+            rank=self.rank,
+            world_size=self.world_size,
         )
         batch.mismatched = None if self.mismatched is None else self.mismatched[indices]
         return batch

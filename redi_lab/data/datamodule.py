@@ -1,58 +1,71 @@
 """Global batches in a seeded order, the same for every number of ranks.
 
 One item of the loader is one `Batch`, i.e. one optimizer step. Its order depends on seed and epoch alone; each rank
-takes its share of every global batch and learns what the whole of it holds, so the loss can be normalised globally.
+packs its share of every global batch and learns what the whole of it holds, so the loss can be normalised globally.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any, final
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Self, final
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from redi_lab.data.batches import BatchDataset, BatchSampler, check_budget
-from redi_lab.data.examples import Example, encode_examples, marked_columns
+from redi_lab.data.examples import Example, digest_sequences, encode_examples, marked_columns
 from redi_lab.data.packing import Batch, Task
 from redi_lab.data.token_weights import READS, Rule
-from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder, digest_sequences
+from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
 from redi_lab.data.traces import TraceCorpus
 from redi_lab.errors import UserError
 
 
 @final
 class TraceDataModule(pl.LightningDataModule):
-    """Tokenised demonstrations, pairs, or both sides without pairs, of a corpus, as global batches.
+    """Tokenised demonstrations, pairs, or both sides without pairs, as global batches; `of_corpus` makes it from text.
 
     Args:
-        corpus: what the source gave.
-        encoder: turns text into tokens.
+        train_set: what is trained on.
+        val_set: what is kept out of training; it may be empty.
         task: "demonstrations" (D_SFT), "pairs" (D_Pref), or "unpaired": the demonstrations and the negatives.
         batch_size: examples of one optimizer step, over all ranks; where unpaired, those of the larger side.
-        micro_batch_tokens: most tokens of one forward pass on one device.
-        split_examples: whether chosen and rejected may lie in different forward passes.
-        is_padded: whether the model is fed padded grids, whose cells then count as tokens of a forward pass.
-        seed: of the order and of the choice of validation problems.
-        num_validation: problems kept out of training for the validation loss. The choice depends on seed and ids, so
-            both stages keep out the same ones.
-        max_prompt_tokens: longer prompts are dropped, and counted; None keeps all.
-        max_completion_tokens: examples with a longer completion are dropped, and counted; None keeps all.
-        max_sequence_tokens: the same for prompt and completion together.
-        token_weights: how columns of the data weigh tokens, see `redi_lab.data.token_weights`.
-        prefix_weight: factor on the tokens that both sides of a pair share from their start.
-        tail_weight: factor on the tokens of a side beyond the length of the other one.
-        on_progress: told (sequences tokenised, sequences).
+        seed: of the order.
+        dropped: why examples of the corpus are in neither set, and how many.
+        unused_columns: weights of the corpus that were not asked for.
 
     Raises:
-        UserError: nothing is left to train on, an example is longer than a micro-batch, or its tokens cannot be
-            weighed.
+        UserError: where unpaired, the sides are of too unequal size.
     """
 
     def __init__(
         self,
+        train_set: BatchDataset,
+        val_set: BatchDataset,
+        *,
+        task: Task,
+        batch_size: int,
+        seed: int,
+        dropped: Mapping[str, int] = MappingProxyType({}),
+        unused_columns: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.train_set, self.val_set = train_set, val_set
+        self.train_examples, self.val_examples = train_set.examples, val_set.examples
+        self.task = task
+        self.batch_size = batch_size
+        self.seed = seed
+        self.dropped = dropped
+        self.unused_columns = unused_columns
+        self._resumed_at = (0, 0)
+        self.train_dataloader()  # refuses sides of very unequal size before training
+
+    @classmethod
+    def of_corpus(
+        cls,
         corpus: TraceCorpus,
         encoder: TraceEncoder,
         *,
@@ -70,32 +83,51 @@ class TraceDataModule(pl.LightningDataModule):
         prefix_weight: float = 1.0,
         tail_weight: float = 1.0,
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> None:
-        super().__init__()
-        self.task = task
-        self.batch_size = batch_size
-        self.seed = seed
-        self._resumed_at = (0, 0)
-        self.unused_columns = [name for name in marked_columns(corpus) if name != READS.get(token_weights)]
-        self.dropped: Counter[str] = Counter()
+    ) -> Self:
+        """Tokenise a corpus and drop what is too long.
+
+        Args:
+            corpus: what the source gave.
+            encoder: turns text into tokens.
+            task: see the class.
+            batch_size: see the class.
+            micro_batch_tokens: most tokens of one forward pass on one device.
+            split_examples: whether chosen and rejected may lie in different forward passes.
+            is_padded: whether the model is fed padded grids, whose cells then count as tokens of a forward pass.
+            seed: of the order and of the choice of validation problems.
+            num_validation: problems kept out of training for the validation loss. The choice depends on seed and ids,
+                so both stages keep out the same ones.
+            max_prompt_tokens: longer prompts are dropped, and counted; None keeps all.
+            max_completion_tokens: examples with a longer completion are dropped, and counted; None keeps all.
+            max_sequence_tokens: the same for prompt and completion together.
+            token_weights: how columns of the data weigh tokens, see `redi_lab.data.token_weights`.
+            prefix_weight: factor on the tokens that both sides of a pair share from their start.
+            tail_weight: factor on the tokens of a side beyond the length of the other one.
+            on_progress: told (sequences tokenised, sequences).
+
+        Raises:
+            UserError: nothing is left to train on, an example is longer than a micro-batch, or its tokens cannot be
+                weighed.
+        """
+        dropped: Counter[str] = Counter()
         limits = {"prompt": max_prompt_tokens, "completion": max_completion_tokens, "sequence": max_sequence_tokens}
         encoded = encode_examples(corpus, encoder, task, token_weights, prefix_weight, tail_weight, on_progress)
-        examples = [example for example in encoded if self._is_within(example, limits)]
+        examples = [example for example in encoded if _is_within(example, limits, dropped)]
         kept_out = _validation_ids(corpus, num_validation, seed)
-        self.train_examples = [e for e in examples if e[0].id not in kept_out]
-        self.val_examples = [e for e in examples if e[0].id in kept_out]
-        if not self.train_examples:
+        train, val = ([e for e in examples if (e[0].id in kept_out) is is_kept] for is_kept in (False, True))
+        if not train:
             raise UserError(
                 f"{corpus.source}: no {'traces' if task == 'unpaired' else task} to train on"
-                f" ({dict(corpus.counts.dropped) | dict(self.dropped)} dropped,"
-                f" {len(self.val_examples)} kept for validation); pairs need a right and a wrong trace of one problem"
+                f" ({dict(corpus.counts.dropped) | dict(dropped)} dropped,"
+                f" {len(val)} kept for validation); pairs need a right and a wrong trace of one problem"
             )
         check_budget(examples, micro_batch_tokens, split_examples=split_examples, is_padded=is_padded)
-        self.train_set, self.val_set = (
+        sets = (
             BatchDataset(split, micro_batch_tokens, split_examples=split_examples, is_padded=is_padded)
-            for split in (self.train_examples, self.val_examples)
+            for split in (train, val)
         )
-        self.train_dataloader()  # refuses sides of very unequal size before training
+        unused = [name for name in marked_columns(corpus) if name != READS.get(token_weights)]
+        return cls(*sets, task=task, batch_size=batch_size, seed=seed, dropped=dropped, unused_columns=unused)
 
     @property
     def datasets(self) -> list[BatchDataset]:
@@ -113,7 +145,7 @@ class TraceDataModule(pl.LightningDataModule):
             "train": len(self.train_examples),
             "validation": len(self.val_examples),
             "dropped": dict(self.dropped),
-            "unused_columns": self.unused_columns,
+            "unused_columns": list(self.unused_columns),
             "train_completion_tokens": sum(s.completion_length for e in self.train_examples for s in e),
         }
 
@@ -186,13 +218,14 @@ class TraceDataModule(pl.LightningDataModule):
         # batch_size=None keeps torch from batching again.
         return DataLoader(dataset, batch_size=None, sampler=sampler)
 
-    def _is_within(self, example: Example, limits: Mapping[str, int | None]) -> bool:
-        """Whether no sequence exceeds a limit; counts the example under the first one that it does exceed."""
-        for what, limit in limits.items():
-            if limit is not None and max(_length(sequence, what) for sequence in example) > limit:
-                self.dropped[f"{what} over {limit} tokens"] += 1
-                return False
-        return True
+
+def _is_within(example: Example, limits: Mapping[str, int | None], dropped: Counter[str]) -> bool:
+    """Whether no sequence exceeds a limit; counts the example under the first one that it does exceed."""
+    for what, limit in limits.items():
+        if limit is not None and max(_length(sequence, what) for sequence in example) > limit:
+            dropped[f"{what} over {limit} tokens"] += 1
+            return False
+    return True
 
 
 def _length(sequence: TokenizedSequence, what: str) -> int:

@@ -6,7 +6,9 @@ chosen, rejected = examples[0]
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
@@ -147,3 +149,17 @@ def _example(
             )
         )
     return tuple(done)
+
+
+def digest_sequences(sequences: Iterable[TokenizedSequence]) -> str:
+    """SHA-256 of token ids, prompt lengths, sides, weights and pass rates, in order."""
+    state = hashlib.sha256()
+    for sequence in sequences:
+        side = "" if sequence.is_chosen else "-"
+        state.update(f"{side}{sequence.prompt_length}/{len(sequence.input_ids)};".encode())
+        state.update(array("i", sequence.input_ids).tobytes())
+        if sequence.weight != 1.0 or sequence.pass_rate is not None:
+            state.update(f"{sequence.weight}/{sequence.pass_rate};".encode())
+        if sequence.token_weights is not None:
+            state.update(b"w" + array("f", sequence.token_weights).tobytes())
+    return state.hexdigest()

@@ -14,11 +14,10 @@ text, read as the characters that it is made of; every row is checked, and refus
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -65,11 +64,10 @@ class TraceEncoder:
 
     Args:
         tokenizer: a transformers tokenizer. Its chat template, where it has one, writes the prompt.
-        prompt_template: text of the user turn; `{problem}` stands for the problem. Newlines at its end part prompt and
-            completion where there is no chat template, and are left out where there is one.
-        thinking_prefix: opens the assistant turn, e.g. ``"<think>"``. It belongs to the prompt; a completion that
-            begins with it is not given it twice.
-        rejected_prompt_template: the text of the user turn before rejected completions; None: the same.
+        prompt_template: text of the user turn; `{problem}` stands for the problem. Newlines at its end are left out
+            where there is a chat template.
+        thinking_prefix: opens the assistant turn, e.g. ``"<think>"``; a completion that has it is not given it twice.
+        rejected_prompt_template: that before rejected completions; None: the same.
 
     Attributes:
         rejected: the encoder of rejected completions; this one, unless they have a template of their own.
@@ -340,17 +338,3 @@ def _rendered_turn(tokenizer: Any) -> str:
     if _SENTINEL not in rendered:
         raise UserError(f"{_name(tokenizer)}: its chat template leaves out what the assistant says; correct it")
     return rendered
-
-
-def digest_sequences(sequences: Iterable[TokenizedSequence]) -> str:
-    """SHA-256 of token ids, prompt lengths, sides, weights and pass rates, in order."""
-    state = hashlib.sha256()
-    for sequence in sequences:
-        side = "" if sequence.is_chosen else "-"
-        state.update(f"{side}{sequence.prompt_length}/{len(sequence.input_ids)};".encode())
-        state.update(array("i", sequence.input_ids).tobytes())
-        if sequence.weight != 1.0 or sequence.pass_rate is not None:
-            state.update(f"{sequence.weight}/{sequence.pass_rate};".encode())
-        if sequence.token_weights is not None:
-            state.update(b"w" + array("f", sequence.token_weights).tobytes())
-    return state.hexdigest()

@@ -250,7 +250,7 @@ class TraceCorpus:
 
 
 def pass_rate(verdicts: Iterable[bool | None]) -> float | None:
-    """Share of right traces among the judged ones of a problem; None if no verdict is known."""
+    """Share of right traces among the graded ones of a problem; None if no verdict is known."""
     judged = [verdict for verdict in verdicts if verdict is not None]
     return sum(judged) / len(judged) if judged else None
 

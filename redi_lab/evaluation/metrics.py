@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 Verdicts = NDArray[np.bool_]
+Values = NDArray[np.float64]
 CONFIDENCE = 0.95
 
 
@@ -53,7 +54,7 @@ def pass_at_1(correct: Verdicts) -> Estimate:
     `sem` is the paper's: with P_j the accuracy that uses only the j-th sample of every problem,
     SEM = std(P_1 … P_k) / √k, with the sample standard deviation (k − 1), because the k accuracies are a sample whose
     spread is estimated around its own mean; the population form would be too small by √((k − 1)/k). It speaks of
-    sampling noise on these very problems. The interval speaks of other problems of the same kind, see `_interval`.
+    sampling noise on these very problems. The interval speaks of other problems of the same kind, see `interval`.
 
     Args:
         correct: Verdicts, shape (problems, samples).
@@ -65,7 +66,7 @@ def pass_at_1(correct: Verdicts) -> Estimate:
     num_problems, num_samples = correct.shape
     accuracies = correct.mean(axis=0)
     sem = float(accuracies.std(ddof=1) / math.sqrt(num_samples)) if num_samples > 1 else None
-    low, high = _interval(correct.mean(axis=1))
+    low, high = map(float, interval(correct.mean(axis=1)))
     return Estimate(float(correct.mean()), low, high, sem, num_problems, num_samples)
 
 
@@ -159,12 +160,12 @@ def _checked(correct: Verdicts) -> Verdicts:
     return matrix
 
 
-def _estimate(values: NDArray[np.float64], num_samples: int) -> Estimate:
-    low, high = _interval(values)
+def _estimate(values: Values, num_samples: int) -> Estimate:
+    low, high = map(float, interval(values))
     return Estimate(float(values.mean()), low, high, None, len(values), num_samples)
 
 
-def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
+def interval(values: Values) -> tuple[Values, Values]:
     """Interval for the population mean of per-problem scores in [0, 1], seen through the problems alone.
 
     The posterior of the mean under a Dirichlet prior on the distribution of scores, with half a problem at 0 and half
@@ -173,14 +174,22 @@ def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
     problems agree, the two halves keep the interval from closing.
     Sources: Rubin 1981, "The Bayesian Bootstrap"; Brown, Cai and DasGupta 2001, "Interval Estimation for a Binomial
     Proportion" (Jeffreys' interval, and its limit set to 0 or 1 when nothing else was seen).
+
+    Args:
+        values: Scores, shape (..., problems).
+
+    Returns:
+        Lower and upper ends, each of shape (...).
     """
-    mean, weight = float(values.mean()), len(values) + 1
-    centre = (float(values.sum()) + 0.5) / weight
-    spread = float(np.square(values - centre).sum()) + 0.5 * centre**2 + 0.5 * (1 - centre) ** 2
+    mean, weight = values.mean(axis=-1), values.shape[-1] + 1
+    centre = (values.sum(axis=-1) + 0.5) / weight
+    spread = np.square(values - centre[..., None]).sum(axis=-1) + 0.5 * centre**2 + 0.5 * (1 - centre) ** 2
     effective = centre * (1 - centre) * weight * (weight + 1) / spread - 1
-    tails = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    low, high = special.betaincinv(centre * effective, (1 - centre) * effective, tails)
-    return min(mean, float(low)), max(mean, float(high))
+    low, high = (
+        special.betaincinv(centre * effective, (1 - centre) * effective, (1 + sign * CONFIDENCE) / 2)
+        for sign in (-1, 1)
+    )
+    return np.minimum(mean, low), np.maximum(mean, high)
 
 
 def t_quantile(degrees: int, probability: float = (1 + CONFIDENCE) / 2) -> float:

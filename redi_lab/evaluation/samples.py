@@ -29,7 +29,7 @@ import filelock
 
 from redi_lab.errors import UserError
 from redi_lab.evaluation.results import content_digest
-from redi_lab.files import appending
+from redi_lab.files import appending, is_locked
 from redi_lab.generation.engines import Engine, Progress, SamplingParams
 
 _LOG = logging.getLogger(__name__)
@@ -66,16 +66,11 @@ class SampleStore:
     def locked(self) -> Iterator[None]:
         """Keep other processes out; waits where one is in."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.path.with_suffix(".lock"), thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
+        lock = self.path.with_suffix(".lock")
+        if is_locked(lock):
             _LOG.warning("another process draws the same samples into %s: waiting for it", self.path)
-            lock.acquire()
-        try:
+        with filelock.FileLock(lock):
             yield
-        finally:
-            lock.release()
 
     def read(self) -> Samples:
         """All samples. Only under the lock: a line that a kill left unfinished is removed.

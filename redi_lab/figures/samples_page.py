@@ -1,7 +1,6 @@
-"""Samples to look at: HTML pages with filters, which need no network, and a table for the MLflow UI.
+"""Samples to look at: HTML pages with filters, which need no network.
 
     pages = write_pages(folder, result, benchmark)  # samples_math500.html, ..., every sample is on one of them
-    table = write_table(folder, result, benchmark)  # samples_math500.json, long texts shortened
 
 A page holds its samples as JSON, and its script (samples.js) shows a few at a time, always as text and never as HTML.
 So a page of 16 MB opens at once; what goes beyond is on further pages, which the first links to.
@@ -22,8 +21,6 @@ from redi_lab.evaluation.results import EvaluationResult, ResultRow
 from redi_lab.figures.page import render_page
 
 PAGE_CHARACTERS = 16_000_000
-TABLE_CHARACTERS = 2_000
-TABLE_ROWS = 5_000  # the MLflow UI loads a table as a whole
 
 _SCRIPT = Path(__file__).with_name("samples.js")
 _CONTROLS = """<nav>
@@ -76,35 +73,14 @@ def write_pages(
     return paths
 
 
-def write_table(folder: Path, result: EvaluationResult, benchmark: Benchmark) -> Path:
-    """Write the samples as a table in the format of `mlflow.log_table`; a first row says so if anything is left out."""
-    columns = ("id", "sample", "verdict", "reason", "answer", "accepted", "finish_reason", "num_tokens", "completion")
-    rows: list[list[Any]] = [
-        [row.id, row.sample, row.verdict, row.reason, row.answer, " or ".join(problem.answers), row.finish_reason,
-         row.num_tokens, _shortened(row.text)]
-        for problem, of_problem in _by_problem(result, benchmark)
-        for row in of_problem
-    ]  # fmt: skip
-    if len(rows) > TABLE_ROWS or any(len(row.text) > TABLE_CHARACTERS for row in result.rows):
-        note = (
-            f"{min(len(rows), TABLE_ROWS):,} of {len(rows):,} samples, completions shortened to"
-            f" {TABLE_CHARACTERS:,} characters; the HTML pages show everything"
-        )
-        rows.insert(0, ["(about this table)", *[None] * (len(columns) - 2), note])
-    path = folder / f"samples_{_file_name(benchmark.name)}.json"
-    path.write_text(json.dumps({"columns": columns, "data": rows[: TABLE_ROWS + 1]}), encoding="utf-8")
-    return path
-
-
 def log_samples(
     logger: Any, folder: Path, results: Sequence[EvaluationResult], benchmarks: Sequence[Benchmark]
 ) -> Path:
-    """Write the samples of a run (one result of each benchmark) as pages and tables, log both; the first page."""
-    pairs = list(zip(results, benchmarks, strict=True))
+    """Write the samples of a run (one result of each benchmark) as pages, and log them; the first page."""
+    pairs = zip(results, benchmarks, strict=True)
     pages = [page for result, benchmark in pairs for page in write_pages(folder, result, benchmark)]
     for page in pages:
         logger.log_artifact(page)
-    logger.log_tables([write_table(folder, result, benchmark) for result, benchmark in pairs])
     return pages[0]
 
 
@@ -155,13 +131,6 @@ def _links(paths: Sequence[Path], current: int) -> str:
         for number, path in enumerate(paths)
     )
     return f" Filters and search look at this page alone. Page {' '.join(pages)}"
-
-
-def _shortened(text: str) -> str:
-    if len(text) <= TABLE_CHARACTERS:
-        return text
-    half = TABLE_CHARACTERS // 2
-    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters left out …]\n{text[-half:]}"
 
 
 def _file_name(name: str) -> str:

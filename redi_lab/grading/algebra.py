@@ -15,8 +15,9 @@ from fractions import Fraction
 from functools import cache, lru_cache
 from typing import Any
 
-from redi_lab.grading.equivalence import Outcome, compare_numbers
+from redi_lab.grading.equivalence import Outcome, compare_numbers, is_precise
 from redi_lab.grading.reading import TRIGONOMETRY, Leaf, Number
+from redi_lab.grading.values import differ
 
 CPU_SECONDS = 5.0  # of the processor, not of the clock: a verdict must not depend on what else the machine does
 _POINTS = ("7/5", "-8/5", "19/7")
@@ -40,13 +41,20 @@ def equivalent(answer: Leaf, gold: Leaf) -> Outcome:
     """Whether two values are the same. Needs the main thread, for its timer."""
     try:
         with _limited_time():
-            return _compare(answer, gold)
+            return Outcome.DIFFERENT if _differ(answer, gold) else _compare(answer, gold)
     except _OutOfTime:
         return Outcome.TIMEOUT
     except MemoryError:
         return Outcome.MEMORY
     except Exception:  # sympy raises anything on odd input
         return Outcome.FAILED
+
+
+def _differ(answer: Leaf, gold: Leaf) -> bool:
+    """Whether rough values tell the two apart, which spares the reader of LaTeX; not where one may be rounded."""
+    if any(leaf.number is not None and is_precise(leaf.number) for leaf in (answer, gold)):
+        return False
+    return differ(*(str(leaf.number.value) if leaf.number else leaf.text for leaf in (answer, gold)))
 
 
 @contextmanager

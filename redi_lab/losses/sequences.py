@@ -30,7 +30,7 @@ class SequenceLogps(NamedTuple):
     weights: Tensor | None = None
     """(n,) factor ≥ 0 of each completion's (or its pair's) term in the loss; None: 1."""
     pass_rates: Tensor | None = None
-    """(n,) share of right traces among the judged ones of its problem, for objectives that need it."""
+    """(n,) share of right traces among the graded ones of its problem, for objectives that need it."""
     token_terms: Tensor | None = None
     """(n,) Σ_t c_t φ(log π(y_t | x, y_<t)), for objectives with a function φ of single tokens' log-probs."""
     divergence: Tensor | None = None

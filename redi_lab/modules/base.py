@@ -24,9 +24,9 @@ from redi_lab.backbone.exactness import check_exactness
 from redi_lab.data.packing import Batch, MicroBatch, Task
 from redi_lab.losses.alpha_schedule import AlphaSchedule, strength
 from redi_lab.losses.logps import WeightedLogpSum, token_logps, weighted_logp_sum
-from redi_lab.losses.sequences import SequenceLogps, sum_by_sequence
+from redi_lab.losses.sequences import sum_by_sequence
 from redi_lab.losses.vocabulary import Groups
-from redi_lab.modules.examples import Examples, TokenSums, examples_of, k3, no_sums
+from redi_lab.modules.examples import Examples, TokenSums, examples_of, k3
 
 OptimizerFactory = Callable[[Iterable[Any]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer, int], Any]
@@ -94,7 +94,8 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         self.gradient_observers: list[Callable[[Batch, TokenSums], None]] = []
         """Called in each step with the batch and its sums while `.grad` is whole and not yet clipped."""
         self.may_step: Callable[[Batch, Tensor, Tensor], bool] | None = None
-        """Asked before each step with the batch, its (S,) log-probs and the () gradient norm before clipping."""
+        """Asked before each step with the batch, its (S,) log-probs and the () gradient norm before clipping, which are
+        the same on every rank."""
         self._clock = time.perf_counter()
 
     @abc.abstractmethod
@@ -170,10 +171,10 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss and its metrics on held-back examples."""
         self.prepare(batch)
-        sums = no_sums(batch)
+        sums = self._no_sums(batch)
         for micro, logps in self.backbone.token_logps(batch):
             sums = sums.plus(self.sums(batch, micro, logps))
-        self._log("val", batch, sums)
+        self._log("val", batch, self.over_ranks(sums))
 
     def configure_optimizers(self) -> Any:
         """Weight decay on matrices alone, as is the custom; the schedule advances by optimizer steps."""
@@ -191,8 +192,8 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer, steps)}
 
     def _accumulate_gradients(self, batch: Batch) -> tuple[TokenSums, Tensor | None]:
-        """Backward through every micro-batch; its sums and, where asked for, this rank's part of mean entropy."""
-        sums = no_sums(batch)
+        """Backward through every micro-batch; the batch's sums and, if asked for, this rank's part of mean entropy."""
+        sums = self._no_sums(batch)
         form = self._linear_form(batch) if self.is_linear or self.head_gradient == "accumulate" else None
         entropy = sums.logps.new_zeros(())
         for number, micro in enumerate(batch.micro_batches, start=1):
@@ -206,7 +207,20 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
                 entropy += token_entropy.sum() / batch.num_completion_tokens
         if not batch.micro_batches:  # a rank without a share of the last batch still takes part in the exchange
             self.manual_backward(torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0)
-        return sums, entropy if self.log_entropy else None
+        return self.over_ranks(sums), entropy if self.log_entropy else None
+
+    def _no_sums(self, batch: Batch) -> TokenSums:
+        """Zeros in every column that the objective has."""
+        zeros = torch.zeros_like(batch.lengths)
+        return TokenSums(zeros, zeros, zeros if self.has_token_term else None, zeros if self.kl_weight > 0 else None)
+
+    def over_ranks(self, sums: TokenSums) -> TokenSums:
+        """Those of the whole batch: a rank has zeros for the sequences that are elsewhere, so nothing is rounded."""
+        if self.trainer.world_size == 1:
+            return sums
+        columns = torch.stack([values for values in sums if values is not None])
+        whole = iter(self.trainer.strategy.reduce(columns, reduce_op="sum"))
+        return sums.map(lambda _: next(whole))
 
     def sums(self, batch: Batch, micro: MicroBatch, logps: Tensor, tokens: slice = slice(None)) -> TokenSums:
         """Sums over a micro-batch's completion tokens, or over those of some whole sequences; (c,) log-probs of these.
@@ -244,10 +258,9 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
     def _linear_form(self, batch: Batch) -> TokenSums:
         """Slopes at a point, for an objective that is linear; else those whose factors are found out group by group."""
         # At a point where a logistic loss is not saturated: elsewhere its slope could be lost in rounding.
-        zeros = torch.zeros_like(batch.lengths)
-        start = zeros if batch.reference_logps is None else batch.reference_logps
-        terms, divergence = (zeros if has else None for has in (self.has_token_term, self.kl_weight > 0))
-        form = self.slopes(batch, TokenSums(start, zeros, terms, divergence))
+        zeros = self._no_sums(batch)
+        start = zeros.logps if batch.reference_logps is None else batch.reference_logps
+        form = self.slopes(batch, zeros._replace(logps=start))
         return form._replace(logps=batch.lengths.reciprocal()) if self.is_separable else form
 
     def weighted_sum(
@@ -311,7 +324,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
 
     def _log(self, stage: str, batch: Batch, sums: TokenSums) -> None:
         """The loss and metrics of the whole global batch, the same on every rank."""
-        examples = self._gather(batch, sums)
+        examples = examples_of(batch, sums)
         # Averages over batches weight each by what its mean runs over, so val/ does not depend on the batch size.
         options: dict[str, Any] = {"sync_dist": stage == "val" and self.trainer.world_size > 1}
         loss = self._whole_loss(examples, batch)
@@ -321,24 +334,8 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
             metrics[f"{stage}/kl"] = examples.sequences.divergence.sum() / batch.num_completion_tokens
         self.log_dict(metrics, batch_size=batch.num_examples, **options)
 
-    def _gather(self, batch: Batch, sums: TokenSums) -> Examples:
-        """The examples of all ranks."""
-        ranks, own = self.trainer.world_size, examples_of(batch, sums)
-        if ranks == 1:
-            return own
-        sequences, is_chosen = own
-        columns = [column for column in sequences if column is not None]
-        share = torch.stack([is_chosen.to(sums.logps.dtype), *columns], dim=1)
-        room = (2 if self.task == "pairs" else 1) * -(-batch.num_examples // ranks)
-        slots = share.new_zeros(ranks, room, share.shape[1])  # shares differ in size, and one may be empty
-        slots[self.trainer.global_rank, : len(share)] = share
-        whole = self.trainer.strategy.reduce(slots, reduce_op="sum").flatten(0, 1)
-        is_chosen, *found = whole[whole[:, 2] > 0].unbind(1)  # whose lengths are above 0
-        rest = iter(found)
-        return Examples(SequenceLogps(*(None if c is None else next(rest) for c in sequences)), is_chosen > 0)  # type: ignore[arg-type]
-
     def _tokens_per_second(self, batch: Batch) -> float:
-        """Prompt and completion tokens of this rank, over the time since the end of the step before."""
+        """Prompt and completion tokens of all ranks, over the time since the end of the step before."""
         began, self._clock = self._clock, time.perf_counter()
         return batch.num_tokens / (self._clock - began)
 

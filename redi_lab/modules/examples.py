@@ -50,9 +50,9 @@ class TokenSums(NamedTuple):
         return TokenSums(*(None if values is None else function(values) for values in self))  # type: ignore[arg-type]
 
     def plus(self, other: TokenSums) -> TokenSums:
-        """Those of both."""
+        """Those of both, which have the same columns."""
         both = zip(self, other, strict=True)
-        return TokenSums(*(a if b is None else b if a is None else a + b for a, b in both))  # type: ignore[arg-type]
+        return TokenSums(*(None if a is None or b is None else a + b for a, b in both))  # type: ignore[arg-type]
 
 
 def k3(logps: Tensor, reference: Tensor | None) -> Tensor:
@@ -61,11 +61,6 @@ def k3(logps: Tensor, reference: Tensor | None) -> Tensor:
         raise ValueError("kl_weight needs the reference's log-probs of tokens")
     distance = reference - logps
     return torch.expm1(distance) - distance
-
-
-def no_sums(batch: Batch) -> TokenSums:
-    """Log-probs of 0."""
-    return TokenSums(torch.zeros_like(batch.lengths), torch.zeros_like(batch.lengths))
 
 
 def examples_of(batch: Batch, sums: TokenSums, which: Tensor | None = None) -> Examples:

@@ -11,7 +11,7 @@ from redi_lab.data.packing import Batch
 from redi_lab.losses.kto import kto_loss
 from redi_lab.losses.sequences import sum_by_sequence
 from redi_lab.modules.base import CausalLMModule
-from redi_lab.modules.examples import Examples
+from redi_lab.modules.examples import Examples, TokenSums
 
 
 @final
@@ -47,13 +47,11 @@ class KTOModule(CausalLMModule):
         others = batch.mismatched
         if others is None or others.reference_logps is None:
             raise ValueError("KTO needs batches with mismatched completions and their reference")
-        ratios = -others.reference_logps
+        sums = torch.zeros_like(others.lengths)
         for micro, logps in self.backbone.token_logps(others):
-            ratios = ratios + sum_by_sequence(logps, micro.sequence_index, len(ratios))
-        total = ratios.sum()
-        if self.trainer.world_size > 1:
-            total = self.trainer.strategy.reduce(total, reduce_op="sum")
-        self.reference_point = (total / batch.num_examples).clamp(min=0.0)
+            sums = sums + sum_by_sequence(logps, micro.sequence_index, len(sums))
+        ratios = self.over_ranks(TokenSums(sums, sums)).logps - others.reference_logps
+        self.reference_point = (ratios.sum() / batch.num_examples).clamp(min=0.0)
 
     def loss(self, examples: Examples, batch: Batch) -> Tensor:
         """() their share of the mean over the batch's traces."""

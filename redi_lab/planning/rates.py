@@ -62,7 +62,7 @@ class Planned:
     Attributes:
         peak_bytes: most memory on a device; on a CPU with `base_bytes` of interpreter and libraries.
         base_bytes: see there.
-        operations: of the whole training.
+        operations: of the whole training, on one of its devices.
         seconds: None where no rate of this device is known.
         remedy: from the bytes that there are to overrides that would fit into them; None if nothing would.
         remember: keeps the rate that the training found.

@@ -21,24 +21,19 @@ from redi_lab.evaluation.benchmarks import (
 
 
 def make_benchmark(config: DictConfig, load_corpus: Callable[[], TraceCorpus]) -> Benchmark | None:
-    """The problems to evaluate on; None with `eval=none`.
-
-    Raises:
-        UserError: the data group keeps no problems, or the benchmark cannot be read.
-    """
-    return None if config.eval.benchmark is None else _benchmark(config, config.eval, config.eval.name, load_corpus)
+    """The problems to evaluate on, the first of a suite; None with `eval=none`. Raises as `make_benchmarks`."""
+    return next(iter(make_benchmarks(config, load_corpus)), None)
 
 
 def make_benchmarks(config: DictConfig, load_corpus: Callable[[], TraceCorpus]) -> tuple[Benchmark, ...]:
     """The benchmark, or those of a suite under the names of its members; none with `eval=none`.
 
     Raises:
-        UserError: as `make_benchmark`.
+        UserError: the data group keeps no problems, or a benchmark cannot be read.
     """
-    if config.eval.benchmark != "suite":
-        single = make_benchmark(config, load_corpus)
-        return () if single is None else (single,)
-    return tuple(_benchmark(config, settings, str(name), load_corpus) for name, settings in config.eval.members.items())
+    own = {config.eval.name: config.eval} if config.eval.benchmark is not None else {}
+    members = config.eval.members if config.eval.benchmark == "suite" else own
+    return tuple(_benchmark(config, settings, name, load_corpus) for name, settings in members.items())
 
 
 def _benchmark(

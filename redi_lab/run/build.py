@@ -17,6 +17,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.strategies import DDPStrategy
 from transformers import get_scheduler
 
 from redi_lab.backbone.attention import PADDED
@@ -81,7 +82,7 @@ def make_datamodule(
 ) -> TraceDataModule:
     """What the objective trains on, as batches."""
     data, objective = config.data, objective_class(config)
-    return TraceDataModule(
+    return TraceDataModule.of_corpus(
         corpus,
         encoder,
         task=objective.task,
@@ -212,10 +213,23 @@ def accuracy_sampling(config: DictConfig, eval_config: DictConfig) -> SamplingPa
     )
 
 
-def make_trainer(config: DictConfig, callbacks: Sequence[pl.Callback], logger: Any) -> pl.Trainer:
-    """A Lightning trainer that logs every step and leaves checkpoints, batching and clipping to the lab."""
+def make_trainer(
+    config: DictConfig, callbacks: Sequence[pl.Callback], logger: Any, num_devices: int | None = None
+) -> pl.Trainer:
+    """A Lightning trainer that logs every step and leaves checkpoints, batching and clipping to the lab.
+
+    Args:
+        config: with the group trainer.
+        callbacks: all that it has.
+        logger: what records its metrics.
+        num_devices: in place of `trainer.devices`.
+    """
     plain = OmegaConf.to_container(config.trainer)
     assert isinstance(plain, dict)
+    plain["devices"] = num_devices or config.trainer.devices
+    is_shared = plain["devices"] > 1
+    # Views save the gradients' memory once.
+    plain["strategy"] = DDPStrategy(gradient_as_bucket_view=True) if is_shared else "auto"
     if plain.get("deterministic") == "warn":
         # Else torch would fill all fresh memory with NaN, chunks of logits included, to catch reads before writes.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, final
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from rich.markup import escape
 
 from redi_lab.backbone.causal_lm import CHUNK, CausalLM
 from redi_lab.config.compose import CONFIG_DIR
@@ -24,6 +25,7 @@ from redi_lab.planning.memory import step_memory
 from redi_lab.planning.rates import Planned, Rates, device_name
 from redi_lab.planning.work import forward_work
 from redi_lab.run.build import objective_class
+from redi_lab.run.screen import say
 
 _LORA = "{r: 16, lora_alpha: 32, target_modules: all-linear}"  # as in conf/model/hf_lora.yaml
 _SAMPLE = 2048  # examples that are drawn, or whose batches are looked at
@@ -66,11 +68,12 @@ class Lengths(NamedTuple):
 @final
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage on a kind of device: bytes by component at the peak of a step, and in all at other moments."""
+    """A stage on a number of devices: bytes on each, by component at the peak of a step, and in all at other moments."""
 
     config: DictConfig
     lengths: Lengths
     sizes: Sizes
+    devices: int
     row: int
     """Tokens of the largest forward pass."""
     steps: int
@@ -120,7 +123,6 @@ def plan_stage(
         "libraries": round(1e9 * (assumed.context_gb if is_gpu else assumed.libraries_gb)),
         "weights": sizes.weight_bytes,
         "optimizer": moments * sizes.trained_bytes,
-        "gradient buckets": sizes.trained_bytes * (devices > 1),
     }
     memory = state | step_memory(
         sizes,
@@ -146,6 +148,7 @@ def plan_stage(
         config=config,
         lengths=lengths,
         sizes=sizes,
+        devices=devices,
         row=row,
         steps=steps,
         operations=step * epochs * lengths.number / len(lengths.examples),
@@ -232,25 +235,27 @@ def _candidates(config: DictConfig, lengths: Lengths) -> Iterator[list[str]]:
 
 
 def plan_run(config: DictConfig, data: TraceDataModule, backbone: CausalLM, device: torch.device) -> Planned | None:
-    """The plan of a training whose model and data are there; None where its layers cannot be run without numbers."""
+    """The plan of a training whose model and data are there; None, and a line that says why, where that fails."""
     lengths, is_gpu, model = Lengths.of(data), device.type == "cuda", backbone.plain.config
+    devices = config.trainer.devices
     try:
-        plan = plan_stage(config, model, lengths, is_gpu=is_gpu, sizes=Sizes.of(backbone.model))
-    except (RuntimeError, TypeError, ValueError, AttributeError):
+        plan = plan_stage(config, model, lengths, is_gpu=is_gpu, devices=devices, sizes=Sizes.of(backbone.model))
+    except Exception as error:  # whatever a model's own code raises: an estimate must not end a training
+        say(f"[dim]its memory and time cannot be planned: {escape(str(error).splitlines()[0])}[/dim]")
         return None
     rates, of = Rates(Path(config.paths.cache_dir)), (device_name(device), config.trainer.precision, plan.sizes.head[1])
     rate, base = rates.find(*of), plan.memory["libraries"]
     outside = base if is_gpu else 0  # torch counts its tensors alone
 
     def remedy(capacity: int) -> str | None:
-        found = cheapest_fit(config, model, lengths, capacity + outside, is_gpu=is_gpu)
+        found = cheapest_fit(config, model, lengths, capacity + outside, is_gpu=is_gpu, devices=devices)
         return found and " ".join(found[0])
 
     return Planned(
         peak_bytes=max(plan.step_bytes, plan.other_memory.get("accuracy in training", 0)) - outside,
         base_bytes=base - outside,
-        operations=plan.operations,
-        seconds=None if rate is None else plan.operations / rate,
+        operations=plan.operations / devices,
+        seconds=None if rate is None else plan.operations / devices / rate,
         remedy=remedy,
         remember=partial(rates.add, *of),
     )

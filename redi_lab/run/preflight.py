@@ -13,9 +13,8 @@ from omegaconf import DictConfig
 from redi_lab.config.compose import benchmarks, experiment_names, is_url
 from redi_lab.config.inheritance import load_earlier
 from redi_lab.errors import UserError
-from redi_lab.hub import is_hub_id
+from redi_lab.hub import TIMEOUT_S, ask_hub, is_hub_id
 
-TIMEOUT_S = 5.0
 _REMEDIES = {"model.path": "FOLDER", "data.path": "FOLDER_OR_FILE"}
 
 
@@ -102,13 +101,5 @@ def _answers(url: str) -> bool:
 
 def is_hub_reachable() -> bool:
     """Whether the Hugging Face hub answers one short request; libraries would retry for half a minute each."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        HfApi().model_info("openai-community/gpt2", timeout=TIMEOUT_S)  # any model will do
-    except HfHubHTTPError:
-        return True  # it answered
-    except Exception:  # name resolution, proxy, TLS, time-out, offline mode: each HTTP library has its own
-        return False
-    return True
+    answer = ask_hub("model", "openai-community/gpt2", revision=None)  # any model will do
+    return answer.commit is not None or answer.is_missing

@@ -172,7 +172,7 @@ def quieten_libraries() -> None:
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    for name in ("pytorch_lightning", "lightning.pytorch", "alembic", "mlflow"):
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         r".*does not have many workers.*",  # packing a batch takes milliseconds

@@ -32,6 +32,7 @@ from redi_lab.evaluation.results import checkpoint_hash, content_digest
 from redi_lab.files import write_text
 from redi_lab.run.arguments import check_arguments
 from redi_lab.run.code import code_digest
+from redi_lab.run.devices import check_devices
 from redi_lab.run.opened import OpenedData
 from redi_lab.run.precision import settle_precision
 
@@ -40,8 +41,9 @@ _NO_EFFECT = {
     # A source counts by its content, not its name.
     "data": ("source", "path", "max_new_tokens", "num_development", "development_path"),
     "loss": ("log_entropy",),
+    # Ranks share the same batches, so that weights differ by rounding alone.
     "trainer": ("log_every_n_steps", "enable_model_summary", "profiler", "val_check_interval", "limit_val_batches",
-                "check_val_every_n_epoch"),
+                "check_val_every_n_epoch", "devices", "strategy"),
 }  # fmt: skip
 
 
@@ -92,6 +94,7 @@ def resolve_chain(config: DictConfig, overrides: Sequence[str]) -> list[Stage]:
     opened: dict[str, OpenedData] = {}
     for one in configs:
         check_arguments(one)
+        check_devices(one)
         settle_precision(one)
         source = OmegaConf.to_yaml(one.data.source, resolve=True)
         if source not in opened:

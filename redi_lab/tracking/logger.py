@@ -11,10 +11,9 @@ completes the mirror later (see `redi_lab.tracking.mirror`).
 
 from __future__ import annotations
 
-import json
 import logging
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat, final
 
@@ -158,14 +157,6 @@ class RunLogger(Logger):
         is_inside = absolute.is_relative_to(self.folder)
         name = str(absolute.relative_to(self.folder) if is_inside else absolute)
         self._update(artifacts=list(dict.fromkeys([*self._record.artifacts, name])))
-
-    @rank_zero_only  # type: ignore[misc, unused-ignore]
-    def log_tables(self, paths: Sequence[Path]) -> None:
-        """Show JSON files of {columns, data} as tables, as `mlflow.log_table` does; call it once a run."""
-        for path in paths:
-            self.log_artifact(path)
-        tables = [{"path": path.name, "type": "table"} for path in paths]
-        self._update(tags=self._record.tags | {"mlflow.loggedArtifacts": json.dumps(tables)})
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
     def log_dataset(self, name: str, digest: str, source: str, num_rows: int, context: str = "training") -> None:

@@ -56,11 +56,11 @@ def doctor(arguments: list[str]) -> None:
     """Say what works here and what does not; exits with 1 where something needed does not."""
     names, words, overrides = read_words(DoctorWords, arguments)
     if names:
-        raise UserError("doctor takes no words: redi-lab doctor [sweep.storage=URL] [engine.python=PATH] [format=json]")
+        raise UserError("doctor takes no words: redi-lab doctor [engine.python=PATH]")
     config = load_config("evaluate", ["checkpoint=.", *overrides], check_paths=False)
-    from redi_lab.verbs.doctor.command import run_doctor
+    from redi_lab.verbs.doctor import make_checks, run_doctor
 
-    sys.exit(not run_doctor(config, words.storage, words.python, words.format))
+    sys.exit(not run_doctor(make_checks(config, words.python)))
 
 
 def grade(arguments: list[str]) -> None:

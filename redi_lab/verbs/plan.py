@@ -35,7 +35,8 @@ def run_plan(config: DictConfig, overrides: Sequence[str], words: PlanWords, ass
     """
     quieten_libraries()
     name = words.gpu or _own_device(assumed)
-    device, is_gpu, count = assumed.devices[name], name != "cpu", words.devices * words.nodes
+    device, is_gpu = assumed.devices[name], name != "cpu"
+    count = (words.devices or config.trainer.devices) * words.nodes
     plans: list[StagePlan] = []
     for stage in chain_configs(config, overrides):
         if is_gpu and stage.trainer.precision == "auto":
@@ -113,7 +114,7 @@ def _table(
 
 def _column(plan: StagePlan, device: DeviceConfig, words: PlanWords, assumed: PlanConfig) -> dict[str, str]:
     """What is said of a stage, by the names of the rows."""
-    sizes, precision, count = plan.sizes, plan.config.trainer.precision, words.devices * words.nodes
+    sizes, precision, count = plan.sizes, plan.config.trainer.precision, plan.devices
     measured = Rates(Path(plan.config.paths.cache_dir)).find(device.name, precision, sizes.head[1])
     peak = device.bf16_tflops if precision == "bf16-mixed" else device.fp32_tflops
     rate = 1e12 * peak * device.sustained if measured is None else measured

@@ -34,6 +34,7 @@ See docs/benchmarks.md and docs/statistics.md.""",
         """\
 curate data=openr1_math|openr1_220k|jsonl data.path=FILE [curation=paper|strict|grader]
 curate preview path=RESULTS_FOLDER [n=3] [tokenizer=FOLDER]
+curate advise [OVERRIDES of a training] [context=4] [pairs=3000]     which alpha its pairs bear, by counting
 
 Train on the result with data=curated data.path=RESULTS_FOLDER. See docs/curation.md.""",
     ),
@@ -78,7 +79,7 @@ Add interrupted=true for what could still be continued. Checkpoints, results and
     ),
     "doctor": (
         "say what works on this machine, what does not, and the command that fixes it",
-        "doctor [sweep.storage=URL] [engine.python=PATH] [format=json]",
+        "doctor [engine.python=PATH]",
     ),
     "ui": ("serve the MLflow UI on 127.0.0.1", "ui [port=5000]"),
     "upload": (

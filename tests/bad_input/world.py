@@ -90,10 +90,11 @@ def _composed(data: str) -> DictConfig:
 def load_corpus(path: Path, data: str = "jsonl", **source: Any) -> None:
     """Read a file or folder as training does, without a process or a composition for each."""
     config = copy.deepcopy(_composed(data))
-    changes = {"num_heldout": 0, **source, "path": str(path)}
-    config.data.path = str(path)
-    config.data.source = OmegaConf.merge(config.data.source, changes)
-    check(config, "train")
+    config.data.path = config.data.source.path = str(path)
+    config.data.source.num_heldout = 0
+    if source or not path.is_file():  # what the settings say may be wrong; of a file, only what it holds
+        config.data.source = OmegaConf.merge(config.data.source, source)
+        check(config, "train")
     source_of_traces = make_source(config)
     source_of_traces.digest()
     source_of_traces.load()

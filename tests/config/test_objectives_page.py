@@ -7,7 +7,7 @@ import re
 import pytest
 
 from redi_lab.config.checks import options
-from redi_lab.config.compose import CONFIG_DIR, load_config
+from redi_lab.config.compose import CONFIG_DIR, _compose, load_config
 from redi_lab.config.schema.losses import LOSSES
 from redi_lab.errors import UserError
 
@@ -25,10 +25,12 @@ def test_the_table_has_every_preset_and_no_other() -> None:
     assert sorted(documented()) == PRESETS
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_the_class_is_that_of_the_settings(name: str) -> None:
-    target = load_config("train", [f"loss={name}"]).loss._target_
-    assert documented()[name] == LOSSES[target].cost_class
+def test_the_class_is_that_of_the_settings() -> None:
+    composed = _compose(
+        "train", [f"+loss@presets.{name}={name}" for name in PRESETS], CONFIG_DIR
+    )  # all of them at once
+    classes = {name: LOSSES[preset._target_].cost_class for name, preset in composed.presets.items()}
+    assert classes == documented()
 
 
 def test_a_wrong_name_is_answered_by_class() -> None:

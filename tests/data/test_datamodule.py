@@ -38,7 +38,7 @@ def make(corpus: TraceCorpus, encoder: TraceEncoder, **changes: Any) -> TraceDat
         "split_examples": True,
         "seed": 0,
     }
-    return TraceDataModule(corpus, encoder, **(options | changes))
+    return TraceDataModule.of_corpus(corpus, encoder, **(options | changes))
 
 
 def train_batches(data: TraceDataModule, epoch: int = 0) -> list[Batch]:
@@ -103,10 +103,13 @@ def test_chosen_comes_before_rejected(corpus: TraceCorpus, encoder: TraceEncoder
         assert texts == [f"{pair.chosen}<|endoftext|>", f"{pair.rejected}<|endoftext|>"]
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 11])
-def test_the_shares_of_the_ranks_make_the_whole(corpus: TraceCorpus, encoder: TraceEncoder, world_size: int) -> None:
-    """11 ranks are more than a batch has examples: some go without."""
-    data = make(corpus, encoder)
+@pytest.mark.parametrize("split_examples", [True, False])
+@pytest.mark.parametrize("world_size", [2, 3, 17])
+def test_the_shares_of_the_ranks_make_the_whole(
+    corpus: TraceCorpus, encoder: TraceEncoder, world_size: int, split_examples: bool
+) -> None:
+    """17 ranks are more than a batch has sequences: some go without."""
+    data = make(corpus, encoder, split_examples=split_examples)
     data.train_set.reference = [[Reference(-1.0 * i), Reference(-2.0 * i)] for i in range(len(data.train_examples))]
     whole = train_batches(data)
     shares = []
@@ -114,19 +117,17 @@ def test_the_shares_of_the_ranks_make_the_whole(corpus: TraceCorpus, encoder: Tr
         data.train_set.rank, data.train_set.world_size = rank, world_size
         shares.append(train_batches(data))
     for batch, *parts in zip(whole, *shares, strict=True):
-        pairs = [_pairs(part) for part in parts]
-        assert sorted(chain.from_iterable(pairs)) == sorted(_pairs(batch))
-        assert sum(part.num_tokens for part in parts) == batch.num_tokens
+        owned = [[index for micro in part.micro_batches for index in micro.sequences.tolist()] for part in parts]
+        assert sorted(chain.from_iterable(owned)) == list(range(len(batch.lengths)))
+        if not split_examples:
+            assert all({index ^ 1 for index in share} == set(share) for share in owned)
         for part in parts:
-            assert part.num_examples == batch.num_examples
-            assert part.num_completion_tokens == batch.num_completion_tokens == int(batch.lengths.sum())
-
-
-def _pairs(batch: Batch) -> list[tuple[Any, ...]]:
-    """(id, lengths, reference log-probs) of each pair in a batch."""
-    assert batch.reference_logps is not None
-    lengths, reference = batch.lengths.view(-1, 2).tolist(), batch.reference_logps.view(-1, 2).tolist()
-    return list(zip(batch.ids[::2], batch.ids[1::2], map(tuple, lengths), map(tuple, reference), strict=True))
+            for name in ("lengths", "is_chosen", "reference_logps", "weights"):
+                assert torch.equal(getattr(part, name), getattr(batch, name))
+            for name in ("ids", "num_examples", "num_completion_tokens", "num_tokens"):
+                assert getattr(part, name) == getattr(batch, name)
+            assert (part.row_fill, part.padding_share) == (parts[0].row_fill, parts[0].padding_share)
+    assert any(not part.micro_batches for parts in shares for part in parts) == (world_size == 17)
 
 
 def test_the_reference_follows_its_examples(corpus: TraceCorpus, encoder: TraceEncoder) -> None:

@@ -13,7 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redi_lab.data.packing import MicroBatch, Reference, make_batch, pack_into_grids, pack_into_rows
+from redi_lab.data.packing import (
+    MicroBatch,
+    Reference,
+    make_batch,
+    pack_into_grids,
+    pack_into_rows,
+    share_out,
+    step_cost,
+)
 from redi_lab.data.tokenization import TokenizedSequence
 
 A = TokenizedSequence("a", (10, 11, 12, 13), 2)
@@ -160,19 +168,35 @@ def test_every_completion_token_is_predicted_once_by_the_token_before(
     assert batch.lengths.tolist() == [float(s.completion_length) for pair in pairs for s in pair]
 
 
-def test_normalisers_and_reference_of_a_share() -> None:
-    """A rank's share keeps the numbers of the whole batch; the reference stays in the order of the sequences."""
-    share = make_batch(
-        [(A, B)],
-        token_budget=9,
-        split_examples=True,
-        reference=[Reference(-1.5), Reference(-2.5)],
-        whole=[(A, B), (C, D), (A, C)],
+def test_a_share_knows_the_whole_batch() -> None:
+    """Each rank has half of the sequences, the sides of a pair apart, and the numbers of all of them."""
+    pairs = [(A, B), (C, D), (A, C)]
+    reference = [Reference(-1.0 * number) for number in range(6)]
+    first, second = (
+        make_batch(pairs, token_budget=9, split_examples=True, reference=reference, rank=rank, world_size=2)
+        for rank in (0, 1)
     )
-    assert (share.num_examples, share.num_rejected, share.num_tokens) == (3, 0, 7)
-    assert share.num_completion_tokens == share.total_length == sum(s.completion_length for s in (A, B, C, D, A, C))
-    assert share.reference_logps is not None
-    assert share.reference_logps.tolist() == [-1.5, -2.5]
+    owned = [sorted(i for micro in batch.micro_batches for i in micro.sequences.tolist()) for batch in (first, second)]
+    assert sorted(owned[0] + owned[1]) == [0, 1, 2, 3, 4, 5]
+    assert any(side ^ 1 not in owned[0] for side in owned[0])
+    for batch in (first, second):
+        assert (batch.num_examples, batch.num_rejected) == (3, 0)
+        assert batch.num_tokens == sum(len(s.input_ids) for pair in pairs for s in pair)
+        assert batch.num_completion_tokens == batch.total_length == batch.lengths.sum()
+        assert batch.reference_logps is not None
+        assert batch.reference_logps.tolist() == [scores.logps for scores in reference]
+
+
+def test_the_dearest_go_first_to_whoever_has_least() -> None:
+    """7 | 5 | 4, then 4 joins 4, 3 joins 5, 2 joins 7."""
+    assert share_out([4.0, 7.0, 2.0, 5.0, 3.0, 4.0], 3) == [[1, 2], [3, 4], [0, 5]]
+    assert share_out([1.0], 2) == [[0], []]
+    assert share_out([5.0, 1.0, 3.0], 1) == [[0, 1, 2]]
+
+
+def test_attention_grows_with_the_square() -> None:
+    assert step_cost(36_000) == 2 * 36_000
+    assert step_cost(2000) > 2 * step_cost(1000)
 
 
 def test_weights_and_token_log_probs_lie_at_their_tokens() -> None:
@@ -193,8 +217,8 @@ def test_weights_and_token_log_probs_lie_at_their_tokens() -> None:
 
 
 def test_a_rank_without_examples_has_no_forward_pass() -> None:
-    batch = make_batch([], token_budget=9, split_examples=False, whole=[(A,)])
-    assert (batch.micro_batches, batch.lengths.tolist(), batch.num_examples, batch.num_tokens) == ([], [], 1, 0)
+    batch = make_batch([(A,)], token_budget=9, split_examples=False, rank=1, world_size=2)
+    assert (batch.micro_batches, batch.lengths.tolist(), batch.num_examples) == ([], [2.0], 1)
 
 
 def test_moving_to_a_device_moves_every_tensor() -> None:

@@ -253,5 +253,7 @@ def test_columns_that_no_rule_reads_are_said(rule: Rule, unused: list[str]) -> N
     assert marked_columns(data) == ["spans", "steps"]
     assert marked_columns(corpus(Demonstration("a", "?", "x"), Negative("b", "?", "x", SPANS))) == ["spans"]
     options: dict[str, Any] = {"batch_size": 1, "micro_batch_tokens": 99, "split_examples": True, "seed": 0}
-    module = TraceDataModule(data, TraceEncoder(byte_tokenizer()), task="pairs", token_weights=rule, **options)
+    module = TraceDataModule.of_corpus(
+        data, TraceEncoder(byte_tokenizer()), task="pairs", token_weights=rule, **options
+    )
     assert module.counts()["unused_columns"] == unused

@@ -10,11 +10,11 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
+from redi_lab.data.examples import digest_sequences
 from redi_lab.data.student_tokenizer import train_tokenizer
 from redi_lab.data.tokenization import (
     TokenizedSequence,
     TraceEncoder,
-    digest_sequences,
     find_end_of_turn,
     find_turn_markup,
 )

@@ -12,6 +12,7 @@ from scipy import special, stats
 from redi_lab.evaluation.metrics import (
     Estimate,
     average,
+    interval,
     paired_difference,
     pass_at_1,
     pass_at_k,
@@ -140,8 +141,24 @@ def simulated(mean: float, spread: float, num_problems: int, num_samples: int) -
     return generator.random((BENCHMARKS, num_problems, num_samples), dtype=np.float32) < accuracies
 
 
-def coverage(estimates: list[Estimate], truth: float) -> float:
-    return float(np.mean([estimate.ci_low <= truth <= estimate.ci_high for estimate in estimates]))
+def coverage(values: np.ndarray, truth: float) -> float:
+    """How often the intervals of many benchmarks' scores hold the truth."""
+    low, high = interval(values)
+    return float(np.mean((low <= truth) & (truth <= high)))
+
+
+@pytest.mark.parametrize("k", [1, 4, 8])
+def test_intervals_of_many_benchmarks_at_once_are_those_of_each(k: int) -> None:
+    verdicts = simulated(0.3, 2.0, 30, 8)[:20]
+    ends = np.transpose(interval(at_k(verdicts, k)))
+    each = [pass_at_1(correct) if k == 1 else pass_at_k(correct, k) for correct in verdicts]
+    assert ends == pytest.approx(np.array([(estimate.ci_low, estimate.ci_high) for estimate in each]), abs=1e-12)
+
+
+def at_k(verdicts: np.ndarray, k: int) -> np.ndarray:
+    """The chance that a draw of k of each problem's samples holds a right one, by another formula than pass_at_k's."""
+    wrong, total = (~verdicts).sum(axis=-1), verdicts.shape[-1]
+    return np.asarray(1 - special.binom(wrong, k) / special.binom(total, k))
 
 
 @pytest.mark.parametrize(("mean", "spread"), [(0.5, 4.0), (0.5, 1.0), (0.2, 5.0), (0.8, 1.0), (0.85, 2.0)])
@@ -153,16 +170,15 @@ def test_interval_covers_the_truth_as_often_as_it_says(
 
     One sample of 30 problems has 31 outcomes: its rate moves in jumps.
     """
-    estimates = [pass_at_1(correct) for correct in simulated(mean, spread, num_problems, num_samples)]
     slack = 0.015 if num_samples == 1 else 0.003
-    assert 0.93 - slack <= coverage(estimates, mean) <= 0.97 + slack
+    covered = coverage(at_k(simulated(mean, spread, num_problems, num_samples), 1), mean)
+    assert 0.93 - slack <= covered <= 0.97 + slack
 
 
 @pytest.mark.parametrize("mean", [0.02, 0.05, 0.9, 0.95, 0.98])
 @pytest.mark.parametrize(("num_problems", "num_samples"), [(30, 4), (30, 16), (100, 16)])
 def test_near_the_ends_it_covers_more_rather_than_less(mean: float, num_problems: int, num_samples: int) -> None:
-    estimates = [pass_at_1(correct) for correct in simulated(mean, 2.0, num_problems, num_samples)]
-    assert coverage(estimates, mean) >= 0.94
+    assert coverage(at_k(simulated(mean, 2.0, num_problems, num_samples), 1), mean) >= 0.94
 
 
 @pytest.mark.parametrize(("mean", "spread"), [(0.3, 2.0), (0.6, 2.0), (0.9, 0.5), (0.9, 2.0), (0.6, 10.0)])
@@ -172,15 +188,21 @@ def test_pass_at_k_covers_the_truth_up_to_the_very_end(mean: float, spread: floa
     """E[1 − (1 − p)^k] under Beta(a, b) is 1 − B(a, b + k)/B(a, b): from 0.58 to 0.995 in these cases."""
     a, b = mean * spread, (1 - mean) * spread
     truth = 1 - math.exp(special.betaln(a, b + k) - special.betaln(a, b))
-    estimates = [pass_at_k(correct, k) for correct in simulated(mean, spread, num_problems, 16)]
-    assert coverage(estimates, truth) >= 0.925
+    assert coverage(at_k(simulated(mean, spread, num_problems, 16), k), truth) >= 0.925
 
 
 def test_average_covers_the_truth() -> None:
     """Three benchmarks of 30, 80 and 500 problems with scores 0.25, 0.6 and 0.8."""
-    parts = [simulated(0.25, 1.0, 30, 4), simulated(0.6, 1.0, 80, 4), simulated(0.8, 2.0, 500, 4)]
-    estimates = [average([pass_at_1(part[index]) for part in parts]) for index in range(BENCHMARKS)]
-    assert 0.93 <= coverage(estimates, 0.55) <= 0.97
+    scores = [
+        at_k(simulated(mean, spread, count, 4), 1)
+        for mean, spread, count in ((0.25, 1.0, 30), (0.6, 1.0, 80), (0.8, 2.0, 500))
+    ]
+    parts = [(values.mean(axis=1), *interval(values)) for values in scores]
+    estimates = [
+        average([Estimate(value[i], low[i], high[i], None, 1, 4) for value, low, high in parts])
+        for i in range(BENCHMARKS)
+    ]
+    assert 0.93 <= np.mean([estimate.ci_low <= 0.55 <= estimate.ci_high for estimate in estimates]) <= 0.97
 
 
 def test_paired_interval_covers_the_truth() -> None:
@@ -189,8 +211,7 @@ def test_paired_interval_covers_the_truth() -> None:
     better = generator.random((1000, 80, 4)) < accuracies**0.5  # E[√u] = 2/3
     worse = generator.random((1000, 80, 2)) < accuracies  # E[u] = 1/2
     estimates = [paired_difference(a, b) for a, b in zip(better, worse, strict=True)]
-    coverage = np.mean([estimate.ci_low <= 1 / 6 <= estimate.ci_high for estimate in estimates])
-    assert 0.93 <= coverage <= 0.97
+    assert 0.93 <= np.mean([estimate.ci_low <= 1 / 6 <= estimate.ci_high for estimate in estimates]) <= 0.97
 
 
 def test_bad_input_is_refused() -> None:

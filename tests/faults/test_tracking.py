@@ -92,9 +92,9 @@ def locked(database: Path) -> Iterator[None]:
 
 
 def test_a_locked_database(database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """sqlite waits 5 s for a lock, and MLflow asks several times: the run is over before the first answer."""
+    """sqlite waits for the lock, and MLflow asks several times: the run is over before the first answer."""
     with locked(database):
-        train(uri_of(database), tmp_path / "run")
+        train(f"{uri_of(database)}?timeout=1", tmp_path / "run")
         state = load_state(tmp_path / "run")
         assert state is not None
         assert (state.run_id, state.offset) == (None, 0)

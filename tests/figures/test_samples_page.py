@@ -13,7 +13,7 @@ import pytest
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.evaluation.results import EvaluationResult, ResultRow
 from redi_lab.evaluation.scoring import score
-from redi_lab.figures.samples_page import TABLE_CHARACTERS, write_pages, write_table
+from redi_lab.figures.samples_page import write_pages
 
 HOSTILE = (
     "</script><script>document.title = 'run'</script><img src=x onerror=alert(1)> <!-- \u2028 \ud800 & @DATA@ done"
@@ -85,20 +85,6 @@ def test_what_goes_beyond_a_page_is_on_the_next(tmp_path: Path) -> None:
     second = pages[1].read_text(encoding="utf-8")
     assert "Problems 3 to 4 of 5, all their samples." in second
     assert 'Page <a href="samples_set_one.html">1</a> <b>2</b> <a href="samples_set_one_3.html">3</a>' in second
-
-
-def test_the_table_tells_what_it_shortens(tmp_path: Path) -> None:
-    table = json.loads(write_table(tmp_path, *judged({"a": ["s" * 10, "l" * 9000]})).read_text())
-    note, short, long = (dict(zip(table["columns"], row, strict=True)) for row in table["data"])
-    assert note["completion"] == (
-        "2 of 2 samples, completions shortened to 2,000 characters; the HTML pages show everything"
-    )
-    assert short["completion"] == "s" * 10
-    assert "7,000 characters left out" in long["completion"]
-    assert len(long["completion"]) < TABLE_CHARACTERS + 50
-    assert (short["accepted"], short["verdict"], short["finish_reason"]) == ("1 or one", "wrong", "stop")
-    whole = json.loads(write_table(tmp_path, *judged({"a": ["s", "t"]})).read_text())
-    assert [row[0] for row in whole["data"]] == ["a", "a"]
 
 
 def shown(page: Path, *filters: dict[str, object]) -> list[dict[str, Any]]:

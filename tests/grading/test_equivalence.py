@@ -60,7 +60,6 @@ DIFFERENT = [
     ("9007199254740993", "9007199254740992"),
     ("0.33", r"\frac{1}{3}"),
     ("100.4", "100"),
-    ("5 cm", "5 m"),  # a letter alone is a variable
     ("2,002", "2"),
     ("1,001", "(1,1)"),
     ("1", "1, 2"),
@@ -74,8 +73,6 @@ DIFFERENT = [
     ("(A)", "(B) line"),
     ("Friday", "Monday"),
     ("5", "(1, 2)"),
-    (r"4\sqrt{5}", "9"),
-    ("2x", "2x+1"),
     ("9" * 400, "0.5"),
     ("(1,2,3,4)" * 40 + "x", "7"),
 ]
@@ -110,6 +107,10 @@ UNCLEAR = [
     ("1:2", "2:4", Outcome.NOTATION),
     ("]0,1]", "(0,1]", Outcome.NOTATION),
     ("", "", Outcome.NOTATION),
+    ("9^{9^{9^9}}", "7", Outcome.SIZE),
+    ("7", "10^{10^{10^{10}}}", Outcome.SIZE),
+    (r"(10^{10})!", "7", Outcome.SIZE),
+    ("((9!)!)!", "7", Outcome.SIZE),
     (r"\{,\}", "1, 2", Outcome.NOTATION),
     ("()", "1, 2", Outcome.NOTATION),
 ]
@@ -118,9 +119,13 @@ FOR_ALGEBRA = [
     (r"\sum_{k=1}^n k", "n(n+1)/2"),
     (r"\sqrt{x^2}", "x"),
     (r"2\sqrt{2}", r"\sqrt{8}"),
+    ("5 cm", "5 m"),  # a letter alone is a variable
     (r"1\leq|z|\leq2", r"z\in[-2,-1]\cup[1,2]"),
     (r"(0,1)\cup[1,2)", "(0,2)"),
-    ("9^{9^{9^9}}", "7"),
+    (r"4\sqrt{5}", "9"),
+    ("2x", "2x+1"),
+    ("2^{2^{2n}}", "7"),
+    ("(n+1)!", "7"),
     ("x^2+y^2=1", "y^2=1-x^2"),
     (r"\begin{pmatrix}1&\frac12\end{pmatrix}", r"\begin{bmatrix}1 & 0.5\end{bmatrix}"),
 ]
@@ -186,7 +191,7 @@ def test_no_text_raises() -> None:
         assert isinstance(compare_answers(answer, gold), Outcome)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.sampled_from(PIECES), max_size=5).map("".join),
     st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map("".join),

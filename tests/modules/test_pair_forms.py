@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNIN
 def data_for(kind: type[PairFormModule], budget: int | None) -> TraceDataModule:
     """Pairs; without a budget, the smallest that holds each unit, so that there are several micro-batches."""
     make = partial(
-        TraceDataModule,
+        TraceDataModule.of_corpus,
         corpus(),
         TraceEncoder(tokenizer()),
         task="pairs",
@@ -47,12 +47,18 @@ def data_for(kind: type[PairFormModule], budget: int | None) -> TraceDataModule:
     return make(micro_batch_tokens=max(max(unit) if kind.is_separable else sum(unit) for unit in units))
 
 
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Log-probs under the reference, computed once for all objectives."""
+    return tmp_path_factory.mktemp("references")
+
+
 WITHOUT_NEGATIVES = [(name, {"alpha": 0.0}) for name in ("hinge", "npo", "dpo_shift")]
 
 
 @pytest.mark.parametrize(("name", "changes"), [*((name, {}) for name in SEPARABLE | COUPLED), *WITHOUT_NEGATIVES])
 def test_step_has_the_gradient_of_the_equation_however_it_is_cut(
-    name: str, changes: dict[str, float], tmp_path: Path
+    name: str, changes: dict[str, float], references: Path
 ) -> None:
     kind = (SEPARABLE | COUPLED)[name]
     settings = {key: 0.02 if key == "beta" else value for key, value in SETTINGS[name].items()} | changes
@@ -60,7 +66,7 @@ def test_step_has_the_gradient_of_the_equation_however_it_is_cut(
     for budget in (None, HUGE):
         data = data_for(kind, budget)
         if kind.needs_reference:
-            attach_reference(data, make_backbone(seed=1), tmp_path)
+            attach_reference(data, make_backbone(seed=1), references)
         module = kind(backbone=make_backbone(), optimizer=partial(torch.optim.SGD, lr=0.1), **settings)
         run = fit(module, data)
         gradients.append(run.tap.gradients[0])

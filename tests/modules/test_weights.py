@@ -76,7 +76,7 @@ def weighted(sequence: TokenizedSequence, number: int) -> TokenizedSequence:
 
 def make_data(kind: type[CausalLMModule], budget: int | None) -> TraceDataModule:
     """Weighted examples; without a budget, micro-batches as small as the longest unit."""
-    make = partial(TraceDataModule, corpus(), TraceEncoder(tokenizer()), task=kind.task, batch_size=6, seed=3)
+    make = partial(TraceDataModule.of_corpus, corpus(), TraceEncoder(tokenizer()), task=kind.task, batch_size=6, seed=3)
     split = kind.is_linear or kind.is_separable
     if budget is None:
         lengths = [
@@ -122,10 +122,25 @@ def examples_by_hand(
     )
 
 
-@pytest.mark.parametrize("kl_weight", [0.0, KL_WEIGHT])
-@pytest.mark.parametrize("case", CASES)
+def with_and_without_divergence() -> list[object]:
+    """Each case without it; with it, which the class of cost decides how to add, by default one case of each class."""
+    classes = {
+        case: LOSSES[f"{KINDS[name].__module__}.{KINDS[name].__name__}"].cost_class for case, (name, _) in CASES.items()
+    }
+    shown = {kind: case for case, kind in reversed(classes.items())}.values()
+    marked = [pytest.param(case, KL_WEIGHT, marks=[] if case in shown else pytest.mark.slow) for case in CASES]
+    return [*((case, 0.0) for case in CASES), *marked]
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Log-probs under the reference, computed once for each order of the examples."""
+    return tmp_path_factory.mktemp("references")
+
+
+@pytest.mark.parametrize(("case", "kl_weight"), with_and_without_divergence())
 def test_a_step_has_the_gradient_of_the_weighted_loss_however_it_is_cut(
-    case: str, kl_weight: float, tmp_path: Path
+    case: str, kl_weight: float, references: Path
 ) -> None:
     """Chunks of the head shorter than a trace, and several micro-batches or one."""
     name, settings = CASES[case]
@@ -136,7 +151,7 @@ def test_a_step_has_the_gradient_of_the_weighted_loss_however_it_is_cut(
         backbone.head_chunk_tokens = chunk
         sgd = partial(torch.optim.SGD, lr=0.1)
         module = KINDS[name](backbone=backbone, optimizer=sgd, kl_weight=kl_weight, **settings)
-        attach_reference(data, make_backbone(seed=1), tmp_path, keeps_tokens=True)
+        attach_reference(data, make_backbone(seed=1), references, keeps_tokens=True)
         runs.append(fit(module, data))
         gradients.append(runs[-1].tap.gradients[0])
     assert relative_error(*gradients) < 1e-5

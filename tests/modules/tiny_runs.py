@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
+from redi_lab.backbone.attention import PACKED_SDPA, PADDED
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.loading import load_backbone
 from redi_lab.backbone.reference import score_reference
@@ -22,6 +23,7 @@ from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
 from redi_lab.data.traces import TraceCorpus
 from redi_lab.modules.base import CausalLMModule
 from redi_lab.modules.dpo import DPOModule
+from redi_lab.modules.kto import KTOModule
 from redi_lab.modules.npo import NPOModule
 from redi_lab.modules.redi import REDIModule
 from redi_lab.modules.rpo import RPOModule
@@ -51,6 +53,11 @@ ONE_OF_EACH_CLASS: dict[str, tuple[type[CausalLMModule], dict[str, Any]]] = {
     "rpo": (RPOModule, {"beta": 0.02, "nll_weight": 0.3}),
 }
 """Of those that OBJECTIVES has none of: weights that depend on a token, on a sequence, on a pair in two ways."""
+KTO: dict[str, tuple[type[CausalLMModule], dict[str, Any]]] = {
+    "kto": (KTOModule, {"beta": 0.1, "chosen_weight": 1.0, "rejected_weight": 1.5})
+}
+"""Weights that also depend on a number of the whole batch; its data must be mismatched, see `BatchDataset.mismatch`."""
+_EVERY = OBJECTIVES | ONE_OF_EACH_CLASS | KTO
 HUGE = 100_000  # tokens: one micro-batch
 
 
@@ -65,27 +72,30 @@ def tokenizer() -> Any:
     return build_tokenizer()
 
 
-def make_backbone(*, seed: int = 0, dtype: str = "float32") -> CausalLM:
+def make_backbone(*, seed: int = 0, dtype: str = "float32", is_padded: bool = False) -> CausalLM:
     """A new copy of a model with weights wide enough for distributions far from uniform."""
-    return copy.deepcopy(_backbone(seed, dtype))
+    return copy.deepcopy(_backbone(seed, dtype, PADDED if is_padded else PACKED_SDPA))
 
 
 @cache
-def _backbone(seed: int, dtype: str) -> CausalLM:
+def _backbone(seed: int, dtype: str, attention: str) -> CausalLM:
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
     more = {"model_type": "qwen2", "initializer_range": 0.3, "tie_word_embeddings": True}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return load_backbone(path=None, tokenizer=tokenizer(), config={**sizes, **heads, **more}, dtype=dtype)
+        config = {**sizes, **heads, **more}
+        return load_backbone(path=None, tokenizer=tokenizer(), config=config, dtype=dtype, attention=attention)
 
 
-def make_data(objective: str, *, batch_size: int = 6, budget: int = HUGE, num_validation: int = 0) -> TraceDataModule:
+def make_data(
+    objective: str, *, batch_size: int = 6, budget: int = HUGE, num_validation: int = 0, is_padded: bool = False
+) -> TraceDataModule:
     """`budget` 0 means just enough for the longest unit."""
-    kind = (OBJECTIVES | ONE_OF_EACH_CLASS)[objective][0]
+    kind = _EVERY[objective][0]
     split = kind.is_linear or kind.is_separable
     make = partial(
-        TraceDataModule,
+        TraceDataModule.of_corpus,
         corpus(),
         TraceEncoder(tokenizer()),
         task=kind.task,
@@ -93,12 +103,13 @@ def make_data(objective: str, *, batch_size: int = 6, budget: int = HUGE, num_va
         split_examples=split,
         seed=3,
         num_validation=num_validation,
+        is_padded=is_padded,
     )
     data = make(micro_batch_tokens=HUGE)
     if budget == HUGE:
         return data
     units = [[len(s.input_ids) for s in example] for example in [*data.train_examples, *data.val_examples]]
-    enough = max(max(unit) if split else sum(unit) for unit in units)
+    enough = max(max(unit) if split else len(unit) * max(unit) for unit in units)
     return make(micro_batch_tokens=budget or enough)
 
 
@@ -109,7 +120,7 @@ def attach_reference(data: TraceDataModule, reference: CausalLM, folder: Path, *
 
 def make_module(objective: str, backbone: CausalLM, **options: Any) -> CausalLMModule:
     """The objective with SGD of rate 0.1, unless told otherwise."""
-    kind, hyper_parameters = (OBJECTIVES | ONE_OF_EACH_CLASS)[objective]
+    kind, hyper_parameters = _EVERY[objective]
     return kind(backbone=backbone, **{"optimizer": partial(torch.optim.SGD, lr=0.1)} | hyper_parameters | options)
 
 

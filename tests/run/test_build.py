@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
-from redi_lab.config.compose import CONFIG_DIR, load_config
+from redi_lab.config.compose import CONFIG_DIR, _compose, check, load_config
 from redi_lab.data.arithmetic import build_tokenizer
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
@@ -23,22 +25,27 @@ NEEDED = {
     ("model", "hf"): ["model.path=Qwen/Qwen2.5-0.5B", "name=own"],
     ("model", "qwen2_5_math_1p5b"): ["name=own"],
     ("model", "hf_lora"): ["model.path=Qwen/Qwen2.5-0.5B", "name=own"],
+    ("data", "arithmetic"): ["data.source.num_problems=9"],
     ("data", "jsonl"): ["data.path=someone/some-data"],
     ("data", "openr1_math"): ["data.batch_size=4"],
     ("data", "openr1_220k"): ["data.batch_size=4"],
     ("data", "curated"): ["data.path=someone/some-data"],
-    ("curation", "grader"): ["data=openr1_math"],
-    ("curation", "paper"): ["data=openr1_math"],
-    ("curation", "strict"): ["data=openr1_math"],
     ("eval", "jsonl"): [f"eval.path={__file__}"],
 }
-OPTIONS = sorted(
-    (file.parent.name, file.stem)
-    for file in CONFIG_DIR.glob("*/[!_]*.yaml")
-    if file.parent.name != "experiment" and file.stem != "paper_suite"  # see test_evaluate.py
-)
-NOT_OBJECTS = ("debug", "logger", "paths")
-VERBS = {"curation": "curate"}  # that read the group; the others are read by training
+
+
+def _options(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONFIG_DIR / group).glob("[!_]*.yaml"))
+
+
+CHOICES = {
+    group: [option for option in _options(group) if option != "paper_suite"]  # see test_evaluate.py
+    for group in ("model", "data", "optimizer", "scheduler", "trainer", "callbacks", "engine", "eval")
+}
+LOSSES = _options("loss")
+ALONE = {"protocol": "train", "curation": "curate"}
+"""Groups whose options change what others say, and the verbs that read them."""
+NOT_OBJECTS = ("debug", "experiment", "logger", "paths")
 
 
 def _model(config: DictConfig, folder: Path) -> None:
@@ -120,7 +127,6 @@ def _curation(config: DictConfig, folder: Path) -> None:
 CHECKS: dict[str, Callable[[DictConfig, Path], None]] = {
     "model": _model,
     "data": _data,
-    "loss": _loss,
     "optimizer": _optimizer,
     "scheduler": _scheduler,
     "trainer": _trainer,
@@ -132,12 +138,48 @@ CHECKS: dict[str, Callable[[DictConfig, Path], None]] = {
 }
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_becomes_an_object(group: str, option: str, tmp_path: Path) -> None:
-    needed = NEEDED.get((group, option), ["data.source.num_problems=9"] if group == "eval" else [])
-    config = load_config(VERBS.get(group, "train"), [f"{group}={option}", *needed])
-    if group not in NOT_OBJECTS:
+@pytest.mark.parametrize("number", range(max(map(len, CHOICES.values()))))
+def test_every_option_becomes_an_object(number: int, tmp_path: Path) -> None:
+    """Each composition takes the next option of every group: together they take all."""
+    chosen = {group: options[number % len(options)] for group, options in CHOICES.items()}
+    if chosen["eval"] == "heldout":  # of the embedded task it is known how many problems that are
+        chosen["data"] = "arithmetic"
+    needed = [override for choice in chosen.items() for override in NEEDED.get(choice, [])]
+    config = load_config("train", [*(f"{group}={option}" for group, option in chosen.items()), *dict.fromkeys(needed)])
+    for group in chosen:
         CHECKS[group](config, tmp_path)
+
+
+@cache
+def _losses() -> tuple[DictConfig, DictConfig]:
+    """The default configuration, and all losses: Hydra composes them at once, each under its name."""
+    names = [f"+loss@losses.{name}={name}" for name in LOSSES]
+    return load_config("train", []), _compose("train", names, CONFIG_DIR).losses
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_becomes_an_object(name: str, tmp_path: Path) -> None:
+    default, losses = _losses()
+    config = copy.deepcopy(default)
+    config.loss = losses[name]
+    check(config, "train")
+    _loss(config, tmp_path)
+
+
+@pytest.mark.parametrize(("group", "option"), [(group, option) for group in ALONE for option in _options(group)])
+def test_every_option_that_speaks_for_other_groups_becomes_an_object(group: str, option: str, tmp_path: Path) -> None:
+    needed = ["data=openr1_math"] if group == "curation" else []
+    CHECKS[group](load_config(ALONE[group], [f"{group}={option}", *needed]), tmp_path)
+
+
+@pytest.mark.parametrize("group", ["debug", "logger", "paths"])
+def test_every_option_that_is_no_object_composes(group: str) -> None:
+    for option in _options(group):
+        assert load_config("train", [f"{group}={option}"])[group] is not None
+
+
+def test_every_group_is_covered() -> None:
+    assert {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()} == {*CHOICES, *ALONE, *NOT_OBJECTS, "loss"}
 
 
 def test_the_problems_of_the_embedded_task_are_the_same_whichever_group_names_them() -> None:

@@ -95,6 +95,11 @@ def test_the_fingerprint_covers_what_matters(default: list[str], override: str, 
     assert tuple(a != b for a, b in zip(default, fingerprints(override), strict=True)) == changes
 
 
+def test_a_stage_is_the_same_on_any_number_of_devices() -> None:
+    one = "trainer.accelerator=cpu"
+    assert fingerprints(one, "trainer.devices=3", "trainer.strategy=ddp") == fingerprints(one)
+
+
 def test_the_fingerprint_covers_the_code(default: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "code_digest", lambda *_: "changed")
     assert fingerprints() != default

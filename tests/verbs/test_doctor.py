@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -14,12 +12,10 @@ import pytest
 from huggingface_hub import constants
 
 from redi_lab.cli import main
-from redi_lab.config.compose import load_config
 from redi_lab.run import preflight
 from redi_lab.tracking.store import MlflowStore, StoreError
-from redi_lab.verbs.doctor import checks
-from redi_lab.verbs.doctor import command as doctor
-from redi_lab.verbs.doctor.checks import Finding
+from redi_lab.verbs import doctor as checks
+from redi_lab.verbs.doctor import Finding, run_doctor
 
 
 def only(findings: Iterator[Finding]) -> Finding:
@@ -27,9 +23,7 @@ def only(findings: Iterator[Finding]) -> Finding:
     return finding
 
 
-def test_a_check_that_breaks_stops_no_other(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_check_that_breaks_stops_no_other(capsys: pytest.CaptureFixture[str]) -> None:
     def broken() -> Iterator[Finding]:
         raise RuntimeError("no\nway")
 
@@ -37,40 +31,33 @@ def test_a_check_that_breaks_stops_no_other(
         yield Finding("ok", "here [or there]")
         yield Finding("warning", "slow", "wait")
 
-    made = {"broken": broken, "fine": fine}
-    monkeypatch.setattr(doctor, "make_checks", lambda *_: made)
-    config = load_config("evaluate", ["checkpoint=."], check_paths=False)
-    assert not doctor.run_doctor(config, "", "", "table")
+    assert not run_doctor({"broken": broken, "fine": fine})
     shown = capsys.readouterr().out
     assert "the check itself failed: RuntimeError: no way" in shown
     assert "here [or there]" in shown
-    assert "Does not work: broken (" in shown
-
-    del made["broken"]
-    assert doctor.run_doctor(config, "", "", "json")
-    told = json.loads(capsys.readouterr().out)
-    assert told["fine"][1] == {"status": "warning", "what": "slow", "fix": "wait"}
+    assert "Does not work: broken\n" in shown
+    assert run_doctor({"fine": fine})
+    assert "slow" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Everything, as a user does; whatever else is missing, what tests need is there."""
     with pytest.raises(SystemExit) as ended:
-        main(["doctor", "format=json", f"paths.outputs_dir={tmp_path / 'outputs'}"])
-    found = json.loads(capsys.readouterr().out)
-    assert ended.value.code == 0, found
-    assert found["training"][0]["status"] == "ok"
+        main(["doctor", f"paths.outputs_dir={tmp_path / 'outputs'}"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0, shown
+    assert "two steps of a tiny student" in shown
     assert not (tmp_path / "outputs").exists()
 
 
 def test_unknown_settings_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["doctor", "now"], ["doctor", "format=xml"], ["doctor", "storage=x"]):
+    for arguments in (["doctor", "now"], ["doctor", "storage=x"]):
         with pytest.raises(SystemExit):
             main(arguments)
     said = capsys.readouterr().err.splitlines()
     assert "doctor takes no words" in said[0]
-    assert "format=xml: must be table or json" in said[1]
-    assert "unknown key storage: there are sweep.storage, engine.python, format" in said[2]
+    assert "unknown key storage: there are engine.python" in said[1]
 
 
 def test_old_python_and_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,13 +69,6 @@ def test_old_python_and_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> N
     assert (python.status, packages.status) == ("failed", "failed")
     assert python.what.startswith("Python 3.9.1 on ")
     assert packages.what.endswith("wanted >=99; no-such-thing is missing, wanted ")
-
-
-def test_more_threads_than_cores_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
-    _, threads = checks.check_torch()
-    assert threads == Finding("warning", "8 threads wait for 1 cores", "export OMP_NUM_THREADS=1")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -110,25 +90,18 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(preflight, "is_hub_reachable", lambda is_there=is_there: is_there)
         assert only(checks.check_hub()).status == status
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert only(checks.check_hub()).what.startswith("switched off by HF_HUB_OFFLINE; ")
+    assert only(checks.check_hub()).what == "switched off by HF_HUB_OFFLINE"
 
 
-@pytest.mark.parametrize(
-    ("error", "fix"),
-    [
-        ("database is locked", "end what holds it (redi-lab ui?)"),
-        ("schema 1, wanted 2", "mlflow db upgrade sqlite:////tmp/m.db"),
-        ("file is not a database", "logger.tracking_uri=URI"),
-    ],
-)
-def test_a_store_that_does_not_work_is_a_warning(error: str, fix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: str) -> str:
-        raise StoreError(error)
+def test_a_store_that_does_not_work_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: str) -> None:
+        raise StoreError("schema 1, wanted 2")
 
-    monkeypatch.setattr("redi_lab.tracking.health.check_store", refuse)
-    finding = only(checks.check_mlflow("sqlite:////tmp/m.db", "redi_lab"))
-    assert (finding.status, finding.fix) == ("warning", fix)
-    assert finding.what.startswith(error)
+    (tmp_path / "m.db").touch()
+    monkeypatch.setattr("redi_lab.tracking.store.MlflowStore", refuse)
+    finding = only(checks.check_mlflow(f"sqlite:///{tmp_path}/m.db", "redi_lab"))
+    assert (finding.status, finding.what.split(";")[0]) == ("warning", "schema 1, wanted 2")
+    assert finding.fix.startswith("logger.tracking_uri=URI")
 
 
 def test_a_store_that_is_not_there_yet_is_not_made(tmp_path: Path) -> None:
@@ -148,16 +121,6 @@ def test_a_real_store_that_is_locked_or_no_database(tmp_path: Path) -> None:
         assert "locked" in only(checks.check_mlflow(f"sqlite:///{path}", "redi_lab")).what
     path.write_text("this is no database" * 100)
     assert "file is not a database" in only(checks.check_mlflow(f"sqlite:///{path}", "redi_lab")).what
-
-
-def test_the_storage_of_sweeps(tmp_path: Path) -> None:
-    assert only(checks.check_optuna("")).status == "ok"
-    assert only(checks.check_optuna(f"sqlite:///{tmp_path}/a.db")).what.endswith("a.db: 0 studies")
-    (tmp_path / "file").touch()
-    assert only(checks.check_optuna(f"sqlite:///{tmp_path}/file/a.db")).status == "failed"
-    unknown = only(checks.check_optuna("oracle://me:secret@host/db"))
-    assert unknown.status == "failed"
-    assert "secret" not in unknown.what
 
 
 @pytest.mark.parametrize(

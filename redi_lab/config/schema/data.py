@@ -6,9 +6,30 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny
 
-from redi_lab.config.schema.base import Count, Seed, Settings, TargetSettings, Template, Text, Whole, by_target, fitting
+from redi_lab.config.schema.base import (
+    Count,
+    Seed,
+    Settings,
+    Share,
+    TargetSettings,
+    Template,
+    Text,
+    Whole,
+    by_target,
+    fitting,
+)
 
 TokenWeights = Literal["none", "spans", "after_first_error", "step_advantages"]
+
+
+class TeacherConfig(TargetSettings, extra="forbid"):
+    """The simulated teacher of the embedded task."""
+
+    target: Literal["redi_lab.data.arithmetic.Teacher"] = Field(alias="_target_")
+    slip_rate: Annotated[float, Field(ge=0, le=0.5)]  # doubled where a carry comes in
+    haste_last: Share
+    haste_before: Share
+    haste_slip_rate: Share
 
 
 class ArithmeticSourceConfig(TargetSettings, extra="forbid"):
@@ -18,6 +39,7 @@ class ArithmeticSourceConfig(TargetSettings, extra="forbid"):
     num_problems: Annotated[int, Field(ge=1, le=10_000_000)]
     num_heldout: Whole
     seed: Seed
+    teacher: TeacherConfig
 
 
 class CuratedSourceConfig(TargetSettings, extra="forbid"):

@@ -1,11 +1,11 @@
-"""Settings of the objectives: one model each, named by the path of its module."""
+"""Settings of the objectives: one model each, made from the table at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, create_model
 
 from redi_lab.config.schema.base import (
     NotNegative,
@@ -58,222 +58,66 @@ class ReferenceConfig(LossConfig):
     reference: Text
 
 
-class SFTConfig(LossConfig, extra="forbid"):
-    """Eq. 1."""
+class PairwiseConfig(PairsConfig):
+    """Objectives of class C2 whose loss couples the two sides of a pair in the head."""
 
-    target: Literal["redi_lab.modules.sft.SFTModule"] = Field(alias="_target_")
-
-
-class UnpairedREDIConfig(AlphaConfig, extra="forbid"):
-    """Eq. 5 without pairs."""
-
-    target: Literal["redi_lab.modules.unpaired_redi.UnpairedREDIModule"] = Field(alias="_target_")
-
-
-class REDIConfig(PairsConfig, AlphaConfig, extra="forbid"):
-    """Eq. 5."""
-
-    target: Literal["redi_lab.modules.redi.REDIModule"] = Field(alias="_target_")
-
-
-class _PairwiseConfig(PairsConfig, extra="forbid"):
-    cost_class = "C2"
     beta: Positive
     head_gradient: Literal["accumulate", "recompute"]
 
 
-class DPOConfig(ReferenceConfig, _PairwiseConfig):
-    """Eq. 2."""
+def _objective(path: str, cost_class: str, *shared: type[LossConfig], **settings: Any) -> type[LossConfig]:
+    """The settings of one objective.
 
-    target: Literal["redi_lab.modules.dpo.DPOModule"] = Field(alias="_target_")
-
-
-class SimPOConfig(_PairwiseConfig):
-    """Eq. 3."""
-
-    target: Literal["redi_lab.modules.simpo.SimPOModule"] = Field(alias="_target_")
-    gamma: NotNegative
-
-
-class SimPERConfig(PairsConfig, extra="forbid"):
-    """See `redi_lab.modules.simper`."""
-
-    cost_class = "C1"
-    target: Literal["redi_lab.modules.simper.SimPERModule"] = Field(alias="_target_")
+    Args:
+        path: of its class, below redi_lab.modules.
+        cost_class: see `LossConfig`.
+        shared: what it shares with others.
+        settings: its own, name to type.
+    """
+    target = (Literal[f"redi_lab.modules.{path}"], Field(alias="_target_"))
+    fields: dict[str, Any] = {"target": target, **settings}
+    name, base = path.rpartition(".")[2], shared or LossConfig
+    model = create_model(name, __base__=base, __cls_kwargs__={"extra": "forbid"}, **fields)
+    model.cost_class = cost_class
+    return model
 
 
-class BoundedREDIConfig(PairsConfig, AlphaConfig, extra="forbid"):
-    """See `redi_lab.modules.bounded_redi`."""
-
-    cost_class = "C1"
-    target: Literal["redi_lab.modules.bounded_redi.BoundedREDIModule"] = Field(alias="_target_")
-    gamma: NotNegative
-    is_detached: bool
-
-
-class GatedREDIConfig(PairsConfig, AlphaConfig, extra="forbid"):
-    """See `redi_lab.modules.gated_redi`."""
-
-    cost_class = "C1"
-    target: Literal["redi_lab.modules.gated_redi.GatedREDIModule"] = Field(alias="_target_")
-    kappa: Positive
-    tau: Share
-
-
-class HingeConfig(PairsConfig, AlphaConfig, extra="forbid"):
-    """See `redi_lab.modules.hinge`."""
-
-    cost_class = "C1"
-    target: Literal["redi_lab.modules.hinge.HingeModule"] = Field(alias="_target_")
-    delta: Positive
-
-
-class TOPRConfig(PairsConfig, AlphaConfig, ReferenceConfig, extra="forbid"):
-    """See `redi_lab.modules.topr`."""
-
-    cost_class = "C1"
-    target: Literal["redi_lab.modules.topr.TOPRModule"] = Field(alias="_target_")
-
-
-class NPOConfig(PairsConfig, AlphaConfig, ReferenceConfig, extra="forbid"):
-    """See `redi_lab.modules.npo`."""
-
-    cost_class = "C1"
-    target: Literal["redi_lab.modules.npo.NPOModule"] = Field(alias="_target_")
-    beta: Positive
-
-
-class NCAConfig(PairsConfig, ReferenceConfig, extra="forbid"):
-    """See `redi_lab.modules.nca`."""
-
-    cost_class = "C1"
-    target: Literal["redi_lab.modules.nca.NCAModule"] = Field(alias="_target_")
-    beta: Positive
-
-
-class DPOShiftConfig(PairsConfig, AlphaConfig, ReferenceConfig, extra="forbid"):
-    """See `redi_lab.modules.dpo_shift`."""
-
-    cost_class = "C2"
-    target: Literal["redi_lab.modules.dpo_shift.DPOShiftModule"] = Field(alias="_target_")
-    beta: Positive
-
-
-class RPOConfig(PairsConfig, ReferenceConfig, extra="forbid"):
-    """See `redi_lab.modules.rpo`."""
-
-    cost_class = "C3"
-    target: Literal["redi_lab.modules.rpo.RPOModule"] = Field(alias="_target_")
-    beta: Positive
-    nll_weight: NotNegative
-
-
-class DPOPConfig(PairsConfig, ReferenceConfig, extra="forbid"):
-    """See `redi_lab.modules.dpop`."""
-
-    cost_class = "C3"
-    target: Literal["redi_lab.modules.dpop.DPOPModule"] = Field(alias="_target_")
-    beta: Positive
-    penalty: NotNegative
-
-
-class CalDPOConfig(PairsConfig, ReferenceConfig, extra="forbid"):
-    """See `redi_lab.modules.cal_dpo`."""
-
-    cost_class = "C3"
-    target: Literal["redi_lab.modules.cal_dpo.CalDPOModule"] = Field(alias="_target_")
-    beta: Positive
-
-
-class WReinforceConfig(ScheduledConfig, extra="forbid"):
-    """See `redi_lab.modules.w_reinforce`."""
-
-    target: Literal["redi_lab.modules.w_reinforce.WReinforceModule"] = Field(alias="_target_")
-    positive_weight: NotNegative
-    negative_weight: float
-
-
-class AsymREConfig(ScheduledConfig, extra="forbid"):
-    """See `redi_lab.modules.asymre`."""
-
-    target: Literal["redi_lab.modules.asymre.AsymREModule"] = Field(alias="_target_")
-    baseline: Annotated[float, Field(gt=-1, lt=1)]
-    is_relative: bool
-
-
-class OREALConfig(ScheduledConfig, extra="forbid"):
-    """See `redi_lab.modules.oreal`."""
-
-    target: Literal["redi_lab.modules.oreal.OREALModule"] = Field(alias="_target_")
-    negative_weight: NotNegative
-
-
-class AStarPOConfig(ReferenceConfig, extra="forbid"):
-    """See `redi_lab.modules.a_star_po`."""
-
-    cost_class = "C1"
-    target: Literal["redi_lab.modules.a_star_po.AStarPOModule"] = Field(alias="_target_")
-    beta: Positive
-    value_beta: Positive
-
-
-class KTOConfig(ScheduledConfig, ReferenceConfig, extra="forbid"):
-    """See `redi_lab.modules.kto`."""
-
-    cost_class = "D"
-    target: Literal["redi_lab.modules.kto.KTOModule"] = Field(alias="_target_")
-    beta: Positive
-    chosen_weight: NotNegative
-    rejected_weight: NotNegative
-
-
-class UnlikelihoodConfig(PairsConfig, AlphaConfig, extra="forbid"):
-    """See `redi_lab.modules.unlikelihood`."""
-
-    cost_class = "B"
-    target: Literal["redi_lab.modules.unlikelihood.UnlikelihoodModule"] = Field(alias="_target_")
-
-
-class LUFFYConfig(PairsConfig, AlphaConfig, extra="forbid"):
-    """See `redi_lab.modules.luffy`."""
-
-    cost_class = "B"
-    target: Literal["redi_lab.modules.luffy.LUFFYModule"] = Field(alias="_target_")
-    gamma: Positive
-
-
-class TokenTOPRConfig(PairsConfig, AlphaConfig, ReferenceConfig, extra="forbid"):
-    """See `redi_lab.modules.token_topr`."""
-
-    cost_class = "B"
-    target: Literal["redi_lab.modules.token_topr.TokenTOPRModule"] = Field(alias="_target_")
-
+_Baseline = Annotated[float, Field(gt=-1, lt=1)]
+_Pairs, _Alpha, _Scheduled, _Reference = PairsConfig, AlphaConfig, ScheduledConfig, ReferenceConfig
 
 LOSSES: Mapping[str, type[LossConfig]] = by_target(
-    SFTConfig,
-    UnpairedREDIConfig,
-    REDIConfig,
-    DPOConfig,
-    SimPOConfig,
-    SimPERConfig,
-    BoundedREDIConfig,
-    GatedREDIConfig,
-    HingeConfig,
-    TOPRConfig,
-    NPOConfig,
-    NCAConfig,
-    DPOShiftConfig,
-    RPOConfig,
-    DPOPConfig,
-    CalDPOConfig,
-    WReinforceConfig,
-    AsymREConfig,
-    OREALConfig,
-    AStarPOConfig,
-    KTOConfig,
-    UnlikelihoodConfig,
-    LUFFYConfig,
-    TokenTOPRConfig,
+    _objective("sft.SFTModule", "A"),
+    _objective("unpaired_redi.UnpairedREDIModule", "A", _Alpha),
+    _objective("redi.REDIModule", "A", _Pairs, _Alpha),
+    _objective("dpo.DPOModule", "C2", _Reference, PairwiseConfig),
+    _objective("simpo.SimPOModule", "C2", PairwiseConfig, gamma=NotNegative),
+    _objective("simper.SimPERModule", "C1", _Pairs),
+    _objective("bounded_redi.BoundedREDIModule", "C1", _Pairs, _Alpha, gamma=NotNegative, is_detached=bool),
+    _objective("gated_redi.GatedREDIModule", "C1", _Pairs, _Alpha, kappa=Positive, tau=Share),
+    _objective("hinge.HingeModule", "C1", _Pairs, _Alpha, delta=Positive),
+    _objective("topr.TOPRModule", "C1", _Pairs, _Alpha, _Reference),
+    _objective("npo.NPOModule", "C1", _Pairs, _Alpha, _Reference, beta=Positive),
+    _objective("nca.NCAModule", "C1", _Pairs, _Reference, beta=Positive),
+    _objective("dpo_shift.DPOShiftModule", "C2", _Pairs, _Alpha, _Reference, beta=Positive),
+    _objective("rpo.RPOModule", "C3", _Pairs, _Reference, beta=Positive, nll_weight=NotNegative),
+    _objective("dpop.DPOPModule", "C3", _Pairs, _Reference, beta=Positive, penalty=NotNegative),
+    _objective("cal_dpo.CalDPOModule", "C3", _Pairs, _Reference, beta=Positive),
+    _objective("w_reinforce.WReinforceModule", "A", _Scheduled, positive_weight=NotNegative, negative_weight=float),
+    _objective("asymre.AsymREModule", "A", _Scheduled, baseline=_Baseline, is_relative=bool),
+    _objective("oreal.OREALModule", "A", _Scheduled, negative_weight=NotNegative),
+    _objective("a_star_po.AStarPOModule", "C1", _Reference, beta=Positive, value_beta=Positive),
+    _objective(
+        "kto.KTOModule",
+        "D",
+        _Scheduled,
+        _Reference,
+        beta=Positive,
+        chosen_weight=NotNegative,
+        rejected_weight=NotNegative,
+    ),
+    _objective("unlikelihood.UnlikelihoodModule", "B", _Pairs, _Alpha),
+    _objective("luffy.LUFFYModule", "B", _Pairs, _Alpha, gamma=Positive),
+    _objective("token_topr.TokenTOPRModule", "B", _Pairs, _Alpha, _Reference),
 )
 """The objectives: path of the module → model of its settings."""
 

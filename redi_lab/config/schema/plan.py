@@ -39,7 +39,7 @@ class PlanWords(Words):
     """`plan`."""
 
     gpu: str | None = None
-    devices: Annotated[int, Field(ge=1, le=100_000)] = 1
+    devices: Annotated[int, Field(ge=1, le=100_000)] | None = None
     nodes: Annotated[int, Field(ge=1, le=100_000)] = 1
     price: NotNegative = 0.0
     examples: Count | None = None

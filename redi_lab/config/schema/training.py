@@ -84,7 +84,8 @@ class TrainerConfig(Settings):
     """Arguments of pytorch_lightning.Trainer; the lab sets the others itself."""
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
-    devices: Annotated[int, allowed(lambda n: n == 1, "1: training on several devices is not wired up yet")]
+    devices: Count
+    strategy: Literal["auto", "ddp"]
     precision: Literal["32-true", "bf16-mixed", "auto"]
     """Others scale or round away steps of 1e-6."""
     deterministic: Literal[True, False, "warn"]
@@ -102,6 +103,12 @@ class TrainerConfig(Settings):
     profiler: Literal["simple", "advanced", "pytorch"] | None
     detect_anomaly: bool
     enable_model_summary: bool
+
+    @model_validator(mode="after")
+    def _check_strategy(self) -> Self:
+        if self.strategy == "ddp" and self.devices == 1:
+            raise UserError("trainer.strategy=ddp: must be auto on one device; add trainer.devices=2 for several")
+        return self
 
     @model_validator(mode="after")
     def _check_end(self) -> Self:

@@ -27,9 +27,7 @@ class CompareWords(Words):
 class DoctorWords(Words):
     """`doctor`."""
 
-    storage: str = Field("", alias="sweep.storage")
     python: str = Field("", alias="engine.python")
-    format: Literal["table", "json"] = "table"
 
 
 class GradeWords(Words):
@@ -70,6 +68,13 @@ class PreviewWords(Words):
     token_weights: TokenWeights = "none"
 
 
+class AdviseWords(Words):
+    """`curate advise`, beside the overrides of a training."""
+
+    context: Count = 4
+    pairs: Count = 3000
+
+
 AnyWords = TypeVar("AnyWords", bound=Words)
 
 
@@ -91,3 +96,13 @@ def read_words(model: type[AnyWords], arguments: Sequence[str]) -> tuple[list[st
         else:
             given[key] = value
     return names, validated(model, given), overrides
+
+
+def split_words(model: type[AnyWords], arguments: Sequence[str]) -> tuple[AnyWords, list[str]]:
+    """Settings, and all other arguments, which are overrides of a training.
+
+    Raises:
+        UserError: a value is not allowed.
+    """
+    own = [argument for argument in arguments if argument.partition("=")[0] in model.model_fields and "=" in argument]
+    return validated(model, dict(argument.split("=", 1) for argument in own)), [a for a in arguments if a not in own]

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from redi_lab.data.traces import Generation, Problem
-from redi_lab.grading.grader import Grader, Verdict
+from redi_lab.data.traces import Dropped, Generation, Problem
+from redi_lab.grading.grader import Grade, Grader, Verdict
 from redi_lab.verbs.curate.worker import Chunk
 
 GRADER = "grader"
@@ -43,38 +43,34 @@ def grade_chunk(chunk: Chunk, when: str, grader: Grader) -> Chunk:
         when: "always", or "missing": only where no verifier says right or wrong.
         grader: gives the verdicts.
     """
-    wanted = [
-        (place, number)
-        for place, (_, problem) in enumerate(chunk)
-        if isinstance(problem, Problem)
-        for number, generation in enumerate(problem.generations)
-        if when == "always" or all(word is None for _, word in generation.verdicts)
+    tasks = [
+        (generation.text, problem.answer)
+        for _, problem in chunk
+        if isinstance(problem, Problem) and problem.answer is not None
+        for generation in problem.generations
+        if _is_wanted(generation, when)
     ]
-    tasks: list[tuple[str, str]] = []
-    for place, number in wanted:
-        problem = chunk[place][1]
-        assert isinstance(problem, Problem)
-        if problem.answer is not None:
-            tasks.append((problem.generations[number].text, problem.answer))
     grades = iter(grader.grade_all(tasks))
-    graded = [(index, problem) for index, problem in chunk]
-    for place, number in wanted:
-        index, problem = graded[place]
-        assert isinstance(problem, Problem)
-        correct, reason = None, NO_GOLD
-        if problem.answer is not None:
-            grade = next(grades)
-            correct, reason = _WORDS[grade.verdict], grade.reason
-        generations = list(problem.generations)
-        generations[number] = _with_word(generations[number], correct, reason, when)
-        graded[place] = (index, replace(problem, generations=tuple(generations)))
-    return graded
+    return [
+        (index, problem if isinstance(problem, Dropped) else _graded(problem, when, grades)) for index, problem in chunk
+    ]
 
 
-def _with_word(generation: Generation, correct: bool | None, reason: str, when: str) -> Generation:
-    earlier = generation.verdicts if when == "always" else ()  # nulls, which the grader stands in for
-    return replace(
-        generation,
-        verdicts=(*earlier, (GRADER, correct)),
-        unknown_reason=reason if correct is None else generation.unknown_reason,
-    )
+def _is_wanted(generation: Generation, when: str) -> bool:
+    return when == "always" or all(word is None for _, word in generation.verdicts)
+
+
+def _graded(problem: Problem, when: str, grades: Iterator[Grade]) -> Problem:
+    """The problem with the next grades, one for each generation that is to have one."""
+    generations = []
+    for generation in problem.generations:
+        if _is_wanted(generation, when):
+            correct, reason = None, NO_GOLD
+            if problem.answer is not None:
+                grade = next(grades)
+                correct, reason = _WORDS[grade.verdict], grade.reason
+            earlier = generation.verdicts if when == "always" else ()  # nulls, which the grader stands in for
+            unknown = reason if correct is None else generation.unknown_reason
+            generation = replace(generation, verdicts=(*earlier, (GRADER, correct)), unknown_reason=unknown)
+        generations.append(generation)
+    return replace(problem, generations=tuple(generations))

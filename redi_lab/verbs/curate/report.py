@@ -8,8 +8,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from redi_lab.curation.curator import USED
-
 _MOST_MATCHES = 10
 
 
@@ -22,31 +20,23 @@ def print_report(source: str, report: Mapping[str, Any], console: Console | None
         console: where to; None for the screen.
     """
     screen = console or Console()
-    rows, generations, verdicts = report["rows"], report["generations"], report["verdicts"]
+    verdicts = report["verdicts"]
+    graded = verdicts["right"] + verdicts["wrong"] + sum(verdicts["unknown"].values())
     table = Table(box=None, pad_edge=False)
     table.add_column()
-    table.add_column("rows", justify="right")
-    table.add_column(justify="right")
-
-    def add(total: int, counts: Mapping[str, int], prefix: str = "") -> None:
-        for name, number in counts.items():
-            table.add_row(prefix + name, f"{number:,}", f"{100 * number / total:.1f} %" if total else "")
-
-    add(rows["read"], {"read": rows["read"]})
-    add(rows["read"], rows["dropped"], "  dropped: ")
-    add(rows["read"], {USED: rows["used"]})
-    add(rows["used"], {"  with a pair": rows["used_with_pair"]})
-    add(rows["used"], rows["used_without_pair"], "  without: ")
-    table.add_row()
-    table.add_row("", "[bold]generations[/bold]")
-    add(generations["read"], {"read": generations["read"], USED: generations[USED]})
-    add(generations["read"], generations["not_used"], "  not used: ")
-    table.add_row()
-    table.add_row("", "[bold]verdicts[/bold]")
-    graded = verdicts["right"] + verdicts["wrong"] + sum(verdicts["unknown"].values())
-    add(graded, {"right": verdicts["right"], "wrong": verdicts["wrong"]})
-    add(graded, verdicts["unknown"], "unknown: ")
-    add(graded, verdicts["unknown_used_as_negative"], "  used as negative: ")
+    table.add_column("number", justify="right")
+    table.add_column("share", justify="right")
+    for section, whole in (
+        ("rows", report["rows"]["read"]),
+        ("generations", report["generations"]["read"]),
+        ("verdicts", graded),
+    ):
+        table.add_row(f"[bold]{section}[/bold]")
+        for name, value in report[section].items():
+            title = name.replace("_", " ")
+            counts = {title: value} if isinstance(value, int) else {f"{title}: {why}": n for why, n in value.items()}
+            for shown, number in counts.items():
+                table.add_row(f"  {shown}", f"{number:,}", f"{100 * number / whole:.1f} %" if whole else "")
     screen.print(f"\n{source}", highlight=False, soft_wrap=True)
     screen.print(table)
     shown = ", ".join(f"{number:,} {name}" for name, number in report["written"].items())

@@ -80,24 +80,6 @@ class Confirmation:
         }
 
 
-@final
-@dataclass(frozen=True)
-class Arm:
-    """The runs of an arm.
-
-    Attributes:
-        verdicts: Of each seed's run, shape (problems, samples).
-        has_same_problems: Whether all seeds are evaluated on the same problems, as on a published benchmark.
-    """
-
-    verdicts: Sequence[Verdicts]
-    has_same_problems: bool
-
-    def joined(self) -> Verdicts:
-        """All runs as one: a problem that several seeds answered is still one problem."""
-        return np.concatenate(self.verdicts, axis=1 if self.has_same_problems else 0)
-
-
 def confirm(sweep: Sweep, winner: FrozenTrial, run: RunTraining | None = None) -> Confirmation:
     """Train and evaluate both arms on `confirm_seeds`, as far as that is not done yet.
 
@@ -116,23 +98,38 @@ def confirm(sweep: Sweep, winner: FrozenTrial, run: RunTraining | None = None) -
         f"Confirming: trial {winner.number} and the run without the sweep's values,"
         f" on fresh seeds {', '.join(map(str, seeds))}"
     )
-    return compare_arms(seeds, *(_run_arm(sweep, label, overrides, run) for label, overrides in arms.items()))
+    runs = [_run_arm(sweep, label, overrides, run) for label, overrides in arms.items()]
+    has_same_problems = len({digest for _, digests in runs for digest in digests}) == 1
+    return compare_arms(seeds, runs[0][0], runs[1][0], has_same_problems=has_same_problems)
 
 
-def compare_arms(seeds: tuple[int, ...], winner: Arm, baseline: Arm) -> Confirmation:
-    """Compare two arms."""
-    scores = [tuple(float(verdicts.mean()) for verdicts in arm.verdicts) for arm in (winner, baseline)]
+def compare_arms(
+    seeds: tuple[int, ...], winner: Sequence[Verdicts], baseline: Sequence[Verdicts], *, has_same_problems: bool
+) -> Confirmation:
+    """Compare two arms.
+
+    Args:
+        seeds: in the order of the runs.
+        winner: verdicts of each seed's run, shape (problems, samples).
+        baseline: likewise.
+        has_same_problems: whether all seeds are evaluated on the same problems, as on a published benchmark. A problem
+            that several seeds answered is then still one problem.
+    """
+    scores = [tuple(float(verdicts.mean()) for verdicts in arm) for arm in (winner, baseline)]
+    joined = [np.concatenate(arm, axis=1 if has_same_problems else 0) for arm in (winner, baseline)]
     return Confirmation(
         seeds=seeds,
         winner=scores[0],
         baseline=scores[1],
         over_seeds=seed_interval([w - b for w, b in zip(*scores, strict=True)]),
-        over_problems=compare(winner.joined(), baseline.joined()),
+        over_problems=compare(*joined),
     )
 
 
-def _run_arm(sweep: Sweep, label: str, overrides: tuple[str, ...], run: RunTraining | None) -> Arm:
-    """Train on each seed, and read the verdicts in the order of the seeds."""
+def _run_arm(
+    sweep: Sweep, label: str, overrides: tuple[str, ...], run: RunTraining | None
+) -> tuple[list[Verdicts], set[str]]:
+    """Train on each seed; the verdicts in the order of the seeds, and the digests of their problems."""
     seeds = list(sweep.settings.confirm_seeds)
     by_seed_alone = {"space": {"seed": seeds}, "seeds": [], "sampler": "grid", "pruner": "none"}
     settings = SweepConfig(**{**vars(sweep.settings), **by_seed_alone})
@@ -149,4 +146,4 @@ def _run_arm(sweep: Sweep, label: str, overrides: tuple[str, ...], run: RunTrain
             raise UserError(f"{name}: no evaluated run with seed {seed}; see {folder} and start the command again")
         right, num_samples = np.array(by_seed[seed]["right"]), by_seed[seed]["num_samples"]
         verdicts.append(np.arange(num_samples) < right[:, None])
-    return Arm(verdicts, len({by_seed[seed].get("benchmark_digest", seed) for seed in seeds}) == 1)
+    return verdicts, {by_seed[seed].get("benchmark_digest", str(seed)) for seed in seeds}

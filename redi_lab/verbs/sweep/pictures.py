@@ -84,7 +84,7 @@ class Axis:
         """Index of the trial's cell."""
         value = trial.values[self.parameter.path]
         if self._points:
-            return min(range(len(self._points)), key=lambda i: _distance(self._points[i], value))
+            return self._points.index(value)
         inside = np.searchsorted(self._edges, self._position(value), side="right") - 1
         return int(np.clip(inside, 0, len(self.labels) - 1))
 
@@ -138,8 +138,3 @@ def _frame(column: int, row: int) -> Any:
     from matplotlib.patches import Rectangle
 
     return Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, fill=False, edgecolor=BAD, linewidth=2, zorder=3)
-
-
-def _distance(point: Value, value: Value) -> float:
-    numbers = isinstance(point, int | float) and isinstance(value, int | float)
-    return abs(point - value) if numbers else float(point != value)  # type: ignore[operator]

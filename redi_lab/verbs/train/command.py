@@ -53,6 +53,8 @@ def run_training(
         UserError: something that a user can mend, before training begins.
     """
     quieten_libraries()
+    if callbacks and config.trainer.devices > 1:
+        raise UserError(f"trainer.devices={config.trainer.devices}: a sweep's trials train on one device each; drop it")
     chain = resolve_chain(config, overrides)
     with running(config, overrides, chain) as run:
         benchmark = make_benchmark(config, lambda: chain[-1].data.corpus)

@@ -89,37 +89,44 @@ def load_development(config: DictConfig, data: OpenedData, final: Benchmark | No
     return Development(benchmark, origin, pairs)
 
 
+def choose_observed(
+    config: DictConfig, development: Development, data: TraceDataModule, encoder: TraceEncoder
+) -> list[TokenizedSequence]:
+    """The probes, none where nothing looks at them; says where they and the problems come from."""
+    if config.callbacks.get("accuracy") and development.benchmark is not None:
+        say(f"accuracy during training: {len(development.benchmark.problems)} {development.origin}")
+    if not config.callbacks.get("probes"):
+        return []
+    probes, origin = choose_probes(data, encoder, development.pairs, config.callbacks.probes.num_examples)
+    say(f"probes: {len(probes)} {origin}")
+    return probes
+
+
 def make_observers(
     config: DictConfig,
     eval_config: DictConfig,
-    development: Development,
-    data: TraceDataModule,
+    benchmark: Benchmark | None,
+    probes: Sequence[TokenizedSequence],
     encoder: TraceEncoder,
     grader: Grader,
-    folder: Path,
 ) -> dict[str, dict[str, Any] | None]:
-    """What the callbacks that look at the policy need in addition to their settings, by name; says where it comes from.
+    """What the callbacks that look at the policy need in addition to their settings, by name.
 
     Args:
         config: with the groups data and callbacks.
         eval_config: with the group eval, whose protocol holds for all stages of a command.
-        development: the problems and pairs.
-        data: what is trained on.
+        benchmark: the development problems.
+        probes: see `choose_observed`.
         encoder: turns text into tokens.
         grader: stays open as long as the training lasts.
-        folder: the run's.
     """
     observers: dict[str, dict[str, Any] | None] = {}
     if config.callbacks.get("accuracy"):
         observers["accuracy"] = None
-        if development.benchmark is not None:
-            measure = build.make_accuracy(config, eval_config, development.benchmark, encoder, grader)
-            observers["accuracy"] = {"measure": measure}
-            say(f"accuracy during training: {len(development.benchmark.problems)} {development.origin}")
+        if benchmark is not None:
+            observers["accuracy"] = {"measure": build.make_accuracy(config, eval_config, benchmark, encoder, grader)}
     if config.callbacks.get("probes"):
-        probes, origin = choose_probes(data, encoder, development.pairs, config.callbacks.probes.num_examples)
         observers["probes"] = {"probes": probes, "token_budget": config.data.micro_batch_tokens}
-        say(f"probes: {len(probes)} {origin}")
     return observers
 
 

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, final
@@ -19,23 +18,22 @@ from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.reference import score_reference
 from redi_lab.callbacks.checkpoints import BEST, BEST_NOTE
 from redi_lab.callbacks.collapse import EVENTS
-from redi_lab.callbacks.forecast import Forecast
-from redi_lab.callbacks.training_progress import COLUMN, TrainingProgress
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.figures.samples_page import log_samples
+from redi_lab.modules.base import CausalLMModule
 from redi_lab.redaction import redacted
 from redi_lab.run import build
 from redi_lab.run.evaluation import evaluate_checkpoint
-from redi_lab.run.plan import plan_run
 from redi_lab.run.record import SUMMARY, make_logger, write_summary
-from redi_lab.run.screen import progress_bar, say, waiting
+from redi_lab.run.screen import say, waiting
 from redi_lab.run.stages import Stage, StageCache, StageRecord
-from redi_lab.run.trained import Trained, find_trained, finish_training
+from redi_lab.run.trained import Trained, find_trained
 from redi_lab.run.training_record import RECORD_FILE, TrainingRecord
 from redi_lab.verbs.train import report
-from redi_lab.verbs.train.development import load_development, make_observers
+from redi_lab.verbs.train.development import choose_observed, load_development
+from redi_lab.verbs.train.fit import Fit
 from redi_lab.verbs.train.outcome import Best, Outcome, metrics_of
 
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
@@ -96,29 +94,23 @@ class Job:
         logger = make_logger(config, folder, self.parent_run_id, tags)
         source = redacted(corpus.source)
         logger.log_dataset(source, data.digest(), source, len(data.train_examples))
-        record = StageRecord(self.stage.name, folder, folder / "checkpoints" / "last")
-        grader = build.make_grader(self.command_config)
-        observers = make_observers(config, self.command_config, development, data, encoder, grader, folder)
+        probes = choose_observed(config, development, data, encoder)
         notes = {RECORD_FILE: redacted(TrainingRecord.of(config, self.base).model_dump())}
-        forecast = Forecast(say, partial(plan_run, config, data, backbone))
-        callbacks = [
-            *build.make_callbacks(config, record.checkpoint.parent, encoder.end_of_turn_id, observers, notes),
-            forecast,
-            *further_callbacks,
-        ]
-        trainer = build.make_trainer(config, [*callbacks, TrainingProgress(progress_bar(COLUMN))], logger)
-        if module.needs_pass_rates:
-            data.check_pass_rates()
-        if module.needs_mismatched:
-            for split in data.datasets:
-                split.mismatch()
-        if module.needs_reference or module.needs_token_reference:
-            self._attach_reference(data, backbone, trainer, keeps_tokens=module.needs_token_reference)
+        fit = Fit(
+            config, self.command_config, folder, self.start, self.parent_run_id, tags, notes, development.benchmark
+        )
+        record = StageRecord(self.stage.name, folder, fit.checkpoint)
+        if find_trained(folder, record.checkpoint) is None:
+            self._complete(data, module)
+            if config.trainer.devices > 1:
+                from redi_lab.verbs.train.ranks import fit_on_ranks  # torch's launcher, which one device does without
+
+                logger.finalize("running")  # the first rank goes on with the record
+                fit_on_ranks(fit, data, probes, encoder.tokenizer)
+            else:
+                fit.run(module, data, probes, encoder, logger, further_callbacks)
         trained = find_trained(folder, record.checkpoint)
-        if trained is None:
-            with grader:
-                trainer.fit(module, datamodule=data)
-            trained = finish_training(folder, record.checkpoint, trainer, callbacks)
+        assert trained is not None
         outcome = self._outcome(record, trained, logger)
         sampling = build.accuracy_sampling(config, self.command_config) if config.callbacks.get("accuracy") else None
         about_data = {
@@ -128,7 +120,7 @@ class Job:
             "batches": data.counts(),
             "development": development.as_dict(sampling),
         }
-        about = {"data": about_data, "plan": forecast.outcome, "mlflow_run_id": logger.version}
+        about = {"data": about_data, "plan": trained.plan, "mlflow_run_id": logger.version}
         content = self._summary(outcome, trained) | about
         write_summary(folder, config, content | {"seconds": round(time.time() - began, 3)})
         for file in (
@@ -142,12 +134,21 @@ class Job:
             self.cache.add(self.stage.fingerprint, record)
         return outcome
 
-    def _attach_reference(
-        self, data: TraceDataModule, policy: CausalLM, trainer: pl.Trainer, *, keeps_tokens: bool
-    ) -> None:
+    def _complete(self, data: TraceDataModule, module: CausalLMModule) -> None:
+        """Check and add what the objective needs of its data beyond tokens."""
+        if module.needs_pass_rates:
+            data.check_pass_rates()
+        if module.needs_mismatched:
+            for split in data.datasets:
+                split.mismatch()
+        if module.needs_reference or module.needs_token_reference:
+            self._attach_reference(data, module.backbone, keeps_tokens=module.needs_token_reference)
+
+    def _attach_reference(self, data: TraceDataModule, policy: CausalLM, *, keeps_tokens: bool) -> None:
         """Score the data with the frozen reference, in the policy's precision and on its device."""
         config, named = self.stage.config, self.stage.config.loss.get("reference", "init")
         reference = policy if named == "init" else build.make_backbone(config, policy.tokenizer, named)
+        trainer = build.make_trainer(config, [], False, num_devices=1)
         reference.to(trainer.strategy.root_device).eval()
         for split in data.datasets:
             with waiting("Reference log-probs") as on_progress, trainer.precision_plugin.forward_context():
@@ -159,6 +160,7 @@ class Job:
                     precision=config.trainer.precision,
                     on_progress=on_progress,
                 )
+        reference.cpu()  # the memory of a device is for the training
         policy.train()
 
     def _outcome(self, record: StageRecord, trained: Trained, logger: Any) -> Outcome:

@@ -16,9 +16,9 @@ from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.cli import main
 from redi_lab.config.compose import load_config
 from redi_lab.data.curated import CuratedSource
-from redi_lab.data.examples import encode_examples
+from redi_lab.data.examples import digest_sequences, encode_examples
 from redi_lab.data.readers import TraceFileSource
-from redi_lab.data.tokenization import TraceEncoder, digest_sequences
+from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import Dropped, Generation, Problem
 from redi_lab.errors import UserError
 from redi_lab.files import file_digest

@@ -100,8 +100,8 @@ def card(page: str) -> Page:
     return Page(page.split("<article>")[1].split("</article>")[0])
 
 
-def joined(pieces: Sequence[Piece], kind: str) -> str:
-    return "".join(piece.text for piece in pieces if piece.kind == kind)
+def loss_text(pieces: Sequence[Piece]) -> str:
+    return "".join(piece.text for piece in pieces if piece.kind == "loss")
 
 
 @pytest.fixture(scope="module")
@@ -111,26 +111,26 @@ def tokenizer() -> Any:
 
 def test_words_are_marked() -> None:
     view = mark_pair(pair(), None, ALL)
-    assert joined(view.prompt.pieces, "prompt") == "What is 1+1?"
-    assert joined(view.chosen.pieces, "loss") == pair()["chosen"]
-    assert [piece for piece in view.chosen.pieces if piece.kind == "end"] == [Piece(END_OF_TURN, "end", 1)]
-    assert [piece.text for piece in view.chosen.pieces if piece.is_parting] == ["one. "]
-    assert [piece.text for piece in view.rejected.pieces if piece.is_parting] == ["two. "]
-    assert (view.common_prefix, view.unit, view.chosen.length) == (4, "words", 9)
+    assert view.prompt == "What is 1+1?"
+    assert loss_text(view.chosen) == pair()["chosen"]
+    assert [piece for piece in view.chosen if piece.kind == "end"] == [Piece(END_OF_TURN, "end", 1)]
+    assert [piece.text for piece in view.chosen if piece.is_parting] == [" one."]
+    assert [piece.text for piece in view.rejected if piece.is_parting] == [" two."]
+    assert (view.common_prefix, view.unit, view.prompt_length) == (4, "words", 3)
 
 
 def test_tokens_are_marked_as_in_training(tokenizer: Any) -> None:
     encoder = TraceEncoder(tokenizer, "Q: {problem}\n", "<think>")
     view = mark_pair(pair(), encoder, ALL)
     (sequence,) = encoder.encode_all([("a", pair()["problem"], pair()["chosen"])])
-    assert joined(view.prompt.pieces, "prompt") == "Q: What is 1+1?\n<think>"
-    assert sum(piece.size for piece in view.prompt.pieces) == view.prompt.length == sequence.prompt_length
-    assert sum(piece.size for piece in view.chosen.pieces) == view.chosen.length == sequence.completion_length
-    assert joined(view.chosen.pieces, "loss") == pair()["chosen"]
-    assert [p.text for p in view.chosen.pieces if p.kind == "end"] == ["<|endoftext|>"]
+    assert view.prompt == "Q: What is 1+1?\n<think>"
+    assert view.prompt_length == sequence.prompt_length
+    assert sum(piece.size for piece in view.chosen) == sequence.completion_length
+    assert loss_text(view.chosen) == pair()["chosen"]
+    assert [p.text for p in view.chosen if p.kind == "end"] == ["<|endoftext|>"]
     same = sequence.input_ids[sequence.prompt_length :][: view.common_prefix]
     assert tokenizer.decode(list(same)).startswith("I add one and")
-    (parting,) = [piece for piece in view.chosen.pieces if piece.is_parting]
+    (parting,) = [piece for piece in view.chosen if piece.is_parting]
     assert parting.text.strip() in "one"
 
 
@@ -138,15 +138,22 @@ def test_a_trace_that_continues_the_other_parts_at_its_end(tokenizer: Any) -> No
     row = pair(chosen="It is 2.", rejected="It is 2. And more")
     for encoder in (None, TraceEncoder(tokenizer)):
         view = mark_pair(row, encoder, ALL)
-        assert [piece.kind for piece in view.chosen.pieces if piece.is_parting] == ["end"]
-        assert [piece.kind for piece in view.rejected.pieces if piece.is_parting] == ["loss"]
+        assert [piece.kind for piece in view.chosen if piece.is_parting] == ["end"]
+        assert [piece.kind for piece in view.rejected if piece.is_parting] == ["loss"]
+
+
+def test_an_empty_trace_is_its_end_of_turn_alone(tokenizer: Any) -> None:
+    for encoder in (None, TraceEncoder(tokenizer)):
+        view = mark_pair(pair(chosen="", rejected="It is 3."), encoder)
+        assert [piece.kind for piece in view.chosen] == ["end"]
+        assert sum(piece.is_parting for piece in view.rejected) == 1
 
 
 def test_characters_of_several_tokens_are_shown_whole(tokenizer: Any) -> None:
     text = "∫ 😀 求和 é"
     view = mark_pair(pair(chosen=text, rejected=text + "."), TraceEncoder(tokenizer), ALL)
-    assert joined(view.chosen.pieces, "loss") == text
-    assert any(piece.size > 1 for piece in view.chosen.pieces)
+    assert loss_text(view.chosen) == text
+    assert any(piece.size > 1 for piece in view.chosen)
 
 
 @pytest.mark.parametrize("length", [0, 1, 40, 59, 60, 61, 5000])
@@ -154,11 +161,12 @@ def test_what_is_left_out_is_said(length: int, tokenizer: Any) -> None:
     start = "word " * length
     for encoder in (None, TraceEncoder(tokenizer)):
         view = mark_pair(pair(chosen=start + "a tail", rejected=start + "b tail"), encoder, Window(20, 10, 5))
-        for side in (view.chosen, view.rejected):
-            assert sum(piece.size for piece in side.pieces) == side.length
-            assert sum(piece.is_parting for piece in side.pieces) == 1
-            assert side.pieces[-1].kind == "end"
-            gaps = [piece for piece in side.pieces if piece.kind == "gap"]
+        whole = mark_pair(pair(chosen=start + "a tail", rejected=start + "b tail"), encoder, ALL)
+        for side, every in ((view.chosen, whole.chosen), (view.rejected, whole.rejected)):
+            assert sum(piece.size for piece in side) == sum(piece.size for piece in every)
+            assert sum(piece.is_parting for piece in side) == 1
+            assert side[-1].kind == "end"
+            gaps = [piece for piece in side if piece.kind == "gap"]
             assert len(gaps) == (length == 5000) or length < 100
             assert all(piece.size > 0 for piece in gaps)
 
@@ -168,11 +176,11 @@ def test_nothing_of_the_data_becomes_markup(tmp_path: Path, capsys: pytest.Captu
         id=NASTY, problem=NASTY, chosen=NASTY, rejected=NASTY + "!", answer=NASTY, source=NASTY,
         chosen_verdicts=json.dumps({NASTY: True}), rejected_verdicts=NASTY,
     )  # fmt: skip
-    folder = write_folder(tmp_path / NASTY.split("/")[0], [row], [demonstration(source=NASTY)], REPORT)
+    folder = write_folder(tmp_path / NASTY.split("/")[0], [row], [demonstration()], REPORT)
     page = shown(folder, tmp_path)
     seen = Page(page)
     assert "script" not in seen.tags
-    ours = "html head meta title style body h1 h2 h3 h4 p article div span img i b s table thead tbody tr th td"
+    ours = "html head meta title style body h1 h2 h3 h4 p article div span img i b s"
     assert set(seen.tags) <= {*ours.split()}
     assert page.count("alert(") == page.count("&lt;script&gt;alert(") > 5
     assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e]", page)
@@ -193,11 +201,8 @@ def test_the_page_marks_prompt_loss_parting_and_end(
     assert [text for tag, _, text in pieces if tag == "b"] == ["<|endoftext|>"] * 2
     assert len([text for tag, name, text in pieces if (tag, name) == ("i", "part")]) == 2
     assert "".join(text for tag, _, text in pieces if tag == "i") == pair()["chosen"] + pair()["rejected"]
-    assert {(name, text) for _, name, text in pieces if name.startswith("badge ")} == {
-        ("badge right", "✓ math_verify"),
-        ("badge unknown", "? llama"),
-        ("badge wrong", "✗ math_verify"),
-    }
+    badges = {text for _, name, text in pieces if name == "badge"}
+    assert {'{"math_verify": true, "llama": null}', '{"math_verify": false}', "generation 0", "row 4"} <= badges
     screen = capsys.readouterr().out.splitlines()
     assert screen == [
         "rows: 10 read, 6 used (60.0 %)",
@@ -205,11 +210,8 @@ def test_the_page_marks_prompt_loss_parting_and_end(
         "demonstrations (right traces for SFT): 1; pairs: 1",
         "verdicts: 20 right, 12 wrong, 8 unknown",
         "WARNING: 2 unknown traces are used as wrong ones: rejected, though nobody knows",
-        "Rows dropped: 4 of 10",
-        "Rows in use without a pair: 2 of 6",
-        "Generations not used: 31 of 40",
     ]
-    assert all(line in page for line in screen[:5])
+    assert all(line in page for line in screen)
 
 
 WEIGHED = pair(
@@ -229,12 +231,10 @@ def test_weights_are_shades_of_what_they_do(tmp_path: Path, tokenizer: Any, is_i
     for name, weight, share, text in re.findall(piece, page.split("<article>")[1]):
         texts[name, weight, share] = texts.get((name, weight, share), "") + text
     end = "&lt;|endoftext|&gt;" if is_in_tokens else END_OF_TURN
-    good, bad, outside, wrong = (
-        ("I add", " one.", "I.", " add two") if is_in_tokens else ("I add ", "one.", "I two.", "add ")
-    )
+    outside, wrong = ("I.", " add two") if is_in_tokens else ("I two.", " add")
     assert texts == {
-        ("up", "0.5", "0.250"): good,
-        ("down", "-1", "0.500"): bad + end,
+        ("up", "0.5", "0.250"): "I add",
+        ("down", "-1", "0.500"): " one." + end,
         ("off", "0", "0.000"): outside + end,
         ("down", "2", "1.000"): wrong,
     }
@@ -267,39 +267,23 @@ def test_pairs_are_spread_over_the_file(tmp_path: Path) -> None:
     assert "no pair" in page
 
 
-def test_lengths_are_drawn_sources_and_reasons_are_tables(tmp_path: Path) -> None:
-    sft = [demonstration(source=name, completion="x" * 10**i) for i, name in enumerate(("a", "$b$", "_c", "求", None))]
-    folder = write_folder(tmp_path / "data", [pair(source="a")], sft, REPORT)
+def test_lengths_are_drawn(tmp_path: Path) -> None:
+    sft = [demonstration(completion="x" * 10**i) for i in range(5)]
+    folder = write_folder(tmp_path / "data", [pair()], sft, REPORT)
     page = shown(folder, tmp_path)
     assert (tmp_path / "page" / "lengths.png").read_bytes().startswith(PNG)
     assert page.count("data:image/png;base64,") == 1
-    for row in (
-        "<tr><th>a</th><td>1</td><td>1</td></tr>",
-        "<tr><th>求</th><td>1</td><td>0</td></tr>",
-        "<tr><th>(source not stated)</th><td>1</td><td>0</td></tr>",
-        "<tr><th>no generations</th><td>1</td><td>10.0 %</td></tr>",
-        "<tr><th>right, but not chosen</th><td>31</td><td>77.5 %</td></tr>",
-    ):
-        assert row in page
     assert shown(folder, tmp_path) == page
 
 
-def test_of_many_sources_the_largest_are_named(tmp_path: Path) -> None:
-    sft = [demonstration(source=f"source {number}") for number in (*range(40), 39)]
-    page = shown(write_folder(tmp_path / "data", [pair(source="source 39")], sft), tmp_path)
-    assert page.index("<th>source 39</th><td>2</td>") < page.index("<th>source 0</th>")
-    assert "<th>(10 smaller sources)</th>" in page
-
-
 def test_lengths_are_in_tokens_only_where_all_rows_have_them(tmp_path: Path) -> None:
-    from redi_lab.verbs.curate.preview.command import _contents
+    from redi_lab.verbs.curate.preview.command import _lengths
 
     some = [demonstration(completion_tokens=5), demonstration(completion="abc")]
     pairs = [pair(rejected_tokens=7)]
-    mixed = _contents(write_folder(tmp_path / "mixed", pairs, some))
+    mixed = _lengths(write_folder(tmp_path / "mixed", pairs, some))
     assert (mixed.unit, list(mixed.right), list(mixed.wrong)) == ("characters", [8, 3], [27])
-    assert (mixed.demonstrations["sums"], mixed.pairs["sums"]) == (2, 1)
-    full = _contents(write_folder(tmp_path / "full", pairs, some[:1]))
+    full = _lengths(write_folder(tmp_path / "full", pairs, some[:1]))
     assert (full.unit, list(full.right), list(full.wrong)) == ("tokens", [5], [7])
 
 

@@ -31,12 +31,12 @@ def test_every_count_is_shown_with_its_share() -> None:
         "dropped: source cn_k12 1 25.0 %",
         "dropped: no correct generation 1 25.0 %",
         "used 2 50.0 %",
-        "with a pair 1 50.0 %",
-        "without: no incorrect generation 1 50.0 %",
+        "used with pair 1 25.0 %",
+        "used without pair: no incorrect generation 1 25.0 %",
         "read 8 100.0 %",
         "not used: row dropped: source cn_k12 2 25.0 %",
         "unknown: verifiers disagree 1 16.7 %",
-        "used as negative: verifiers disagree 1 16.7 %",
+        "unknown used as negative: verifiers disagree 1 16.7 %",
         "2 demonstrations, 1 pairs, 1 negatives",
     ):
         assert line in lines, line

@@ -14,7 +14,7 @@ import pytest
 from matplotlib._pylab_helpers import Gcf
 
 from redi_lab.run.study_storage import open_storage
-from redi_lab.verbs.sweep.confirm import Arm, compare_arms, confirm
+from redi_lab.verbs.sweep.confirm import compare_arms, confirm
 from redi_lab.verbs.sweep.pictures import Axis, plot_map, plot_with_optuna
 from redi_lab.verbs.sweep.report import summarise, write_report
 from redi_lab.verbs.sweep.results import TrialView, best_trial, seed_interval, view_trials
@@ -43,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 def test_the_page_needs_nothing_else_and_tells_all(finished: Sweep) -> None:
     study = open_study(finished)
     confirmation = compare_arms(
-        (1, 2), *(Arm([np.full((4, 2), is_right)] * 2, has_same_problems=False) for is_right in (True, False))
+        (1, 2), *([np.full((4, 2), is_right)] * 2 for is_right in (True, False)), has_same_problems=False
     )
     files = write_report(finished, study, confirmation)
     names = [file.name for file in files]
@@ -155,8 +155,7 @@ def test_arms_are_compared_over_seeds_and_over_problems() -> None:
     """Winner right on 3 of 4 and 4 of 4 problems, baseline on 2 of 4 and 2 of 4: +0.25 and +0.5."""
     winner = [np.array([[1], [1], [1], [0]], bool), np.ones((4, 1), bool)]
     baseline = [np.array([[1], [1], [0], [0]], bool)] * 2
-    arms = [Arm(verdicts, has_same_problems=False) for verdicts in (winner, baseline)]
-    found = compare_arms((7, 8), *arms)
+    found = compare_arms((7, 8), winner, baseline, has_same_problems=False)
     assert (found.winner, found.baseline) == ((0.75, 1.0), (0.5, 0.5))
     assert found.difference == found.over_problems.difference.value == 0.375
     assert found.over_seeds == pytest.approx((0.375 - 12.7062 * 0.125, 0.375 + 12.7062 * 0.125), abs=1e-4)
@@ -167,11 +166,9 @@ def test_arms_are_compared_over_seeds_and_over_problems() -> None:
 def test_a_problem_that_every_seed_answers_counts_once() -> None:
     """Two of eight problems get better on each of three seeds: p = 1/2, not 2 · 2⁻⁶."""
     better, same = np.array([[1]] * 5 + [[0]] * 3, bool), np.array([[1]] * 3 + [[0]] * 5, bool)
-    arms = [Arm([verdicts] * 3, has_same_problems=True) for verdicts in (better, same)]
-    found = compare_arms((7, 8, 9), *arms).over_problems
+    found = compare_arms((7, 8, 9), [better] * 3, [same] * 3, has_same_problems=True).over_problems
     assert (found.difference.num_problems, found.difference.value, found.p_value) == (8, 0.25, 0.5)
-    single = [Arm(arm.verdicts[:1], has_same_problems=True) for arm in arms]
-    assert "not told apart from" in compare_arms((7,), *single).verdict()
+    assert "not told apart from" in compare_arms((7,), [better], [same], has_same_problems=True).verdict()
 
 
 def test_a_winner_is_confirmed_on_fresh_seeds(

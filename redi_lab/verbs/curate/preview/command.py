@@ -1,13 +1,12 @@
 """Look at curated data before training on it: `python -m redi_lab curate preview path=FOLDER [n=3] [tokenizer=PATH]`.
 
 Reads the results folder of `curate` and shows pairs as training sees them (loss mask, the place where chosen and
-rejected part, verdicts, lengths) in FOLDER/preview/index.html, with plots of lengths, drops and sources beside it.
+rejected part, weights of tokens, verdicts) in FOLDER/preview/index.html, under a plot of the lengths of all traces.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +20,7 @@ from redi_lab.data.traces import UNWEIGHTED
 from redi_lab.errors import UserError, in_short
 from redi_lab.files import write_text
 from redi_lab.verbs.curate.preview.marks import mark_pair
-from redi_lab.verbs.curate.preview.page import Contents, drop_groups, facts, preview_page
-
-_NO_SOURCE = "(source not stated)"
-_BATCH_ROWS = 64
+from redi_lab.verbs.curate.preview.page import Lengths, facts, preview_page
 
 
 def run_preview(arguments: Sequence[str]) -> Path:
@@ -61,7 +57,7 @@ def preview(folder: Path, destination: Path, *, num_pairs: int, tokenizer: Any |
 
     Args:
         folder: holds sft.parquet and pairs.parquet; report.json and manifest.json are used where they are there.
-        destination: HTML file to write; the plots lie beside it as PNG files.
+        destination: HTML file to write; the plot lies beside it as a PNG file.
         num_pairs: how many pairs to show, evenly spread over the file.
         tokenizer: a transformers tokenizer, or None to show words.
         rule: how tokens are weighed, shown by their colour.
@@ -72,7 +68,6 @@ def preview(folder: Path, destination: Path, *, num_pairs: int, tokenizer: Any |
     Raises:
         UserError: the folder misses its files, they cannot be read, or the rule cannot weigh a pair.
     """
-    _check_folder(folder)
     report, manifest = _read_json(folder / "report.json"), _read_json(folder / "manifest.json")
     encoder = None
     if tokenizer is not None:
@@ -81,15 +76,13 @@ def preview(folder: Path, destination: Path, *, num_pairs: int, tokenizer: Any |
         encoder = TraceEncoder(tokenizer, template, prefix)
     picked = _pick(folder / PAIRS_FILE, num_pairs, needs_weights=rule != "none")
     pairs = [(row, mark_pair(row, encoder, rule=rule)) for row in picked]
-    contents = _contents(folder)
+    lengths = _lengths(folder)
     source = (manifest.get("input") or {}).get("source")
     subtitle = f"{folder}" + (f", from {source}" if source else "")
-    page = preview_page(f"Preview of {folder.name}", subtitle, contents, report, pairs, destination.parent)
+    page = preview_page(f"Preview of {folder.name}", subtitle, lengths, report, pairs, destination.parent)
     write_text(destination, page)
-    for line in facts(contents, report):
+    for line in facts(lengths, report):
         print(line)
-    for group, (counts, total) in drop_groups(report).items():
-        print(f"{group}: {sum(counts.values()):,} of {total:,}")
     return destination
 
 
@@ -145,32 +138,14 @@ def _pick(path: Path, number: int, *, needs_weights: bool) -> list[dict[str, Any
         return list(data.take(places).to_pylist()) if places else []
 
 
-def _contents(folder: Path) -> Contents:
-    """Lengths and sources of all rows, in tokens if every row has them; of the texts, one batch is in memory."""
-    for unit in ("tokens", "characters"):
-        right = _read(folder / SFT_FILE, "completion", unit)
-        wrong = _read(folder / PAIRS_FILE, "rejected", unit)
-        if right is not None and wrong is not None:
-            return Contents(unit, right[0], wrong[0], right[1], wrong[1])
-    raise UserError(f"{folder}: {SFT_FILE} or {PAIRS_FILE} has no texts: not written by `curate`; curate again")
-
-
-def _read(path: Path, text: str, unit: str) -> tuple[list[int], Counter[str]] | None:
-    """The file's lengths and sources; None where a length is missing in this unit."""
+def _lengths(folder: Path) -> Lengths:
+    """Lengths of all right and wrong traces, in tokens if every row has them."""
     import pyarrow.compute as pc
 
-    column = f"{text}_tokens" if unit == "tokens" else text
-    lengths: list[int] = []
-    sources: Counter[str] = Counter()
-    with _parquet(path) as data:
-        present = [name for name in (column, "source") if name in data.schema.names]
-        if column not in present:
-            return None
-        for batch in data.to_batches(batch_size=_BATCH_ROWS, columns=present):
-            values = batch.column(column) if unit == "tokens" else pc.utf8_length(batch.column(column))
-            if values.null_count:
-                return None
-            lengths.extend(values.to_pylist())
-            named = batch.column("source").to_pylist() if "source" in present else [None] * batch.num_rows
-            sources.update(name or _NO_SOURCE for name in named)
-    return lengths, sources
+    tables = []
+    for name, text in ((SFT_FILE, "completion"), (PAIRS_FILE, "rejected")):
+        with _parquet(folder / name) as data:  # the texts themselves are not kept
+            columns = {"tokens": pc.field(f"{text}_tokens"), "characters": pc.utf8_length(pc.field(text))}
+            tables.append(data.to_table(columns))
+    unit = "characters" if any(table["tokens"].null_count for table in tables) else "tokens"
+    return Lengths(unit, *(table[unit].to_pylist() for table in tables))

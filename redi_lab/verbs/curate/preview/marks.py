@@ -1,57 +1,45 @@
-"""A pair cut into pieces that show what training sees: the prompt, what carries loss, and where both traces part.
+"""A pair cut into pieces that show what training sees: what carries loss, how much, and where both traces part.
 
-    view = mark_pair(row, encoder=None, window=Window(head=100, around=60, tail=30))
-    view.chosen.pieces[0].kind  # "loss"
+    view = mark_pair(row, encoder=None)
+    view.chosen[0]  # Piece("It", "loss", 1)
 
-With an encoder a piece is a token (or the few that share a character), without one a word. What a long text has
-outside the window becomes one piece of the kind "gap" that says how much it stands for.
+With an encoder a piece is a token (or the few that share a character), without one a word; white space belongs to what
+follows it. What a long trace has outside the window becomes one piece of the kind "gap".
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, takewhile
-from typing import Any, Literal, final
+from itertools import groupby
+from typing import Any, Literal, NamedTuple, final
 
-from redi_lab.data.token_weights import Rule, weigh
+from redi_lab.data.token_weights import Rule, common_prefix, weigh
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import TraceWeights
 
-Kind = Literal["prompt", "loss", "end", "gap"]
-Render = Callable[[int, int], Iterator[tuple[str, int]]]
-"""From a range of places to their texts, each with the number of places that it takes."""
-
 END_OF_TURN = "end of turn"
 
-_WORD = re.compile(r"\S{1,24}\s{0,24}|\s{1,24}")
-_LONGEST_GROUP = 8  # tokens that may share one character before it is called undecodable
+_WORD = re.compile(r"\s*\S{1,24}|\s+")
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 # The latter turn the direction of what follows, and could make a page say what is not in the data.
 _NAMED = {code: f"⟨U+{code:04X}⟩" for code in (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 _VISIBLE: dict[int, int | str] = {**_CONTROLS, **_NAMED}
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A stretch of text. `size` is in tokens or words; `is_parting` marks where chosen and rejected part.
-
-    `weight` is that of its last token or word.
-    """
+class Piece(NamedTuple):
+    """A stretch of text; `size` is in tokens or words, `is_parting` marks where chosen and rejected part."""
 
     text: str
-    kind: Kind
+    kind: Literal["loss", "end", "gap"]
     size: int
     is_parting: bool = False
     weight: float = 1.0
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Window:
-    """How many pieces of a text are shown: at its start, on each side of the parting, and at its end."""
+class Window(NamedTuple):
+    """How many pieces of a trace are shown: at its start, on each side of the parting, and at its end."""
 
     head: int = 160
     around: int = 120
@@ -60,22 +48,14 @@ class Window:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Marked:
-    """A text in pieces, and its length: of a completion |y|, with the end of turn."""
-
-    pieces: tuple[Piece, ...]
-    length: int
-
-
-@final
-@dataclass(frozen=True, slots=True)
 class PairView:
-    """A pair, ready to be shown. Lengths and `common_prefix` are in `unit`."""
+    """A pair, ready to be shown. `prompt_length` and `common_prefix` are in `unit`."""
 
     unit: Literal["tokens", "words"]
-    prompt: Marked
-    chosen: Marked
-    rejected: Marked
+    prompt: str
+    prompt_length: int
+    chosen: Sequence[Piece]
+    rejected: Sequence[Piece]
     common_prefix: int
 
 
@@ -92,115 +72,59 @@ def mark_pair(
     Args:
         row: its columns problem, chosen and rejected are used, and what the rule is made from.
         encoder: writes the prompt as in training and cuts into tokens; None cuts into words.
-        window: what is shown of a trace; of the prompt as much is shown as of a whole trace, at its ends.
+        window: what is shown of a trace.
         rule: how tokens are weighed, see `redi_lab.data.token_weights`.
 
     Raises:
-        UserError: the rule cannot weigh the row.
+        UserError: the rule cannot weigh the row, or the tokenizer does not say where its tokens stand.
     """
-    window = window or Window()
-    problem, texts = str(row["problem"]), [str(row[name]) for name in ("chosen", "rejected")]
+    units = [_units(row[side], encoder) for side in ("chosen", "rejected")]
+    common = common_prefix(*units)
+    chosen, rejected = (
+        list(_windowed(_pieces(row, side, encoder, rule, min(common, len(of_side) - 1)), window or Window()))
+        for side, of_side in zip(("chosen", "rejected"), units, strict=True)
+    )
     if encoder is None:
-        prompt: Sequence[Any] = _WORD.findall(problem)
-        chosen, rejected = ([*_WORD.findall(text), END_OF_TURN] for text in texts)
-        renders: list[Render] = [_words(part) for part in (prompt, chosen, rejected)]
-    else:
-        prompt = encoder.prompt_ids(problem)
-        chosen, rejected = (list(encoder.completion_ids(text)) for text in texts)
-        renders = [_tokens(encoder.tokenizer, part) for part in (prompt, chosen, rejected)]
-    weights = [_weights(rule, row, side, encoder, part) for side, part in (("chosen", chosen), ("rejected", rejected))]
-    both = zip(chosen, rejected, strict=False)
-    common = sum(
-        1 for _ in takewhile(lambda at: str(at[0]).rstrip() == str(at[1]).rstrip(), both)
-    )  # words end in blanks
-    both_ends = Window(window.head + 2 * window.around, 0, window.tail)
-    return PairView(
-        unit="words" if encoder is None else "tokens",
-        prompt=Marked(tuple(_pieces(len(prompt), renders[0], both_ends)), len(prompt)),
-        chosen=_mark(len(chosen), renders[1], window, common, weights[0]),
-        rejected=_mark(len(rejected), renders[2], window, common, weights[1]),
-        common_prefix=common,
-    )
+        return PairView("words", row["problem"], len(_WORD.findall(row["problem"])), chosen, rejected, common)
+    prompt = encoder.prompt_ids(row["problem"])
+    text = encoder.tokenizer.decode(prompt, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return PairView("tokens", text, len(prompt), chosen, rejected, common)
 
 
-def _weights(
-    rule: Rule, row: Mapping[str, Any], side: str, encoder: TraceEncoder | None, pieces: Sequence[Any]
-) -> Sequence[float] | None:
-    """The weight of each token, or word, of a side; None where all are 1."""
-    if rule == "none":
-        return None
-    characters = weigh(
-        rule, TraceWeights.of_columns(row, f"{side}_"), is_chosen=side == "chosen", row=str(row.get("id"))
-    )
-    if characters is None:
-        return None
-    if encoder is not None:
-        (places,) = encoder.last_characters([row[side]])
-    else:
-        *words, _ = pieces
-        starts = accumulate(map(len, words), initial=0)
-        places = [start + max(len(word.rstrip()), 1) - 1 for start, word in zip(starts, words, strict=False)]
-        places.append(len(row[side]) - 1)
-    return list(map(float, characters.at(places)))
-
-
-def _mark(length: int, render: Render, window: Window, common: int, weights: Sequence[float] | None) -> Marked:
-    return Marked(tuple(_pieces(length, render, window, min(common, length - 1), weights)), length)
-
-
-def _words(words: Sequence[str]) -> Render:
-    return lambda start, stop: ((word, 1) for word in words[start:stop])
-
-
-def _tokens(tokenizer: Any, ids: Sequence[int]) -> Render:
-    def decode(part: Sequence[int]) -> str:
-        return str(tokenizer.decode(list(part), skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-    def render(start: int, stop: int) -> Iterator[tuple[str, int]]:
-        """Tokens may hold part of a character, so they are joined until all of them can be read."""
-        first = start
-        for place in range(start, stop):
-            is_last = place == stop - 1 or place == len(ids) - 2  # the end of turn is a piece by itself
-            before = ids[max(first - 1, 0) : first]  # some tokenizers drop the space of a first token
-            text = decode([*before, *ids[first : place + 1]])[len(decode(before)) :]
-            if is_last or "\ufffd" not in text or place + 1 - first >= _LONGEST_GROUP:
-                yield text, place + 1 - first
-                first = place + 1
-
-    return render
+def _units(text: str, encoder: TraceEncoder | None) -> Sequence[Any]:
+    """What two traces are compared by: the tokens or words of a completion, and its end of turn."""
+    return [*_WORD.findall(text), None] if encoder is None else encoder.completion_ids(text)
 
 
 def _pieces(
-    length: int,
-    render: Render,
-    window: Window,
-    parting: int | None = None,
-    weights: Sequence[float] | None = None,
+    row: Mapping[str, Any], side: str, encoder: TraceEncoder | None, rule: Rule, parting: int
 ) -> Iterator[Piece]:
-    """The pieces of a prompt, which has no parting, or of a completion."""
-    shown_until = 0
-    for start, stop in _shown(length, parting, window):
-        if start > shown_until:
-            yield Piece("", "gap", start - shown_until)
-        place = start
-        for text, count in render(start, stop):
-            end = place + count
-            kind: Kind = "prompt" if parting is None else "end" if end == length else "loss"
-            is_parting = parting is not None and place <= parting < end
-            yield Piece(text, kind, count, is_parting, 1.0 if weights is None else weights[end - 1])
-            place = end
-        shown_until = stop
+    text, start, end_of_turn = row[side], 0, END_OF_TURN
+    if encoder is None:
+        last = [*(word.end() - 1 for word in _WORD.finditer(text)), len(text) - 1]
+    else:
+        (last,) = encoder.last_characters([text])
+        end_of_turn = str(encoder.tokenizer.decode([encoder.end_of_turn_id]))
+        start = len(encoder.thinking_prefix) if text.startswith(encoder.thinking_prefix) else 0  # ends the prompt
+    weights = weigh(rule, TraceWeights.of_columns(row, f"{side}_"), is_chosen=side == "chosen", row=str(row.get("id")))
+    at = [1.0] * len(last) if weights is None else list(map(float, weights.at(last)))
+    place = 0
+    for character, units in groupby(last[:-1]):
+        size = len(list(units))
+        yield Piece(text[start : character + 1], "loss", size, place <= parting < place + size, at[place])
+        start, place = character + 1, place + size
+    yield Piece(end_of_turn, "end", 1, parting == place, at[-1])
 
 
-def _shown(number: int, parting: int | None, window: Window) -> list[tuple[int, int]]:
-    """The places to show, as ranges in order that do not touch."""
-    wanted = [(0, window.head), (number - window.tail, number)]
-    if parting is not None:
-        wanted.append((parting - window.around, parting + window.around + 1))
-    ranges: list[tuple[int, int]] = []
-    for start, stop in sorted((max(start, 0), min(stop, number)) for start, stop in wanted):
-        if ranges and start <= ranges[-1][1]:
-            ranges[-1] = (ranges[-1][0], max(stop, ranges[-1][1]))
-        elif start < stop:
-            ranges.append((start, stop))
-    return ranges
+def _windowed(pieces: Iterator[Piece], window: Window) -> Iterator[Piece]:
+    """The pieces within the window; each run of others as one gap."""
+    everything = list(pieces)
+    parting = next((place for place, piece in enumerate(everything) if piece.is_parting), 0)
+
+    def is_shown(place: int) -> bool:
+        is_at_an_end = place < window.head or place >= len(everything) - window.tail
+        return is_at_an_end or abs(place - parting) <= window.around
+
+    for shown, places in groupby(range(len(everything)), key=is_shown):
+        part = [everything[place] for place in places]
+        yield from part if shown else [Piece("", "gap", sum(piece.size for piece in part))]

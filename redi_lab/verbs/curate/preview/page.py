@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,10 @@ from typing import Any, final
 
 import numpy as np
 
-from redi_lab.figures.page import embedded_image, render_page, table
+from redi_lab.figures.page import embedded_image, render_page
 from redi_lab.figures.style import BAD, GOOD, dress, new_figure, save_figure
-from redi_lab.verbs.curate.preview.marks import Marked, PairView, Piece, visible
+from redi_lab.verbs.curate.preview.marks import PairView, Piece, visible
 
-_SIGNS = {True: ("right", "✓"), False: ("wrong", "✗"), None: ("unknown", "?")}
-_SIDES = ("chosen", "rejected")
-_WIDTH = 8.5  # inches
-_MOST_BINS = 40
-_MOST_SOURCES = 30
 _LEGEND = (
     '<p class="legend text"><span class="prompt">prompt: no loss</span>'
     '<span class="chosen"><i>chosen:</i><i> its</i><i> log-prob</i><i> rises</i></span>'
@@ -35,20 +29,18 @@ _BOXES = {
 
 @final
 @dataclass(frozen=True)
-class Contents:
-    """Lengths of all right and wrong traces, in `unit`, and how many demonstrations and pairs each source gave."""
+class Lengths:
+    """Lengths of all right and wrong traces, in `unit`."""
 
     unit: str
     right: Sequence[int]
     wrong: Sequence[int]
-    demonstrations: Mapping[str, int]
-    pairs: Mapping[str, int]
 
 
 def preview_page(
     title: str,
     subtitle: str,
-    contents: Contents,
+    lengths: Lengths,
     report: Mapping[str, Any],
     pairs: Sequence[tuple[Mapping[str, Any], PairView]],
     folder: Path,
@@ -58,48 +50,33 @@ def preview_page(
     Args:
         title: of the page.
         subtitle: where the data is from.
-        contents: of the files.
+        lengths: of the files.
         report: report.json; may be empty.
         pairs: those to show, rows of pairs.parquet and what is marked in them.
         folder: for the plot, which is also embedded.
     """
-    lengths = embedded_image("Lengths of right and wrong traces", _plot_lengths(contents, folder / "lengths.png"))
-    drops = "".join(
-        f"<h3>{group}</h3>{_shares(counts, total)}" for group, (counts, total) in drop_groups(report).items()
-    )
-    sources = {**contents.demonstrations, **contents.pairs}
-    by_source = [
-        (visible(name), f"{contents.demonstrations.get(name, 0):,}", f"{contents.pairs.get(name, 0):,}")
-        for name in sorted(sources, key=lambda name: (-contents.demonstrations.get(name, 0), name))
-    ]
-    if len(by_source) > _MOST_SOURCES:
-        others = f"({len(by_source) - _MOST_SOURCES:,} smaller sources)"
-        by_source = [*by_source[:_MOST_SOURCES], (others, "", "")]
-    pieces = [piece for _, view in pairs for side in (view.chosen, view.rejected) for piece in side.pieces]
+    pieces = [piece for _, view in pairs for piece in (*view.chosen, *view.rejected)]
     weights = [piece.weight for piece in pieces if piece.kind != "gap"]
     largest = (max(map(abs, weights)) or 1.0) if any(weight != 1.0 for weight in weights) else None
     cards = "".join(_card(number, *pair, largest) for number, pair in enumerate(pairs, start=1))
     body = f"""<h1>{_text(title)}</h1>
 <p class="sub">{_text(subtitle)}</p>
-{"".join(f"<p>{_text(fact)}</p>" for fact in facts(contents, report))}
-<h2>What is in it</h2>
-{lengths}
-{table(("source", "demonstrations", "pairs"), by_source)}
-{drops}
+{"".join(f"<p>{_text(fact)}</p>" for fact in facts(lengths, report))}
+{embedded_image("Lengths of right and wrong traces", _plot(lengths, folder / "lengths.png"))}
 <h2>What training sees</h2>
 {_LEGEND + _scale(largest) + _BOXES[pairs[0][1].unit] if pairs else ""}
 {cards or "<p>There is no pair in this folder.</p>"}"""
     return render_page(visible(title), body)
 
 
-def facts(contents: Contents, report: Mapping[str, Any]) -> Iterator[str]:
+def facts(lengths: Lengths, report: Mapping[str, Any]) -> Iterator[str]:
     """The numbers at the top, a line each."""
     for name in ("rows", "generations"):
         numbers = report.get(name) or {}
         if numbers.get("read"):
             used = numbers.get("used", 0)
             yield f"{name}: {numbers['read']:,} read, {used:,} used ({100 * used / numbers['read']:.1f} %)"
-    yield f"demonstrations (right traces for SFT): {len(contents.right):,}; pairs: {len(contents.wrong):,}"
+    yield f"demonstrations (right traces for SFT): {len(lengths.right):,}; pairs: {len(lengths.wrong):,}"
     verdicts = report.get("verdicts") or {}
     if verdicts:
         unknown = sum((verdicts.get("unknown") or {}).values())
@@ -109,25 +86,8 @@ def facts(contents: Contents, report: Mapping[str, Any]) -> Iterator[str]:
         yield f"WARNING: {poisoned:,} unknown traces are used as wrong ones: rejected, though nobody knows"
 
 
-def drop_groups(report: Mapping[str, Any]) -> dict[str, tuple[Mapping[str, int], int]]:
-    """Reasons with their counts, and what all are parts of; only groups that have any."""
-    rows, generations = report.get("rows") or {}, report.get("generations") or {}
-    groups = {
-        "Rows dropped": (rows.get("dropped") or {}, rows.get("read", 0)),
-        "Rows in use without a pair": (rows.get("used_without_pair") or {}, rows.get("used", 0)),
-        "Generations not used": (generations.get("not_used") or {}, generations.get("read", 0)),
-    }
-    return {title: (counts, total) for title, (counts, total) in groups.items() if sum(counts.values())}
-
-
-def _shares(counts: Mapping[str, int], total: int) -> str:
-    largest = sorted(counts.items(), key=lambda item: -item[1])
-    rows = [(visible(name), f"{number:,}", f"{100 * number / (total or 1):.1f} %") for name, number in largest]
-    return table(("reason", "number", "share"), rows)
-
-
-def _text(text: str) -> str:
-    return html.escape(visible(text))
+def _text(text: object) -> str:
+    return html.escape(visible(str(text)))
 
 
 def _scale(largest: float | None) -> str:
@@ -149,64 +109,53 @@ def _shade(push: float, largest: float) -> tuple[str, str]:
 
 
 def _card(number: int, row: Mapping[str, Any], view: PairView, largest: float | None) -> str:
-    about = [(name.replace("source_row", "row"), row.get(name)) for name in ("source_row", "source", "answer")]
-    about += [("common prefix", f"{view.common_prefix:,} {view.unit}")]
-    about += [("rejected / chosen", f"{view.rejected.length / max(view.chosen.length, 1):.2f}")]
-    weights = [row[key] for key in ("chosen_weight", "rejected_weight") if row.get(key) is not None]
-    about += [("weight", f"{sum(weights) / 2:.4g}" if len(weights) == 2 else None)]
-    about += [("pass rate", None if row.get("pass_rate") is None else f"{row['pass_rate']:.2f}")]
-    chips = " ".join(
-        f'<span class="badge">{name} {_text(str(value))}</span>' for name, value in about if value is not None
-    )
-    sides = "".join(
-        _side(name, side, row, view.unit, largest)
-        for name, side in zip(_SIDES, (view.chosen, view.rejected), strict=True)
-    )
+    weights = [row[f"{side}_weight"] for side in ("chosen", "rejected") if row.get(f"{side}_weight") is not None]
+    about = {
+        "row": row.get("source_row"),
+        "source": row.get("source"),
+        "answer": row.get("answer"),
+        "common prefix": f"{view.common_prefix:,} {view.unit}",
+        "rejected / chosen": f"{_length(view.rejected) / _length(view.chosen):.2f}",
+        "weight": f"{sum(weights) / 2:.4g}" if len(weights) == 2 else None,
+        "pass rate": None if row.get("pass_rate") is None else f"{row['pass_rate']:.2f}",
+    }
     return f"""<article>
-<h3><span>{number}</span> {_text(str(row.get("id", "")))}</h3>
-<p>{chips}</p>
-<div class="box"><h4>Prompt <span class="badge">{view.prompt.length:,} {view.unit}, no loss</span></h4>
-<div class="text">{_pieces(view.prompt.pieces, view.unit, 0.0, None)}</div></div>
-<div class="pair">{sides}</div>
+<h3><span>{number}</span> {_text(row.get("id", ""))}</h3>
+<p>{_badges(f"{name} {value}" for name, value in about.items() if value is not None)}</p>
+<div class="box"><h4>Prompt {_badges([f"{view.prompt_length:,} {view.unit}, no loss"])}</h4>
+<div class="text"><span class="prompt">{_with_line_ends(view.prompt)}</span></div></div>
+<div class="pair">{_side("chosen", view.chosen, row, view.unit, largest)}
+{_side("rejected", view.rejected, row, view.unit, largest)}</div>
 </article>
 """
 
 
-def _side(name: str, side: Marked, row: Mapping[str, Any], unit: str, largest: float | None) -> str:
-    number = row.get(f"{name}_index")
-    generation = "" if number is None else f" · generation {number}"
-    verdicts = "".join(
-        f'<span class="badge {_SIGNS[word][0]}" title="{_SIGNS[word][0]}">{_SIGNS[word][1]} {_text(verifier)}</span>'
-        for verifier, word in _verdicts(row.get(f"{name}_verdicts")).items()
-    )
+def _side(name: str, pieces: Sequence[Piece], row: Mapping[str, Any], unit: str, largest: float | None) -> str:
+    sign = 1.0 if name == "chosen" else -1.0
+    number, verdicts = row.get(f"{name}_index"), row.get(f"{name}_verdicts")
+    about = [f"{_length(pieces):,} {unit}", number is not None and f"generation {number}", verdicts]
     return (
-        f'<div class="box {name}"><h4>{name.capitalize()}'
-        f'<span class="badge">{side.length:,} {unit}{generation}</span>{verdicts}</h4>'
-        f'<div class="text">{_pieces(side.pieces, unit, 1.0 if name == "chosen" else -1.0, largest)}</div></div>'
+        f'<div class="box {name}"><h4>{name.capitalize()} {_badges(filter(None, about))}</h4>'
+        f'<div class="text">{"".join(_piece(piece, unit, sign, largest) for piece in pieces)}</div></div>'
     )
 
 
-def _verdicts(text: str | None) -> dict[str, bool | None]:
-    """The verifiers' words; text that is not as expected is shown as it is."""
-    try:
-        words = json.loads(text or "{}")
-    except ValueError:
-        words = None
-    if not isinstance(words, dict):
-        return {str(text): None}
-    return {str(name): word if isinstance(word, bool) else None for name, word in words.items()}
+def _length(pieces: Sequence[Piece]) -> int:
+    """|y|, with the end of turn."""
+    return sum(piece.size for piece in pieces)
 
 
-def _pieces(pieces: Iterable[Piece], unit: str, sign: float, largest: float | None) -> str:
-    return "".join(_piece(piece, unit, sign, largest) for piece in pieces)
+def _badges(texts: Iterable[object]) -> str:
+    return " ".join(f'<span class="badge">{_text(text)}</span>' for text in texts)
+
+
+def _with_line_ends(text: str) -> str:
+    return _text(text).replace("\n", "<s>↵</s>\n")
 
 
 def _piece(piece: Piece, unit: str, sign: float, largest: float | None) -> str:
     if piece.kind == "gap":
         return f'<span class="gap">⋯ {piece.size:,} {unit} not shown ⋯</span>'
-    text = _text(piece.text).replace("\n", "<s>↵</s>\n")
-    if piece.kind == "prompt":
-        return f'<span class="prompt">{text}</span>'
     tag, names, style = "b" if piece.kind == "end" else "i", ["part"] * piece.is_parting, ""
     notes = [] if piece.size == 1 else [f"{piece.size} {unit}"]
     if largest is not None:
@@ -214,25 +163,23 @@ def _piece(piece: Piece, unit: str, sign: float, largest: float | None) -> str:
         names, notes = [*names, name], [*notes, f"weight {piece.weight:.4g}"]
     mark = f' class="{" ".join(names)}"' if names else ""
     note = f' title="{", ".join(notes)}"' if notes else ""
-    return f"<{tag}{mark}{note}{style}>{text}</{tag}>"
+    return f"<{tag}{mark}{note}{style}>{_with_line_ends(piece.text)}</{tag}>"
 
 
-def _plot_lengths(contents: Contents, destination: Path) -> Path:
+def _plot(lengths: Lengths, destination: Path) -> Path:
     """Histograms of the lengths of right and of wrong traces on a logarithmic axis, with their medians."""
-    figure, ax = new_figure(_WIDTH, 3.5)
-    everything = np.maximum(np.array([*contents.right, *contents.wrong] or [1, 10], dtype=np.float64), 1)
-    number = int(np.clip(2 * np.sqrt(len(everything)), 8, _MOST_BINS))
-    bins = np.geomspace(everything.min() * 0.95, everything.max() * 1.05 + 1, number + 1)
-    for name, lengths, colour in (("right", contents.right, GOOD), ("wrong", contents.wrong, BAD)):
-        if lengths:
-            values, median = np.maximum(lengths, 1), float(np.median(lengths))
-            shares = np.full(len(values), 100 / len(values))
+    figure, ax = new_figure(8.5, 3.5)
+    everything = np.maximum([*lengths.right, *lengths.wrong] or [1, 10], 1)
+    bins = np.geomspace(everything.min() * 0.95, everything.max() * 1.05 + 1, 41)
+    for name, values, colour in (("right", lengths.right, GOOD), ("wrong", lengths.wrong, BAD)):
+        if values:
+            median, shares = float(np.median(values)), np.full(len(values), 100 / len(values))
             label = f"{name}: {len(values):,}, median {median:,.0f}"
-            ax.hist(values, bins=bins, weights=shares, histtype="step", color=colour, linewidth=1.6, label=label)
-            ax.axvline(max(median, 1), color=colour, linewidth=1.6, linestyle="--")
+            ax.hist(np.maximum(values, 1), bins=bins, weights=shares, histtype="step", color=colour, label=label)
+            ax.axvline(max(median, 1), color=colour, linestyle="--")
             ax.legend(frameon=False)
     ax.set_xscale("log")
-    ax.set_xlabel(f"{contents.unit} (logarithmic; dashed lines: medians)")
+    ax.set_xlabel(f"{lengths.unit} (logarithmic; dashed lines: medians)")
     ax.set_ylabel("% of traces")
     dress(ax, "Lengths of right and wrong traces", grid="y")
     return save_figure(figure, destination)

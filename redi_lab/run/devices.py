@@ -1,0 +1,32 @@
+"""Whether a machine has the devices that `trainer.devices` asks for."""
+
+from __future__ import annotations
+
+import torch
+from omegaconf import DictConfig
+
+from redi_lab.errors import UserError
+
+
+def check_devices(config: DictConfig) -> None:
+    """Check that there are as many; on a CPU a device is a process, of which there may be any number.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    wanted, accelerator = config.trainer.devices, config.trainer.accelerator
+    if wanted == 1 or accelerator == "cpu":
+        return
+    if accelerator == "mps":
+        raise UserError(f"trainer.devices={wanted}: trainer.accelerator=mps has 1 device; set trainer.devices=1")
+    there = torch.cuda.device_count()
+    if there < wanted and (there or accelerator != "auto"):
+        raise UserError(
+            f"trainer.devices={wanted}: this machine has {there} CUDA devices (CUDA_VISIBLE_DEVICES may hide some);"
+            f" set trainer.devices={max(there, 1)}, or trainer.accelerator=cpu"
+        )
+
+
+def is_on_gpus(config: DictConfig) -> bool:
+    """Whether training runs on CUDA devices."""
+    return config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
