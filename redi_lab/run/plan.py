@@ -68,7 +68,7 @@ class Lengths(NamedTuple):
 @final
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage on a number of devices: bytes on each, by component at the peak of a step, and in all at other moments."""
+    """A stage on a number of devices: bytes on each, by component at the peak of a step, and in all at other times."""
 
     config: DictConfig
     lengths: Lengths
