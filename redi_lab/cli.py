@@ -127,7 +127,11 @@ def _curate(arguments: list[str]) -> None:
 
 
 def _evaluate(arguments: list[str]) -> None:
-    if arguments[:1] == ["compare"]:
+    if arguments[:1] == ["compare"] and "--over-seeds" in arguments:
+        from redi_lab.verbs.evaluate.over_seeds import run_seed_comparison
+
+        run_seed_comparison([argument for argument in arguments[1:] if argument != "--over-seeds"])
+    elif arguments[:1] == ["compare"]:
         from redi_lab.verbs.evaluate.compare import run_evaluation_compare
 
         run_evaluation_compare(arguments[1:])

@@ -25,7 +25,8 @@ Hydra's flags work, too: --cfg job shows the composed configuration, --hydra-hel
         """\
 evaluate checkpoint=FOLDER [eval=math500|aime24|...|paper_suite|jsonl] [protocol=quick|paper] [engine=vllm]
 evaluate checkpoint=FOLDER sequential.width=0.02 | sequential.better_than=FOLDER    stop when that is answered
-evaluate compare OLD_RESULTS NEW_RESULTS [NEW_RESULTS ...]
+evaluate compare OLD_RESULTS NEW_RESULTS [NEW_RESULTS ...]      are these weights better?
+evaluate compare --over-seeds RESULTS RESULTS RESULTS RESULTS [...]     is this way to train better? two seeds of each
 
 See docs/benchmarks.md and docs/statistics.md.""",
     ),
