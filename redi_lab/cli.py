@@ -117,6 +117,10 @@ def _curate(arguments: list[str]) -> None:
         from redi_lab.verbs.curate.advise import run_advise
 
         run_advise(arguments[1:])
+    elif arguments[:1] == ["hygiene"]:
+        from redi_lab.verbs.curate.hygiene import run_hygiene
+
+        run_hygiene(arguments[1:])
     elif any(argument.lstrip("+").startswith("data.source.num_heldout=") for argument in arguments):
         raise UserError(
             "data.source.num_heldout: curate keeps every problem; hold problems out when training on its result:"

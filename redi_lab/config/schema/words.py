@@ -68,6 +68,12 @@ class PreviewWords(Words):
     token_weights: TokenWeights = "none"
 
 
+class HygieneWords(Words):
+    """`curate hygiene`, beside the overrides of a curation."""
+
+    examples: Count = 3
+
+
 class AdviseWords(Words):
     """`curate advise`, beside the overrides of a training."""
 

@@ -104,7 +104,8 @@ def make_recipe(config: DictConfig) -> Recipe:
         raise UserError(f"data.source._target_={target}: nothing to curate; choose openr1_math, openr1_220k or jsonl")
     c, data = config.curation, config.data
     names = [rule.name for rule in fields(RowRules)]
-    rules = RowRules(**{name: next(group[name] for group in (c, data, config) if name in group) for name in names})
+    values = {name: next(group[name] for group in (c, data, config) if name in group) for name in names}
+    rules = RowRules(**values | {"drop_negatives": tuple(c.drop_negatives)})  # a plain one can be sent to a process
     plan = WorkerPlan(
         rules, c.tokenizer, data.prompt_template, tuple(map(str, c.benchmarks)), c.ngram, c.grading.answers
     )
@@ -131,7 +132,7 @@ def _curate_rows(recipe: Recipe, writer: CuratedWriter) -> Account:
     account, seen = Account(), SeenTexts("problem", settings.near_threshold)
     with progress_bar() as progress:
         task = progress.add_task("Curating", total=recipe.source.table().num_rows())
-        chunks = graded_chunks(_chunks(recipe.source.problems()), settings.grader, settings.grading)
+        chunks = graded_chunks(chunks_of(recipe.source.problems()), settings.grader, settings.grading)
         for results in map_ordered(recipe.plan, chunks, settings.num_workers):
             for result in results:
                 final = _without_repetition(result, seen)
@@ -141,7 +142,7 @@ def _curate_rows(recipe: Recipe, writer: CuratedWriter) -> Account:
     return account
 
 
-def _chunks(problems: Iterable[Problem | Dropped]) -> Iterator[list[tuple[int, Problem | Dropped]]]:
+def chunks_of(problems: Iterable[Problem | Dropped]) -> Iterator[list[tuple[int, Problem | Dropped]]]:
     """Rows in groups that are worth sending to a process, and small in memory."""
     chunk: list[tuple[int, Problem | Dropped]] = []
     characters = 0

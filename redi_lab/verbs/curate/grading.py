@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from redi_lab.curation.hygiene import GRADER
 from redi_lab.data.traces import Dropped, Generation, Problem
 from redi_lab.grading.grader import Grade, Grader, Verdict
 from redi_lab.verbs.curate.worker import Chunk
 
-GRADER = "grader"
 NO_GOLD = "no answer to grade against"
 
 _WORDS = {Verdict.RIGHT: True, Verdict.WRONG: False, Verdict.UNKNOWN: None}

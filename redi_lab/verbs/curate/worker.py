@@ -55,10 +55,13 @@ class WorkerPlan:
 
     def __call__(self) -> Callable[[Chunk], list[RowResult]]:
         """The function; reads the benchmarks and loads the tokenizer."""
-        benchmarks = index_benchmarks(map(Path, self.benchmarks), self.ngram) if self.benchmarks else None
-        has_answer = partial(_has_answer, answers=self.answers)
-        curator = RowCurator(self.rules, self.encoder(), benchmarks, has_answer)
+        curator = self.curator()
         return lambda chunk: [curator.curate(row, problem) for row, problem in chunk]
+
+    def curator(self) -> RowCurator:
+        """What curates a row."""
+        benchmarks = index_benchmarks(map(Path, self.benchmarks), self.ngram) if self.benchmarks else None
+        return RowCurator(self.rules, self.encoder(), benchmarks, partial(_has_answer, answers=self.answers))
 
 
 def _has_answer(text: str, answers: Answers) -> bool:
