@@ -22,7 +22,7 @@ from redi_lab.cli import main
 from redi_lab.config.compose import load_config
 from redi_lab.errors import RunInterruptedError, UserError
 from redi_lab.evaluation.results import content_digest
-from redi_lab.generation.engines import SamplingParams
+from redi_lab.generation.engines import SamplingParams, generate
 from redi_lab.generation.transformers_engine import TransformersEngine
 from redi_lab.redaction import redact, redacted, secret_in
 from redi_lab.run.interrupted import running
@@ -30,9 +30,9 @@ from redi_lab.tracking.server import ui_command
 from redi_lab.verbs.sweep.driver import _publishable, compose_sweep
 from redi_lab.verbs.sweep.report import write_report
 from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, open_study
-from redi_lab.verbs.sweep.trial import work
 from tests.conftest import REPOSITORY, TINY_TASK, qwen_folder  # noqa: F401
 from tests.verbs.sweep import fakes
+from tests.verbs.sweep.fakes import work
 from tests.verbs.sweep.test_study import planned
 
 CODE = "import pathlib\npathlib.Path({marker!r}).touch()\n"
@@ -88,7 +88,7 @@ def test_a_model_folder_runs_no_code(kind: str, qwen_folder: Path, tmp_path: Pat
     for load in (
         lambda: load_tokenizer(str(folder)),
         lambda: load_backbone(path=str(folder)),
-        lambda: engine.generate(folder, [[3, 4]], SamplingParams(0.0, 1.0, 2, 1, 0)),
+        lambda: generate(engine, folder, [[3, 4]], SamplingParams(0.0, 1.0, 2, 1, 0)),
     ):
         with suppress(UserError):
             load()

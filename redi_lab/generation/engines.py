@@ -1,14 +1,15 @@
 """What evaluation asks of a generator: prompts and sampling parameters in, completions out.
 
     engine: Engine = TransformersEngine()
-    completions = engine.generate(folder, prompts, SamplingParams(0.6, 0.95, 1024, num_samples=4, seed=42))
+    completions = generate(engine, folder, prompts, SamplingParams(0.6, 0.95, 1024, num_samples=4, seed=42))
+    for number, drawn in engine.stream(folder, requests): ...
 
 `redi_lab.generation.transformers_engine` runs everywhere; `redi_lab.generation.vllm_engine` needs vLLM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, final
@@ -70,6 +71,20 @@ class Completion:
     token_logps: tuple[float, ...] | None = None
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Completions that are wanted: of these prompts (token ids), drawn so."""
+
+    prompts: Sequence[Sequence[int]]
+    sampling: SamplingParams
+
+    @property
+    def num_completions(self) -> int:
+        """How many."""
+        return len(self.prompts) * self.sampling.num_samples
+
+
 class Engine(Protocol):
     """What evaluation asks of a generator. `settings` and `versions` become part of a result's protocol."""
 
@@ -85,26 +100,47 @@ class Engine(Protocol):
     def settings(self) -> Mapping[str, Any]:
         """Settings that can change a completion, such as the precision; JSON values."""
 
-    def generate(
-        self,
-        checkpoint: Path,
-        prompts: Sequence[Sequence[int]],
-        sampling: SamplingParams,
-        on_progress: Progress | None = None,
-    ) -> list[Completion]:
-        """Complete every prompt `sampling.num_samples` times.
+    def stream(
+        self, checkpoint: Path, requests: Sequence[Request], on_progress: Progress | None = None
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Complete every prompt of every request `sampling.num_samples` times.
 
         The model stays loaded for further calls on the same checkpoint, until `close`.
 
         Args:
             checkpoint: Hugging Face folder with model and tokenizer.
-            prompts: Token ids of each prompt.
-            sampling: How completions are drawn.
-            on_progress: Called with (completions done, completions wanted).
+            requests: What is wanted.
+            on_progress: Called with (position of a request, how many of its completions are done).
 
-        Returns:
-            One completion for each prompt and sample, ordered by problem, then sample.
+        Yields:
+            The position of a request, and as they come some of its completions, ordered by problem, then sample. To
+            come out the same to the last bit after an interruption, these have to be drawn together again.
         """
 
     def close(self) -> None:
         """Free the model and whatever runs it; the engine can be used again."""
+
+
+def generate(
+    engine: Engine,
+    checkpoint: Path,
+    prompts: Sequence[Sequence[int]],
+    sampling: SamplingParams,
+    on_progress: Progress | None = None,
+) -> list[Completion]:
+    """All completions of a single request.
+
+    Args:
+        engine: What generates.
+        checkpoint: Hugging Face folder with model and tokenizer.
+        prompts: Token ids of each prompt.
+        sampling: How completions are drawn.
+        on_progress: Called with (completions done, completions wanted).
+
+    Returns:
+        Ordered by problem, then sample.
+    """
+    request = Request(prompts, sampling)
+    advance = on_progress and (lambda _, done: on_progress(done, request.num_completions))
+    drawn = [made for _, some in engine.stream(checkpoint, [request], advance) for made in some]
+    return sorted(drawn, key=lambda completion: (completion.problem_index, completion.sample_index))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import subprocess
@@ -7,14 +8,15 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from redi_lab.errors import UserError
-from redi_lab.evaluation.samples import Sample, SampleStore, draw_samples
-from redi_lab.generation.engines import Completion, SamplingParams
+from redi_lab.evaluation.samples import Draw, Sample, SampleStore, draw_samples
+from redi_lab.generation.engines import Completion, Progress, Request, SamplingParams
 from tests.evaluation import evaluate_worker
 from tests.evaluation.scripted_engine import ScriptedEngine
 
@@ -29,7 +31,8 @@ def engine() -> ScriptedEngine:
 def draw(
     engine: ScriptedEngine, folder: Path, sampling: SamplingParams = SAMPLING, chunk: int = 4
 ) -> list[list[Sample]]:
-    return draw_samples(engine, Path("checkpoint"), PROMPTS, sampling, SampleStore(folder, {"is": "it"}), chunk)
+    wanted = Draw(PROMPTS, sampling, SampleStore(folder, {"is": "it"}), chunk)
+    return draw_samples(engine, Path("checkpoint"), [wanted])[0]
 
 
 def stored(path: Path) -> Counter[tuple[int, int]]:
@@ -99,25 +102,27 @@ def test_a_store_under_anothers_name_is_refused(tmp_path: Path) -> None:
     other = SampleStore(tmp_path, {"is": "another"})
     path_in(tmp_path).rename(other.path)
     with pytest.raises(UserError, match="its first line does not belong to its name; remove the file"):
-        draw_samples(engine(), Path("checkpoint"), PROMPTS, SAMPLING, other, 4)
+        draw_samples(engine(), Path("checkpoint"), [Draw(PROMPTS, SAMPLING, other, 4)])
 
 
 def test_progress_counts_what_is_there_already(tmp_path: Path) -> None:
     draw(engine(), tmp_path, replace(SAMPLING, num_samples=1))
     seen: list[tuple[int, int]] = []
     store = SampleStore(tmp_path, {"is": "it"})
-    draw_samples(engine(), Path("c"), PROMPTS, SAMPLING, store, 4, lambda *counts: seen.append(counts))
+    draw_samples(engine(), Path("c"), [Draw(PROMPTS, SAMPLING, store, 4, lambda *counts: seen.append(counts))])
     assert seen == [(done, 10) for done in range(5, 11)]
 
 
 def test_missing_completions_are_a_defect(tmp_path: Path) -> None:
     class Forgetful(ScriptedEngine):
-        def generate(self, *arguments: object, **options: object) -> list[Completion]:
-            return super().generate(*arguments, **options)[:-1]  # type: ignore[arg-type]
+        def stream(
+            self, checkpoint: Path, requests: Sequence[Request], on_progress: Progress | None = None
+        ) -> Iterator[tuple[int, list[Completion]]]:
+            for number, drawn in super().stream(checkpoint, requests, on_progress):
+                yield number, drawn[:-1]
 
-    with pytest.raises(RuntimeError, match="must return 4 completions"):
+    with pytest.raises(RuntimeError, match="must return 4 completions, and returned 3"):
         draw(Forgetful(lambda prompt, sample: ""), tmp_path)
-    assert not path_in(tmp_path).exists()
 
 
 def test_of_two_at_once_one_draws_and_the_other_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -168,10 +173,11 @@ def _kill_and_compare(checkpoint: Path, folder: Path, kills: int, chance: random
 @pytest.mark.parametrize("num_chunks", range(3))
 def test_interrupted_and_resumed_is_as_never_interrupted(tmp_path: Path, num_chunks: int) -> None:
     class Interrupted(ScriptedEngine):
-        def generate(self, *arguments: object, **options: object) -> list[Completion]:
-            if len(self.requests) == num_chunks:
-                raise KeyboardInterrupt
-            return super().generate(*arguments, **options)  # type: ignore[arg-type]
+        def stream(
+            self, checkpoint: Path, requests: Sequence[Request], on_progress: Progress | None = None
+        ) -> Iterator[tuple[int, list[Completion]]]:
+            yield from itertools.islice(super().stream(checkpoint, requests, on_progress), num_chunks)
+            raise KeyboardInterrupt
 
     whole = draw(engine(), tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):

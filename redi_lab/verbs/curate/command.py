@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -127,12 +127,16 @@ def make_recipe(config: DictConfig) -> Recipe:
 
 def _curate_rows(recipe: Recipe, writer: CuratedWriter) -> Account:
     """Curate every row of the source in order, write its result, and account for it."""
-    settings = recipe.config.curation
+    settings, cluster, plan = recipe.config.curation, recipe.config.launcher.address, recipe.plan
+    chunks = _chunks(recipe.source.problems())
+    if cluster is None:
+        chunks = graded_chunks(chunks, settings.grader, settings.grading)
+    elif settings.grader != "never":
+        plan = replace(plan, grading=(settings.grader, dict(settings.grading)))
     account, seen = Account(), SeenTexts("problem", settings.near_threshold)
     with progress_bar() as progress:
         task = progress.add_task("Curating", total=recipe.source.table().num_rows())
-        chunks = graded_chunks(_chunks(recipe.source.problems()), settings.grader, settings.grading)
-        for results in map_ordered(recipe.plan, chunks, settings.num_workers):
+        for results in map_ordered(plan, chunks, settings.num_workers, cluster):
             for result in results:
                 final = _without_repetition(result, seen)
                 account.add(final)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from redi_lab.curation.curator import RowCurator, RowResult, RowRules
 from redi_lab.curation.decontamination import index_benchmarks
@@ -30,6 +30,7 @@ class WorkerPlan:
         benchmarks: JSONL files of evaluation problems.
         ngram: words of an n-gram that a problem must not share with them.
         answers: where generations state their answer, see `extract_answer`.
+        grading: when rows are graded here, and arguments of the `Grader`; None: they are as they are to be.
     """
 
     rules: RowRules
@@ -38,6 +39,7 @@ class WorkerPlan:
     benchmarks: tuple[str, ...]
     ngram: int
     answers: Answers
+    grading: tuple[str, Mapping[str, Any]] | None = None
 
     def encoder(self) -> TraceEncoder | None:
         """What counts tokens; None without a tokenizer.
@@ -58,7 +60,17 @@ class WorkerPlan:
         benchmarks = index_benchmarks(map(Path, self.benchmarks), self.ngram) if self.benchmarks else None
         has_answer = partial(_has_answer, answers=self.answers)
         curator = RowCurator(self.rules, self.encoder(), benchmarks, has_answer)
-        return lambda chunk: [curator.curate(row, problem) for row, problem in chunk]
+        grade = self._grade()
+        return lambda chunk: [curator.curate(row, problem) for row, problem in grade(chunk)]
+
+    def _grade(self) -> Callable[[Chunk], Chunk]:
+        if self.grading is None:
+            return lambda chunk: chunk
+        from redi_lab.grading.grader import Grader
+        from redi_lab.verbs.curate.grading import grade_chunk
+
+        when, limits = self.grading
+        return partial(grade_chunk, when=when, grader=Grader(**limits))
 
 
 def _has_answer(text: str, answers: Answers) -> bool:
