@@ -22,7 +22,7 @@ from redi_lab.cli import main
 from redi_lab.config.compose import load_config
 from redi_lab.errors import RunInterruptedError, UserError
 from redi_lab.evaluation.results import content_digest
-from redi_lab.generation.engines import SamplingParams, generate
+from redi_lab.generation.engines import SamplingParams
 from redi_lab.generation.transformers_engine import TransformersEngine
 from redi_lab.redaction import redact, redacted, secret_in
 from redi_lab.run.interrupted import running
@@ -31,6 +31,7 @@ from redi_lab.verbs.sweep.driver import _publishable, compose_sweep
 from redi_lab.verbs.sweep.report import write_report
 from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, open_study
 from tests.conftest import REPOSITORY, TINY_TASK, qwen_folder  # noqa: F401
+from tests.generation.drawing import generate
 from tests.verbs.sweep import fakes
 from tests.verbs.sweep.fakes import work
 from tests.verbs.sweep.test_study import planned

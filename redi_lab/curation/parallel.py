@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from redi_lab.executor.crew import Crew
-from redi_lab.executor.launcher import starter
+from redi_lab.executor.local import starter
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, final
@@ -15,61 +16,48 @@ from typing import Any, final
 import ray
 
 from redi_lab.errors import UserError, in_short
-from redi_lab.executor.crew import WorkerDiedError
+from redi_lab.executor.crew import Worker, WorkerDiedError
 
 _OF_THE_MACHINE = ("CUDA_", "OMP_", "RAY_", "SLURM_")
+_PROBE_SECONDS = 10.0
 
 
-def connect(address: str) -> None:
-    """Join a running cluster; a second time changes nothing.
+def actors(
+    address: str, make_work: Callable[[], Any], gpus: int | None, key: str, in_flight: int | None = None
+) -> Callable[[int], Worker]:
+    """What starts workers on a cluster.
 
     Args:
-        address: HOST:PORT, or "auto" for the one that this machine belongs to.
+        address: HOST:PORT of its head, or "auto" for the one that this machine belongs to.
+        make_work: makes the function that does an item, once, in the actor. With `in_flight` it makes an object whose
+            `submit` begins with an item and returns a future.
+        gpus: that an actor has to itself, besides one core; None: one, where there are any.
+        key: setting that asks for them, for the message.
+        in_flight: items that an actor has at once; None: one, which is done in the actor's main thread.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such cluster, or none of its machines has as many GPUs: Ray would wait for one.
     """
     try:
+        if address != "auto":  # Ray itself asks for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=_PROBE_SECONDS).close()
         ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"launcher.address={address}: no Ray cluster can be reached there ({in_short(error)}); start one with"
             " `ray start --head`, and add machines with `ray start --address=HOST:PORT`"
         ) from error
-
-
-def check_gpus(wanted: int, key: str) -> None:
-    """Check that one machine of the cluster has so many GPUs: Ray itself would wait for such a machine.
-
-    Args:
-        wanted: by one worker.
-        key: setting that asks for them, for the message.
-
-    Raises:
-        UserError: none has.
-    """
-    most = max_gpus()
+    most = max(int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"])
+    wanted = min(1, most) if gpus is None else gpus
     if wanted > most:
         raise UserError(f"{key}={wanted}: no machine of the Ray cluster has more than {most} GPUs")
-
-
-def max_gpus() -> int:
-    """The most GPUs that one machine of the cluster has."""
-    return max((int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    return lambda _: _ActorWorker(make_work, wanted, in_flight)
 
 
 @final
-class ActorWorker:
-    """An actor with one core and some GPUs.
-
-    Args:
-        make_work: makes the function that does an item, once, in the actor. With `in_flight` it makes an object whose
-            `submit` begins with an item and returns a future.
-        gpus: that the actor has to itself.
-        in_flight: items that it has at once; None: one, which is done in the actor's main thread.
-    """
-
-    def __init__(self, make_work: Callable[[], Any], gpus: int, in_flight: int | None = None) -> None:
+class _ActorWorker:
+    def __init__(self, make_work: Callable[[], Any], gpus: int, in_flight: int | None) -> None:
         kind = ray.remote(_Function if in_flight is None else _Server)
         variables = {k: v for k, v in os.environ.items() if not k.startswith(_OF_THE_MACHINE)}
         # One more than are in flight: `begin` may come late.
@@ -78,20 +66,15 @@ class ActorWorker:
         self.ready: Future[Any] = self._actor.begin.remote().future()
 
     def submit(self, item: Any) -> Future[Any]:
-        """See `Worker.submit`."""
         future: Future[Any] = self._actor.work.remote(item).future()
         return future
 
     def plain(self, error: BaseException) -> BaseException:
-        """See `Worker.plain`."""
         if isinstance(error, ray.exceptions.RayActorError):
             return WorkerDiedError(f"a worker of the Ray cluster was lost: {in_short(error)}")
-        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        assert isinstance(cause, BaseException)
-        return cause
+        return getattr(error, "cause", error)  # of the work's own, Ray makes a class of both kinds
 
     def close(self) -> None:
-        """See `Worker.close`; without a word to what is under way."""
         ray.kill(self._actor)
 
 

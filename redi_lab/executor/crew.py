@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, final
@@ -121,9 +121,9 @@ class Crew:
                 raise error
 
     def close(self) -> None:
-        """Interrupt what is under way, and end all workers."""
-        for post in self._posts:
-            post.worker.close()
+        """Interrupt what is under way, and end all workers, at the same time."""
+        with ThreadPoolExecutor(len(self._posts)) as pool:
+            list(pool.map(lambda post: post.worker.close(), self._posts))
 
     def _hand_out(self, items: Iterator[Any | None]) -> bool:
         """Give items to workers as long as there are both; whether there may be more."""

@@ -19,27 +19,20 @@ from pathlib import Path
 from typing import Any, final
 
 from redi_lab.errors import UserError
-from redi_lab.executor.crew import WorkerDiedError
+from redi_lab.executor.crew import Worker, WorkerDiedError
 
 _FAREWELL_SECONDS = 20.0  # for what is under way to end once it is interrupted
 _EXIT_SECONDS = 2.0
 _GPUS = Path("/proc/driver/nvidia/gpus")
-_busy = threading.Lock()
+_busy = threading.Lock()  # while something is under way
 _work: Callable[[Any], Any] | None = None
 
 
 @final
-class ProcessWorker:
-    """One process, which starts with the first item and does one at a time.
+class _ProcessWorker:
+    """One process, which starts with the first item and does one at a time."""
 
-    Args:
-        make_work: makes the function that does an item, once, in the process. It must be picklable, and so must items
-            and results.
-        environment: further variables of the process, set before anything heavy is imported.
-    """
-
-    def __init__(self, make_busy = threading.Lock()
-_work: Callable[[], Callable[[Any], Any]], environment: Mapping[str, str]) -> None:
+    def __init__(self, make_work: Callable[[], Callable[[Any], Any]], environment: Mapping[str, str]) -> None:
         context = multiprocessing.get_context("spawn")
         heard, self._line = context.Pipe(duplex=False)
         self._make_work = make_work
@@ -48,7 +41,6 @@ _work: Callable[[], Callable[[Any], Any]], environment: Mapping[str, str]) -> No
         self.ready.set_result(None)
 
     def submit(self, item: Any) -> Future[Any]:
-        """See `Worker.submit`."""
         try:
             return self._pool.submit(_do, self._make_work, item)
         except BrokenExecutor as error:
@@ -57,13 +49,11 @@ _work: Callable[[], Callable[[Any], Any]], environment: Mapping[str, str]) -> No
             return failed
 
     def plain(self, error: BaseException) -> BaseException:
-        """See `Worker.plain`."""
         if not isinstance(error, BrokenExecutor):
             return error
         return WorkerDiedError("a worker process was killed, which mostly means too little memory")
 
     def close(self) -> None:
-        """See `Worker.close`."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._line.close()
         self._pool.shutdown()
@@ -85,8 +75,7 @@ def _end_with(line: Connection) -> None:
     os._exit(1)
 
 
-def _do(make_busy = threading.Lock()
-_work: Callable[[], Callable[[Any], Any]], item: Any) -> Any:
+def _do(make_work: Callable[[], Callable[[Any], Any]], item: Any) -> Any:
     global _work
     with _busy:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -98,13 +87,41 @@ _work: Callable[[], Callable[[Any], Any]], item: Any) -> Any:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def starter(
+    cluster: str | None,
+    make_work: Callable[[], Callable[[Any], Any]],
+    environment: Callable[[int], Mapping[str, str]],
+    gpus: int | None = 0,
+    key: str = "",
+) -> Callable[[int], Worker]:
+    """What starts workers: processes, or actors of a Ray cluster (imported for that alone).
+
+    Args:
+        cluster: address; None: this machine.
+        make_work: makes the function that does an item, once, in the worker. It must be picklable, and so must items
+            and results.
+        environment: further variables of a process of this machine, by its number, set before anything heavy is
+            imported.
+        gpus: see `redi_lab.executor.cluster.actors`.
+        key: likewise.
+
+    Raises:
+        UserError: likewise.
+    """
+    if cluster is None:
+        return lambda number: _ProcessWorker(make_work, environment(number))
+    from redi_lab.executor.cluster import actors
+
+    return actors(cluster, make_work, gpus, key)
+
+
 def share_of_machine(number: int, num_workers: int, gpus: int | None, key: str) -> dict[str, str]:
     """Environment variables of one of several workers of this machine: its part of the cores, and its GPUs.
 
     Args:
         number: of the worker, from 0.
         num_workers: of this machine.
-        gpus: that it has to itself; None: one of those that there are, with others where there are too few.
+        gpus: that it has to itself; None: one, shared with others where there are too few.
         key: setting that asks for them, for the message.
 
     Raises:
@@ -112,14 +129,19 @@ def share_of_machine(number: int, num_workers: int, gpus: int | None, key: str) 
     """
     threads = max(1, len(os.sched_getaffinity(0)) // num_workers)
     share = {} if num_workers == 1 else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
-    every = ",".join(str(number) for number in range(len(list(_GPUS.glob("*")))))
-    devices = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",") if device]
+    devices = visible_gpus()
     if gpus is None:
-        one = {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} if devices and num_workers > 1 else {}
-        return share | one
+        is_shared_out = devices and num_workers > 1
+        return share | ({"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} if is_shared_out else {})
     if len(devices) < gpus * num_workers:
         raise UserError(
             f"{key}={gpus}: {num_workers} at once need {gpus * num_workers} GPUs, and this machine has {len(devices)}"
             " (CUDA_VISIBLE_DEVICES may hide some)"
         )
     return share | {"CUDA_VISIBLE_DEVICES": ",".join(devices[number * gpus : (number + 1) * gpus])}
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs of this machine that the command may use."""
+    every = ",".join(str(number) for number in range(len(list(_GPUS.glob("*")))))
+    return [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",") if device]

@@ -1,8 +1,9 @@
 """What evaluation asks of a generator: prompts and sampling parameters in, completions out.
 
     engine: Engine = TransformersEngine()
-    completions = generate(engine, folder, prompts, SamplingParams(0.6, 0.95, 1024, num_samples=4, seed=42))
-    for number, drawn in engine.stream(folder, requests): ...
+    request = Request(prompts, SamplingParams(0.6, 0.95, 1024, num_samples=4, seed=42))
+    for number, completions in engine.stream(folder, [request]):
+        ...
 
 `redi_lab.generation.transformers_engine` runs everywhere; `redi_lab.generation.vllm_engine` needs vLLM.
 """
@@ -119,28 +120,3 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the model and whatever runs it; the engine can be used again."""
-
-
-def generate(
-    engine: Engine,
-    checkpoint: Path,
-    prompts: Sequence[Sequence[int]],
-    sampling: SamplingParams,
-    on_progress: Progress | None = None,
-) -> list[Completion]:
-    """All completions of a single request.
-
-    Args:
-        engine: What generates.
-        checkpoint: Hugging Face folder with model and tokenizer.
-        prompts: Token ids of each prompt.
-        sampling: How completions are drawn.
-        on_progress: Called with (completions done, completions wanted).
-
-    Returns:
-        Ordered by problem, then sample.
-    """
-    request = Request(prompts, sampling)
-    advance = on_progress and (lambda _, done: on_progress(done, request.num_completions))
-    drawn = [made for _, some in engine.stream(checkpoint, [request], advance) for made in some]
-    return sorted(drawn, key=lambda completion: (completion.problem_index, completion.sample_index))

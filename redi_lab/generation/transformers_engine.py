@@ -1,7 +1,9 @@
 """The engine that runs everywhere: batched generation by transformers, with seeded sampling.
 
 engine = TransformersEngine(max_batch_tokens=65_536)
-completions = generate(engine, folder, prompts, SamplingParams(0.6, 0.95, 1024, num_samples=4, seed=42))
+request = Request(prompts, SamplingParams(0.6, 0.95, 1024, num_samples=4, seed=42))
+for number, completions in engine.stream(folder, [request]):
+    ...
 """
 
 from __future__ import annotations

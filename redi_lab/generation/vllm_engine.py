@@ -1,7 +1,9 @@
 """The engine for long completions and many of them: vLLM in worker processes.
 
     engine = VLLMEngine(python=".venv-vllm/bin/python", data_parallel_size=2)
-    completions = generate(engine, folder, prompts, SamplingParams(0.6, 0.95, 1024, num_samples=4, seed=42))
+    request = Request(prompts, SamplingParams(0.6, 0.95, 1024, num_samples=4, seed=42))
+    for number, completions in engine.stream(folder, [request]):
+        ...
     engine.close()
 
 vLLM pins its own torch and transformers, so it may live in a separate environment: a worker is
@@ -23,11 +25,12 @@ import numpy as np
 
 from redi_lab.errors import UserError
 from redi_lab.executor.crew import Crew, Worker
+from redi_lab.executor.local import share_of_machine, visible_gpus
 from redi_lab.generation.checkpoint import Checkpoint, content_stamp
 from redi_lab.generation.engines import Completion, Progress, Request
-from redi_lab.generation.vllm_process import WORKER, Replica, share_of_machine
+from redi_lab.generation.vllm_process import WORKER, Replica
 
-_IN_FLIGHT = 1024  # completions of a replica at once: vLLM's own limit on a large GPU
+IN_FLIGHT = 1024  # completions of a replica at once: vLLM's own limit on a large GPU
 
 
 @final
@@ -134,21 +137,20 @@ class VLLMEngine:
         if checkpoint.max_positions is not None:
             arguments["max_model_len"] = checkpoint.max_positions
         arguments |= {"tensor_parallel_size": devices} | options
-        in_flight = options.get("max_num_seqs", _IN_FLIGHT)
-        start = self._starter(partial(Replica, self._python, path, arguments), devices, in_flight)
+        in_flight = options.get("max_num_seqs", IN_FLIGHT)
+        start = self._starter(partial(Replica, self._python, path, arguments), in_flight)
         self._replicas, self._stamp = Crew(start, self._num_replicas, in_flight=in_flight), stamp
         return self._replicas
 
-    def _starter(self, replica: Callable[..., Replica], devices: int, in_flight: int) -> Callable[[int], Worker]:
-        if self._cluster is None:
-            shares = [share_of_machine(rank, self._num_replicas, devices) for rank in range(self._num_replicas)]
-            return lambda rank: replica(shares[rank])
-        from redi_lab.executor import cluster
+    def _starter(self, replica: Callable[..., Replica], in_flight: int) -> Callable[[int], Worker]:
+        devices, key = self._settings["tensor_parallel_size"], "engine.tensor_parallel_size"
+        if self._cluster is not None:
+            from redi_lab.executor.cluster import actors
 
-        cluster.connect(self._cluster)
-        gpus = devices if cluster.max_gpus() else 0
-        cluster.check_gpus(gpus, "engine.tensor_parallel_size")
-        return lambda _: cluster.ActorWorker(replica, gpus, in_flight)
+            return actors(self._cluster, replica, None if devices == 1 else devices, key, in_flight)
+        gpus = devices if visible_gpus() and self._num_replicas > 1 else None
+        shares = [share_of_machine(rank, self._num_replicas, gpus, key) for rank in range(self._num_replicas)]
+        return lambda rank: replica(shares[rank])
 
 
 def _questions(requests: Sequence[Request], stops: Sequence[int]) -> Iterator[dict[str, Any]]:

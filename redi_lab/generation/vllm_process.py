@@ -130,31 +130,3 @@ class Replica:
         errors = [line for line in lines if re.match(r"(\(.*?\) )?[\w.]*(Error|Exception|Interrupt)\b", line)]
         reason = (errors or lines or ["it printed nothing"])[-1]
         return UserError(f"vLLM ended with status {status}: {reason} (log: {self._log})")
-
-
-def share_of_machine(rank: int, num_replicas: int, devices: int) -> dict[str, str]:
-    """Environment that gives a replica its own GPUs, or its part of the CPU's threads.
-
-    Args:
-        rank: Which replica.
-        num_replicas: Of this machine.
-        devices: Of each.
-
-    Raises:
-        UserError: CUDA_VISIBLE_DEVICES names too few devices for all.
-    """
-    if num_replicas == 1:
-        return {}
-    threads = max(1, len(os.sched_getaffinity(0)) // num_replicas)
-    share = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible == "":  # GPUs are hidden on purpose
-        return share
-    needed = num_replicas * devices
-    names = [str(number) for number in range(needed)] if visible is None else visible.split(",")
-    if len(names) < needed:
-        raise UserError(
-            f"CUDA_VISIBLE_DEVICES={visible}: engine.data_parallel_size={num_replicas} times"
-            f" engine.tensor_parallel_size={devices} needs {needed} devices"
-        )
-    return share | {"CUDA_VISIBLE_DEVICES": ",".join(names[rank * devices : (rank + 1) * devices])}

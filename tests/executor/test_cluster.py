@@ -19,9 +19,9 @@ from redi_lab.cli import main
 from redi_lab.errors import UserError
 from redi_lab.evaluation.samples import Draw, SampleStore, draw_samples
 from redi_lab.executor import crew as crews
-from redi_lab.executor.launcher import starter
+from redi_lab.executor.local import starter
 from redi_lab.files import file_digest
-from redi_lab.generation.engines import SamplingParams, generate
+from redi_lab.generation.engines import SamplingParams
 from redi_lab.generation.vllm_engine import VLLMEngine
 from redi_lab.verbs.sweep.claims import Claims
 from redi_lab.verbs.sweep.study import open_study
@@ -29,6 +29,7 @@ from redi_lab.verbs.sweep.workers import run_workers
 from tests.evaluation.test_samples import stored
 from tests.executor import works
 from tests.executor.conftest import TwoNodes
+from tests.generation.drawing import generate
 from tests.verbs.sweep import fakes
 
 pytestmark = [
@@ -129,9 +130,9 @@ def test_a_curation_has_the_same_bytes(two_nodes: TwoNodes, tmp_path: Path) -> N
 def test_what_a_cluster_cannot_give_is_told_in_one_line(two_nodes: TwoNodes, checkpoint: Path, python: str) -> None:
     with pytest.raises(UserError, match=r"^sweep.gpus_per_trial=2: no machine of the Ray cluster has more than 0 GPUs"):
         starter(two_nodes.address, works.make_square, lambda _: {}, 2, "sweep.gpus_per_trial")
+    crew = crews.Crew(starter(two_nodes.address, works.make_broken, lambda _: {}), 1)
     with pytest.raises(ValueError, match="no tokenizer there"):
-        start = starter(two_nodes.address, works.make_broken, lambda _: {})
-        list(crews.Crew(start, 1).run(iter([1])))
+        list(crew.run(iter([1])))
 
 
 def test_a_cluster_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

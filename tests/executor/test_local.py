@@ -15,7 +15,7 @@ import pytest
 
 from redi_lab.errors import UserError
 from redi_lab.executor.crew import Crew
-from redi_lab.executor.local import ProcessWorker
+from redi_lab.executor.local import starter
 from tests.conftest import REPOSITORY
 from tests.executor import works
 
@@ -29,7 +29,7 @@ def wait_for(folder: Path, pattern: str, count: int) -> list[Path]:
 
 
 def test_a_killed_process_is_replaced_and_nothing_is_lost_or_done_twice(tmp_path: Path) -> None:
-    with closing(Crew(lambda _: ProcessWorker(partial(works.make_deadly, str(tmp_path)), {}), 2, in_flight=2)) as crew:
+    with closing(Crew(starter(None, partial(works.make_deadly, str(tmp_path)), lambda _: {}), 2, in_flight=2)) as crew:
         assert sorted(crew.run(iter(range(8)))) == [(value, value**2) for value in range(8)]
         assert (tmp_path / "died").exists()
         with pytest.raises(UserError, match=r"died 3 times in a row, at last because a worker process was killed"):
@@ -37,15 +37,18 @@ def test_a_killed_process_is_replaced_and_nothing_is_lost_or_done_twice(tmp_path
 
 
 def test_variables_are_set_and_errors_come_through() -> None:
-    with closing(ProcessWorker(works.make_environment, {"REDI_LAB_TEST": "here"})) as worker:
+    with closing(starter(None, works.make_environment, lambda _: {"REDI_LAB_TEST": "here"})(0)) as worker:
         assert worker.submit("REDI_LAB_TEST").result() == "here"
         assert isinstance(worker.submit("REDI_LAB_NONE").exception(), KeyError)
-    with closing(ProcessWorker(works.make_broken, {})) as worker, pytest.raises(ValueError, match="no tokenizer"):
+    with (
+        closing(starter(None, works.make_broken, lambda _: {})(0)) as worker,
+        pytest.raises(ValueError, match="no tokenizer"),
+    ):
         worker.submit(1).result()
 
 
 def test_closing_interrupts_what_is_under_way(tmp_path: Path) -> None:
-    worker = ProcessWorker(partial(works.make_sleeper, str(tmp_path)), {})
+    worker = starter(None, partial(works.make_sleeper, str(tmp_path)), lambda _: {})(0)
     worker.submit(1)
     wait_for(tmp_path, "*.began", 1)
     closing_thread = threading.Thread(target=worker.close)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from redi_lab.executor.crew import Crew
-from redi_lab.executor.local import ProcessWorker
+from redi_lab.executor.local import starter
 
 
 def make_square() -> Callable[[int], int]:
@@ -62,5 +62,5 @@ def make_broken() -> Callable[[int], int]:
 if __name__ == "__main__":  # a command that is killed while its workers sleep: FOLDER
     from functools import partial
 
-    with closing(Crew(lambda _: ProcessWorker(partial(make_sleeper, sys.argv[1]), {}), 2)) as crew:
+    with closing(Crew(starter(None, partial(make_sleeper, sys.argv[1]), lambda _: {}), 2)) as crew:
         list(crew.run(iter([1, 2])))

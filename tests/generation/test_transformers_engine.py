@@ -9,9 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from redi_lab.errors import UserError
-from redi_lab.generation.engines import Completion, SamplingParams, generate
+from redi_lab.generation.engines import Completion, SamplingParams
 from redi_lab.generation.transformers_engine import TransformersEngine
 from tests.generation.conftest import build_checkpoint
+from tests.generation.drawing import generate
 
 PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5, 3, 5], [8, 9], [7, 9, 3, 2, 3]]
 STOPS = (22, 23)

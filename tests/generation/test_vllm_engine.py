@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from redi_lab.errors import UserError
-from redi_lab.generation.engines import Completion, SamplingParams, generate
+from redi_lab.generation.engines import Completion, SamplingParams
 from redi_lab.generation.vllm_engine import VLLMEngine
+from tests.generation.drawing import generate
 
 PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5, 3, 5], [8, 9], [7, 9, 3, 2, 3]]
 
@@ -71,7 +72,10 @@ def test_more_samples_other_orders_and_replicas_change_no_completion(checkpoint:
     replicas.close()
 
 
-def test_workers_stay_for_the_next_call_and_end_with_the_engine(checkpoint: Path, python: str, mischief: Path) -> None:
+def test_workers_stay_for_the_next_call_and_end_with_the_engine(
+    checkpoint: Path, python: str, mischief: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     engine = VLLMEngine(python, data_parallel_size=2, tensor_parallel_size=2, options={"max_num_seqs": 9})
     for _ in range(2):
         generate(engine, checkpoint, PROMPTS, sampling())
@@ -99,7 +103,7 @@ def test_replicas_take_their_part_of_the_visible_devices(
     generate(engine, checkpoint, PROMPTS[:2], sampling(num_samples=1))  # nothing is left for the third
     engine.close()
     assert {start["devices"] for start in starts(mischief)} == {"4", "7"}
-    with pytest.raises(UserError, match=r"^CUDA_VISIBLE_DEVICES=4,7,5: .*=2 times .*=2 needs 4 devices$"):
+    with pytest.raises(UserError, match=r"^engine.tensor_parallel_size=2: 2 at once need 4 GPUs, .* has 3"):
         generate(VLLMEngine(python, data_parallel_size=2, tensor_parallel_size=2), checkpoint, PROMPTS, sampling())
 
 

@@ -14,9 +14,10 @@ import pytest
 from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.config.compose import load_config
 from redi_lab.data.tokenization import TraceEncoder
-from redi_lab.generation.engines import Completion, SamplingParams, generate
+from redi_lab.generation.engines import Completion, SamplingParams
 from redi_lab.generation.transformers_engine import TransformersEngine
 from redi_lab.generation.vllm_engine import VLLMEngine
+from tests.generation.drawing import generate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -32,6 +33,7 @@ def _is_store(uri: str) -> bool:
 _Store = Annotated[
     Text, allowed(_is_store, "sqlite:////absolute/path/mlflow.db or http://HOST:PORT of an MLflow server")
 ]
+_Address = Annotated[Text, allowed(lambda text: re.fullmatch(r"auto|[^\s/]+:\d+", text), "auto or HOST:PORT")]
 _Folder = Annotated[Text, allowed(bool, "a folder")]
 
 
@@ -46,7 +48,7 @@ class LoggerConfig(Settings):
 class LauncherConfig(Settings):
     """Where independent pieces of work run: on this machine, or on the Ray cluster at an address."""
 
-    address: Text | None
+    address: _Address | None
 
     @model_validator(mode="after")
     def _check_installed(self) -> Self:

@@ -14,8 +14,7 @@ from optuna.trial import TrialState
 
 from redi_lab.errors import UserError
 from redi_lab.executor.crew import Crew, Worker
-from redi_lab.executor.launcher import starter
-from redi_lab.executor.local import share_of_machine
+from redi_lab.executor.local import share_of_machine, starter
 from redi_lab.run.screen import progress_bar
 from redi_lab.verbs.sweep.claims import Claims
 from redi_lab.verbs.sweep.results import best_trial, is_feasible
