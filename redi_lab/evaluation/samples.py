@@ -194,11 +194,18 @@ def draw_samples(engine: Engine, checkpoint: Path, draws: Sequence[Draw]) -> lis
         for draw, done, total in zip(draws, num_done, totals, strict=True):
             draw.on_progress(done, total)
         requests = [request for _, _, request in asked]
+        left = {
+            (n, p, s) for n, r in enumerate(requests) for p in range(len(r.prompts)) for s in r.sampling.sample_indices
+        }
         for number, completions in engine.stream(checkpoint, requests, report) if requests else ():
+            made = {(number, one.problem_index, one.sample_index) for one in completions}
+            if len(made) < len(completions) or not made <= left:
+                raise RuntimeError("the engine returned a completion twice, or one that it was not asked for")
+            left -= made
             i, problems, _ = asked[number]
             _keep(completions, problems, draws[i].store, found[i])
-    for i, problems, request in asked:
-        _check_complete(found[i], problems, request)
+    if left:
+        raise RuntimeError(f"the engine did not return {len(left)} of the completions that it was asked for")
     return [
         [[samples[problem][index] for index in draw.sampling.sample_indices] for problem in range(len(draw.prompts))]
         for draw, samples in zip(draws, found, strict=True)
@@ -212,16 +219,12 @@ def _keep(completions: Sequence[Completion], problems: Sequence[int], store: Sam
         sample = Sample(made.text, made.finish_reason, len(made.token_ids))
         drawn.setdefault(problems[made.problem_index], {})[made.sample_index] = sample
     for indices, group in groupby(drawn.items(), key=lambda item: list(item[1])):
+        if indices != list(range(indices[0], indices[0] + len(indices))):
+            raise RuntimeError(f"the engine returned samples {indices} of a problem together, which is no run of them")
         of_problems = dict(group)
         store.append(list(of_problems), indices[0], [list(one.values()) for one in of_problems.values()])
         for problem, new in of_problems.items():
             samples.setdefault(problem, {}).update(new)
-
-
-def _check_complete(samples: Samples, problems: Sequence[int], request: Request) -> None:
-    there = sum(index in samples.get(problem, {}) for problem in problems for index in request.sampling.sample_indices)
-    if there < request.num_completions:
-        raise RuntimeError(f"the engine must return {request.num_completions} completions, and returned {there}")
 
 
 def _runs(

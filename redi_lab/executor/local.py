@@ -25,6 +25,7 @@ _FAREWELL_SECONDS = 20.0  # for what is under way to end once it is interrupted
 _EXIT_SECONDS = 2.0
 _GPUS = Path("/proc/driver/nvidia/gpus")
 _busy = threading.Lock()  # while something is under way
+_over = threading.Event()  # once this process is to end
 _work: Callable[[Any], Any] | None = None
 
 
@@ -69,6 +70,7 @@ def _end_with(line: Connection) -> None:
     """End when the other end of a line is closed, be it that its process is dead."""
     with contextlib.suppress(EOFError):
         line.recv()
+    _over.set()
     os.kill(os.getpid(), signal.SIGINT)
     _busy.acquire(timeout=_FAREWELL_SECONDS)
     time.sleep(_EXIT_SECONDS)  # where this process was told to end, it does so by itself
@@ -80,6 +82,8 @@ def _do(make_work: Callable[[], Callable[[Any], Any]], item: Any) -> Any:
     with _busy:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
+            if _over.is_set():  # while this function was imported
+                raise KeyboardInterrupt
             if _work is None:
                 _work = make_work()
             return _work(item)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,16 +113,73 @@ def test_progress_counts_what_is_there_already(tmp_path: Path) -> None:
     assert seen == [(done, 10) for done in range(5, 11)]
 
 
-def test_missing_completions_are_a_defect(tmp_path: Path) -> None:
-    class Forgetful(ScriptedEngine):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda drawn: drawn[:-1], "did not return 3 of the completions"),  # of three chunks
+        (lambda drawn: [*drawn, drawn[0]], "returned a completion twice"),
+        (lambda drawn: [replace(drawn[0], sample_index=2), *drawn[1:]], "or one that it was not asked for"),
+    ],
+)
+def test_other_completions_than_wanted_are_a_defect(
+    change: Callable[[list[Completion]], list[Completion]], message: str, tmp_path: Path
+) -> None:
+    class Wrong(ScriptedEngine):
         def stream(
             self, checkpoint: Path, requests: Sequence[Request], on_progress: Progress | None = None
         ) -> Iterator[tuple[int, list[Completion]]]:
             for number, drawn in super().stream(checkpoint, requests, on_progress):
-                yield number, drawn[:-1]
+                yield number, change(drawn)
 
-    with pytest.raises(RuntimeError, match="must return 4 completions, and returned 3"):
-        draw(Forgetful(lambda prompt, sample: ""), tmp_path)
+    with pytest.raises(RuntimeError, match=message):
+        draw(Wrong(lambda prompt, sample: ""), tmp_path)
+
+
+def test_completions_are_there_as_soon_as_they_are_finished_and_in_any_order(tmp_path: Path) -> None:
+    """An engine that draws single completions, the last first, and is killed after seven."""
+    one_by_one = OneByOne(7)
+    with pytest.raises(KeyboardInterrupt):
+        draw(one_by_one, tmp_path)
+    assert sum(stored(path_in(tmp_path)).values()) == 7
+    whole = draw(engine(), tmp_path / "whole")
+    rest = OneByOne(100)
+    assert draw(rest, tmp_path) == whole
+    assert rest.num_drawn == 3
+    assert set(stored(path_in(tmp_path)).values()) == {1}
+
+
+class OneByOne(ScriptedEngine):
+    def __init__(self, most: int) -> None:
+        super().__init__(engine().says)
+        self.most = most
+        self.num_drawn = 0
+
+    def stream(
+        self, checkpoint: Path, requests: Sequence[Request], on_progress: Progress | None = None
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        for number, drawn in reversed(list(super().stream(checkpoint, requests, on_progress))):
+            for made in reversed(drawn):
+                if self.num_drawn == self.most:
+                    raise KeyboardInterrupt
+                self.num_drawn += 1
+                yield number, [made]
+
+
+def test_several_are_one_queue_with_a_store_and_a_bar_each(tmp_path: Path) -> None:
+    asked = engine()
+    seen: list[list[tuple[int, int]]] = [[], []]
+    stores = [SampleStore(tmp_path, {"is": name}) for name in ("one", "other")]
+    draw_samples(asked, Path("c"), [Draw(PROMPTS[:1], replace(SAMPLING, num_samples=1), stores[0], 4)])
+    asked.requests.clear()
+    draws = [
+        Draw(prompts, SAMPLING, store, 4, lambda *counts, bar=bar: bar.append(counts))
+        for prompts, store, bar in zip((PROMPTS[:2], PROMPTS[3:]), stores, seen, strict=True)
+    ]
+    first, second = draw_samples(asked, Path("c"), draws)
+    assert asked.requests == [([(0,)], range(1, 2)), ([(1,)], range(2)), ([(3,), (4,)], range(2))]
+    assert [sample.text[:5] for samples in first for sample in samples] == ["p0 s0", "p0 s1", "p1 s0", "p1 s1"]
+    assert [sample.text[:5] for samples in second for sample in samples] == ["p3 s0", "p3 s1", "p4 s0", "p4 s1"]
+    assert seen == [[(1, 4), (2, 4), (3, 4), (4, 4)], [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]]
 
 
 def test_of_two_at_once_one_draws_and_the_other_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
