@@ -182,7 +182,7 @@ def draw_samples(engine: Engine, checkpoint: Path, draws: Sequence[Draw]) -> lis
         totals = [len(draw.prompts) * draw.sampling.num_samples for draw in draws]
         num_done = totals.copy()
         for i, _, request in asked:
-            num_done[i] -= request.num_completions
+            num_done[i] -= len(request.indices)
         counts = [0] * len(asked)
 
         def report(number: int, count: int) -> None:
@@ -194,9 +194,7 @@ def draw_samples(engine: Engine, checkpoint: Path, draws: Sequence[Draw]) -> lis
         for draw, done, total in zip(draws, num_done, totals, strict=True):
             draw.on_progress(done, total)
         requests = [request for _, _, request in asked]
-        left = {
-            (n, p, s) for n, r in enumerate(requests) for p in range(len(r.prompts)) for s in r.sampling.sample_indices
-        }
+        left = {(number, *indices) for number, request in enumerate(requests) for indices in request.indices}
         for number, completions in engine.stream(checkpoint, requests, report) if requests else ():
             made = {(number, one.problem_index, one.sample_index) for one in completions}
             if len(made) < len(completions) or not made <= left:

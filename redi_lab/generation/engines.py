@@ -81,9 +81,9 @@ class Request:
     sampling: SamplingParams
 
     @property
-    def num_completions(self) -> int:
-        """How many."""
-        return len(self.prompts) * self.sampling.num_samples
+    def indices(self) -> list[tuple[int, int]]:
+        """Indices of problem and sample of each completion."""
+        return [(problem, sample) for problem in range(len(self.prompts)) for sample in self.sampling.sample_indices]
 
 
 class Engine(Protocol):

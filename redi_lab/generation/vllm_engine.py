@@ -157,18 +157,18 @@ def _questions(requests: Sequence[Request], stops: Sequence[int]) -> Iterator[di
     """What the replicas are asked, one by one."""
     for number, request in enumerate(requests):
         sampling = request.sampling
-        for problem, prompt in enumerate(request.prompts):
-            for sample in sampling.sample_indices:
-                yield {
-                    "id": f"{number} {problem} {sample}",
-                    "prompt": list(prompt),
-                    "temperature": sampling.temperature,
-                    "top_p": sampling.top_p,
-                    "max_tokens": sampling.max_new_tokens,
-                    "stop": list(stops),
-                    "seed": None if sampling.temperature == 0 else _stream(sampling.seed, prompt, sample),
-                    "logprobs": sampling.wants_token_logps,
-                }
+        for problem, sample in request.indices:
+            prompt = request.prompts[problem]
+            yield {
+                "id": f"{number} {problem} {sample}",
+                "prompt": list(prompt),
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "max_tokens": sampling.max_new_tokens,
+                "stop": list(stops),
+                "seed": None if sampling.temperature == 0 else _stream(sampling.seed, prompt, sample),
+                "logprobs": sampling.wants_token_logps,
+            }
 
 
 def _stream(seed: int, prompt: Sequence[int], sample: int) -> int:

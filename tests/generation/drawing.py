@@ -17,6 +17,6 @@ def generate(
 ) -> list[Completion]:
     """Ordered by problem, then sample; progress is (completions done, completions wanted)."""
     request = Request(prompts, sampling)
-    advance = on_progress and (lambda _, done: on_progress(done, request.num_completions))
+    advance = on_progress and (lambda _, done: on_progress(done, len(request.indices)))
     drawn = [made for _, some in engine.stream(checkpoint, [request], advance) for made in some]
     return sorted(drawn, key=lambda completion: (completion.problem_index, completion.sample_index))
