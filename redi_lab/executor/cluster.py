@@ -28,7 +28,7 @@ def actors(
     """What starts workers on a cluster.
 
     Args:
-        address: HOST:PORT of its head, or "auto" for the one that this machine belongs to.
+        address: HOST:PORT of its head.
         make_work: makes the function that does an item, once, in the actor. With `in_flight` it makes an object whose
             `submit` begins with an item and returns a future.
         gpus: that an actor has to itself, besides one core; None: one, where there are any.
@@ -39,9 +39,8 @@ def actors(
         UserError: there is no such cluster, or none of its machines has as many GPUs: Ray would wait for one.
     """
     try:
-        if address != "auto":  # Ray itself asks for minutes
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=_PROBE_SECONDS).close()
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=_PROBE_SECONDS).close()  # Ray itself asks for minutes
         ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(

@@ -114,7 +114,7 @@ WRONG: dict[str, tuple[str, ...]] = {
         "sequential.width=0 0.6",
         "sequential.delta=1",
         "sequential.confidence=1",
-        "launcher.address=here ray://host:10001 host:port",
+        "launcher.address=auto ray://host:10001 host:port",
     ),
     "curate": (
         "curation.unknown=x",

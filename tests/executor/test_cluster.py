@@ -135,10 +135,7 @@ def test_what_a_cluster_cannot_give_is_told_in_one_line(two_nodes: TwoNodes, che
         list(crew.run(iter([1])))
 
 
-def test_a_cluster_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_is_not_there_is_told_in_one_line() -> None:
     pytest.importorskip("ray", reason="needs the extra ray")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    for address in ("auto", "127.0.0.1:9"):
-        with pytest.raises(UserError, match=rf"^launcher.address={address}: no Ray cluster can be reached there"):
-            starter(address, works.make_square, lambda _: {})
+    with pytest.raises(UserError, match=r"^launcher.address=127.0.0.1:9: no Ray cluster can be reached there"):
+        starter("127.0.0.1:9", works.make_square, lambda _: {})

@@ -121,7 +121,7 @@ def test_a_killed_worker_loses_nothing(python: str, student: Path, prompts: list
     def kill(done: int, total: int) -> None:
         seen.append(done)
         if done == 100:
-            os.kill(engine._replicas[0]._process.pid, signal.SIGKILL)  # type: ignore[union-attr]
+            os.kill(engine._replicas._posts[0].worker._process.pid, signal.SIGKILL)  # type: ignore[union-attr]
 
     assert generate(engine, student, prompts, wanted, kill) == whole
     assert seen == list(range(1, 257))

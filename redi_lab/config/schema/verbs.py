@@ -33,7 +33,7 @@ def _is_store(uri: str) -> bool:
 _Store = Annotated[
     Text, allowed(_is_store, "sqlite:////absolute/path/mlflow.db or http://HOST:PORT of an MLflow server")
 ]
-_Address = Annotated[Text, allowed(lambda text: re.fullmatch(r"auto|[^\s/]+:\d+", text), "auto or HOST:PORT")]
+_Address = Annotated[Text, allowed(lambda text: re.fullmatch(r"[^\s/]+:\d+", text), "HOST:PORT")]
 _Folder = Annotated[Text, allowed(bool, "a folder")]
 
 

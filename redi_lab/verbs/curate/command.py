@@ -36,7 +36,7 @@ from redi_lab.run.record import quieten_libraries, results_folder, write_summary
 from redi_lab.run.screen import progress_bar
 from redi_lab.verbs.curate.grading import graded_chunks
 from redi_lab.verbs.curate.report import print_report
-from redi_lab.verbs.curate.worker import WorkerPlan
+from redi_lab.verbs.curate.worker import Chunk, WorkerPlan
 
 REPORT_FILE = "report.json"
 MANIFEST_FILE = "manifest.json"
@@ -128,7 +128,7 @@ def make_recipe(config: DictConfig) -> Recipe:
 def _curate_rows(recipe: Recipe, writer: CuratedWriter) -> Account:
     """Curate every row of the source in order, write its result, and account for it."""
     settings, cluster, plan = recipe.config.curation, recipe.config.launcher.address, recipe.plan
-    chunks = _chunks(recipe.source.problems())
+    chunks: Iterator[Chunk] = _chunks(recipe.source.problems())
     if cluster is None:
         chunks = graded_chunks(chunks, settings.grader, settings.grading)
     elif settings.grader != "never":

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -63,18 +64,17 @@ def run_trials(sweep: Sweep, study: optuna.Study, start: Callable[[int], Worker]
         claims.alive(),
         closing(Crew(start, settings.num_workers, max_deaths=settings.max_retries)) as crew,
     ):
-        task = progress.add_task(sweep.name, total=None)
+        task = progress.add_task(sweep.name, **_state(sweep.name, study))
         for trial_id, error in crew.run(claims.stream(), claims.lost):
             claims.done(trial_id)
-            done, total, text = _describe(study)
-            progress.update(task, completed=done, total=total, description=f"{sweep.name}: {text}")
+            progress.update(task, **_state(sweep.name, study))
             num_failures = 0 if error is None else num_failures + 1
             if num_failures == MAX_FAILURES:
                 raise UserError(f"{MAX_FAILURES} trials failed in a row, the last with: {error}")
 
 
-def _describe(study: optuna.Study) -> tuple[int, int, str]:
-    """Trials done, trials in all, and how they stand in words."""
+def _state(name: str, study: optuna.Study) -> dict[str, Any]:
+    """What the bar shows: trials done, trials in all, and how they stand in words."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
     done = [trial for trial in trials if trial.state.is_finished()]
     collapsed = sum(not is_feasible(trial) for trial in done)
@@ -82,4 +82,4 @@ def _describe(study: optuna.Study) -> tuple[int, int, str]:
     best = best_trial(study)
     text = "no result yet" if best is None else f"best {best.value:.3f} (trial {best.number})"
     extras = [f"{number} {word}" for number, word in ((collapsed, "collapsed"), (pruned, "pruned")) if number]
-    return len(done), len(trials), ", ".join([text, *extras])
+    return {"completed": len(done), "total": len(trials), "description": f"{name}: {', '.join([text, *extras])}"}
