@@ -64,7 +64,7 @@ def run_trials(sweep: Sweep, study: optuna.Study, start: Callable[[int], Worker]
         claims.alive(),
         closing(Crew(start, settings.num_workers, max_deaths=settings.max_retries)) as crew,
     ):
-        task = progress.add_task(sweep.name, **_state(sweep.name, study))
+        task = progress.add_task(**_state(sweep.name, study))
         for trial_id, error in crew.run(claims.stream(), claims.lost):
             claims.done(trial_id)
             progress.update(task, **_state(sweep.name, study))
