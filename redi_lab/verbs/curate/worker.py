@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,11 +11,9 @@ from typing import Any, final
 from redi_lab.curation.curator import RowCurator, RowResult, RowRules
 from redi_lab.curation.decontamination import index_benchmarks
 from redi_lab.data.tokenization import TraceEncoder
-from redi_lab.data.traces import Dropped, Problem
 from redi_lab.grading.extraction import Answers, extract_answer
-
-Chunk = Sequence[tuple[int, Problem | Dropped]]
-"""Rows with their index in the source."""
+from redi_lab.grading.grader import Grader
+from redi_lab.verbs.curate.grading import Chunk, grade_chunk
 
 
 @final
@@ -66,9 +64,6 @@ class WorkerPlan:
     def _grade(self) -> Callable[[Chunk], Chunk]:
         if self.grading is None:
             return lambda chunk: chunk
-        from redi_lab.grading.grader import Grader
-        from redi_lab.verbs.curate.grading import grade_chunk
-
         when, limits = self.grading
         return partial(grade_chunk, when=when, grader=Grader(**limits))
 
