@@ -13,13 +13,11 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, final
 
 from redi_lab.errors import UserError
 from redi_lab.executor.crew import WorkerDiedError
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
 WORKER = str(Path(__file__).with_name("vllm_worker.py"))
 
 
@@ -35,11 +33,11 @@ class Replica:
     """
 
     def __init__(
-        self, python: str, checkpoint: Path, arguments: Mapping[str, Any], environment: Mapping[str, str] = _NOTHING
+        self, python: str, checkpoint: Path, arguments: Mapping[str, Any], environment: Mapping[str, str] | None = None
     ) -> None:
         # Isolated, so that neither this package's folder nor PYTHONPATH shadows what the worker imports.
         self._command = [python, "-I", WORKER, str(checkpoint), json.dumps(dict(arguments))]
-        self._environment = dict(environment)
+        self._environment = dict(environment or {})
         self._process: subprocess.Popen[str] | None = None
         self._log = Path(os.devnull)
         self._waiting: dict[str, Future[dict[str, Any]]] = {}
