@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -222,8 +223,12 @@ def _kill_and_compare(
         worker.kill()
         worker.wait()
     assert not list((folder / "killed").glob("*.json"))  # no result yet
-    resumed = evaluate_worker.make(folder / "killed", checkpoint, *engine).result()
-    assert resumed == evaluate_worker.make(folder / "whole", checkpoint, *engine).result()
+    results = []
+    for name in ("killed", "whole"):
+        evaluation = evaluate_worker.make(folder / name, checkpoint, *engine)
+        with closing(evaluation.engine):
+            results.append(evaluation.result())
+    assert results[0] == results[1]
     [store], [whole] = samples.glob("*.jsonl"), (folder / "whole" / "samples").glob("*.jsonl")
     assert store.read_bytes() == whole.read_bytes() or engine  # in any order with vLLM
     assert len(stored(store)) == NUM_PROBLEMS * evaluate_worker.NUM_SAMPLES

@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def test_an_evaluation_loses_no_completion_and_draws_none_twice(
 ) -> None:
     prompts = [[1 + number % 5, number % 20] for number in range(60)]
     sampling = SamplingParams(0.8, 0.9, 40, num_samples=3, seed=7)
-    whole = generate(VLLMEngine(python), checkpoint, prompts, sampling)
+    with closing(VLLMEngine(python)) as here:
+        whole = generate(here, checkpoint, prompts, sampling)
     monkeypatch.setenv("SECONDS_A_TOKEN", "0.02")
     engine = VLLMEngine(python, data_parallel_size=3, options={"max_num_seqs": 4}, cluster=two_nodes.address)
     store = SampleStore(tmp_path / "samples", {"is": "it"})

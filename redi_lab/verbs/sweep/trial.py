@@ -41,6 +41,7 @@ def make_work(sweep: Sweep, run: RunTraining | None) -> Callable[[int], str | No
     study, train_once = open_study(sweep), run
 
     def work(trial_id: int) -> str | None:
+        study.get_trials(deepcopy=False)  # Optuna's cache takes no values for a trial that it has not read
         trial = Trial(study, trial_id)
         study.sampler = make_sampler(sweep, trial.number)
         study.pruner = make_pruner(sweep.settings, study)

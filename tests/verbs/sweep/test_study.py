@@ -76,9 +76,10 @@ def test_workers_that_start_together_do_not_propose_the_same(tmp_path: Path) -> 
     assert first[0] != first[1]
 
 
-def test_a_grid_is_run_once_point_by_point(tmp_path: Path) -> None:
+@pytest.mark.parametrize("storage", ["sqlite", "journal"])
+def test_a_grid_is_run_once_point_by_point(storage: str, tmp_path: Path) -> None:
     space = {"loss": ["redi", "dpo"], "loss.beta": {"choices": [0.1, 1.0], "when": {"loss": "dpo"}}}
-    sweep = fakes.make_sweep(tmp_path, space=space, sampler="grid", num_trials=None)
+    sweep = fakes.make_sweep(tmp_path, storage, space=space, sampler="grid", num_trials=None)
     study, claims = planned(sweep)
     claims.plan(sweep.budget())
     work(sweep, fakes.train)
