@@ -41,10 +41,11 @@ def make_work(sweep: Sweep, run: RunTraining | None) -> Callable[[int], str | No
     study, train_once = open_study(sweep), run
 
     def work(trial_id: int) -> str | None:
-        study.get_trials(deepcopy=False)  # Optuna's cache takes no values for a trial that it has not read
-        trial = Trial(study, trial_id)
-        study.sampler = make_sampler(sweep, trial.number)
+        # Reads all trials: Optuna's cache takes no values for one that it does not know.
+        number = next(trial.number for trial in study.get_trials(deepcopy=False) if trial._trial_id == trial_id)
+        study.sampler = make_sampler(sweep, number)  # before the trial, which asks it at once
         study.pruner = make_pruner(sweep.settings, study)
+        trial = Trial(study, trial_id)
         try:
             with naming(sweep.folder):
                 return _try(study, trial, sweep, train_once)

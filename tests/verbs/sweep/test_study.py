@@ -23,8 +23,8 @@ from redi_lab.errors import RunInterruptedError, UserError, interruptible
 from redi_lab.executor.local import share_of_machine
 from redi_lab.verbs.sweep.claims import Claims, fixed_parameters
 from redi_lab.verbs.sweep.results import best_trial, budget, view_trials
-from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, make_sampler, open_study
-from redi_lab.verbs.sweep.trial import violation
+from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, make_pruner, make_sampler, open_study
+from redi_lab.verbs.sweep.trial import _try, violation
 from redi_lab.verbs.sweep.workers import run_workers
 from tests.conftest import REPOSITORY
 from tests.verbs.sweep import fakes
@@ -64,6 +64,20 @@ def test_a_study_with_one_worker_is_reproducible_and_its_trials_differ(tmp_path:
         tried.append([trial.params for trial in study.trials])
     assert tried[0] == tried[1]
     assert len({str(params) for params in tried[0]}) == 6
+
+
+def test_a_trial_is_proposed_by_the_sampler_of_its_own_number(tmp_path: Path) -> None:
+    """Past the first trials TPE proposes all values together, when the trial is made."""
+    sweep = fakes.make_sweep(tmp_path / "worker", num_trials=8)
+    study, _ = planned(sweep)
+    work(sweep, fakes.train)
+    by_hand = fakes.make_sweep(tmp_path / "by_hand", num_trials=8)
+    expected, claims = planned(by_hand)
+    while (claimed := claims.claim()) is not None:
+        expected.sampler = make_sampler(by_hand, claimed.number)
+        expected.pruner = make_pruner(by_hand.settings, expected)
+        _try(expected, optuna.Trial(expected, claimed._trial_id), by_hand, fakes.train)
+    assert [trial.params for trial in study.trials] == [trial.params for trial in expected.trials]
 
 
 def test_workers_that_start_together_do_not_propose_the_same(tmp_path: Path) -> None:
