@@ -67,7 +67,7 @@ def test_a_study_with_one_worker_is_reproducible_and_its_trials_differ(tmp_path:
 
 
 def test_a_trial_is_proposed_by_the_sampler_of_its_own_number(tmp_path: Path) -> None:
-    """Past the first trials TPE proposes all values together, when the trial is made."""
+    """The same values as where nothing lies between study and trial."""
     sweep = fakes.make_sweep(tmp_path / "worker", num_trials=8)
     study, _ = planned(sweep)
     work(sweep, fakes.train)
