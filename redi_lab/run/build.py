@@ -245,7 +245,8 @@ def make_trainer(
 
 def make_engine(config: DictConfig) -> Engine:
     """What generates completions."""
-    engine: Engine = _instantiate(config.engine)
+    address = config.launcher.address if "launcher" in config else None
+    engine: Engine = _instantiate(config.engine, **({} if address is None else {"cluster": address}))
     return engine
 
 

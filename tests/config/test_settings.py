@@ -114,6 +114,7 @@ WRONG: dict[str, tuple[str, ...]] = {
         "sequential.width=0 0.6",
         "sequential.delta=1",
         "sequential.confidence=1",
+        "launcher.address=auto ray://host:10001 host:port",
     ),
     "curate": (
         "curation.unknown=x",
@@ -129,6 +130,7 @@ WRONG: dict[str, tuple[str, ...]] = {
         "sweep.mode=most",
         "sweep.num_trials=0",
         "sweep.num_workers=0",
+        "sweep.gpus_per_trial=0 half",
         "sweep.lease_seconds=0",
         "sweep.seeds=3",
     ),
@@ -271,3 +273,23 @@ def test_no_field_has_a_default_that_yaml_could_hold() -> None:
         for model in models.values():
             assert all(field.is_required() for field in model.model_fields.values()), model
             assert get_args(model.model_fields["target"].annotation)
+
+
+@pytest.mark.parametrize(
+    ("verb", "overrides", "start"),
+    [
+        ("evaluate", [], "launcher=ray: this engine generates in one process; add engine=vllm"),
+        ("sweep", [], "sweep.storage=sqlite:////"),
+        ("curate", ["curation.num_workers=0"], "curation.num_workers=0: launcher=ray needs workers"),
+    ],
+)
+def test_what_does_not_go_with_ray_is_told(
+    verb: str, overrides: list[str], start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redi_lab.config.schema.verbs.find_spec", lambda name: name)
+    with pytest.raises(UserError) as caught:
+        load_config(verb, [*BASE[verb], "launcher=ray", *overrides], check_paths=False)
+    assert str(caught.value).startswith(start)
+    monkeypatch.setattr("redi_lab.config.schema.verbs.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"^launcher=ray: Ray is not installed in this environment; pip install"):
+        load_config(verb, [*BASE[verb], "launcher=ray", *overrides], check_paths=False)

@@ -17,6 +17,7 @@ from redi_lab.config.compose import CONFIG_DIR, _compose, check, load_config
 from redi_lab.data.arithmetic import build_tokenizer
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
+from redi_lab.generation.vllm_engine import VLLMEngine
 from redi_lab.run import build
 from redi_lab.run.benchmarks import make_benchmark
 from redi_lab.verbs.curate.command import make_recipe
@@ -45,7 +46,7 @@ CHOICES = {
 LOSSES = _options("loss")
 ALONE = {"protocol": "train", "curation": "curate"}
 """Groups whose options change what others say, and the verbs that read them."""
-NOT_OBJECTS = ("debug", "experiment", "logger", "paths")
+NOT_OBJECTS = ("debug", "experiment", "launcher", "logger", "paths")
 
 
 def _model(config: DictConfig, folder: Path) -> None:
@@ -233,3 +234,15 @@ def test_accuracy_during_training_is_decoded_as_the_final_score(
     config = load_config("train", overrides)
     s = build.accuracy_sampling(config, config)
     assert (s.temperature, s.top_p, s.max_new_tokens, s.num_samples, s.seed) == expected
+
+
+def test_replicas_learn_where_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redi_lab.config.schema.verbs.find_spec", lambda name: name)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    there = ["launcher=ray", "launcher.address=head:1"]
+    for overrides, cluster in (([], None), (["launcher=ray"], "127.0.0.1:6379"), (there, "head:1")):
+        config = load_config("evaluate", ["checkpoint=.", "engine=vllm", *overrides], check_paths=False)
+        engine = build.make_engine(config)
+        assert isinstance(engine, VLLMEngine)
+        assert engine._cluster == cluster
+        assert engine.settings == {"dtype": "auto", "tensor_parallel_size": 1, "options": {}}  # whatever the place

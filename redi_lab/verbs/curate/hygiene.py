@@ -23,9 +23,9 @@ from redi_lab.curation.hygiene import FLAWS
 from redi_lab.curation.parallel import map_ordered
 from redi_lab.data.traces import Dropped
 from redi_lab.figures.page import render_page, table
-from redi_lab.verbs.curate.command import Recipe, chunks_of, make_recipe
-from redi_lab.verbs.curate.grading import graded_chunks
-from redi_lab.verbs.curate.worker import Chunk, WorkerPlan
+from redi_lab.verbs.curate.command import Recipe, make_recipe, work_of
+from redi_lab.verbs.curate.grading import Chunk
+from redi_lab.verbs.curate.worker import WorkerPlan
 
 PAGE = "hygiene.html"
 _EXCERPT = 400
@@ -103,11 +103,11 @@ class _Judge:
     plan: WorkerPlan
 
     def __call__(self) -> Callable[[Chunk], list[Row]]:
-        curator = self.plan.curator()
+        curator, grade = self.plan.curator(), self.plan.grade()
 
         def judge(chunk: Chunk) -> list[Row]:
             rows = []
-            for _, problem in chunk:
+            for _, problem in grade(chunk):
                 if isinstance(problem, Dropped):
                     rows.append(Row(problem.id, problem.reason, problem.num_generations))
                     continue
@@ -162,10 +162,10 @@ def _look(recipe: Recipe, most_examples: int) -> Findings:
     from redi_lab.run.screen import progress_bar
 
     settings, findings = recipe.config.curation, Findings(most_examples)
+    plan, chunks = work_of(recipe)
     with progress_bar() as progress:
         task = progress.add_task("Looking at negatives", total=recipe.source.table().num_rows())
-        chunks = graded_chunks(chunks_of(recipe.source.problems()), settings.grader, settings.grading)
-        for rows in map_ordered(_Judge(recipe.plan), chunks, settings.num_workers):
+        for rows in map_ordered(_Judge(plan), chunks, settings.num_workers, recipe.config.launcher.address):
             for row in rows:
                 findings.add(row)
             progress.update(task, completed=findings.rows)

@@ -30,7 +30,7 @@ from redi_lab.verbs.sweep.space import Space, check_space, grid, parse_space
 from redi_lab.verbs.sweep.study import Sweep, open_study
 from redi_lab.verbs.sweep.workers import run_workers
 
-_OWN = ("sweeps", "sweep", "name", "seed")
+_OWN = ("sweeps", "sweep", "name", "seed", "launcher")
 _SHARED = ("paths", "logger", "debug")
 _NO_FINAL_EVALUATION = "eval.benchmark=null"
 
@@ -91,7 +91,7 @@ def compose_sweep(arguments: Sequence[str]) -> tuple[DictConfig, Sweep]:
     local = (*for_trials, _NO_FINAL_EVALUATION)
     check_space(space, lambda values: load_config("train", [*overrides, *local, *values]))
     folder = Path(config.paths.output_dir).absolute()
-    return config, Sweep(config.name, folder, settings, overrides, local, config.seed)
+    return config, Sweep(config.name, folder, settings, overrides, local, config.seed, cluster=config.launcher.address)
 
 
 def _load(own: Sequence[str], shared: Sequence[str]) -> DictConfig:

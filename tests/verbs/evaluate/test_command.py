@@ -135,9 +135,9 @@ class TwoMinds(ScriptedEngine):
     def __init__(self, greedy: str, sampled: str) -> None:
         super().__init__(lambda _prompt, _sample: greedy if self.temperature == 0 else sampled)
 
-    def generate(self, checkpoint: Path, prompts: Any, sampling: SamplingParams, on_progress: Any = None) -> Any:
-        self.temperature = sampling.temperature
-        return super().generate(checkpoint, prompts, sampling, on_progress)
+    def stream(self, checkpoint: Path, requests: Any, on_progress: Any = None) -> Any:
+        self.temperature = requests[0].sampling.temperature
+        return super().stream(checkpoint, requests, on_progress)
 
 
 def test_the_embedded_task_is_evaluated_greedily_too_and_its_work_described(
