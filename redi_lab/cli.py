@@ -89,9 +89,11 @@ def _configured(name: str) -> Callable[[list[str]], None]:
 
 def _execute(name: str, config: DictConfig, overrides: list[str]) -> None:
     if name != "curate":
-        from redi_lab.run.preflight import check_engine, check_hub
+        from redi_lab.run.preflight import check_adapters, check_engine, check_hub
 
         check_engine(config)
+        if name == "train":
+            check_adapters(config)
         check_hub(config, overrides)
     if name == "train":
         from redi_lab.verbs.train.command import run_training

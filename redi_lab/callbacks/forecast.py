@@ -47,8 +47,8 @@ class Forecast(pl.Callback):
         held = sum(p.nbytes for p in pl_module.parameters())  # in memory already, so not in what is free
         if fixed - held > free:
             self._say(
-                "[yellow]That is more than is free: model=hf_lora trains adapters, which need little more than the"
-                " weights (docs/your-model.md)[/yellow]"
+                "[yellow]That is more than is free: model/lora=default trains adapters, which need little more than the"
+                " weights, and model/lora=qlora keeps these in 4 bits (docs/your-model.md)[/yellow]"
             )
 
     def on_train_batch_end(

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import DDPStrategy
 from transformers import get_scheduler
 
+from redi_lab.backbone.adapters import Adapters
 from redi_lab.backbone.attention import PADDED
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.hub import load_tokenizer
@@ -118,7 +119,7 @@ def make_backbone(config: DictConfig, tokenizer: Any, path: str | None) -> Causa
         gradient_checkpointing=model.gradient_checkpointing,
         compile=model.compile,
         head_chunk_tokens=model.head_chunk_tokens,
-        lora=plain["lora"],
+        adapters=plain["lora"] and Adapters(**plain["lora"]),
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
+from redi_lab.backbone.adapters import Adapters
 from redi_lab.config.compose import CONFIG_DIR, _compose, check, load_config
 from redi_lab.data.arithmetic import build_tokenizer
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
@@ -24,7 +25,6 @@ from redi_lab.verbs.curate.command import make_recipe
 NEEDED = {
     ("model", "hf"): ["model.path=Qwen/Qwen2.5-0.5B", "name=own"],
     ("model", "qwen2_5_math_1p5b"): ["name=own"],
-    ("model", "hf_lora"): ["model.path=Qwen/Qwen2.5-0.5B", "name=own"],
     ("data", "arithmetic"): ["data.source.num_problems=9"],
     ("data", "jsonl"): ["data.path=someone/some-data"],
     ("data", "openr1_math"): ["data.batch_size=4"],
@@ -148,6 +148,14 @@ def test_every_option_becomes_an_object(number: int, tmp_path: Path) -> None:
     config = load_config("train", [*(f"{group}={option}" for group, option in chosen.items()), *dict.fromkeys(needed)])
     for group in chosen:
         CHECKS[group](config, tmp_path)
+
+
+@pytest.mark.parametrize("option", _options("model/lora"))
+def test_every_option_of_adapters_is_what_the_backbone_takes(option: str) -> None:
+    lora = load_config("train", [f"model/lora={option}", "init_from=.", "loss=sft"], check_paths=False).model.lora
+    assert (lora is None) == (option == "none")
+    if lora is not None:
+        assert bool(Adapters(**lora).loading_options()) == (option == "qlora")
 
 
 @cache
