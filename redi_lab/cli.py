@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NoReturn
 
 from omegaconf import DictConfig
@@ -22,8 +23,10 @@ from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError, UserError
 from redi_lab.files import explained
 from redi_lab.redaction import redact
 from redi_lab.run.interrupted import recorded_overrides
+from redi_lab.run.launched import current_launch
 from redi_lab.verbs import plain as verbs
 from redi_lab.verbs import usage
+from redi_lab.verbs.slurm import run_slurm
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,6 +48,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if {"--help", "-h"} & set(rest):
         print(usage.overview() if arguments[:1] != [verb] else usage.page(verb))
         return
+    try:
+        launch = current_launch()
+    except UserError as error:
+        _refuse(error)
+    if launch is not None and launch.rank > 0:
+        sys.exit(launch.serve())
+    with nullcontext() if launch is None else launch.led():
+        _run(verb, rest)
+
+
+def _run(verb: str, rest: list[str]) -> None:
     wants_traceback = any(a in ("debug=traceback", "debug=fast", "debug.traceback=true") for a in rest)
     try:
         _VERBS[verb](rest)
@@ -206,6 +220,7 @@ _VERBS: dict[str, Callable[[list[str]], None]] = {
     "compare": verbs.compare,
     "runs": verbs.runs,
     "doctor": verbs.doctor,
+    "slurm": run_slurm,
     "ui": verbs.ui,
     "upload": verbs.upload,
 }

@@ -37,7 +37,8 @@ class Forecast(pl.Callback):
         fixed = fixed_bytes(pl_module, trainer.optimizers[0])
         free = free_bytes(pl_module.device)
         trained = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
-        total = sum(p.numel() for p in pl_module.parameters())
+        # 4-bit weights lie packed, two in a byte; what they are is in their `quant_state`.
+        total = sum(getattr(p, "quant_state", p).shape.numel() for p in pl_module.parameters())
         steps = _steps_left(trainer)
         self._say(
             f"{steps:,} step{'s' * (steps != 1)} in {trainer.precision}; {trained:,} of {total:,} parameters are"
