@@ -2,7 +2,7 @@
 
     python -m benchmarks.adapters FOLDER
 
-FOLDER is a Hugging Face model. Steps have two pairs of random traces of 512 tokens, in float32, with checkpointing of
+FOLDER is a Hugging Face model. Steps have one pair of random traces of 512 tokens, in float32, with checkpointing of
 activations. Memory is what is resident on a CPU, or what torch has allocated on a GPU, beyond the libraries.
 """
 
@@ -32,7 +32,7 @@ from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.modules.redi import REDIModule
 
 OPTIONS = ("none", "default", "qlora")
-STEPS, PAIRS, LENGTH = 3, 2, 512
+STEPS, PAIRS, LENGTH = 3, 1, 512
 
 
 def resident(name: str) -> int:

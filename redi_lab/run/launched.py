@@ -28,7 +28,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Variable that names a rank's file for what went wrong."""
 MEETING = "REDI_LAB_MEETING"
-"""Variable that names a training among those of a launch; the store has keys of each."""
+"""Variable with the prefix of a training's keys in the store of a launch."""
+RANK_WORKER = ("-m", "redi_lab.verbs.train.rank_worker")
+"""What a rank runs, with the folder of a training."""
 _OF_A_RANK = ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS")
 """By what torch or Lightning would take the command itself for a rank of a training."""
 _GRACE_SECONDS = 60
@@ -54,18 +56,19 @@ class Launch:
                 )
         self.rank, self.size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
         self._environment = {"TORCHELASTIC_RUN_ID": "redi_lab"} | dict(environment)
+        self._prefix = f"redi_lab/{environment.get('TORCHELASTIC_RESTART_COUNT', 0)}"
         self._num_announced = 0
 
     @cached_property
     def _store(self) -> Any:
-        from torch.distributed import PrefixStore, TCPStore
+        from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
         is_kept = self._environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         place = self._environment["MASTER_ADDR"], int(self._environment["MASTER_PORT"])
         store = TCPStore(
             *place, is_master=self.rank == 0 and not is_kept, timeout=timedelta(minutes=10), wait_for_workers=False
         )
-        return PrefixStore(f"redi_lab/{self._environment.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        return PrefixStore(self._prefix, store)
 
     def serve(self) -> int:
         """Take part in what rank 0 announces; the exit status of its command."""
@@ -76,21 +79,20 @@ class Launch:
             if "status" in said:
                 self._store.set(f"left/{self.rank}", "")
                 return int(said["status"])
-            code = self._take_part(said["command"], Path(said["folder"]))
+            code = self._take_part(Path(said["folder"]))
             self._store.set(f"ended/{self._num_announced}/{self.rank}", str(code))
             self._num_announced += 1
 
-    def run(self, command: list[str], folder: Path) -> dict[int, int]:
-        """Run a command as every rank, from rank 0; the exit code of each.
+    def train(self, folder: Path) -> dict[int, int]:
+        """Run `RANK_WORKER` as every rank, from rank 0; the exit code of each.
 
         A rank that was ended for another's sake has that of SIGTERM.
 
         Args:
-            command: for Python, the same on every machine.
-            folder: which all machines see, for `ERROR_FILE` of each rank.
+            folder: of the training, which all machines see; each rank writes into it what went wrong.
         """
-        self._announce({"command": command, "folder": str(folder)})
-        codes = {0: self._take_part(command, folder)}
+        self._announce({"folder": str(folder)})
+        codes = {0: self._take_part(folder)}
         for rank in range(1, self.size):
             codes[rank] = int(self._wait_for(f"ended/{self._num_announced}/{rank}"))
         self._num_announced += 1
@@ -110,9 +112,9 @@ class Launch:
             status = ended.code
             raise
         finally:
-            self._announce({"status": status})
             left = [f"left/{rank}" for rank in range(1, self.size)]
             with suppress(RuntimeError):  # one that is gone cannot leave
+                self._announce({"status": status})
                 self._store.wait(left, timedelta(seconds=_GRACE_SECONDS))
 
     def _announce(self, content: Mapping[str, Any]) -> None:
@@ -124,11 +126,12 @@ class Launch:
         text: bytes = self._store.get(key)
         return text.decode()
 
-    def _take_part(self, command: list[str], folder: Path) -> int:
+    def _take_part(self, folder: Path) -> int:
         """The exit code of this rank's process, which hears the signals of this one."""
         failed = f"failed/{self._num_announced}"
-        own = {MEETING: f"{self._num_announced}", ERROR_FILE: str(error_file(folder, self.rank))}
-        rank = subprocess.Popen([sys.executable, *command], env=dict(os.environ) | self._environment | own)
+        own = {MEETING: f"{self._prefix}/fit/{self._num_announced}", ERROR_FILE: str(error_file(folder, self.rank))}
+        command = [sys.executable, *RANK_WORKER, str(folder)]
+        rank = subprocess.Popen(command, env=dict(os.environ) | self._environment | own)
         heard: set[int] = set()
 
         def pass_on(number: int, _: FrameType | None) -> None:

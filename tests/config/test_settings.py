@@ -198,7 +198,7 @@ def test_4_bit_weights_are_not_sharded(strategy: str, is_taken: bool) -> None:
     checked = validated(TrainVerb, OmegaConf.to_container(config))
     checked.trainer = checked.trainer.model_copy(update={"strategy": strategy})  # whichever of them can be chosen
     with nullcontext() if is_taken else pytest.raises(UserError, match=rf"quantization=nf4: .*strategy={strategy}"):
-        checked._check_adapters()
+        checked._check_adapters()  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(

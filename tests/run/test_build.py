@@ -12,6 +12,7 @@ import pytest
 import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from redi_lab.backbone.adapters import Adapters
 from redi_lab.config.compose import CONFIG_DIR, _compose, check, load_config
@@ -241,3 +242,15 @@ def test_accuracy_during_training_is_decoded_as_the_final_score(
     config = load_config("train", overrides)
     s = build.accuracy_sampling(config, config)
     assert (s.temperature, s.top_p, s.max_new_tokens, s.num_samples, s.seed) == expected
+
+
+@pytest.mark.parametrize("is_launched", [False, True])
+def test_lightning_does_not_requeue_slurm_jobs_by_itself(is_launched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "redi")
+    if is_launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
+    trainer = build.make_trainer(load_config("train", ["trainer.accelerator=cpu"]), [], False)
+    environment = trainer._accelerator_connector.cluster_environment
+    assert not getattr(environment, "auto_requeue", False)
+    assert isinstance(environment, TorchElasticEnvironment if is_launched else SLURMEnvironment)

@@ -85,12 +85,12 @@ def _meet(folder: Path, rank: int, *, on_gpus: bool) -> None:
     Left to itself, Lightning opens a store on a port of all interfaces.
     """
     import torch
-    from torch.distributed import PrefixStore, TCPStore
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     place: dict[str, Any] = {"init_method": f"file://{folder / 'store'}"}
     if meeting := os.environ.get(MEETING):
         store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=_PATIENCE)
-        place = {"store": PrefixStore(f"redi_lab/fit/{meeting}", store)}
+        place = {"store": PrefixStore(meeting, store)}
     torch.distributed.init_process_group(
         "nccl" if on_gpus else "gloo",
         rank=rank,

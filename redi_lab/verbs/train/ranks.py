@@ -33,13 +33,12 @@ from redi_lab.data.token_file import load_sets, save_sets
 from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError, UserError
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
-from redi_lab.run.launched import SIGNALS, Launch, current_launch, error_file
+from redi_lab.run.launched import RANK_WORKER, SIGNALS, Launch, current_launch, error_file
 from redi_lab.verbs.train.fit import Fit
 
 EXIT_MISTAKE = 2
 _FAREWELL_SECONDS = 3600
 """Time for the ranks to save a state after a signal: that of 18 GB takes a minute on a fast disk."""
-_WORKER = ("-m", "redi_lab.verbs.train.rank_worker")
 _JOB, _TOKENS, _TOKENIZER, _MEETING = "job.json", "tokens.safetensors", "tokenizer", "meeting"
 
 
@@ -96,7 +95,7 @@ def _plain(fit: Fit) -> dict[str, Any]:
 
 def _run_on(launch: Launch, folder: Path) -> None:
     failures: dict[int, Any] = {}
-    for rank, code in launch.run([*_WORKER, str(folder)], folder).items():
+    for rank, code in launch.train(folder).items():
         if code:
             said = {"message": "", "timestamp": str(int(time.time()))}  # of one that was killed
             with suppress(FileNotFoundError):
@@ -130,7 +129,7 @@ def _launch(folder: Path, number: int) -> None:
     is_main = threading.current_thread() is threading.main_thread()
     before = {one: signal.getsignal(one) for one in SIGNALS} if is_main else {}
     try:
-        elastic_launch(config, sys.executable)(*_WORKER, str(folder))
+        elastic_launch(config, sys.executable)(*RANK_WORKER, str(folder))
     except SignalException as error:
         raise RunInterruptedError(error.sigval.name) from error
     except ChildFailedError as error:
