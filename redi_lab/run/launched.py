@@ -131,7 +131,8 @@ class Launch:
         failed = f"failed/{self._num_announced}"
         own = {MEETING: f"{self._prefix}/fit/{self._num_announced}", ERROR_FILE: str(error_file(folder, self.rank))}
         command = [sys.executable, *RANK_WORKER, str(folder)]
-        rank = subprocess.Popen(command, env=dict(os.environ) | self._environment | own)
+        # A session of its own: Ctrl-C would reach it twice.
+        rank = subprocess.Popen(command, env=dict(os.environ) | self._environment | own, start_new_session=True)
         heard: set[int] = set()
 
         def pass_on(number: int, _: FrameType | None) -> None:
