@@ -65,7 +65,7 @@ def cases(folder: Path, smollm2: Path | None) -> Iterator[tuple[str, list[str]]]
     for name, place, median, longest in models:
         data = write_pairs(folder / f"{name}.jsonl", median, longest)
         for precision in ("32-true", "bf16-mixed"):
-            for lora in ([], ["model=hf_lora"]) if name.startswith("Smol") else ([],):
+            for lora in ([], ["model/lora=default"]) if name.startswith("Smol") else ([],):
                 for mode in ("none", "full") if name.startswith("Smol") else ("none",):
                     title = (
                         f"{name}, {precision}{', LoRA' if lora else ''}{', checkpointing' if mode == 'full' else ''}"

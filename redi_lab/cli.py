@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NoReturn
 
 from omegaconf import DictConfig
@@ -22,8 +23,10 @@ from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError, UserError
 from redi_lab.files import explained
 from redi_lab.redaction import redact
 from redi_lab.run.interrupted import recorded_overrides
+from redi_lab.run.launched import current_launch
 from redi_lab.verbs import plain as verbs
 from redi_lab.verbs import usage
+from redi_lab.verbs.slurm import run_slurm
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,6 +48,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if {"--help", "-h"} & set(rest):
         print(usage.overview() if arguments[:1] != [verb] else usage.page(verb))
         return
+    try:
+        launch = current_launch()
+    except UserError as error:
+        _refuse(error)
+    if launch is not None and launch.rank > 0:
+        sys.exit(launch.serve())
+    with nullcontext() if launch is None else launch.led():
+        _run(verb, rest)
+
+
+def _run(verb: str, rest: list[str]) -> None:
     wants_traceback = any(a in ("debug=traceback", "debug=fast", "debug.traceback=true") for a in rest)
     try:
         _VERBS[verb](rest)
@@ -89,9 +103,11 @@ def _configured(name: str) -> Callable[[list[str]], None]:
 
 def _execute(name: str, config: DictConfig, overrides: list[str]) -> None:
     if name != "curate":
-        from redi_lab.run.preflight import check_engine, check_hub
+        from redi_lab.run.preflight import check_adapters, check_engine, check_hub
 
         check_engine(config)
+        if name == "train":
+            check_adapters(config)
         check_hub(config, overrides)
     if name == "train":
         from redi_lab.verbs.train.command import run_training
@@ -213,6 +229,7 @@ _VERBS: dict[str, Callable[[list[str]], None]] = {
     "plan": verbs.plan,
     "runs": verbs.runs,
     "doctor": verbs.doctor,
+    "slurm": run_slurm,
     "ui": verbs.ui,
     "upload": verbs.upload,
 }

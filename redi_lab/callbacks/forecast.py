@@ -24,7 +24,10 @@ from redi_lab.planning.rates import Planned
 
 _MEASURED_STEPS = 3
 """After the first one, which is slower: memory is allocated, kernels are chosen."""
-_ADAPTERS = "model=hf_lora trains adapters, which need little more than the weights (docs/your-model.md)"
+_ADAPTERS = (
+    "model/lora=default trains adapters, which need little more than the weights, and model/lora=qlora keeps these in 4"
+    " bits (docs/your-model.md)"
+)
 
 
 @final
@@ -53,7 +56,8 @@ class Forecast(pl.Callback):
         fixed, device = fixed_bytes(pl_module, trainer.optimizers[0]), pl_module.device
         free, plan = free_bytes(device), self._make_plan(device) if trainer.is_global_zero else None
         trained = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
-        total = sum(p.numel() for p in pl_module.parameters())
+        # 4-bit weights lie packed, two in a byte; what they are is in their `quant_state`.
+        total = sum(getattr(p, "quant_state", p).shape.numel() for p in pl_module.parameters())
         steps = _steps_left(trainer)
         more = "activations come on top" if plan is None else f"{as_size(plan.peak_bytes)} at the peak"
         self._say(

@@ -21,10 +21,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
+from redi_lab.backbone.adapters import Adapters
 from redi_lab.backbone.causal_lm import CausalLM
-from redi_lab.backbone.loading import set_checkpointing, with_lora
+from redi_lab.backbone.loading import set_checkpointing
 
 _ATTENTION = "planned_sdpa"
+_NF4_BYTES = 0.516
+"""4 bits, and 8 for the scale of each 64 with theirs in 32 for each 256 (QLoRA, arXiv 2305.14314, section 3)."""
 
 
 class Sizes(NamedTuple):
@@ -45,6 +48,11 @@ class Sizes(NamedTuple):
     """Width of all heads, over all layers."""
     cache_width: int
     """Of keys and values, over all layers."""
+
+    def quantised(self, bytes_each: int) -> Sizes:
+        """With the matrices of the layers that are not trained in 4 bits, from numbers of `bytes_each`."""
+        frozen = self.products - self.trained_products
+        return self._replace(weight_bytes=self.weight_bytes - round(frozen * (bytes_each - _NF4_BYTES)))
 
     @classmethod
     def of(cls, model: Any) -> Sizes:
@@ -84,7 +92,7 @@ def new_model(config: Any, dtype: str, lora: Mapping[str, Any] | None) -> Any:
     """A model as `load_backbone` makes it, on the meta device: shapes without numbers."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation=_ATTENTION)
-        return model if lora is None else with_lora(model, lora)
+        return model if lora is None else Adapters(**lora).add_to(model)
 
 
 def measure_layers(
@@ -95,7 +103,7 @@ def measure_layers(
     Args:
         config: of transformers.
         dtype: of the weights.
-        lora: arguments of `peft.LoraConfig`, or None.
+        lora: arguments of `Adapters`, or None.
         precision: "bf16-mixed" or "32-true".
         checkpointing: see `set_checkpointing`.
         tokens: of the row.

@@ -17,9 +17,11 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from transformers import get_scheduler
 
+from redi_lab.backbone.adapters import Adapters
 from redi_lab.backbone.attention import PADDED
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.hub import load_tokenizer
@@ -118,7 +120,7 @@ def make_backbone(config: DictConfig, tokenizer: Any, path: str | None) -> Causa
         gradient_checkpointing=model.gradient_checkpointing,
         compile=model.compile,
         head_chunk_tokens=model.head_chunk_tokens,
-        lora=plain["lora"],
+        adapters=plain["lora"] and Adapters(**plain["lora"]),
     )
 
 
@@ -222,12 +224,13 @@ def make_trainer(
         config: with the group trainer.
         callbacks: all that it has.
         logger: what records its metrics.
-        num_devices: in place of `trainer.devices`.
+        num_devices: in place of `trainer.devices`, on this machine alone.
     """
     plain = OmegaConf.to_container(config.trainer)
     assert isinstance(plain, dict)
-    plain["devices"] = num_devices or config.trainer.devices
-    is_shared = plain["devices"] > 1
+    if num_devices is not None:
+        plain |= {"devices": num_devices, "num_nodes": 1}
+    is_shared = plain["devices"] * plain["num_nodes"] > 1
     # Views save the gradients' memory once.
     plain["strategy"] = DDPStrategy(gradient_as_bucket_view=True) if is_shared else "auto"
     if plain.get("deterministic") == "warn":
@@ -240,6 +243,10 @@ def make_trainer(
         enable_checkpointing=False,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
+        # Left to itself, Lightning answers SIGUSR1 by putting the job back into the queue.
+        plugins=[SLURMEnvironment(auto_requeue=False)]
+        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+        else None,
     )
 
 

@@ -27,7 +27,7 @@ from redi_lab.planning.work import forward_work
 from redi_lab.run.build import objective_class
 from redi_lab.run.screen import say
 
-_LORA = "{r: 16, lora_alpha: 32, target_modules: all-linear}"  # as in conf/model/hf_lora.yaml
+_ADAPTERS = "model/lora=default"
 _SAMPLE = 2048  # examples that are drawn, or whose batches are looked at
 _COMPLETION = 0.95  # of a drawn length
 
@@ -110,7 +110,10 @@ def plan_stage(
         RuntimeError: see `measure_layers`.
     """
     group: Any = OmegaConf.to_container(config.model)
-    sizes = sizes or Sizes.of(new_model(model, group["dtype"], group["lora"]))
+    is_in_4_bits = group["lora"] is not None and group["lora"]["quantization"] is not None
+    if sizes is None or is_in_4_bits:  # packed weights do not say how many they are
+        sizes = Sizes.of(new_model(model, group["dtype"], group["lora"]))
+    sizes = sizes.quantised(_bytes_each(config)) if is_in_4_bits else sizes
     precision, mode, callbacks = config.trainer.precision, group["gradient_checkpointing"], config.callbacks
     row, has_many_rows = _largest_row(config, lengths, devices)
     layers = measure_layers(
@@ -192,9 +195,13 @@ def _duration(config: DictConfig, lengths: Lengths) -> tuple[float, int]:
     return steps / epoch, steps
 
 
+def _bytes_each(config: DictConfig) -> int:
+    return 2 if config.model.dtype == "bfloat16" else 4
+
+
 def _other_memory(config: DictConfig, sizes: Sizes, state: dict[str, int], *, is_gpu: bool) -> dict[str, int]:
     """Totals while no step is running: keys and values of generation, and a second model."""
-    stored = sizes.weight_bytes // sizes.parameters  # bytes of a number
+    stored = _bytes_each(config)
     training, accuracy = sum(state.values()) + sizes.trained_bytes, config.callbacks.get("accuracy")
     found = {"loading": state["libraries"] + sizes.weight_bytes * (1 if is_gpu else 2)}
     if accuracy is not None and config.data.num_development:
@@ -206,7 +213,9 @@ def _other_memory(config: DictConfig, sizes: Sizes, state: dict[str, int], *, is
         found["reference"] = state["libraries"] + 2 * sizes.weight_bytes
     if config.eval.benchmark is not None and "max_batch_tokens" in config.engine:
         beside = state["libraries"] if is_gpu else training  # Lightning takes what was trained off a GPU
-        found["evaluation"] = beside + sizes.weight_bytes + config.engine.max_batch_tokens * sizes.cache_width * stored
+        found["evaluation"] = (
+            beside + stored * sizes.parameters + config.engine.max_batch_tokens * sizes.cache_width * stored
+        )
     return found
 
 
@@ -218,7 +227,10 @@ def cheapest_fit(
     Tried are what layers keep, the size of micro-batches and, where none of them will do, adapters.
     """
     for overrides in _candidates(config, lengths):
-        changed = OmegaConf.merge(copy.deepcopy(config), OmegaConf.from_dotlist(overrides))
+        lora = {"model": {"lora": OmegaConf.load(CONFIG_DIR / "model/lora/default.yaml")}}
+        plain = [override for override in overrides if override != _ADAPTERS]
+        added = [lora] if _ADAPTERS in overrides else []
+        changed = OmegaConf.merge(copy.deepcopy(config), OmegaConf.from_dotlist(plain), *added)
         assert isinstance(changed, DictConfig)
         plan = plan_stage(changed, model, lengths, is_gpu=is_gpu, devices=devices)
         if plan.peak_bytes <= capacity:
@@ -228,7 +240,7 @@ def cheapest_fit(
 
 def _candidates(config: DictConfig, lengths: Lengths) -> Iterator[list[str]]:
     rows = {config.data.micro_batch_tokens, lengths.longest(is_whole=_meets(config))}
-    for adapters in ([], [f"model.lora={_LORA}"]) if config.model.lora is None else ([],):
+    for adapters in ([], [_ADAPTERS]) if config.model.lora is None else ([],):
         for mode in ("none", "selective", "full"):
             for tokens in sorted(rows, reverse=True):
                 yield [f"model.gradient_checkpointing={mode}", f"data.micro_batch_tokens={tokens}", *adapters]

@@ -43,7 +43,7 @@ _NO_EFFECT = {
     "loss": ("log_entropy",),
     # Ranks share the same batches, so that weights differ by rounding alone.
     "trainer": ("log_every_n_steps", "enable_model_summary", "profiler", "val_check_interval", "limit_val_batches",
-                "check_val_every_n_epoch", "devices", "strategy"),
+                "check_val_every_n_epoch", "devices", "num_nodes", "strategy"),
 }  # fmt: skip
 
 

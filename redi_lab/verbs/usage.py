@@ -83,6 +83,13 @@ Add interrupted=true for what could still be continued. Checkpoints, results and
         "say what works on this machine, what does not, and the command that fixes it",
         "doctor [engine.python=PATH]",
     ),
+    "slurm": (
+        "print the batch file of a training on a SLURM cluster",
+        """\
+slurm [+experiment=NAME ...] [nodes=1] [gpus=1] [hours=24] > train.sbatch
+
+gpus is of each node. Then: sbatch train.sbatch. See docs/cluster.md.""",
+    ),
     "ui": ("serve the MLflow UI on 127.0.0.1", "ui [port=5000]"),
     "upload": (
         "make MLflow complete after its store failed, or copy a run to another store",

@@ -46,7 +46,7 @@ def test_a_training_that_does_not_fit_is_warned_of(monkeypatch: pytest.MonkeyPat
     said: list[str] = []
     module = make_module("sft", make_backbone(), optimizer=partial(AdamW, lr=1e-3))
     fit(module, make_data("sft"), max_steps=1, callbacks=[Forecast(said.append)])
-    assert "model=hf_lora" in said[1]
+    assert "model/lora=default" in said[1]
 
 
 def test_a_run_is_held_to_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import cache
 from typing import Any, get_args
 
@@ -15,11 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import safe_load
 
 from redi_lab.config.compose import CONFIG_DIR, check, load_config
+from redi_lab.config.schema.base import validated
 from redi_lab.config.schema.callbacks import CALLBACKS
 from redi_lab.config.schema.data import SOURCES
 from redi_lab.config.schema.evaluation import ENGINES
 from redi_lab.config.schema.losses import LOSSES
 from redi_lab.config.schema.training import OPTIMIZERS, TrainerConfig
+from redi_lab.config.schema.verbs import TrainVerb
 from redi_lab.errors import UserError
 from redi_lab.run.build import USED_BY_PIPELINE
 from tests.conftest import REPOSITORY
@@ -54,6 +58,7 @@ WRONG: dict[str, tuple[str, ...]] = {
         "model.attention=sparse",
         "model.gradient_checkpointing=2 true",
         "model.head_chunk_tokens=0",
+        "model.lora=3",
         "data.batch_size=0 1.5 many",
         "data.prompt_template=x [1]",
         "data.num_development=-1",
@@ -171,6 +176,31 @@ def test_a_wrong_value_ends_in_one_line_with_key_and_value(verb: str, line: str)
         assert message.startswith(f"{key}={'' if isinstance(value, dict | list | str | float) else text}"), message
         assert "must be" in message
         assert "\n" not in message
+
+
+ADAPTERS = ("model/lora=qlora", "init_from=.", "loss=sft")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["rank=0 1025 1.5 null", "alpha=0 null", "dropout=-0.1 1", "targets=q_proj null [] [1]", "quantization=int8 fp4"],
+)
+def test_a_wrong_value_of_adapters_ends_in_one_line(line: str) -> None:
+    config = load_config("train", ADAPTERS, check_paths=False)
+    for key, value, text in values(f"model.lora.{line}"):
+        wrong = copy.deepcopy(config)
+        OmegaConf.update(wrong, key, value, merge=False)
+        with pytest.raises(UserError, match=rf"^{re.escape(f'{key}={text}')}: must be "):
+            check(wrong, "train", check_paths=False)
+
+
+@pytest.mark.parametrize(("strategy", "is_taken"), [("auto", True), ("ddp", True), ("fsdp2", False)])
+def test_4_bit_weights_are_not_sharded(strategy: str, is_taken: bool) -> None:
+    config = load_config("train", [*ADAPTERS, "trainer.devices=2"], check_paths=False)
+    checked = validated(TrainVerb, OmegaConf.to_container(config))
+    checked.trainer = checked.trainer.model_copy(update={"strategy": strategy})  # whichever of them can be chosen
+    with nullcontext() if is_taken else pytest.raises(UserError, match=rf"quantization=nf4: .*strategy={strategy}"):
+        checked._check_adapters()  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(

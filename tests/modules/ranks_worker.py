@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from redi_lab.callbacks.update_norm import UpdateNorm
-from tests.modules.tiny_runs import attach_reference, fit, make_backbone, make_data, make_module
+from tests.modules.tiny_runs import LORA, attach_reference, fit, make_backbone, make_data, make_module
 
 BATCH_SIZES = {"sft": 7, "redi": 3, "unpaired_redi": 9, "token_topr": 3, "npo": 3, "dpo": 3, "simpo": 3, "rpo": 3,
                "kto": 9}  # fmt: skip
@@ -23,16 +23,19 @@ BATCH_SIZES = {"sft": 7, "redi": 3, "unpaired_redi": 9, "token_topr": 3, "npo": 
 
 36 demonstrations or 13 pairs to train on: the last batch of each epoch has one example, so that a rank may have none.
 Unpaired, 36 and 13 in four batches that all hold both."""
-CASES = [f"{objective}/{layout}" for objective in BATCH_SIZES for layout in ("packed", "padded")]
+CASES = [f"{objective}/{layout}" for objective in BATCH_SIZES for layout in ("packed", "padded")] + ["dpo/lora"]
+IN_4_BITS = "redi/qlora"
+"""Needs bitsandbytes."""
 
 
 def train(case: str, **options: Any) -> dict[str, Any]:
     """An epoch in many micro-batches, validated at its end: the first gradient, all parameters, and what was logged."""
     objective, layout = case.split("/")
     is_padded = layout == "padded"
+    adapters = {"lora": LORA[None], "qlora": LORA["nf4"]}.get(layout)
     size = BATCH_SIZES[objective]
     data = make_data(objective, batch_size=size, num_validation=4, budget=0, is_padded=is_padded)
-    module = make_module(objective, make_backbone(is_padded=is_padded), log_entropy=True)
+    module = make_module(objective, make_backbone(is_padded=is_padded, adapters=adapters), log_entropy=True)
     if module.needs_mismatched:
         for split in data.datasets:
             split.mismatch()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.conftest import REPOSITORY
-from tests.modules.ranks_worker import BATCH_SIZES, CASES, train
+from tests.modules.ranks_worker import BATCH_SIZES, CASES, IN_4_BITS, train
 from tests.modules.tiny_runs import HARMLESS_WARNINGS, make_data, relative_error
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNINGS]
@@ -51,6 +51,12 @@ def test_two_ranks_do_what_one_does(case: str, few: list[dict[str, Any]]) -> Non
 @pytest.mark.parametrize("case", [case for case in CASES if case not in FEW])
 def test_two_ranks_do_what_one_does_in_every_case(case: str, others: list[dict[str, Any]]) -> None:
     _compare_with_one(case, *(rank[case] for rank in others))
+
+
+@pytest.mark.slow
+def test_two_ranks_train_adapters_on_4_bit_weights_as_one_does(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="pip install 'redi-lab[qlora]'")
+    _compare_with_one(IN_4_BITS, *(rank[IN_4_BITS] for rank in on_two_ranks([IN_4_BITS], tmp_path)))
 
 
 def _compare_with_one(case: str, first: dict[str, Any], second: dict[str, Any]) -> None:

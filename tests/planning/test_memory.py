@@ -9,12 +9,12 @@ import torch
 from torch.optim import AdamW
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from redi_lab.backbone.loading import with_lora
+from redi_lab.backbone.adapters import Adapters
 from redi_lab.planning.footprint import Layers, Sizes, measure_layers, new_model
 from redi_lab.planning.memory import step_memory
 from tests.modules.tiny_runs import make_backbone
 
-LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"]}
+LORA: dict[str, Any] = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "down_proj"], "quantization": None}
 SIZES = Sizes(
     parameters=100,
     trained=100,
@@ -102,7 +102,7 @@ def test_sizes_are_those_of_the_model() -> None:
     backbone = make_backbone()
     config = backbone.plain.config
     assert Sizes.of(new_model(config, "float32", None)) == Sizes.of(backbone.model)
-    adapted = with_lora(backbone.model, LORA)
+    adapted = Adapters(**LORA).add_to(backbone.model)
     assert Sizes.of(new_model(config, "float32", LORA)) == Sizes.of(adapted)
     assert Sizes.of(adapted).trained == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
@@ -154,7 +154,7 @@ def test_planning_draws_no_random_numbers() -> None:
     before = torch.get_rng_state()
     config = qwen(num_hidden_layers=3, vocab_size=101)
     options: dict[str, Any] = {"dtype": "float32", "precision": "bf16-mixed", "checkpointing": "full"}
-    measure_layers(config, lora=LORA | {"lora_dropout": 0.1}, tokens=65, **options)
+    measure_layers(config, lora=LORA | {"dropout": 0.1}, tokens=65, **options)
     assert torch.equal(torch.get_rng_state(), before)
 
 

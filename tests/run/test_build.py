@@ -12,7 +12,9 @@ import pytest
 import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
+from redi_lab.backbone.adapters import Adapters
 from redi_lab.config.compose import CONFIG_DIR, _compose, check, load_config
 from redi_lab.data.arithmetic import build_tokenizer
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
@@ -25,7 +27,6 @@ from redi_lab.verbs.curate.command import make_recipe
 NEEDED = {
     ("model", "hf"): ["model.path=Qwen/Qwen2.5-0.5B", "name=own"],
     ("model", "qwen2_5_math_1p5b"): ["name=own"],
-    ("model", "hf_lora"): ["model.path=Qwen/Qwen2.5-0.5B", "name=own"],
     ("data", "arithmetic"): ["data.source.num_problems=9"],
     ("data", "jsonl"): ["data.path=someone/some-data"],
     ("data", "openr1_math"): ["data.batch_size=4"],
@@ -151,6 +152,14 @@ def test_every_option_becomes_an_object(number: int, tmp_path: Path) -> None:
         CHECKS[group](config, tmp_path)
 
 
+@pytest.mark.parametrize("option", _options("model/lora"))
+def test_every_option_of_adapters_is_what_the_backbone_takes(option: str) -> None:
+    lora = load_config("train", [f"model/lora={option}", "init_from=.", "loss=sft"], check_paths=False).model.lora
+    assert (lora is None) == (option == "none")
+    if lora is not None:
+        assert bool(Adapters(**lora).loading_options()) == (option == "qlora")
+
+
 @cache
 def _losses() -> tuple[DictConfig, DictConfig]:
     """The default configuration, and all losses: Hydra composes them at once, each under its name."""
@@ -246,3 +255,15 @@ def test_replicas_learn_where_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(engine, VLLMEngine)
         assert engine._cluster == cluster
         assert engine.settings == {"dtype": "auto", "tensor_parallel_size": 1, "options": {}}  # whatever the place
+
+
+@pytest.mark.parametrize("is_launched", [False, True])
+def test_lightning_does_not_requeue_slurm_jobs_by_itself(is_launched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "redi")
+    if is_launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
+    trainer = build.make_trainer(load_config("train", ["trainer.accelerator=cpu"]), [], False)
+    environment = trainer._accelerator_connector.cluster_environment
+    assert not getattr(environment, "auto_requeue", False)
+    assert isinstance(environment, TorchElasticEnvironment if is_launched else SLURMEnvironment)

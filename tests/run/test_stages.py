@@ -23,7 +23,8 @@ def test_what_is_trained_reaches_the_earlier_stage_and_how_does_not() -> None:
     overrides = [
         "model=hf",
         "model.path=/m",
-        "+model.lora.r=4",
+        "model/lora=default",
+        "model.lora.rank=4",
         "data=jsonl",
         "data.path=/d",
         "data.batch_size=4",
@@ -43,7 +44,8 @@ def test_what_is_trained_reaches_the_earlier_stage_and_how_does_not() -> None:
     assert inherited(overrides) == [
         "model=hf",
         "model.path=/m",
-        "+model.lora.r=4",
+        "model/lora=default",
+        "model.lora.rank=4",
         "data=jsonl",
         "data.path=/d",
         "paths.cache_dir=/c",

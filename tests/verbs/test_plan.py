@@ -62,7 +62,7 @@ def test_a_model_that_does_not_fit_gets_the_settings_that_do(
     main(["plan", "+experiment=redi_1p5b", f"model.path={model}", *ASSUMED, "gpu=rtx4090"])
     text = " ".join(capsys.readouterr().out.split())
     assert "redi_1p5b as it is does not fit" in text
-    assert "'model.lora={r: 16, lora_alpha: 32, target_modules: all-linear}'" in text
+    assert "model/lora=default" in text.split("a device:")[1]
 
 
 def test_the_demo_is_planned_from_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

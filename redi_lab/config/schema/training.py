@@ -85,6 +85,7 @@ class TrainerConfig(Settings):
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
     devices: Count
+    num_nodes: Count
     strategy: Literal["auto", "ddp"]
     precision: Literal["32-true", "bf16-mixed", "auto"]
     """Others scale or round away steps of 1e-6."""
@@ -106,7 +107,7 @@ class TrainerConfig(Settings):
 
     @model_validator(mode="after")
     def _check_strategy(self) -> Self:
-        if self.strategy == "ddp" and self.devices == 1:
+        if self.strategy == "ddp" and self.devices * self.num_nodes == 1:
             raise UserError("trainer.strategy=ddp: must be auto on one device; add trainer.devices=2 for several")
         return self
 

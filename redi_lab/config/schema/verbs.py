@@ -133,6 +133,25 @@ class TrainVerb(_Verb):
         return self
 
     @model_validator(mode="after")
+    def _check_adapters(self) -> Self:
+        lora = self.model.lora
+        if lora is None:
+            return self
+        if self.init_from is None and self.model.path is None:
+            raise UserError(
+                "model/lora: init_from=null and model.path=null start from random weights, which adapters leave as they"
+                " are; train them all with model/lora=none (for an earlier stage, init_overrides=['model/lora=none'])"
+            )
+        place = f"model.lora.quantization={lora.quantization}"
+        if lora.quantization and self.trainer.strategy not in ("auto", "ddp"):
+            raise UserError(f"{place}: trainer.strategy={self.trainer.strategy} cannot shard 4-bit weights; choose ddp")
+        if lora.quantization and self.trainer.accelerator == "mps":
+            raise UserError(
+                f"{place}: trainer.accelerator=mps has no 4-bit kernels; choose gpu, cpu or model/lora=default"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_reference(self) -> Self:
         if isinstance(self.loss, ReferenceConfig):
             key, reference = "reference", self.loss.reference

@@ -47,6 +47,14 @@ class RunsWords(Words):
     yes: bool = False
 
 
+class SlurmWords(Words):
+    """`slurm`, beside the overrides of a training."""
+
+    nodes: Count = 1
+    gpus: Count = 1
+    hours: Count = 24
+
+
 class UiWords(Words):
     """`ui`."""
 

@@ -21,7 +21,7 @@ from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.errors import UserError, interruptible
 from redi_lab.files import naming
 from redi_lab.redaction import redact, redacted
-from redi_lab.run.preflight import check_hub
+from redi_lab.run.preflight import check_adapters, check_hub
 from redi_lab.run.study_storage import check_storage, study_lock
 from redi_lab.verbs.sweep.claims import Claims
 from redi_lab.verbs.sweep.confirm import Confirmation, confirm
@@ -51,7 +51,9 @@ def run_sweep(arguments: Sequence[str]) -> Path:
     """
     config, sweep = compose_sweep(arguments)
     shared = [*sweep.overrides, *sweep.local_overrides]
-    check_hub(load_config("train", shared), shared)
+    base = load_config("train", shared)
+    check_adapters(base)
+    check_hub(base, shared)
     with naming(sweep.folder):
         sweep.folder.mkdir(parents=True, exist_ok=True)
         study = open_study(sweep)

@@ -102,7 +102,7 @@ class Job:
         record = StageRecord(self.stage.name, folder, fit.checkpoint)
         if find_trained(folder, record.checkpoint) is None:
             self._complete(data, module)
-            if config.trainer.devices > 1:
+            if config.trainer.devices * config.trainer.num_nodes > 1:
                 from redi_lab.verbs.train.ranks import fit_on_ranks  # torch's launcher, which one device does without
 
                 logger.finalize("running")  # the first rank goes on with the record
