@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 import pytest
 
-from redi_lab.curation.pairing import PairOrder, Trace, edit_distance
-from redi_lab.curation.pairing import choose_pairs as choose_ranked_pairs
+from redi_lab.data.pairing import PairOrder, Trace, edit_distance
+from redi_lab.data.pairing import choose_pairs as choose_ranked_pairs
 from redi_lab.data.token_weights import common_prefix
 
 POSITIVES = [Trace(0, "abcdefgh"), Trace(3, "xyz")]

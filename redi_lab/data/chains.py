@@ -1,0 +1,88 @@
+r"""The second embedded task: longer chains of larger numbers, of which SFT leaves a part to learn.
+
+    846 , first add 67 , second add 304 , third add 48 ?
+
+The teacher goes by columns. It errs in one column of a trace at most: a slip that it notices is put right at once, in
+right traces as in wrong ones, and one that it does not notice spoils the answer::
+
+    first add 67 : 6+7=12 Wait , 6+7=13 4+6+1=11 8+1=9 so 913 .
+
+A share of the problems takes away instead of adding. They share digits, words and ways of working with the others, but
+no wrong trace of them is shown: what learning from mistakes does to them is transfer.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, final
+
+from redi_lab.data.pairing import Negatives
+from redi_lab.data.simulated import SimulatedSource
+from redi_lab.data.student_tokenizer import train_tokenizer
+from redi_lab.data.teacher import HASTE, ORDINALS, ChainProblem, Teacher
+from redi_lab.data.traces import HeldOut
+
+LENGTHS = (3, 4, 5)
+"""Of chains that add, in training. Those that take are of these lengths or `LONG`, so that its word is known."""
+LONG = 6
+DIGITS = (2, 3, 4)
+"""Of operands; the start value has the most."""
+
+
+@final
+class ChainsSource(SimulatedSource):
+    """The second embedded task; see `SimulatedSource`.
+
+    Args:
+        take_share: share of the problems that take away.
+    """
+
+    name = "chains"
+
+    def __init__(
+        self,
+        num_problems: int = 4000,
+        num_heldout: int = 600,
+        seed: int = 0,
+        max_tries: int = 8,
+        teacher: Teacher | None = None,
+        negatives: Negatives = "first",
+        take_share: float = 0.2,
+    ) -> None:
+        super().__init__(num_problems, num_heldout, seed, max_tries, teacher or Teacher(), negatives)
+        self.take_share = take_share
+
+    def draw(self, rng: random.Random) -> ChainProblem:
+        """One that adds or takes."""
+        takes = rng.random() < self.take_share
+        return _problem(rng, rng.choice((*LENGTHS, LONG) if takes else LENGTHS), takes)
+
+    def kept_out(self) -> tuple[ChainProblem, ...]:
+        """Those that `taking` names."""
+        rng = random.Random(f"{self.seed}/take")
+        return tuple(_problem(rng, rng.choice(LENGTHS), takes=True) for _ in range(self.num_heldout))
+
+    def taking(self) -> tuple[HeldOut, ...]:
+        """Problems of the second domain for evaluation, as many as `load` holds out of the first."""
+        return self.named("take", self.kept_out())
+
+    def longer(self) -> tuple[HeldOut, ...]:
+        """As many problems that add for longer than any that is trained on."""
+        rng = random.Random(f"{self.seed}/long")
+        return self.named("long", (_problem(rng, LONG, takes=False) for _ in range(self.num_heldout)))
+
+
+def _problem(rng: random.Random, length: int, takes: bool) -> ChainProblem:
+    start, *operands = (_number(rng, digits) for digits in (max(DIGITS), *rng.choices(DIGITS, k=length)))
+    return ChainProblem(start + takes * sum(operands), tuple(operands), takes, restates=False)
+
+
+def _number(rng: random.Random, digits: int) -> int:
+    return rng.randrange(10 ** (digits - 1), 10**digits)
+
+
+def build_tokenizer() -> Any:
+    """The tokenizer of the task: single digits and signs, and every word whole."""
+    ordinals = ORDINALS[:LONG]
+    words = [*ordinals, *(f" {word}" for word in (*ordinals, "add", "take", "so", "Wait", *HASTE.split()))]
+    return train_tokenizer([*words, " ,", " ?", " :", " .", " .\n", " {", " }", "\\boxed"], vocab_size=1000)
