@@ -1,6 +1,6 @@
 r"""The second embedded task: longer chains of larger numbers, of which SFT leaves a part to learn.
 
-    846 , first add 67 , second add 304 , third add 48 ?
+    first add 67 , second add 304 , third add 48 , so 846 ?
 
 The teacher goes by columns. It errs in one column of a trace at most: a slip that it notices is put right at once, in
 right traces as in wrong ones, and one that it does not notice spoils the answer::

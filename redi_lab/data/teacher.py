@@ -41,10 +41,11 @@ class ChainProblem:
 
     @property
     def text(self) -> str:
-        """The prompt, e.g. ``76 , first add 72 ?``."""
+        """The prompt, e.g. ``76 , first add 72 ?``, or ``first add 72 , so 76 ?`` where lines name no total."""
         verb = "take" if self.takes else "add"
         steps = " , ".join(f"{name} {verb} {value}" for name, value in zip(ORDINALS, self.operands, strict=False))
-        return f"{self.start} , {steps} ?"
+        # The last form stands before the first line as a line's result stands before the next.
+        return f"{self.start} , {steps} ?" if self.restates else f"{steps} , so {self.start} ?"
 
     @property
     def answer(self) -> int:

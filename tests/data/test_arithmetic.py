@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,19 @@ def column_sums(total: int, operand: int) -> list[str]:
 def is_hasty(trace: str) -> bool:
     """Whether the last step was done in the head."""
     return HASTE in trace.splitlines()[-2]
+
+
+def test_the_default_corpus_is_the_one_of_the_stored_studies() -> None:
+    """A change of how the teacher draws would change the demo and every study of this task without a word."""
+    corpus = ArithmeticSource(seed=42).load()
+    problems, pairs = ArithmeticSource(seed=42).further(50, 30, ())
+    texts = [
+        *(f"{row.id} {row.problem} {row.completion} {row.pass_rate}" for row in corpus.demonstrations),
+        *(f"{row.id} {row.chosen} {row.rejected} {row.pass_rate}" for row in (*corpus.pairs, *pairs)),
+        *(f"{row.id} {row.problem} {row.answers}" for row in (*corpus.held_out, *problems)),
+    ]
+    assert hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16] == "3b6fe1e05c2ebeb2"
+    assert Counter(pair.error for pair in corpus.pairs) == {"haste": 1317, "slip": 818}
 
 
 def test_one_seed_makes_one_corpus(corpus: TraceCorpus) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
 from redi_lab.config.schema.base import (
     Count,
@@ -18,6 +18,7 @@ from redi_lab.config.schema.base import (
     by_target,
     fitting,
 )
+from redi_lab.errors import UserError
 
 FarRule = Literal["other_problem", "shuffled_steps"]
 Negatives = Literal["first", "nearest", "longest_prefix", "length_matched", "random"] | FarRule
@@ -138,3 +139,12 @@ class DataConfig(Settings):
     max_completion_tokens: Count | None
     max_sequence_tokens: Count | None
     max_new_tokens: Count
+
+    @model_validator(mode="after")
+    def _check_negatives(self) -> Self:
+        if isinstance(self.source, CuratedSourceConfig) and self.negatives not in ("first", *get_args(FarRule)):
+            raise UserError(
+                f"data.negatives={self.negatives}: data=curated has its pairs already; choose first, other_problem or"
+                f" shuffled_steps, or curate with curation.pair_order={self.negatives}"
+            )
+        return self

@@ -1,0 +1,142 @@
+"""In which regime are the embedded tasks, beside the paper's? Train, evaluate, and tabulate ours against theirs.
+
+    python -m experiments.embedded_tasks.run            # half an hour on two free cores; goes on where it stopped
+    python -m experiments.embedded_tasks.run --report   # the tables of the rows that are there
+
+One seed. Each command is a process as a user would start it. Each task has one SFT, from which all second stages start.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.runner import Results, arguments_of, places
+
+SEED = 42
+RUNS = {
+    "arithmetic, SFT": ["+experiment=demo_sft"],
+    "arithmetic, SimPO β 2 γ 1": ["+experiment=demo_simpo", "loss.beta=2"],
+    "chains, SFT": ["+experiment=chains_sft"],
+    "chains, SFT continued (α 0)": ["+experiment=chains", "loss.alpha=0"],
+    "chains, REDI α 0.8": ["+experiment=chains"],
+    "chains, SimPO β 2 γ 1": ["+experiment=chains", "loss=simpo", "loss.beta=2", "loss.gamma=1"],
+    "chains, SimPO β 10 γ 5": ["+experiment=chains", "loss=simpo", "loss.beta=10", "loss.gamma=5"],
+    "chains, DPO β 0.03": ["+experiment=chains", "loss=dpo", "loss.beta=0.03"],
+}
+MEASURED = (
+    "callbacks.accuracy=null",
+    "callbacks.gradient_conflict=null",
+    "callbacks.probes.num_examples=128",
+    "trainer.accelerator=cpu",
+)
+SCORES = {
+    "pass_at_1": "pass@1",
+    "greedy_pass_at_1": "greedy",
+    "pass_at_4": "pass@4",
+    "columns": "columns",
+    "waits_per_completion": "waits",
+    "mean_tokens": "tokens",
+}
+FURTHER = {"chains_long": "six steps", "chains_take": "taking"}
+"""Benchmarks on which the runs of chains are evaluated as well."""
+SLOPE, PER_NAT = "train/rewards/slope", "probe/displacement_per_nat"
+
+
+def main() -> None:
+    """Run what is missing, then tabulate what is there."""
+    arguments = arguments_of(__doc__.split("\n")[0], "embedded_tasks").parse_args()
+    results = Results(arguments.results)
+    runs = results.content["runs"]
+    for name, overrides in RUNS.items():
+        if name not in runs and not arguments.report:
+            runs[name] = run(name, overrides, arguments.outputs.absolute())
+            results.save()
+    print("\n".join([*regime(runs), "", *table({name: runs[name] for name in RUNS if name in runs})]))
+
+
+def run(name: str, overrides: list[str], outputs: Path) -> dict[str, Any]:
+    """Train and evaluate, and give what is kept of it."""
+    folder = outputs / "".join(one if one.isalnum() else "_" for one in name)
+    summary = command(folder, outputs, [*overrides, *MEASURED])
+    row = {"scores": scores(summary), "seconds": seconds(folder), "pairs": summary["data"]["selection"]["pairs"]}
+    for benchmark in FURTHER if name.startswith("chains") else ():
+        evaluate = ["evaluate", f"checkpoint={summary['checkpoint']}", f"eval={benchmark}"]
+        row[benchmark] = scores(command(folder / benchmark, outputs, evaluate))
+    return row | {key: [round(value, 4) for value in ends.values()] for key, ends in summary["training"].items()}
+
+
+def command(folder: Path, outputs: Path, overrides: list[str]) -> dict[str, Any]:
+    """The summary of a command of the lab, which is run unless that is there."""
+    summary = folder / "summary.json"
+    if not summary.exists():
+        whole = [sys.executable, "-m", "redi_lab", *overrides, f"seed={SEED}", "logger=none", *places(outputs, folder)]
+        subprocess.run(whole, check=True)
+    content: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
+    return content
+
+
+def scores(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Those of `SCORES`."""
+    return {key: round(summary["metrics"][key]["value"], 4) for key in SCORES}
+
+
+def seconds(folder: Path) -> float:
+    """From the first optimizer step to the last."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    times = [line["time"] for line in lines if "train/loss" in line]
+    return round(times[-1] - times[0], 1)
+
+
+def regime(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Ours against what Table 2 and the curves of Figures 5 and 6 say; the paper's slopes follow from its margins."""
+    lines = ["| | paper | arithmetic | chains |", "|---|---:|---:|---:|"]
+    small, large = "SimPO β 2 γ 1", "SimPO β 10 γ 5"
+    for title, paper, objective, cell in (
+        ("pass@1 after SFT", "0.77", "SFT", lambda row: f"{row['scores']['pass_at_1']:.2f}"),
+        ("steps whose columns are right after SFT", "", "SFT", lambda row: f"{row['scores']['columns']:.2f}"),
+        ("tokens of an answer", "thousands", "SFT", lambda row: f"{row['scores']['mean_tokens']:.0f}"),
+        ("margin, nats per token: SFT's → SimPO's", "0.042 → 0.259", small, margin),
+        ("slope of the sigmoid, β 2 γ 1", "0.71 → 0.62", small, lambda row: _ends(row, SLOPE)),
+        ("slope of the sigmoid, β 10 γ 5", "0.99 → 0.94", large, lambda row: _ends(row, SLOPE)),
+        ("chosen displaced per nat of margin, REDI α 0.8", "2.0", "REDI α 0.8", lambda row: f"{row[PER_NAT][1]:.2f}"),
+    ):
+        found = [runs.get(f"{task}, {objective}") for task in ("arithmetic", "chains")]
+        lines.append(f"| {title} | {paper} | {' | '.join('–' if row is None else cell(row) for row in found)} |")
+    return lines
+
+
+def table(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """All measures of the runs; pass@1 on the further benchmarks."""
+    heads = [*SCORES.values(), *FURTHER.values(), "margin", "displaced", "slope", "seconds"]
+    lines = [f"| run | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
+    for name, row in runs.items():
+        has_pairs = PER_NAT in row
+        cells = [
+            *(f"{row['scores'][key]:.3g}" for key in SCORES),
+            *(f"{row[key]['pass_at_1']:.3f}" if key in row else "–" for key in FURTHER),
+            margin(row) if has_pairs else "–",
+            f"{row[PER_NAT][1]:.2f}" if has_pairs else "–",
+            _ends(row, SLOPE) if SLOPE in row else "–",
+            f"{row['seconds']:.0f}",
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def margin(row: Mapping[str, Any]) -> str:
+    """Nats per token between held-back chosen and rejected traces, before and after."""
+    sides = (row[f"probe/{side}_mean_logps"] for side in ("chosen", "rejected"))
+    return " → ".join(f"{chosen - rejected:.3f}" for chosen, rejected in zip(*sides, strict=True))
+
+
+def _ends(row: Mapping[str, Any], name: str) -> str:
+    return f"{row[name][0]:.2f} → {row[name][1]:.2f}"
+
+
+if __name__ == "__main__":
+    main()
