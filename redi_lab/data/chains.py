@@ -1,11 +1,11 @@
 r"""The second embedded task: longer chains of larger numbers, of which SFT leaves a part to learn.
 
-    first add 67 , second add 304 , third add 48 , so 846 ?
+    first add 967 , second add 304 , third add 48 , so 6 ?
 
 The teacher goes by columns. It errs in one column of a trace at most: a slip that it notices is put right at once, in
 right traces as in wrong ones, and one that it does not notice spoils the answer::
 
-    first add 67 : 6+7=12 Wait , 6+7=13 4+6+1=11 8+1=9 so 913 .
+    first add 967 : 6+7=12 Wait , 6+7=13 6+1=7 so 973 .
 
 A share of the problems takes away instead of adding. They share digits, words and ways of working with the others, but
 no wrong trace of them is shown: what learning from mistakes does to them is transfer.
@@ -26,7 +26,7 @@ LENGTHS = (3, 4, 5)
 """Of chains that add, in training. Those that take are of these lengths or `LONG`, so that its word is known."""
 LONG = 6
 DIGITS = (2, 3, 4)
-"""Of operands; the start value has the most."""
+"""Of operands. A chain that adds begins with one digit; one that takes leaves the most, so that none falls below 0."""
 
 
 @final
@@ -41,7 +41,7 @@ class ChainsSource(SimulatedSource):
 
     def __init__(
         self,
-        num_problems: int = 4000,
+        num_problems: int = 2500,
         num_heldout: int = 600,
         seed: int = 0,
         max_tries: int = 8,
@@ -73,8 +73,8 @@ class ChainsSource(SimulatedSource):
 
 
 def _problem(rng: random.Random, length: int, takes: bool) -> ChainProblem:
-    start, *operands = (_number(rng, digits) for digits in (max(DIGITS), *rng.choices(DIGITS, k=length)))
-    return ChainProblem(start + takes * sum(operands), tuple(operands), takes, restates=False)
+    rest, *operands = (_number(rng, digits) for digits in (max(DIGITS) if takes else 1, *rng.choices(DIGITS, k=length)))
+    return ChainProblem(rest + takes * sum(operands), tuple(operands), takes, restates=False)
 
 
 def _number(rng: random.Random, digits: int) -> int:

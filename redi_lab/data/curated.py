@@ -188,7 +188,7 @@ def _trace(row: dict[str, Any]) -> dict[str, Any]:
 
 def _pair(row: dict[str, Any]) -> Pair:
     chosen, rejected = (TraceWeights.of_columns(row, f"{side}_") for side in _SIDES)
-    texts = (row[name] for name in ("id", "problem", *_SIDES))
+    texts = (row["id"], row["problem"], row["chosen"], row["rejected"])
     return Pair(*texts, chosen, rejected, row["pass_rate"], row["rejected_error"])
 
 

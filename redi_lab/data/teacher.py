@@ -15,11 +15,13 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Literal, NamedTuple, final
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 HASTE = "i can see it in my head at once clearly"
 WAIT = "Wait ,"
+_START = re.compile(r" so (\d{1,9}) \?$", re.ASCII)
 _STEP = re.compile(
     r"\w+ (add|take) (\d{1,9})(?: (?:to|from) (\d{1,9}))? :"
     rf"(?:((?: [\d+-]{{1,9}}=\d{{1,9}}(?: {WAIT})?)+) so| {HASTE}) (\d{{1,9}}) \.",
@@ -144,18 +146,18 @@ class _Work:
         """The columns from the right, and their result; `bottom` is the operand from its last digit on."""
         habits, takes, top = self._habits, self._problem.takes, str(self._total)[::-1]
         written, digits, carry = [], "", 0
-        for column, a in enumerate(top):
+        for column in range(max(len(top), len(bottom))):
             if carry and self._drops_carries:
                 self._error, carry = self._error or "misconception", 0
-            b = bottom[column] if column < len(bottom) else ""
-            if not b and not carry:  # nothing left to do: the leading digits are copied
-                digits = top[column:][::-1] + digits
+            a, b = top[column : column + 1], bottom[column : column + 1]
+            if not (carry or (a and b)):  # nothing left to do: the leading digits are copied
+                digits = (top[column:] or bottom[column:])[::-1] + digits
                 break
-            value = int(a) - int(b or 0) - carry if takes else int(a) + int(b or 0) + carry
+            value = int(a or 0) + (-int(b or 0) - carry if takes else int(b or 0) + carry)
             borrows = value < 0
             value += 10 * borrows
-            parts = [f"1{a}" if borrows else a, *([b] if b else []), *(["1"] if carry else [])]
-            work = ("-" if takes else "+").join(parts)
+            parts = (f"1{a}" if borrows else a, b, "1" if carry else "")
+            work = ("-" if takes else "+").join(filter(None, parts))
             if self._happens(habits.slip_rate * (2 if carry else 1)) and not (habits.errs_once and self._error):
                 wrong = self._slip(value, carry)
                 if self._happens(habits.correction_rate):
@@ -174,21 +176,23 @@ class _Work:
         return self._rng.choice([near for near in wrong if 0 <= near <= (9 if self._problem.takes else 19)])
 
 
-def describe_work(traces: Sequence[str]) -> dict[str, float]:
+def describe_work(traces: Sequence[str], problems: Sequence[str] | None = None) -> dict[str, float]:
     """How traces work, whatever their verdict.
 
     Args:
         traces: one or more, as a model writes them.
+        problems: the texts of their problems; without them, first lines that name no total are not counted.
 
     Returns:
         `haste`, the share of traces in which any step is done in the head (they hold the phrase `HASTE`); and
         `columns`, the share of steps written out by columns that are right for the operand and the total that their own
-        line names (where it names no total, for the result of the line before), whatever went wrong earlier. Without
-        such a step there is no `columns`.
+        line names (where it names no total, for the result before), whatever went wrong earlier. Without such a step
+        there is no `columns`.
     """
     right = []
-    for trace in traces:
-        total: int | None = None
+    for problem, trace in zip(problems or repeat(""), traces, strict=False):
+        start = _START.search(problem)
+        total = None if start is None else int(start[1])
         for found in map(_STEP.fullmatch, trace.split("\n")):
             verb, operand, named, columns, result = found.groups() if found else ("", "0", None, None, None)
             total = total if named is None else int(named)

@@ -129,8 +129,9 @@ class Evaluation:
 
     def _metrics(self, rows: Sequence[ResultRow]) -> dict[str, float]:
         describe = self.benchmark.describe
-        further = {} if describe is None else describe([row.text for row in rows])
-        return score(rows, self.sampling.num_samples) | dict(further)
+        problems = {problem.id: problem.problem for problem in self.benchmark.problems}
+        further = describe and describe([row.text for row in rows], [problems[row.id] for row in rows])
+        return score(rows, self.sampling.num_samples) | dict(further or {})
 
     @cached_property
     def checkpoint_hash(self) -> str:

@@ -16,7 +16,8 @@ TEACHER = Teacher(slip_rate=0.05, haste_last=0.0, haste_before=0.0, correction_r
 
 
 def make(**changes: Any) -> ChainsSource:
-    return ChainsSource(**{"num_problems": 800, "num_heldout": 150, "seed": 3, "teacher": TEACHER} | changes)
+    options: dict[str, Any] = {"num_problems": 800, "num_heldout": 150, "seed": 3, "teacher": TEACHER}
+    return ChainsSource(**options | changes)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_a_wrong_trace_has_one_wrong_column(corpus: TraceCorpus) -> None:
     for pair in corpus.pairs:
         work = re.findall(rf"([\d+]+)=(\d+)(?! {WAIT})(?!\d)", pair.rejected)
         assert sum(sum(map(int, columns.split("+"))) != int(value) for columns, value in work) == 1
-        assert describe_work([pair.chosen])["columns"] == 1.0
+        assert describe_work([pair.chosen], [pair.problem])["columns"] == 1.0
 
 
 def test_lengths_and_corrections(corpus: TraceCorpus, tokenizer: Any) -> None:
@@ -61,10 +62,12 @@ def test_no_benchmark_shares_a_problem_with_training_or_another(corpus: TraceCor
     source = make()
     parts = [corpus.held_out, source.taking(), source.longer()]
     further, pairs = source.further(50, 20, {row.problem for row in corpus.demonstrations})
-    texts = [row.problem for part in (*parts, further, corpus.demonstrations) for row in part]
+    texts = [row.problem for part in (*parts, further) for row in part]
+    texts += [row.problem for row in corpus.demonstrations]
     assert len(texts) == len({*texts}) == 3 * 150 + 50 + len(corpus.demonstrations)
     assert all(row.answers == (true_answer(row.problem),) for part in (*parts, further) for row in part)
-    assert not [row for row in (*corpus.held_out, *further, *pairs) if "take" in row.problem]
+    assert not [row for row in (*corpus.held_out, *further) if "take" in row.problem]
+    assert not [pair for pair in pairs if "take" in pair.problem]
     assert all(row.problem.count(" take ") in LENGTHS for row in source.taking())
     assert {row.problem.count(" add ") for row in source.longer()} == {LONG}
     assert make(num_problems=0).load().held_out == corpus.held_out

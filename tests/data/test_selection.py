@@ -122,7 +122,7 @@ def test_an_empty_result_is_refused_with_the_counts() -> None:
         curate([problem("a", "-")], source="s")
 
 
-MANY = Problem(
+ATTEMPTED = Problem(
     "a",
     "p",
     None,
@@ -150,14 +150,14 @@ MANY = Problem(
     ],
 )
 def test_which_wrong_trace_is_rejected(negatives: Negatives, rejected: str) -> None:
-    pair = choose(MANY, negatives).pair
+    pair = choose(ATTEMPTED, negatives).pair
     assert isinstance(pair, Pair)
     assert (pair.chosen, pair.rejected, pair.error) == ("abc def", rejected, rejected[:3])
 
 
 def test_random_negatives_follow_the_seed() -> None:
     def draw(seed: int) -> str:
-        pair = choose(MANY, "random", seed).pair
+        pair = choose(ATTEMPTED, "random", seed).pair
         assert isinstance(pair, Pair)
         return pair.rejected
 

@@ -48,7 +48,7 @@ def test_a_perfect_teacher_takes_away_correctly() -> None:
         ("truncation", {"truncation_rate": 1.0}, "first add 75 to 76 : 6+5=11 7+7+1=15 so 151 .", None),
     ],
 )
-def test_ways_of_failing_by_hand(kind: str, habits: dict[str, float], text: str, answer: int | None) -> None:
+def test_ways_of_failing_by_hand(kind: str, habits: dict[str, Any], text: str, answer: int | None) -> None:
     end = "" if answer is None else f"\n\\boxed {{ {answer} }}"
     assert solve(ChainProblem(76, (75,)), **habits) == (text + end, answer, kind)
 
@@ -118,6 +118,11 @@ def test_teachers_of_the_configuration_fail_in_their_way(name: str) -> None:
 )
 def test_reading_lines_that_name_no_total(traces: list[str], expected: dict[str, float]) -> None:
     assert describe_work(traces) == expected
+
+
+def test_a_problem_says_what_its_first_line_goes_on_from() -> None:
+    traces = ["first add 5 : 1+5=6 so 16 .", "first add 5 : 1+5=6 so 16 ."]
+    assert describe_work(traces, ["first add 5 , so 11 ?", "first add 5 , so 12 ?"]) == {"haste": 0.0, "columns": 0.5}
 
 
 def test_a_long_hostile_line_is_read_in_no_time() -> None:

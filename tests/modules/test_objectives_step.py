@@ -130,7 +130,8 @@ def test_the_slope_of_simpo_is_what_its_sigmoid_leaves_of_the_gradient() -> None
     """The mean over pairs of σ(γ − β(m_w − m_l)), which is −∂loss/∂(m_w − m_l) over β."""
     data = make_data("simpo", budget=0)
     twin = NaiveTwin(make_backbone())
-    margins = [float(twin.mean_logp(chosen) - twin.mean_logp(rejected)) for chosen, rejected in batches_of(data)[0]]
+    pairs = batches_of(data)[0]
+    margins = [(twin.mean_logp(chosen) - twin.mean_logp(rejected)).item() for chosen, rejected in pairs]
     found = fit(make_module("simpo", make_backbone(), beta=4.0, gamma=1.5), data).train[0]
     assert found["train/rewards/slope"] == pytest.approx(
         sum(1 / (1 + math.exp(4.0 * margin - 1.5)) for margin in margins) / len(margins), rel=1e-4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -20,8 +20,7 @@ from redi_lab.config.schema.base import (
 )
 from redi_lab.errors import UserError
 
-FarRule = Literal["other_problem", "shuffled_steps"]
-Negatives = Literal["first", "nearest", "longest_prefix", "length_matched", "random"] | FarRule
+Negatives = Literal["first", "nearest", "longest_prefix", "length_matched", "random", "other_problem", "shuffled_steps"]
 TokenWeights = Literal["none", "spans", "after_first_error", "step_advantages"]
 
 
@@ -142,7 +141,12 @@ class DataConfig(Settings):
 
     @model_validator(mode="after")
     def _check_negatives(self) -> Self:
-        if isinstance(self.source, CuratedSourceConfig) and self.negatives not in ("first", *get_args(FarRule)):
+        if isinstance(self.source, CuratedSourceConfig) and self.negatives in (
+            "nearest",
+            "longest_prefix",
+            "length_matched",
+            "random",
+        ):
             raise UserError(
                 f"data.negatives={self.negatives}: data=curated has its pairs already; choose first, other_problem or"
                 f" shuffled_steps, or curate with curation.pair_order={self.negatives}"
