@@ -21,11 +21,11 @@ SEED = 42
 SFT = "SFT"
 RUNS = {
     SFT: ["+experiment=chains_sft"],
-    "SFT continued (α 0)": ["loss.alpha=0"],
-    "REDI α 0.8": [],
     "SimPO β 2 γ 1": ["loss=simpo", "loss.beta=2", "loss.gamma=1", "optimizer.lr=2e-5"],
     "SimPO β 10 γ 5": ["loss=simpo", "loss.beta=10", "loss.gamma=5", "optimizer.lr=1.2e-5"],
+    "REDI α 0.8": [],
     "DPO β 0.03": ["loss=dpo", "loss.beta=0.03", "optimizer.lr=8e-6"],
+    "SFT continued (α 0)": ["loss.alpha=0"],
 }
 """What the command line says of each; all learning rates are the paper's, times 40."""
 MEASURED = (
