@@ -98,6 +98,7 @@ def regime(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
         ("steps right after SFT", "", SFT, lambda row: f"{row['chains']['columns']:.2f}"),
         ("tokens of an answer", "thousands", SFT, lambda row: f"{row['chains']['mean_tokens']:.0f}"),
         ("margin, nats per token: SFT's → SimPO's (β 2 γ 1)", "0.042 → 0.259", small, margin),
+        ("the same on pairs that are not trained on", "", small, lambda row: margin(row, "probe/{}_mean_logps")),
         ("slope of the sigmoid, SimPO β 2 γ 1", "0.71 → 0.62", small, lambda row: _ends(row, SLOPE)),
         ("slope of the sigmoid, SimPO β 10 γ 5", "0.99 → 0.94", large, lambda row: _ends(row, SLOPE)),
         ("chosen displaced per nat of margin, REDI α 0.8", "2.0", "REDI α 0.8", lambda row: f"{row[PER_NAT][1]:.2f}"),
@@ -123,9 +124,9 @@ def table(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def margin(row: Mapping[str, Any]) -> str:
-    """Nats per token between held-back chosen and rejected traces, before and after."""
-    sides = (row[f"probe/{side}_mean_logps"] for side in ("chosen", "rejected"))
+def margin(row: Mapping[str, Any], name: str = "train/mean_logps/{}") -> str:
+    """Nats per token between chosen and rejected traces, before and after."""
+    sides = (row[name.format(side)] for side in ("chosen", "rejected"))
     return " → ".join(f"{chosen - rejected:.3f}" for chosen, rejected in zip(*sides, strict=True))
 
 

@@ -19,8 +19,10 @@ def metrics_of(result: EvaluationResult | None) -> dict[str, Any]:
     return {} if result is None else nested_metrics(result.metrics)
 
 
-_ENDS = {"probe/chosen_mean_logps": 1, "probe/rejected_mean_logps": 1, "probe/displacement_per_nat": 1,
-         "train/rewards/slope": 10}  # fmt: skip
+_ENDS = {
+    **dict.fromkeys(("probe/chosen_mean_logps", "probe/rejected_mean_logps", "probe/displacement_per_nat"), 1),
+    **dict.fromkeys(("train/mean_logps/chosen", "train/mean_logps/rejected", "train/rewards/slope"), 10),
+}
 """Curves of which a summary says where they begin and end, and over how many values: single batches are noisy."""
 
 
