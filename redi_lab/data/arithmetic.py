@@ -47,6 +47,10 @@ class ArithmeticSource(SimulatedSource):
         count = 1 if rng.random() < 0.2 else 2
         return ChainProblem(rng.randint(LOW, HIGH), tuple(rng.randint(LOW, HIGH) for _ in range(count)))
 
+    def kept_out(self) -> tuple[ChainProblem, ...]:
+        """None: the task has no other benchmark."""
+        return ()
+
 
 def build_tokenizer() -> Any:
     """The tokenizer of the task: single digits, every word of the task whole, an addition like `` add 72`` one token.

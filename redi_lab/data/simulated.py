@@ -53,9 +53,9 @@ class SimulatedSource(ABC):
     def draw(self, rng: random.Random) -> ChainProblem:
         """A problem to train on."""
 
+    @abstractmethod
     def kept_out(self) -> tuple[ChainProblem, ...]:
         """Problems that are never drawn, since other benchmarks of the task hold them."""
-        return ()
 
     def digest(self) -> str:
         """SHA-256 of everything that shapes the corpus."""

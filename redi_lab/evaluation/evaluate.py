@@ -128,10 +128,11 @@ class Evaluation:
         ]
 
     def _metrics(self, rows: Sequence[ResultRow]) -> dict[str, float]:
-        describe = self.benchmark.describe
-        problems = {problem.id: problem.problem for problem in self.benchmark.problems}
-        further = describe and describe([row.text for row in rows], [problems[row.id] for row in rows])
-        return score(rows, self.sampling.num_samples) | dict(further or {})
+        describe, further = self.benchmark.describe, {}
+        if describe is not None:
+            problems = {problem.id: problem.problem for problem in self.benchmark.problems}
+            further = dict(describe([row.text for row in rows], [problems[row.id] for row in rows]))
+        return score(rows, self.sampling.num_samples) | further
 
     @cached_property
     def checkpoint_hash(self) -> str:
