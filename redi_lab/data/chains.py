@@ -27,6 +27,7 @@ LENGTHS = (3, 4, 5)
 LONG = 6
 DIGITS = (2, 3, 4)
 """Of operands. A chain that adds begins with one digit; one that takes leaves the most, so that none falls below 0."""
+_FURTHER = 600  # problems of each further benchmark, whatever a training keeps out
 
 
 @final
@@ -60,16 +61,16 @@ class ChainsSource(SimulatedSource):
     def kept_out(self) -> tuple[ChainProblem, ...]:
         """Those that `taking` names."""
         rng = random.Random(f"{self.seed}/take")
-        return tuple(_problem(rng, rng.choice(LENGTHS), takes=True) for _ in range(self.num_heldout))
+        return tuple(_problem(rng, rng.choice(LENGTHS), takes=True) for _ in range(_FURTHER))
 
     def taking(self) -> tuple[HeldOut, ...]:
-        """Problems of the second domain for evaluation, as many as `load` holds out of the first."""
+        """Problems of the second domain for evaluation."""
         return self.named("take", self.kept_out())
 
     def longer(self) -> tuple[HeldOut, ...]:
-        """As many problems that add for longer than any that is trained on."""
+        """Problems that add for longer than any that is trained on."""
         rng = random.Random(f"{self.seed}/long")
-        return self.named("long", (_problem(rng, LONG, takes=False) for _ in range(self.num_heldout)))
+        return self.named("long", (_problem(rng, LONG, takes=False) for _ in range(_FURTHER)))
 
 
 def _problem(rng: random.Random, length: int, takes: bool) -> ChainProblem:

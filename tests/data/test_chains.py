@@ -64,7 +64,7 @@ def test_no_benchmark_shares_a_problem_with_training_or_another(corpus: TraceCor
     further, pairs = source.further(50, 20, {row.problem for row in corpus.demonstrations})
     texts = [row.problem for part in (*parts, further) for row in part]
     texts += [row.problem for row in corpus.demonstrations]
-    assert len(texts) == len({*texts}) == 3 * 150 + 50 + len(corpus.demonstrations)
+    assert len(texts) == len({*texts}) == 150 + 2 * 600 + 50 + len(corpus.demonstrations)
     assert all(row.answers == (true_answer(row.problem),) for part in (*parts, further) for row in part)
     assert not [row for row in (*corpus.held_out, *further) if "take" in row.problem]
     assert not [pair for pair in pairs if "take" in pair.problem]

@@ -58,7 +58,7 @@ class ChainsSourceConfig(TargetSettings, extra="forbid"):
     num_heldout: Whole
     seed: Seed
     negatives: Negatives
-    take_share: Share
+    take_share: Annotated[float, Field(ge=0, le=0.9)]  # the others are what is held out
     teacher: TeacherConfig
 
 
