@@ -42,7 +42,7 @@ class ChainsSource(SimulatedSource):
 
     def __init__(
         self,
-        num_problems: int = 2000,
+        num_problems: int = 2500,
         num_heldout: int = 600,
         seed: int = 0,
         max_tries: int = 8,
