@@ -66,7 +66,7 @@ def run(name: str, overrides: list[str], outputs: Path) -> dict[str, Any]:
     summary = command(folder, outputs, [*stage, *MEASURED])
     row = {key: [round(value, 4) for value in ends.values()] for key, ends in summary["training"].items()}
     for benchmark in BENCHMARKS:
-        evaluate = ["evaluate", f"checkpoint={summary['checkpoint']}", f"eval={benchmark}", "eval.limit=200"]
+        evaluate = ["evaluate", f"checkpoint={summary['checkpoint']}", f"eval={benchmark}", "eval.limit=150"]
         metrics = command(folder / benchmark, outputs, evaluate)["metrics"]
         row[benchmark] = {key: round(metrics[key]["value"], 4) for key in SCORES}
     return row | {"seconds": seconds(folder), "pairs": summary["data"]["selection"]["pairs"]}
