@@ -114,7 +114,7 @@ def choose(problem: Problem, negatives: Negatives = "first", seed: int = 0) -> C
     places = choose_pairs(
         [Trace(0, right.text)],
         [Trace(place, generation.text) for place, generation in enumerate(wrong)],
-        order=negatives if negatives in RANKS else "first",
+        order="first" if negatives == "other_problem" or negatives == "shuffled_steps" else negatives,
         per_problem=1,
         salt=f"{seed}/{problem.id}",
     )

@@ -194,10 +194,13 @@ def describe_work(traces: Sequence[str], problems: Sequence[str] | None = None) 
         start = _START.search(problem)
         total = None if start is None else int(start[1])
         for found in map(_STEP.fullmatch, trace.split("\n")):
-            verb, operand, named, columns, result = found.groups() if found else ("", "0", None, None, None)
+            if found is None:
+                total = None
+                continue
+            verb, operand, named, columns, result = found.groups()
             total = total if named is None else int(named)
             if columns and total is not None:
                 right.append(total + (-int(operand) if verb == "take" else int(operand)) == int(result))
-            total = None if result is None else int(result)
+            total = int(result)
     haste = sum(HASTE in trace for trace in traces) / len(traces)
     return {"haste": haste} | ({"columns": sum(right) / len(right)} if right else {})
