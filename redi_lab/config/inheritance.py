@@ -12,7 +12,7 @@ from redi_lab.errors import UserError
 
 _INHERITED = ("model", "data", "paths", "logger", "seed", "debug")
 _DEVICES = ("trainer.devices", "trainer.num_nodes", "trainer.strategy")
-_OF_ONE_STAGE = ("data.batch_size", "data.micro_batch_tokens")
+_OF_ONE_STAGE = ("data.batch_size", "data.micro_batch_tokens", "data.negatives")
 
 
 def earlier_overrides(config: DictConfig, overrides: Sequence[str]) -> list[str]:

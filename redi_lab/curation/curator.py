@@ -21,7 +21,7 @@ from redi_lab.config.schema.curation import Flaw
 from redi_lab.curation.decontamination import NgramIndex
 from redi_lab.curation.duplicates import Duplicates, SeenTexts, TextKey, signature, text_key
 from redi_lab.curation.hygiene import FLAWS, Negative, flaws_of
-from redi_lab.curation.pairing import PairOrder, Trace, choose_pairs
+from redi_lab.data.pairing import PairOrder, Trace, choose_pairs
 from redi_lab.data.selection import NO_CORRECT, NO_GENERATIONS, NO_INCORRECT, SAME_TEXT
 from redi_lab.data.token_weights import common_prefix
 from redi_lab.data.tokenization import TraceEncoder
@@ -312,6 +312,7 @@ def _trace_columns(item: _Candidate) -> dict[str, Any]:
         "completion": item.generation.text,
         "generation_index": item.place,
         "verdicts": item.verdicts,
+        "error": item.generation.error,
         "completion_tokens": item.num_tokens,
         **item.generation.weights.as_columns(),
     }
@@ -324,6 +325,7 @@ def _pair_columns(chosen: _Candidate, rejected: _Candidate) -> dict[str, Any]:
         columns |= item.generation.weights.as_columns(f"{side}_")
         columns |= {f"{side}_index": item.place, f"{side}_verdicts": item.verdicts, f"{side}_tokens": item.num_tokens}
     return columns | {
+        "rejected_error": rejected.generation.error,
         "common_prefix": common_prefix(chosen.trace.units, rejected.trace.units),
         "length_ratio": len(rejected.trace) / max(len(chosen.trace), 1),
     }

@@ -15,7 +15,7 @@ from typing import final
 
 from redi_lab.config.schema.curation import Flaw
 from redi_lab.curation.duplicates import similarity
-from redi_lab.curation.pairing import Trace
+from redi_lab.data.pairing import Trace
 from redi_lab.data.traces import Generation
 
 GRADER = "grader"

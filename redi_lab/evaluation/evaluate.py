@@ -127,9 +127,11 @@ class Evaluation:
         return Draw(self._prompts, sampling, store, self.chunk_completions, on_progress or (lambda done, total: None))
 
     def _metrics(self, rows: Sequence[ResultRow]) -> dict[str, float]:
-        describe = self.benchmark.describe
-        further = {} if describe is None else describe([row.text for row in rows])
-        return score(rows, self.sampling.num_samples) | dict(further)
+        describe, further = self.benchmark.describe, {}
+        if describe is not None:
+            problems = {problem.id: problem.problem for problem in self.benchmark.problems}
+            further = dict(describe([row.text for row in rows], [problems[row.id] for row in rows]))
+        return score(rows, self.sampling.num_samples) | further
 
     @cached_property
     def checkpoint_hash(self) -> str:

@@ -26,7 +26,7 @@ from redi_lab.backbone.attention import PADDED
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.backbone.loading import load_backbone
-from redi_lab.data.arithmetic import build_tokenizer
+from redi_lab.data import arithmetic, chains
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.rows import OnProgress
 from redi_lab.data.student_tokenizer import set_chat_template, train_tokenizer
@@ -40,6 +40,7 @@ from redi_lab.grading.grader import Grader
 from redi_lab.modules.base import CausalLMModule
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+EMBEDDED_TOKENIZERS = {"arithmetic": arithmetic.build_tokenizer, "chains": chains.build_tokenizer}
 USED_BY_PIPELINE = {
     "accuracy": ("num_samples", "temperature", "max_new_tokens", "max_batch_tokens"),
     "probes": ("num_examples",),
@@ -61,8 +62,8 @@ def make_tokenizer(config: DictConfig, corpus: TraceCorpus, init: Path | None) -
     elif model.path is not None:
         key = "model.path" if model.tokenizer is None else "model.tokenizer"
         tokenizer = load_tokenizer(model.tokenizer or model.path, model.revision, key=key)
-    elif model.tokenizer == "arithmetic":
-        tokenizer = build_tokenizer()
+    elif model.tokenizer in EMBEDDED_TOKENIZERS:
+        tokenizer = EMBEDDED_TOKENIZERS[model.tokenizer]()
     elif model.tokenizer == "bpe":
         # Held-out problems and wrong traces stay out: a tokenizer is part of what was trained.
         texts = (text for row in corpus.demonstrations for text in (row.problem, row.completion))

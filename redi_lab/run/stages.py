@@ -96,7 +96,7 @@ def resolve_chain(config: DictConfig, overrides: Sequence[str]) -> list[Stage]:
         check_arguments(one)
         check_devices(one)
         settle_precision(one)
-        source = OmegaConf.to_yaml(one.data.source, resolve=True)
+        source = OmegaConf.to_yaml(one.data.source, resolve=True) + one.data.negatives
         if source not in opened:
             opened[source] = OpenedData(one)
         data = opened[source]

@@ -183,3 +183,13 @@ def test_metrics_of_sft_have_no_rejected_side() -> None:
     names = known_metrics("x.SFTModule", has_validation=True)
     assert "val/loss" in names
     assert not [name for name in names if "rejected" in name]
+
+
+def test_curated_pairs_are_not_chosen_again(tmp_path: Path) -> None:
+    def negatives(rule: str) -> str:
+        given = ["data=curated", f"data.path={tmp_path}", f"data.negatives={rule}"]
+        return str(load_config("train", given).data.negatives)
+
+    assert negatives("shuffled_steps") == "shuffled_steps"
+    with pytest.raises(UserError, match=r"data\.negatives=nearest.*curation\.pair_order=nearest"):
+        negatives("nearest")

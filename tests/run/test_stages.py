@@ -29,6 +29,7 @@ def test_what_is_trained_reaches_the_earlier_stage_and_how_does_not() -> None:
         "data.path=/d",
         "data.batch_size=4",
         "data.micro_batch_tokens=100",
+        "data.negatives=nearest",
         "loss.alpha=0.2",
         "optimizer.lr=1",
         "trainer.max_steps=3",

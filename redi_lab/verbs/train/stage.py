@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ from redi_lab.run.training_record import RECORD_FILE, TrainingRecord
 from redi_lab.verbs.train import report
 from redi_lab.verbs.train.development import choose_observed, load_development
 from redi_lab.verbs.train.fit import Fit
-from redi_lab.verbs.train.outcome import Best, Outcome, metrics_of
+from redi_lab.verbs.train.outcome import Best, Outcome, ends_of_curves, metrics_of
 
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
@@ -117,6 +118,7 @@ class Job:
             "source": corpus.source,
             "digest": data.digest(),
             "selection": corpus.counts.as_dict(),
+            "errors": Counter(pair.error for pair in corpus.pairs if pair.error is not None),
             "batches": data.counts(),
             "development": development.as_dict(sampling),
         }
@@ -205,6 +207,7 @@ class Job:
             "loss": OmegaConf.to_container(self.stage.config.loss),
             "metrics": metrics_of(outcome.result),
             "baseline": baseline,
+            "training": ends_of_curves(outcome.record.output_dir),
             "evaluation": _evaluation(outcome.result),
             "checkpoint": str(checkpoint),
             "best": outcome.best and outcome.best.as_dict(),

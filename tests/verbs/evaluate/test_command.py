@@ -15,7 +15,8 @@ from rich.console import Console
 
 from redi_lab.cli import main
 from redi_lab.config.compose import load_config
-from redi_lab.data.arithmetic import HASTE, ArithmeticSource
+from redi_lab.data.arithmetic import ArithmeticSource
+from redi_lab.data.teacher import HASTE
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.evaluation.evaluate import Evaluation

@@ -105,6 +105,11 @@ def test_the_demo_trains_evaluates_and_records_both_stages(demo: Demo) -> None:
     assert {name: curves[name].values for name in plan} == {name: [value] for name, value in plan.items()}
     assert 10**8 < plan["plan/peak_bytes"] < 10**10
     assert curves["train/loss"].steps == [0, 1, 2]
+    chosen, per_nat = (summary["training"][f"probe/{name}"] for name in ("chosen_mean_logps", "displacement_per_nat"))
+    assert [chosen["start"], chosen["end"]] == [curves["probe/chosen_mean_logps"].values[end] for end in (0, -1)]
+    assert per_nat["start"] == 0.0
+    assert "train/rewards/slope" not in summary["training"]  # REDI is linear
+    assert sum(summary["data"]["errors"].values()) == summary["data"]["selection"]["pairs"]
     assert "eval/pass_at_1" in curves
 
 
