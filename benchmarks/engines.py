@@ -17,7 +17,7 @@ from pathlib import Path
 from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.config.compose import load_config
 from redi_lab.data.tokenization import TraceEncoder
-from redi_lab.generation.engines import Completion, Engine, SamplingParams
+from redi_lab.generation.engines import Completion, Engine, Request, SamplingParams
 from redi_lab.generation.transformers_engine import TransformersEngine
 from redi_lab.generation.vllm_engine import VLLMEngine
 from redi_lab.run.build import make_source
@@ -35,7 +35,8 @@ def timed(
 ) -> tuple[float, list[Completion]]:
     """Seconds, and what was generated."""
     start = time.perf_counter()
-    completions = engine.generate(checkpoint, prompts, sampling)
+    drawn = engine.stream(checkpoint, [Request(prompts, sampling)])
+    completions = [completion for _, some in drawn for completion in some]
     return time.perf_counter() - start, completions
 
 

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NoReturn
 
 from omegaconf import DictConfig
@@ -22,8 +23,10 @@ from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError, UserError
 from redi_lab.files import explained
 from redi_lab.redaction import redact
 from redi_lab.run.interrupted import recorded_overrides
+from redi_lab.run.launched import current_launch
 from redi_lab.verbs import plain as verbs
 from redi_lab.verbs import usage
+from redi_lab.verbs.slurm import run_slurm
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,6 +48,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if {"--help", "-h"} & set(rest):
         print(usage.overview() if arguments[:1] != [verb] else usage.page(verb))
         return
+    try:
+        launch = current_launch()
+    except UserError as error:
+        _refuse(error)
+    if launch is not None and launch.rank > 0:
+        sys.exit(launch.serve())
+    with nullcontext() if launch is None else launch.led():
+        _run(verb, rest)
+
+
+def _run(verb: str, rest: list[str]) -> None:
     wants_traceback = any(a in ("debug=traceback", "debug=fast", "debug.traceback=true") for a in rest)
     try:
         _VERBS[verb](rest)
@@ -89,9 +103,11 @@ def _configured(name: str) -> Callable[[list[str]], None]:
 
 def _execute(name: str, config: DictConfig, overrides: list[str]) -> None:
     if name != "curate":
-        from redi_lab.run.preflight import check_engine, check_hub
+        from redi_lab.run.preflight import check_adapters, check_engine, check_hub
 
         check_engine(config)
+        if name == "train":
+            check_adapters(config)
         check_hub(config, overrides)
     if name == "train":
         from redi_lab.verbs.train.command import run_training
@@ -117,6 +133,10 @@ def _curate(arguments: list[str]) -> None:
         from redi_lab.verbs.curate.advise import run_advise
 
         run_advise(arguments[1:])
+    elif arguments[:1] == ["hygiene"]:
+        from redi_lab.verbs.curate.hygiene import run_hygiene
+
+        run_hygiene(arguments[1:])
     elif any(argument.lstrip("+").startswith("data.source.num_heldout=") for argument in arguments):
         raise UserError(
             "data.source.num_heldout: curate keeps every problem; hold problems out when training on its result:"
@@ -127,7 +147,11 @@ def _curate(arguments: list[str]) -> None:
 
 
 def _evaluate(arguments: list[str]) -> None:
-    if arguments[:1] == ["compare"]:
+    if arguments[:1] == ["compare"] and "--over-seeds" in arguments:
+        from redi_lab.verbs.evaluate.over_seeds import run_seed_comparison
+
+        run_seed_comparison([argument for argument in arguments[1:] if argument != "--over-seeds"])
+    elif arguments[:1] == ["compare"]:
         from redi_lab.verbs.evaluate.compare import run_evaluation_compare
 
         run_evaluation_compare(arguments[1:])
@@ -202,8 +226,10 @@ _VERBS: dict[str, Callable[[list[str]], None]] = {
     "sweep": _sweep,
     "grade": verbs.grade,
     "compare": verbs.compare,
+    "plan": verbs.plan,
     "runs": verbs.runs,
     "doctor": verbs.doctor,
+    "slurm": run_slurm,
     "ui": verbs.ui,
     "upload": verbs.upload,
 }

@@ -100,14 +100,18 @@ def partial_of(folder: Path) -> Path:
 
 
 @contextmanager
-def appending(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to append to it; what is written inside is there as a whole or, after an error, not at all."""
+def appending(path: Path, *, is_synced: bool = True) -> Iterator[BinaryIO]:
+    """Open a file to append to it; what is written inside is there as a whole or, after an error, not at all.
+
+    `is_synced`: so that it survives a power cut.
+    """
     before = path.stat().st_size if path.exists() else 0
     try:
         with naming(path), path.open("ab") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if is_synced:
+                os.fsync(file.fileno())
     except Exception:
         if path.exists():
             os.truncate(path, before)

@@ -30,9 +30,10 @@ from redi_lab.tracking.server import ui_command
 from redi_lab.verbs.sweep.driver import _publishable, compose_sweep
 from redi_lab.verbs.sweep.report import write_report
 from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, open_study
-from redi_lab.verbs.sweep.trial import work
 from tests.conftest import REPOSITORY, TINY_TASK, qwen_folder  # noqa: F401
+from tests.generation.drawing import generate
 from tests.verbs.sweep import fakes
+from tests.verbs.sweep.fakes import work
 from tests.verbs.sweep.test_study import planned
 
 CODE = "import pathlib\npathlib.Path({marker!r}).touch()\n"
@@ -88,7 +89,7 @@ def test_a_model_folder_runs_no_code(kind: str, qwen_folder: Path, tmp_path: Pat
     for load in (
         lambda: load_tokenizer(str(folder)),
         lambda: load_backbone(path=str(folder)),
-        lambda: engine.generate(folder, [[3, 4]], SamplingParams(0.0, 1.0, 2, 1, 0)),
+        lambda: generate(engine, folder, [[3, 4]], SamplingParams(0.0, 1.0, 2, 1, 0)),
     ):
         with suppress(UserError):
             load()

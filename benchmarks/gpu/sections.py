@@ -47,6 +47,7 @@ from redi_lab.modules.dpo import DPOModule
 from redi_lab.modules.redi import REDIModule
 from redi_lab.modules.sft import SFTModule
 from redi_lab.modules.simpo import SimPOModule
+from redi_lab.planning.work import forward_work
 
 BF16 = torch.bfloat16
 PAIRS_OF_THE_PAPER = 53_175
@@ -151,9 +152,13 @@ class Bench:
         """Operations that a step needs, forward and backward, without recomputation: layers, attention, head."""
         layer = 2 * self.hidden_size * (self.hidden_size + self.kv_heads * self.width)
         layer += 3 * self.hidden_size * self.intermediate_size
-        tokens, squares = sum(lengths), sum(n * n for n in lengths)
-        forward = 2.0 * tokens * (self.layers * layer + self.hidden_size * self.vocab_size)
-        return 3.0 * (forward + 2.0 * self.layers * squares * self.hidden_size)
+        forward = forward_work(
+            [(length, length) for length in lengths],
+            products=self.layers * layer,
+            attention_width=self.layers * self.hidden_size,
+            head=self.hidden_size * self.vocab_size,
+        )
+        return 3.0 * sum(forward)
 
 
 # A step of training

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
+from redi_lab.planning.work import forward_work
+
 
 @final
 @dataclass(frozen=True)
@@ -103,13 +105,13 @@ class Workload:
         s = SHAPES[self.shape]
         width = s.hidden_size // s.num_attention_heads
         attention = s.hidden_size**2 * 2 + 2 * s.hidden_size * s.num_key_value_heads * width
-        layer = attention + 3 * s.hidden_size * s.intermediate_size
-        forward = 0.0
-        for tokens, completion in self.sequences(step):
-            forward += 2.0 * tokens * s.num_hidden_layers * layer
-            forward += 2.0 * s.num_hidden_layers * tokens**2 * s.hidden_size
-            forward += 2.0 * completion * s.hidden_size * s.vocab_size
-        return 3.0 * forward
+        forward = forward_work(
+            self.sequences(step),
+            products=s.num_hidden_layers * (attention + 3 * s.hidden_size * s.intermediate_size),
+            attention_width=s.num_hidden_layers * s.hidden_size,
+            head=s.hidden_size * s.vocab_size,
+        )
+        return 3.0 * sum(forward)
 
 
 def draw_pairs(shape: Shape, number: int, *, seed: int = 0, length: int | None = None) -> list[dict[str, list[int]]]:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from redi_lab.data.arithmetic import ArithmeticSource, describe_work
+from redi_lab.data.arithmetic import ArithmeticSource
+from redi_lab.data.teacher import describe_work
 
 ALPHAS = {"alpha0": 0.0, "alpha05": 0.5, "alpha08": 0.8, "symmetric": 1.0}
 SHOWN = {

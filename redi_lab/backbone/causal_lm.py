@@ -8,7 +8,7 @@ these shortcuts do not fit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, final
 
@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from redi_lab.backbone.adapters import merge
 from redi_lab.backbone.attention import PACKED_SDPA, from_grid, own_attention, packed_arguments, to_grid
 from redi_lab.data.packing import Batch, MicroBatch
 from redi_lab.losses.logps import token_logps
 from redi_lab.losses.vocabulary import Head
 
-_CHUNK = {"cpu": 1024, "other": 4096}  # tokens of the head at a time; a GPU's products want more rows
+CHUNK = {"cpu": 1024, "other": 4096}
+"""Tokens of the head at a time; a GPU's products want more rows."""
 T = TypeVar("T")
 
 
@@ -34,12 +36,20 @@ class CausalLM(nn.Module):
         tokenizer: its tokenizer.
         is_padded: feed it padded grids with its own attention, instead of packed rows.
         head_chunk_tokens: most tokens whose logits exist at a time; None: what suits the device.
+        load_unquantised: gives the weights that 4-bit ones were made from; None where there are none.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, is_padded: bool = False, head_chunk_tokens: int | None = None
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        is_padded: bool = False,
+        head_chunk_tokens: int | None = None,
+        load_unquantised: Callable[[], Any] | None = None,
     ) -> None:
         super().__init__()
+        self._load_unquantised = load_unquantised
         self.model = model
         self.tokenizer = tokenizer
         self.is_padded = is_padded
@@ -52,7 +62,17 @@ class CausalLM(nn.Module):
     @property
     def plain(self) -> Any:
         """The transformers model itself, adapters in place."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return self.model.get_base_model() if self.has_adapters else self.model
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether adapters are trained, and the model itself is left as it is."""
+        return hasattr(self.model, "get_base_model")
+
+    def without_adapters(self) -> AbstractContextManager[None]:
+        """Within the block it computes as the model that the adapters are trained on: their reference."""
+        context: AbstractContextManager[None] = self.model.disable_adapter() if self.has_adapters else nullcontext()
+        return context
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +102,7 @@ class CausalLM(nn.Module):
             getattr(layer, "bias", None),
             softcap=getattr(config, "final_logit_softcapping", None),
             scale=scale / (getattr(config, "logits_scaling", None) or 1.0),
-            chunk_size=self.head_chunk_tokens or _CHUNK.get(layer.weight.device.type, _CHUNK["other"]),
+            chunk_size=self.head_chunk_tokens or CHUNK.get(layer.weight.device.type, CHUNK["other"]),
         )
 
     def hidden_states(self, batch: MicroBatch) -> Tensor:
@@ -132,12 +152,14 @@ class CausalLM(nn.Module):
             model.generation_config = settings
 
     def save(self, folder: Path, end_of_turn_id: int) -> None:
-        """Write a Hugging Face folder: safetensors, tokenizer, generation config. Adapters are merged into the copy."""
-        model = self.plain
-        if model is not self.model:
-            import copy
+        """Write a Hugging Face folder: safetensors, tokenizer, generation config.
 
-            model = copy.deepcopy(self.model).merge_and_unload()
+        Adapters are merged into its weights, and lie alone in its folder `adapter`, as peft loads them.
+        """
+        model = self.plain
+        if self.has_adapters:
+            self.model.save_pretrained(folder / "adapter", save_embedding_layers=False)  # else it asks the hub
+            model = merge(self.model, self._load_unquantised)
         model.generation_config = GenerationConfig(
             eos_token_id=end_of_turn_id,
             pad_token_id=end_of_turn_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id,
@@ -150,7 +172,8 @@ def _projects_its_input(name: str, module: nn.Module) -> bool:
     """Whether a module needs what enters it for matrix products alone; a mixture of experts adds up in its dtype."""
     kind = name.rpartition(".")[2]
     parts = (part for part in module.children() if next(part.parameters(), None) is not None)
-    return kind == "self_attn" or (kind == "mlp" and all(isinstance(part, nn.Linear) for part in parts))
+    layers = (getattr(part, "base_layer", part) for part in parts)  # beneath an adapter
+    return kind == "self_attn" or (kind == "mlp" and all(isinstance(layer, nn.Linear) for layer in layers))
 
 
 def _to_autocast_dtype(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

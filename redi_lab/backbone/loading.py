@@ -10,6 +10,7 @@ import torch
 from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from redi_lab.backbone.adapters import Adapters
 from redi_lab.backbone.attention import PACKED_SDPA, PADDED, own_attention
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.exactness import check_exactness
@@ -30,7 +31,7 @@ def load_backbone(
     gradient_checkpointing: str | bool = "none",
     compile: bool = False,
     head_chunk_tokens: int | None = None,
-    lora: Mapping[str, Any] | None = None,
+    adapters: Adapters | None = None,
 ) -> CausalLM:
     """Load a model from a hub id or a local folder, or make one from a config.
 
@@ -45,31 +46,29 @@ def load_backbone(
         gradient_checkpointing: see `set_checkpointing`.
         compile: see `compile_layers`.
         head_chunk_tokens: see `CausalLM`.
-        lora: arguments of `peft.LoraConfig`; None trains all parameters.
+        adapters: what to train; None trains all parameters.
 
     Raises:
-        UserError: the folder or hub id cannot be read, a field is unknown, an optional package is missing, or the
-            architecture cannot be trained exactly (`check_exactness`).
+        UserError: the folder or hub id cannot be read, a field or a layer to adapt is unknown, or the architecture
+            cannot be trained exactly (`check_exactness`).
     """
-    if path is None:
-        if config is None or tokenizer is None:
-            raise UserError("model.path=null needs model.config (model_type and sizes) and a tokenizer")
-        settings = _new_config(config, tokenizer)
-    else:
+    if path is not None:
         tokenizer = tokenizer or load_tokenizer(path, revision)
-        settings = from_hub(AutoConfig, path, revision)
-    _override(settings, config_overrides or {})
+    settings = model_config(path, tokenizer, revision, config, config_overrides)
     options = {
         "dtype": getattr(torch, dtype),
         "attn_implementation": own_attention(settings) if attention == PADDED else attention,
     }
-    model = _new(settings, options) if path is None else _loaded(path, revision, tokenizer, settings, options)
+    load = partial(_new, settings) if path is None else partial(_loaded, path, revision, tokenizer, settings)
+    loading_options = {} if adapters is None else adapters.loading_options()
+    model = load(options | loading_options)
     set_checkpointing(model, gradient_checkpointing)
     if compile:
         compile_layers(model)
     backbone = CausalLM(
-        model if lora is None else _with_lora(model, lora),
+        model if adapters is None else adapters.add_to(model),
         tokenizer,
+        load_unquantised=partial(load, options) if loading_options else None,
         is_padded=attention == PADDED,
         head_chunk_tokens=head_chunk_tokens,
     )
@@ -83,6 +82,28 @@ def load_backbone(
             " that do not fit together?"
         ) from error
     return backbone
+
+
+def model_config(
+    path: str | None,
+    tokenizer: Any | None,
+    revision: str | None,
+    config: Mapping[str, Any] | None,
+    config_overrides: Mapping[str, Any] | None,
+) -> Any:
+    """The configuration of the model that `load_backbone` makes of the same arguments; no weights are needed.
+
+    Raises:
+        UserError: as `load_backbone`.
+    """
+    if path is not None:
+        settings = from_hub(AutoConfig, path, revision)
+    elif config is None or tokenizer is None:
+        raise UserError("model.path=null needs model.config (model_type and sizes) and a tokenizer")
+    else:
+        settings = _new_config(config, tokenizer)
+    _override(settings, config_overrides or {})
+    return settings
 
 
 def _new(settings: Any, options: dict[str, Any]) -> Any:
@@ -183,15 +204,3 @@ def _override(config: Any, overrides: Mapping[str, Any]) -> None:
             setattr(config, key, value)
         else:
             raise UserError(f"model.config_overrides.{key}: {type(config).__name__} has no such field")
-
-
-def _with_lora(model: Any, lora: Mapping[str, Any]) -> Any:
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise UserError("model.lora needs the optional package peft: pip install 'redi-lab[peft]'") from error
-    model.enable_input_require_grads()  # gradient checkpointing needs a gradient at the embeddings
-    try:
-        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"model.lora: {in_short(error)}; give arguments of peft.LoraConfig") from error

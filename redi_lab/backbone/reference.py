@@ -52,7 +52,8 @@ def score_reference(
         scored: list[tuple[Tensor, Tensor]] = []
         for start in range(0, len(examples), _AT_ONCE):
             indices = list(range(start, min(start + _AT_ONCE, len(examples))))
-            scored.append(_score(reference, dataset[indices]))
+            with reference.without_adapters():
+                scored.append(_score(reference, dataset[indices]))
             if on_progress is not None:
                 on_progress(indices[-1] + 1, len(examples))
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -78,12 +79,17 @@ def _score(reference: CausalLM, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _model_digest(model: CausalLM) -> str:
-    """SHA-256 of weights and configuration: the base of the rotary embedding, for example, is not among the weights."""
+    """SHA-256 of weights and configuration: the base of the rotary embedding, for example, is not among the weights.
+
+    It is the same with adapters and without.
+    """
     config = {
-        k: v for k, v in model.model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")
+        k: v for k, v in model.plain.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")
     }
     state = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    weights = model.plain.state_dict(prefix="model.").items()
+    own = {name.replace(".base_layer.", "."): tensor for name, tensor in weights if ".lora_" not in name}
+    for name, tensor in sorted(own.items()):
         state.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}".encode())
         state.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return state.hexdigest()

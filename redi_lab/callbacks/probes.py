@@ -112,7 +112,8 @@ def probe_metrics(now: ProbeScores, start: ProbeScores) -> dict[str, float]:
     """Named numbers of one measurement, compared with the one before training.
 
     `displacement` is the likelihood displacement (Razin et al. 2024, "Unintentional Unalignment"): by how much the
-    chosen sequences' mean log-prob has fallen although their margin over the rejected ones has grown, else 0.
+    chosen sequences' mean log-prob has fallen although their margin over the rejected ones has grown, else 0; and
+    `displacement_per_nat` the same for each nat by which the margin has grown.
     `fallen_share` is the share of chosen tokens that have become less likely.
     """
     chosen, start_chosen = (float(scores.chosen_mean_logps.mean()) for scores in (now, start))
@@ -126,7 +127,8 @@ def probe_metrics(now: ProbeScores, start: ProbeScores) -> dict[str, float]:
     }
     if len(now.rejected_mean_logps):
         rejected, start_rejected = (float(scores.rejected_mean_logps.mean()) for scores in (now, start))
-        has_wider_margin = chosen - rejected > start_chosen - start_rejected
+        growth = (chosen - rejected) - (start_chosen - start_rejected)
         metrics["rejected_mean_logps"] = rejected
-        metrics["displacement"] = max(0.0, start_chosen - chosen) if has_wider_margin else 0.0
+        metrics["displacement"] = max(0.0, start_chosen - chosen) if growth > 0 else 0.0
+        metrics["displacement_per_nat"] = metrics["displacement"] / growth if growth > 0 else 0.0
     return metrics

@@ -45,6 +45,8 @@ def explain_composition(error: Exception, name: str, overrides: Sequence[str], c
         return f"{needed[1]} is required and has no default: add {needed[1]}=NAME, one of {', '.join(found)}"
     if option := re.search(r"Could not find '([\w/]+)/([^/']+)'", text):
         group, wrong = option.groups()
+        if (group, wrong) == ("model", "hf_lora"):
+            return "model=hf_lora: is model=hf model/lora=default now, with rank for r and alpha for lora_alpha"
         shown = _by_class(config_dir) if group == "loss" else ""
         return f"{group}={wrong}: no such option; choose {listed(options(config_dir, group), wrong, shown)}"
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
@@ -64,7 +66,10 @@ def _explain_key(key: str, name: str, overrides: Sequence[str], config_dir: Path
         siblings = [str(name) for name in (OmegaConf.select(node, prefix) if prefix else node) or ()]
     except (HydraException, OmegaConfBaseException, TypeError):
         return f"unknown key {key}: --cfg job shows the keys that there are"
-    if last in siblings or not siblings:  # of a group that takes any keys, such as model.lora
+    group = prefix.replace(".", "/")
+    if not siblings and (config_dir / group).is_dir():  # an option that stands for none
+        return f"{key}: {prefix} has no settings; choose one of {group}={', '.join(options(config_dir, group))}"
+    if last in siblings or not siblings:  # of a group that takes any keys, such as model.config_overrides
         return f"{key}: new keys are added one by one: +{key}{'.KEY' if siblings else ''}=VALUE"
     return unknown_key(last, prefix, siblings)
 

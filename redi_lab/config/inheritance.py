@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from omegaconf import DictConfig
@@ -10,8 +11,8 @@ from redi_lab.config.compose import load_config
 from redi_lab.errors import UserError
 
 _INHERITED = ("model", "data", "paths", "logger", "seed", "debug")
-_DEVICES = ("trainer.devices", "trainer.strategy", "trainer.fsdp_offload")
-_OF_ONE_STAGE = ("data.batch_size", "data.micro_batch_tokens")
+_DEVICES = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.fsdp_offload")
+_OF_ONE_STAGE = ("data.batch_size", "data.micro_batch_tokens", "data.negatives")
 
 
 def earlier_overrides(config: DictConfig, overrides: Sequence[str]) -> list[str]:
@@ -36,7 +37,7 @@ def inherited(overrides: Sequence[str]) -> list[str]:
     kept = []
     for override in overrides:
         key = override.lstrip("+~").split("=", 1)[0]
-        is_inherited = key.split(".")[0] in _INHERITED or key in _DEVICES
+        is_inherited = re.split(r"[./]", key)[0] in _INHERITED or key in _DEVICES
         if is_inherited and key not in _OF_ONE_STAGE and key != "paths.output_dir":
             kept.append(override)
     return kept

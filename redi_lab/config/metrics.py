@@ -17,14 +17,18 @@ CALLBACK_METRICS = {
     "probes": (
         *(f"probe/{name}" for name in ("chosen_mean_logps", "rejected_mean_logps", "min_token_logp")),
         *(f"probe/{name}" for name in ("median_min_token_logp", "entropy", "eos_probability", "fallen_share")),
-        "probe/displacement",
+        *("probe/displacement", "probe/displacement_per_nat"),
     ),
     "gradient_conflict": GRADIENT_METRICS,
     "collapse": ("collapse/state", "collapse/statistic"),
 }
 """What callbacks log, by their name in the callbacks group."""
 _UNPAIRED = tuple(f"{name}Module" for name in ("UnpairedREDI", "WReinforce", "AsymRE", "OREAL", "AStarPO", "KTO"))
-_NEED_REJECTED = ("probe/rejected_mean_logps", "probe/displacement", *GRADIENT_METRICS)
+_LOGISTIC = tuple(f".{name}Module" for name in ("DPO", "DPOShift", "SimPO"))
+_NEED_REJECTED = (
+    *(f"probe/{name}" for name in ("rejected_mean_logps", "displacement", "displacement_per_nat")),
+    *GRADIENT_METRICS,
+)
 
 
 def known_metrics(
@@ -47,6 +51,8 @@ def known_metrics(
     shared: tuple[str, ...] = _STEP_METRICS
     if not loss.endswith("SFTModule"):
         shared += _REJECTED_METRICS if loss.endswith(_UNPAIRED) else (*_REJECTED_METRICS, *_REWARD_METRICS)
+    if loss.endswith(_LOGISTIC):
+        shared += ("rewards/slope",)
     if loss.endswith("KTOModule"):
         shared += ("reference_point",)
     if has_divergence:

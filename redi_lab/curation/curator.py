@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, final
 
+from redi_lab.config.schema.curation import Flaw
 from redi_lab.curation.decontamination import NgramIndex
-from redi_lab.curation.duplicates import Duplicates, SeenTexts, TextKey, text_key
-from redi_lab.curation.pairing import PairOrder, Trace, choose_pairs
+from redi_lab.curation.duplicates import Duplicates, SeenTexts, TextKey, signature, text_key
+from redi_lab.curation.hygiene import FLAWS, Negative, flaws_of
+from redi_lab.data.pairing import PairOrder, Trace, choose_pairs
 from redi_lab.data.selection import NO_CORRECT, NO_GENERATIONS, NO_INCORRECT, SAME_TEXT
 from redi_lab.data.token_weights import common_prefix
 from redi_lab.data.tokenization import TraceEncoder
@@ -47,6 +50,7 @@ class RowRules:
     problem_duplicates: Duplicates
     generation_duplicates: Duplicates
     near_threshold: float
+    drop_negatives: Collection[Flaw]
     max_prompt_tokens: int | None
     max_completion_tokens: int | None
     max_sequence_tokens: int | None
@@ -110,6 +114,7 @@ class _Candidate:
     generation: Generation
     decision: Decision
     trace: Trace
+    is_truncated: bool
 
     @property
     def place(self) -> int:
@@ -132,7 +137,7 @@ class RowCurator:
         rules: the options.
         encoder: counts tokens; None counts none, and prefixes are then measured in characters.
         benchmarks: problems that must not be trained on.
-        has_answer: tells whether a text states a final answer; needed with `rules.require_answer`.
+        has_answer: tells whether a text states a final answer; None takes every text for one that does.
     """
 
     def __init__(
@@ -145,7 +150,7 @@ class RowCurator:
         self._rules = rules
         self._encoder = encoder
         self._benchmarks = benchmarks
-        self._has_answer = has_answer if rules.require_answer else None
+        self._has_answer = has_answer or (lambda text: True)
 
     def curate(self, source_row: int, problem: Problem | Dropped) -> RowResult:
         """Filter, grade and pair the generations of one row.
@@ -197,9 +202,9 @@ class RowCurator:
                 or _over("sequence", whole, rules.max_sequence_tokens)
                 or repeated
             )
-            has_answer = self._has_answer is None or self._has_answer(generation.text)
+            has_answer = not rules.require_answer or self._has_answer(generation.text)
             decision = decide(generation, is_truncated=cut is not None, has_answer=has_answer)
-            candidates.append(_Candidate(generation, decision, trace))
+            candidates.append(_Candidate(generation, decision, trace, cut is not None))
         return candidates
 
     def _select(
@@ -207,10 +212,10 @@ class RowCurator:
     ) -> RowResult:
         rules = self._rules
         positives = [item for item in candidates if item.decision.correct]
-        negatives = [item for item in candidates if self._is_negative(item.decision)]
         for item in candidates:
             if item.decision.correct is None:
                 endings[item.place] = f"unknown: {item.decision.reason}"
+        negatives = self._clean_negatives(problem, candidates, endings)
         for items, name in ((positives, RIGHT_NOT_CHOSEN), (negatives, WRONG_NOT_CHOSEN)):
             for item in items:
                 endings[item.place] = name
@@ -249,8 +254,52 @@ class RowCurator:
             key=text_key(problem.problem, rules.problem_duplicates),
         )
 
+    def _clean_negatives(
+        self, problem: Problem, candidates: list[_Candidate], endings: list[str | None]
+    ) -> list[_Candidate]:
+        """Those without a flaw that is dropped; the first flaw of each other one is its ending."""
+        negatives = [item for item in candidates if self._is_negative(item.decision)]
+        if not self._rules.drop_negatives:
+            return negatives
+        clean = []
+        for item, flaws in self._judged(problem, candidates, negatives, self._rules.drop_negatives):
+            if flaws:
+                endings[item.place] = f"negative dropped: {flaws[0]}"
+            else:
+                clean.append(item)
+        return clean
+
+    def _judged(
+        self, problem: Problem, candidates: list[_Candidate], negatives: list[_Candidate], wanted: Collection[Flaw]
+    ) -> Iterator[tuple[_Candidate, tuple[Flaw, ...]]]:
+        right, remembered = [item.trace for item in candidates if item.decision.correct], cache(_any_numbers)
+        for item in negatives:
+            negative = Negative(
+                item.generation,
+                item.trace,
+                is_wrong=item.decision.correct is False,
+                is_truncated=item.is_truncated,
+                has_answer=self._has_answer(item.generation.text),
+                problem=problem.problem,
+                right=right,
+                near_threshold=self._rules.near_threshold,
+                signature=remembered,
+            )
+            yield item, flaws_of(negative, wanted)
+
+    def judge(self, problem: Problem) -> list[tuple[int, Generation, tuple[Flaw, ...]]]:
+        """All generations that are not known to be right, whatever the filters say: their places, and their flaws."""
+        candidates = self._candidates(problem, None, [None] * len(problem.generations))
+        negatives = [item for item in candidates if not item.decision.correct]
+        judged = self._judged(problem, candidates, negatives, FLAWS.keys())
+        return [(item.place, item.generation, flaws) for item, flaws in judged]
+
     def _is_negative(self, decision: Decision) -> bool:
         return decision.correct is False or (decision.correct is None and self._rules.unknown == "negative")
+
+
+def _any_numbers(text: str) -> bytes:
+    return signature(text, same_numbers=False)
 
 
 def _over(what: str, number: int | None, limit: int | None) -> str | None:
@@ -263,6 +312,7 @@ def _trace_columns(item: _Candidate) -> dict[str, Any]:
         "completion": item.generation.text,
         "generation_index": item.place,
         "verdicts": item.verdicts,
+        "error": item.generation.error,
         "completion_tokens": item.num_tokens,
         **item.generation.weights.as_columns(),
     }
@@ -275,6 +325,7 @@ def _pair_columns(chosen: _Candidate, rejected: _Candidate) -> dict[str, Any]:
         columns |= item.generation.weights.as_columns(f"{side}_")
         columns |= {f"{side}_index": item.place, f"{side}_verdicts": item.verdicts, f"{side}_tokens": item.num_tokens}
     return columns | {
+        "rejected_error": rejected.generation.error,
         "common_prefix": common_prefix(chosen.trace.units, rejected.trace.units),
         "length_ratio": len(rejected.trace) / max(len(chosen.trace), 1),
     }

@@ -85,6 +85,12 @@ def signature(text: str, *, same_numbers: bool = True) -> bytes:
     return bytes(values.tobytes())
 
 
+def similarity(left: bytes, right: bytes) -> float:
+    """The share of n-grams that two texts have in common, estimated from their signatures."""
+    agree = np.frombuffer(left, dtype="<u4") == np.frombuffer(right, dtype="<u4")
+    return float(np.count_nonzero(agree)) / NUM_HASHES
+
+
 @final
 class SeenTexts:
     """Remembers texts, and recognises later ones that repeat one of them.
@@ -123,8 +129,7 @@ class SeenTexts:
         values = np.frombuffer(signature, dtype="<u4")
         sketch = MinHash(seed=_SEED, hashvalues=values, permutations=_blank().permutations, scheme=_SCHEME)
         for place in self._index.query(sketch):
-            same = np.count_nonzero(values == np.frombuffer(self._signatures[place], dtype="<u4"))
-            if same >= self._threshold * NUM_HASHES:
+            if similarity(signature, self._signatures[place]) >= self._threshold:
                 return True
         self._index.insert(len(self._signatures), sketch)
         self._signatures.append(signature)

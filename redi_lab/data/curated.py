@@ -39,8 +39,13 @@ NO_PAIR = "no further pair of this problem"
 NO_DEMONSTRATION = "no further demonstration of this problem"
 _SIDES = ("chosen", "rejected")
 _OF_PROBLEM = ("id", "problem", "answer", "source_row", "pass_rate")
-_OF_TRACE = (*_OF_PROBLEM, "completion", *UNWEIGHTED.as_columns())
-_OF_PAIR = (*_OF_PROBLEM, *_SIDES, *(name for side in _SIDES for name in UNWEIGHTED.as_columns(f"{side}_")))
+_OF_TRACE = (*_OF_PROBLEM, "completion", "error", *UNWEIGHTED.as_columns())
+_OF_PAIR = (
+    *_OF_PROBLEM,
+    *_SIDES,
+    "rejected_error",
+    *(name for side in _SIDES for name in UNWEIGHTED.as_columns(f"{side}_")),
+)
 _FILES = {SFT_FILE: _OF_TRACE, PAIRS_FILE: _OF_PAIR, NEGATIVES_FILE: _OF_TRACE}
 """What training reads of each file."""
 
@@ -72,6 +77,7 @@ TRACE_SCHEMA = pa.schema(  # of right traces as of wrong ones
         *_PROVENANCE,
         pa.field("generation_index", pa.int32(), nullable=False),
         pa.field("verdicts", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
         pa.field("prompt_tokens", pa.int32()),
         pa.field("completion_tokens", pa.int32()),
         *_weight_fields(),
@@ -87,6 +93,7 @@ PAIRS_SCHEMA = pa.schema(
         pa.field("rejected_index", pa.int32(), nullable=False),
         pa.field("chosen_verdicts", pa.string(), nullable=False),
         pa.field("rejected_verdicts", pa.string(), nullable=False),
+        pa.field("rejected_error", pa.string()),
         pa.field("prompt_tokens", pa.int32()),
         pa.field("chosen_tokens", pa.int32()),
         pa.field("rejected_tokens", pa.int32()),
@@ -161,7 +168,7 @@ class CuratedSource:
             tuple(map(_pair, pairs)),
             held_out,
             counts,
-            tuple(Negative(**_trace(row)) for row in negatives),
+            tuple(Negative(**_trace(row), error=row["error"]) for row in negatives),
         )
 
     def _files(self) -> list[Path]:
@@ -181,7 +188,8 @@ def _trace(row: dict[str, Any]) -> dict[str, Any]:
 
 def _pair(row: dict[str, Any]) -> Pair:
     chosen, rejected = (TraceWeights.of_columns(row, f"{side}_") for side in _SIDES)
-    return Pair(row["id"], row["problem"], row["chosen"], row["rejected"], chosen, rejected, row["pass_rate"])
+    texts = (row["id"], row["problem"], row["chosen"], row["rejected"])
+    return Pair(*texts, chosen, rejected, row["pass_rate"], row["rejected_error"])
 
 
 def _unless_zero(reason: str, number: int) -> dict[str, int]:

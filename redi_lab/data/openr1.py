@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import final
 
+from redi_lab.data.pairing import Negatives
 from redi_lab.data.rows import Row, Values
 from redi_lab.data.selection import NO_GENERATIONS
 from redi_lab.data.table_source import TableSource, one_by_one, peek
@@ -60,11 +61,20 @@ class OpenR1Source(TableSource):
         excluded_sources: Sequence[str] = ("cn_k12",),
         num_heldout: int = 0,
         streaming: bool = False,
+        negatives: Negatives = "first",
     ) -> None:
         self._excluded = tuple(excluded_sources)
         options = sorted(self._excluded)
         super().__init__(
-            path, split, revision, num_heldout, shuffle_seed, options, streaming=streaming, is_shuffled=True
+            path,
+            split,
+            revision,
+            num_heldout,
+            shuffle_seed,
+            options,
+            streaming=streaming,
+            is_shuffled=True,
+            negatives=negatives,
         )
 
     def parse(self, rows: Iterator[Row]) -> Iterator[Problem | Dropped]:

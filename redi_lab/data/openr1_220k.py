@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import final
 
 from redi_lab.data.openr1 import Words, check_columns, parse_shared
+from redi_lab.data.pairing import Negatives
 from redi_lab.data.rows import Row, Values
 from redi_lab.data.table_source import TableSource, one_by_one, peek
 from redi_lab.data.traces import Dropped, Generation, Problem
@@ -42,9 +43,12 @@ class OpenR1Math220kSource(TableSource):
         num_heldout: int = 0,
         seed: int = 0,
         streaming: bool = False,
+        negatives: Negatives = "first",
     ) -> None:
         self._excluded = tuple(excluded_sources)
-        super().__init__(path, split, revision, num_heldout, seed, sorted(self._excluded), streaming=streaming)
+        super().__init__(
+            path, split, revision, num_heldout, seed, sorted(self._excluded), streaming=streaming, negatives=negatives
+        )
 
     def parse(self, rows: Iterator[Row]) -> Iterator[Problem | Dropped]:
         """See `TableSource.parse`; other columns are refused, and rows that break a rule dropped."""

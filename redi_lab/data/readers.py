@@ -8,7 +8,8 @@ Rows of problems (other keys are fine and ignored):
      "answer": "2", "id": "a"}
 
 `correct` is true, false, or null where nobody knows. `answer` (needed only to hold problems out, or to grade), `id`
-(default: the number of the row, from 0) and `source` are optional, and so is `finish_reason` of a generation. Rows of
+(default: the number of the row, from 0) and `source` are optional, and so are `finish_reason` and `error` (the kind of
+error, of a wrong one) of a generation. Rows of
 ready pairs:
 
     {"prompt": "1+1?", "chosen": "2", "rejected": "3"}
@@ -32,6 +33,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
+from redi_lab.data.pairing import Negatives
 from redi_lab.data.rows import Row, show
 from redi_lab.data.table_source import TableSource, one_by_one, peek
 from redi_lab.data.traces import Dropped, Generation, Problem
@@ -69,9 +71,10 @@ class TraceFileSource(TableSource):
         format: Format = "auto",
         split: str = "train",
         revision: str | None = None,
+        negatives: Negatives = "first",
     ) -> None:
         self._format = format
-        super().__init__(path, split, revision, num_heldout, seed, [format])
+        super().__init__(path, split, revision, num_heldout, seed, [format], negatives=negatives)
 
     def parse(self, rows: Iterator[Row]) -> Iterator[Problem | Dropped]:
         """See `TableSource.parse`; a ready pair is a problem with one correct and one incorrect generation.
@@ -152,7 +155,7 @@ class _RowReader:
 
     def problem(self) -> Problem:
         """A problem with its generations."""
-        items, source = self.row.values["generations"], self.row.values.get("source")
+        items = self.row.values["generations"]
         if not isinstance(items, list):
             raise self.row.refusal('"generations"', "a list", items)
         return Problem(
@@ -160,7 +163,7 @@ class _RowReader:
             self._text(self.row.values["problem"], '"problem"'),
             self._answer(),
             tuple(self._generation(item, f'"generations"[{index}]') for index, item in enumerate(items)),
-            source if isinstance(source, str) else None,
+            _word(self.row.values.get("source")),
         )
 
     def pair(self) -> Problem:
@@ -172,7 +175,8 @@ class _RowReader:
     def _side(self, key: str, verdict: bool, prompt: str) -> Generation:
         text = self._completion(key, prompt)
         weights = read_weights(self.row, self.row.values, text, side=f"{key}_")
-        return Generation(text, verdict, (("correct", verdict),), weights=weights)
+        error = None if verdict else _word(self.row.values.get("error"))
+        return Generation(text, verdict, (("correct", verdict),), weights=weights, error=error)
 
     def chat(self) -> Problem:
         """A question and an answer as messages, with a verdict."""
@@ -190,7 +194,8 @@ class _RowReader:
         correct = self._verdict(self.row.values[verdict], f'"{verdict}"')
         verdicts = () if correct is None else ((verdict, correct),)
         text = self._completion(key, prompt)
-        generation = Generation(text, correct, verdicts, weights=read_weights(self.row, self.row.values, text))
+        weights = read_weights(self.row, self.row.values, text)
+        generation = Generation(text, correct, verdicts, weights=weights, error=_word(self.row.values.get("error")))
         return Problem(self.identity, prompt, self._answer(), (generation,))
 
     def _generation(self, item: object, key: str) -> Generation:
@@ -203,7 +208,7 @@ class _RowReader:
         verdicts = () if correct is None else (("correct", correct),)
         text = self._text(item["text"], f"{key}.text")
         weights = read_weights(self.row, item, text, f"{key}.{{}}")
-        return Generation(text, correct, verdicts, reason, weights=weights)
+        return Generation(text, correct, verdicts, reason, weights=weights, error=_word(item.get("error")))
 
     def _prompt(self) -> str:
         value = self.row.values["prompt"]
@@ -264,6 +269,11 @@ class _RowReader:
         if not value.strip():
             raise UserError(f"{self.row.where}: key {key}: the string is empty (row with id {show(self.identity)})")
         return value
+
+
+def _word(value: object) -> str | None:
+    """What only serves people to tell rows apart: nothing depends on it, so another type is no mistake."""
+    return value if isinstance(value, str) else None
 
 
 def _names(keys: Iterable[str]) -> str:

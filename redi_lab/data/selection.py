@@ -2,8 +2,9 @@
 
     corpus = curate(problems, source="mine.jsonl", num_heldout=100)
 
-The rules: the first correct generation of a problem is its demonstration; with the first incorrect one it makes the
-problem's only pair. An unknown verdict is never a positive and never a negative. The rows are read once, and nothing is
+The rules: the first correct generation of a problem is its demonstration; with the first incorrect one, or another that
+a `redi_lab.data.pairing` rule names, it makes the problem's only pair. An unknown verdict is never a positive and never
+a negative. The rows are read once, and nothing is
 kept of them but what is selected.
 """
 
@@ -18,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from redi_lab.data.pairing import RANKS, Negatives, Trace, choose_pairs, far_pairs
 from redi_lab.data.traces import Demonstration, Dropped, HeldOut, Pair, Problem, SelectionCounts, TraceCorpus, pass_rate
 from redi_lab.errors import UserError
 
@@ -27,6 +29,7 @@ NO_INCORRECT = "no incorrect generation"
 SAME_TEXT = "chosen and rejected are the same text"
 LEAKS_HELD_OUT = "same text as a held-out problem"
 REPEATED = "same problem and completion as an earlier row"
+NO_FAR_NEGATIVE = "no wrong trace can be made of its right one"
 
 
 class Choice(NamedTuple):
@@ -40,14 +43,22 @@ class Choice(NamedTuple):
     is_ready_pair: bool
 
 
-def curate(rows: Iterable[Problem | Dropped], *, source: str, num_heldout: int = 0, seed: int = 0) -> TraceCorpus:
+def curate(
+    rows: Iterable[Problem | Dropped],
+    *,
+    source: str,
+    num_heldout: int = 0,
+    seed: int = 0,
+    negatives: Negatives = "first",
+) -> TraceCorpus:
     """Hold out, select and account for the rows of one source.
 
     Args:
         rows: problems with unique ids, and the rows that their reader refused, in the order that the result keeps.
         source: name of the source, for people.
         num_heldout: problems to keep for evaluation, see `hold_out`; every row of the same text leaves training.
-        seed: seed of the choice of held-out problems.
+        seed: seed of the choices of held-out problems and of random negatives.
+        negatives: see `choose`.
 
     Returns:
         At most one demonstration and at most one pair for each row, with counts that add up. An equal demonstration of
@@ -62,7 +73,7 @@ def curate(rows: Iterable[Problem | Dropped], *, source: str, num_heldout: int =
         if isinstance(row, Dropped):
             dropped[row.reason] += 1
         else:
-            choices.append(choose(row))
+            choices.append(choose(row, negatives, seed))
     rows_read = len(choices) + dropped.total()
     held_out = hold_out(choices, num_heldout, seed, source=source)
     usable = _without_held_out(choices, held_out, dropped)
@@ -85,24 +96,44 @@ def curate(rows: Iterable[Problem | Dropped], *, source: str, num_heldout: int =
     return TraceCorpus(source, demonstrations, pairs, held_out, counts)
 
 
-def choose(problem: Problem) -> Choice:
-    """The first correct generation, and that against the first incorrect one of another text."""
+def choose(problem: Problem, negatives: Negatives = "first", seed: int = 0) -> Choice:
+    """The first correct generation, and that against an incorrect one of another text.
+
+    Args:
+        problem: with its generations.
+        negatives: which of several incorrect ones: an order of `choose_pairs`, by characters; far rules take the first.
+        seed: of the random order.
+    """
     rate = None if problem.is_ready_pair else pass_rate(generation.correct for generation in problem.generations)
-    demonstration: Demonstration | str = NO_CORRECT if problem.generations else NO_GENERATIONS
-    for generation in problem.generations:
-        if generation.correct:
-            demonstration = Demonstration(problem.id, problem.problem, generation.text, generation.weights, rate)
-            break
-    pair: Pair | str = NO_INCORRECT
-    if isinstance(demonstration, Demonstration):
-        for generation in problem.generations:
-            if generation.correct is False:  # None is an unknown verdict, never a negative
-                if generation.text != demonstration.completion:
-                    texts, weights = (demonstration.completion, generation.text), generation.weights
-                    pair = Pair(problem.id, problem.problem, *texts, demonstration.weights, weights, rate)
-                    break
-                pair = SAME_TEXT
+    right = next((generation for generation in problem.generations if generation.correct), None)
+    if right is None:
+        reason = NO_CORRECT if problem.generations else NO_GENERATIONS
+        return Choice(problem.id, problem.problem, problem.answer, reason, NO_INCORRECT, problem.is_ready_pair)
+    # None is an unknown verdict, never a negative.
+    wrong = [generation for generation in problem.generations if generation.correct is False]
+    places = choose_pairs(
+        [Trace(0, right.text)],
+        [Trace(place, generation.text) for place, generation in enumerate(wrong)],
+        order="first" if negatives == "other_problem" or negatives == "shuffled_steps" else negatives,
+        per_problem=1,
+        salt=f"{seed}/{problem.id}",
+    )
+    pair: Pair | str = SAME_TEXT if wrong else NO_INCORRECT
+    for _, place in places:
+        texts, weights = (right.text, wrong[place].text), (right.weights, wrong[place].weights)
+        pair = Pair(problem.id, problem.problem, *texts, *weights, rate, wrong[place].error)
+    demonstration = Demonstration(problem.id, problem.problem, right.text, right.weights, rate)
     return Choice(problem.id, problem.problem, problem.answer, demonstration, pair, problem.is_ready_pair)
+
+
+def with_far_negatives(corpus: TraceCorpus, negatives: Negatives, seed: int) -> TraceCorpus:
+    """The corpus with pairs as `far_pairs` makes them, and wrong traces from these alone; unchanged by other rules."""
+    if negatives in RANKS:
+        return corpus
+    pairs = far_pairs(corpus.pairs, negatives, seed)
+    lost = Counter({NO_FAR_NEGATIVE: len(corpus.pairs) - len(pairs)})
+    counts = replace(corpus.counts, pairs=len(pairs), without_pair=dict(+lost + Counter(corpus.counts.without_pair)))
+    return replace(corpus, pairs=pairs, counts=counts, unpaired_negatives=None)
 
 
 def hold_out(

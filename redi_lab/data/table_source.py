@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
+from redi_lab.data.pairing import Negatives
 from redi_lab.data.rows import OnProgress, Row, RowTable, open_rows
 from redi_lab.data.selection import curate, shuffled
 from redi_lab.data.traces import Dropped, Problem, TraceCorpus
@@ -26,6 +27,7 @@ class TableSource(ABC):
         seed: seed of the choice of held-out problems.
         options: further options that shape the corpus, for the digest.
         streaming: read a hub data set as it is downloaded, without keeping it on disk.
+        negatives: which incorrect generation of a problem makes its pair, see `redi_lab.data.selection.choose`.
         is_shuffled: whether the corpus is in the order of `datasets.Dataset.shuffle(seed)` rather than of the source.
     """
 
@@ -40,12 +42,14 @@ class TableSource(ABC):
         *,
         streaming: bool = False,
         is_shuffled: bool = False,
+        negatives: Negatives = "first",
     ) -> None:
         self.path = path
         self._num_heldout = num_heldout
         self._seed = seed
         self._is_shuffled = is_shuffled
-        self._options = [split, num_heldout, seed, is_shuffled, *options]
+        self._negatives = negatives
+        self._options = [split, num_heldout, seed, is_shuffled, negatives, *options]
         # Opened once, so that digest and load agree on the commit of a hub data set.
         self._open = cache(lambda: open_rows(path, split=split, revision=revision, streaming=streaming))
 
@@ -81,7 +85,10 @@ class TableSource(ABC):
             UserError: as `problems`; or too few problems can be held out, or nothing is left to train on.
         """
         problems = self.problems(on_progress)
-        corpus = curate(problems, source=self.table().source, num_heldout=self._num_heldout, seed=self._seed)
+        source = self.table().source
+        corpus = curate(
+            problems, source=source, num_heldout=self._num_heldout, seed=self._seed, negatives=self._negatives
+        )
         return shuffled(corpus, self._seed) if self._is_shuffled else corpus
 
     @abstractmethod

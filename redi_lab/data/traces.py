@@ -76,6 +76,7 @@ class Generation:
         finish_reason: why the teacher stopped, where the corpus says so: "stop", "length", …
         unknown_reason: why a verifier could not tell, where it says so.
         weights: how much it is to count.
+        error: the kind of error that makes it wrong, where the source says so.
     """
 
     text: str
@@ -84,6 +85,7 @@ class Generation:
     finish_reason: str | None = None
     unknown_reason: str | None = None
     weights: TraceWeights = UNWEIGHTED
+    error: str | None = None
 
 
 @final
@@ -143,6 +145,8 @@ class Negative:
     weights: TraceWeights = UNWEIGHTED
     pass_rate: float | None = None
     """See `pass_rate`; None where the source does not say."""
+    error: str | None = None
+    """See `Generation`."""
 
 
 @final
@@ -158,6 +162,8 @@ class Pair:
     rejected_weights: TraceWeights = UNWEIGHTED
     pass_rate: float | None = None
     """See `pass_rate`; None where the source does not say."""
+    error: str | None = None
+    """See `Generation`; of the incorrect completion."""
 
     @property
     def weight(self) -> float:
@@ -245,7 +251,9 @@ class TraceCorpus:
         if self.unpaired_negatives is not None:
             return self.unpaired_negatives
         return tuple(
-            dict.fromkeys(Negative(p.id, p.problem, p.rejected, p.rejected_weights, p.pass_rate) for p in self.pairs)
+            dict.fromkeys(
+                Negative(p.id, p.problem, p.rejected, p.rejected_weights, p.pass_rate, p.error) for p in self.pairs
+            )
         )
 
 

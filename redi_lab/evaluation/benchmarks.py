@@ -18,7 +18,7 @@ from typing import Any, Self, final
 from redi_lab.data.jsonl import parse_json, read_jsonl
 from redi_lab.errors import UserError
 
-Describe = Callable[[Sequence[str]], Mapping[str, float]]
+Describe = Callable[[Sequence[str], Sequence[str]], Mapping[str, float]]
 Keys = tuple[str, str]
 """Under which keys a row holds its problem, and its answer or list of accepted answers."""
 
@@ -45,7 +45,8 @@ class Benchmark:
         name: Short name for metrics and reports; not part of the digest.
         problems: The problems, with unique identifiers.
         digest: SHA-256 over the canonical JSON of the problems.
-        describe: From the texts of all completions to further metrics of the benchmark, whatever the verdicts.
+        describe: From the texts of all completions, and of the problem of each, to further metrics of the benchmark,
+            whatever the verdicts.
     """
 
     name: str

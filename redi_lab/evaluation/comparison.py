@@ -18,9 +18,10 @@ from typing import final
 
 import numpy as np
 
-from redi_lab.evaluation.metrics import CONFIDENCE, Estimate, Verdicts, paired_difference, t_quantile
+from redi_lab.evaluation.metrics import CONFIDENCE, Estimate, Values, Verdicts, paired_difference, t_quantile
 
 POWER = 0.8
+_DRAWS = 9_999
 
 
 @final
@@ -121,6 +122,23 @@ def exact_test(new: Verdicts, old: Verdicts) -> float:
     sums = 2 * np.arange(len(probabilities)) - gaps.sum()
     observed = abs(int(new.sum()) - int(old.sum()))
     return min(1.0, float(probabilities[np.abs(sums) >= observed].sum()))
+
+
+def swap_test(strata: Sequence[Values]) -> float:
+    """`exact_test` for what is no count: pass@k, and the average over benchmarks, whose problems are swapped in each.
+
+    Ways to swap are drawn, always the same ones, and the data count as one of them: so the test keeps its level, and
+    its p-value is not below 1/10,000 (Phipson and Smyth 2010, "Permutation P-values Should Never Be Zero").
+
+    Args:
+        strata: For each benchmark what the runs differ by on each problem; their means are averaged.
+    """
+    generator, sums = np.random.default_rng(0), np.zeros(_DRAWS)
+    for differences in strata:
+        for size, count in zip(*np.unique(np.abs(differences).round(12), return_counts=True), strict=True):
+            sums += size * (2 * generator.binomial(count, 0.5, _DRAWS) - count) / len(differences)
+    observed = abs(sum(float(differences.mean()) for differences in strata))
+    return float(1 + np.count_nonzero(np.abs(sums) >= observed - 1e-9)) / (1 + _DRAWS)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -26,7 +26,7 @@ from redi_lab.evaluation.results import (
     load_result,
     save_result,
 )
-from redi_lab.evaluation.samples import SampleStore, draw_samples
+from redi_lab.evaluation.samples import Draw, SampleStore, draw_samples
 from redi_lab.evaluation.scoring import grade_completions, score
 from redi_lab.generation.engines import Engine, Progress, SamplingParams
 from redi_lab.grading.grader import Gold, Grader
@@ -48,7 +48,7 @@ class Evaluation:
         grader: What grades them.
         protocol_extras: Further JSON values of the protocol, such as the prompt template.
         folder: Where results are kept, and below it, in `samples`, what is drawn.
-        chunk_completions: About how many completions are drawn between two saves.
+        chunk_completions: See `redi_lab.evaluation.samples.Draw`.
         require_closed_thought: See `redi_lab.evaluation.scoring.grade_completions`.
     """
 
@@ -73,15 +73,13 @@ class Evaluation:
             UserError: See the engine, `checkpoint_hash` and `SampleStore`.
             RuntimeError: The engine returned other completions than were asked for.
         """
-        protocol = self.protocol
-        key = evaluation_key(self.checkpoint_hash, protocol, self.benchmark.digest)
-        stored = load_result(self.folder, key)
+        stored = load_result(self.folder, self.key)
         if stored is not None:  # its metrics may come from an earlier version; its rows stay the same
             return replace(stored, metrics=self._metrics(stored.rows))
         rows = self.rows(self.sampling.first_sample, self.sampling.num_samples, on_progress)
         metrics, benchmark = self._metrics(rows), self.benchmark
         result = EvaluationResult(
-            key, protocol, benchmark.name, benchmark.digest, self.checkpoint_hash, metrics, tuple(rows)
+            self.key, self.protocol, benchmark.name, benchmark.digest, self.checkpoint_hash, metrics, tuple(rows)
         )
         save_result(self.folder, result)
         return result
@@ -102,10 +100,7 @@ class Evaluation:
             RuntimeError: As `result`.
         """
         sampling = replace(self.sampling, first_sample=first_sample, num_samples=num_samples)
-        store = SampleStore(self.folder / "samples", {"checkpoint_hash": self.checkpoint_hash, **self._drawing})
-        drawn = draw_samples(
-            self.engine, self.checkpoint, self._prompts, sampling, store, self.chunk_completions, on_progress
-        )
+        [drawn] = draw_samples(self.engine, self.checkpoint, [self._draw(sampling, on_progress)])
         samples = [
             (problem, index, sample)
             for problem, of_problem in zip(self.benchmark.problems, drawn, strict=True)
@@ -127,15 +122,26 @@ class Evaluation:
             for (problem, index, sample), grade in zip(samples, grades, strict=True)
         ]
 
+    def _draw(self, sampling: SamplingParams, on_progress: Progress | None) -> Draw:
+        store = SampleStore(self.folder / "samples", {"checkpoint_hash": self.checkpoint_hash, **self._drawing})
+        return Draw(self._prompts, sampling, store, self.chunk_completions, on_progress or (lambda done, total: None))
+
     def _metrics(self, rows: Sequence[ResultRow]) -> dict[str, float]:
-        describe = self.benchmark.describe
-        further = {} if describe is None else describe([row.text for row in rows])
-        return score(rows, self.sampling.num_samples) | dict(further)
+        describe, further = self.benchmark.describe, {}
+        if describe is not None:
+            problems = {problem.id: problem.problem for problem in self.benchmark.problems}
+            further = dict(describe([row.text for row in rows], [problems[row.id] for row in rows]))
+        return score(rows, self.sampling.num_samples) | further
 
     @cached_property
     def checkpoint_hash(self) -> str:
         """See `redi_lab.evaluation.results.checkpoint_hash`."""
         return checkpoint_hash(self.checkpoint)
+
+    @cached_property
+    def key(self) -> str:
+        """Names the result."""
+        return evaluation_key(self.checkpoint_hash, self.protocol, self.benchmark.digest)
 
     @cached_property
     def protocol(self) -> dict[str, Any]:
@@ -166,3 +172,23 @@ class Evaluation:
             "engine": {"name": engine.name, "versions": dict(engine.versions), "settings": redacted(engine.settings)},
             "prompts_sha256": content_digest(self._prompts),
         }
+
+
+def draw_together(evaluations: Sequence[Evaluation], on_progress: Sequence[Progress]) -> None:
+    """Draw what the results of several evaluations will need, as one queue: none waits for the last of another.
+
+    Args:
+        evaluations: Of one checkpoint with one engine.
+        on_progress: For each, as for `Evaluation.result`.
+
+    Raises:
+        UserError: As `Evaluation.result`.
+        RuntimeError: As `Evaluation.result`.
+    """
+    draws = {}
+    for evaluation, report in zip(evaluations, on_progress, strict=True):
+        if load_result(evaluation.folder, evaluation.key) is None:
+            draw = evaluation._draw(evaluation.sampling, report)
+            draws[draw.store.path] = draw  # two may have the same prompts, under other answers
+    if draws:
+        draw_samples(evaluations[0].engine, evaluations[0].checkpoint, list(draws.values()))

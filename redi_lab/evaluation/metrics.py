@@ -71,13 +71,25 @@ def pass_at_1(correct: Verdicts) -> Estimate:
 
 
 def pass_at_k(correct: Verdicts, k: int) -> Estimate:
-    """Unbiased estimate of the chance that at least one of k samples is right, 1 − C(n−c, k)/C(n, k) per problem.
+    """Mean over problems of `solved_within`.
+
+    Raises:
+        ValueError: k is out of range, or the matrix is empty.
+    """
+    return _estimate(solved_within(correct, k), correct.shape[1])
+
+
+def solved_within(correct: Verdicts, k: int) -> Values:
+    """Unbiased estimate of each problem's chance that one of k samples is right, 1 − C(n−c, k)/C(n, k).
 
     Source: Chen et al. 2021, "Evaluating Large Language Models Trained on Code", Eq. 1.
 
     Args:
         correct: Verdicts, shape (problems, samples).
         k: Number of samples allowed, 1 ≤ k ≤ samples.
+
+    Returns:
+        Shape (problems,).
 
     Raises:
         ValueError: k is out of range, or the matrix is empty.
@@ -89,7 +101,8 @@ def pass_at_k(correct: Verdicts, k: int) -> Estimate:
     total = math.comb(num_samples, k)
     # Python integers: the binomials of 64 samples overflow floats' exact range.
     by_count = np.array([1 - math.comb(num_samples - c, k) / total for c in range(num_samples + 1)])
-    return _estimate(by_count[correct.sum(axis=1)], num_samples)
+    values: Values = by_count[correct.sum(axis=1)]
+    return values
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:
@@ -122,10 +135,7 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def paired_difference(a: Verdicts, b: Verdicts) -> Estimate:
-    """Mean over problems of accuracy(a) − accuracy(b), with a t-interval over the per-problem differences.
-
-    Pairing removes the spread of difficulty that both runs share. Where no two problems differ in their difference,
-    the spread cannot be estimated; the half-width is then Wilson's bound for an event never seen in n problems.
+    """Mean over problems of accuracy(a) − accuracy(b), see `mean_difference`.
 
     Args:
         a: Verdicts, shape (problems, samples of a); row i is the same problem in both.
@@ -140,15 +150,26 @@ def paired_difference(a: Verdicts, b: Verdicts) -> Estimate:
     a, b = _checked(a), _checked(b)
     if len(a) != len(b):
         raise ValueError(f"paired_difference: both runs must cover the same problems, got {len(a)} and {len(b)}")
-    differences = a.mean(axis=1) - b.mean(axis=1)
+    return mean_difference(a.mean(axis=1) - b.mean(axis=1), min(a.shape[1], b.shape[1]))
+
+
+def mean_difference(differences: Values, num_samples: int) -> Estimate:
+    """Mean of what two runs differ by on each problem, with a t-interval.
+
+    Pairing removes the spread of difficulty that both runs share. Where no two problems differ in their difference,
+    the spread cannot be estimated; the half-width is then Wilson's bound for an event never seen in n problems.
+
+    Args:
+        differences: One in [−1, 1] for each problem.
+        num_samples: Of each problem in each run.
+    """
     count = len(differences)
     spread = float(differences.std(ddof=1)) if count > 1 else 0.0
     quantile = t_quantile(max(count - 1, 1))
     unseen = quantile**2 / (count + quantile**2)
     half_width = quantile * spread / math.sqrt(count) if spread > 1e-12 else unseen
     value = float(differences.mean())
-    samples = min(a.shape[1], b.shape[1])
-    return Estimate(value, max(-1.0, value - half_width), min(1.0, value + half_width), None, count, samples)
+    return Estimate(value, max(-1.0, value - half_width), min(1.0, value + half_width), None, count, num_samples)
 
 
 def _checked(correct: Verdicts) -> Verdicts:
@@ -192,7 +213,7 @@ def interval(values: Values) -> tuple[Values, Values]:
     return np.minimum(mean, low), np.maximum(mean, high)
 
 
-def t_quantile(degrees: int, probability: float = (1 + CONFIDENCE) / 2) -> float:
+def t_quantile(degrees: float, probability: float = (1 + CONFIDENCE) / 2) -> float:
     """Quantile of Student's t, by default the one of a two-sided 95 % interval.
 
     Args:

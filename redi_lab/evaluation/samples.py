@@ -4,11 +4,12 @@ A completion follows from the checkpoint, the engine, the sampling parameters, i
 store is named by all of these except the number of samples: more samples of the same problems find the earlier ones.
 
     store = SampleStore(folder, {"checkpoint": digest, "engine": engine, "sampling": sampling, "prompts": digest})
-    samples = draw_samples(engine, checkpoint, prompts, sampling, store, chunk_completions=1024)
+    [samples] = draw_samples(engine, checkpoint, [Draw(prompts, sampling, store, chunk_completions=1024)])
     samples[problem][sample].text
 
-One line of the file is one chunk, what the engine was asked at once: it is there as a whole, or, after a kill, not at
-all, and then drawn again from the same prompts in the same batches. So even rounding comes out as without the kill.
+One line of the file is what the engine drew together, a whole chunk or a single completion: it is there as a whole, or,
+after a kill, not at all. A chunk is then drawn again from the same prompts in the same batches, so that even rounding
+comes out as without the kill.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass, replace
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, final
@@ -30,7 +30,7 @@ import filelock
 from redi_lab.errors import UserError
 from redi_lab.evaluation.results import content_digest
 from redi_lab.files import appending, is_locked
-from redi_lab.generation.engines import Engine, Progress, SamplingParams
+from redi_lab.generation.engines import Completion, Engine, Progress, Request, SamplingParams
 
 _LOG = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class SampleStore:
             samples.setdefault(problem, {}).setdefault(index, sample)
 
     def append(self, problems: Sequence[int], first_sample: int, samples: Sequence[Sequence[Sample]]) -> None:
-        """Add one chunk, and return when it is on disk. Only under the lock.
+        """Add one chunk. Only under the lock. After a power cut the last chunks may have to be drawn again.
 
         Args:
             problems: Indices.
@@ -120,7 +120,7 @@ class SampleStore:
         """
         rows = [[astuple(sample) for sample in drawn] for drawn in samples]
         chunk = {"problems": list(problems), "first_sample": first_sample, "samples": rows}
-        with appending(self.path) as file:
+        with appending(self.path, is_synced=False) as file:
             head = b"" if file.tell() else self._head() + b"\n"
             file.write(head + json.dumps(chunk).encode() + b"\n")
 
@@ -128,85 +128,112 @@ class SampleStore:
         return json.dumps(self._identity, sort_keys=True).encode()
 
 
-def draw_samples(
-    engine: Engine,
-    checkpoint: Path,
-    prompts: Sequence[Sequence[int]],
-    sampling: SamplingParams,
-    store: SampleStore,
-    chunk_completions: int,
-    on_progress: Progress | None = None,
-) -> list[list[Sample]]:
-    """Samples of all prompts: those in the store, and the others from the engine, chunk by chunk into the store.
+@final
+@dataclass(frozen=True)
+class Draw:
+    """Samples that are wanted.
+
+    Attributes:
+        prompts: Token ids of each prompt.
+        sampling: Which samples of each, and how they are drawn.
+        store: Of this very checkpoint, engine, sampling and prompts.
+        chunk_completions: About how many completions an engine draws together that draws in batches. Not part of the
+            store's name: with another number, samples differ by rounding alone.
+        on_progress: Called with (completions there, completions wanted).
+    """
+
+    prompts: Sequence[Sequence[int]]
+    sampling: SamplingParams
+    store: SampleStore
+    chunk_completions: int
+    on_progress: Progress = lambda done, total: None
+
+    def requests(self, samples: Samples) -> Iterator[tuple[list[int], Request]]:
+        """What is missing, in chunks that do not depend on what is there: problems, and what to ask for them."""
+        size = max(1, self.chunk_completions // self.sampling.num_samples)
+        for start in range(0, len(self.prompts), size):
+            chunk = range(start, min(start + size, len(self.prompts)))
+            for problems, wanted in _runs(samples, chunk, self.sampling):
+                yield problems, Request([self.prompts[problem] for problem in problems], wanted)
+
+
+def draw_samples(engine: Engine, checkpoint: Path, draws: Sequence[Draw]) -> list[list[list[Sample]]]:
+    """Samples of all prompts: those in the stores, and the others from the engine, into the stores as they come.
+
+    All that is missing is asked for at once, so that none waits for the longest of the others.
 
     Args:
         engine: What generates.
         checkpoint: Hugging Face folder.
-        prompts: Token ids of each prompt.
-        sampling: Which samples are wanted, and how they are drawn.
-        store: Of this very checkpoint, engine, sampling and prompts.
-        chunk_completions: About how many completions the engine is asked for at once. Not part of the store's name:
-            with another number, samples differ by rounding alone.
-        on_progress: Called with (completions there, completions wanted).
+        draws: What is wanted, with different stores.
 
     Returns:
-        By prompt, then sample.
+        By draw, then prompt, then sample.
 
     Raises:
         UserError: See the engine and `SampleStore.read`.
         RuntimeError: The engine returned other completions than were asked for.
     """
-    total = len(prompts) * sampling.num_samples
-    with store.locked():
-        samples = store.read()
-        done = total - sum(len(_missing(samples, problem, sampling)) for problem in range(len(prompts)))
-        report = on_progress or (lambda done, total: None)
-        report(done, total)
-        size = max(1, chunk_completions // sampling.num_samples)
-        for start in range(0, len(prompts), size):
-            chunk = range(start, min(start + size, len(prompts)))
-            for problems, wanted in _requests(samples, chunk, sampling):
-                shifted = partial(_shift, report, done, total)
-                drawn = _generate(engine, checkpoint, [prompts[problem] for problem in problems], wanted, shifted)
-                store.append(problems, wanted.first_sample, drawn)
-                for problem, new in zip(problems, drawn, strict=True):
-                    samples.setdefault(problem, {}).update(enumerate(new, start=wanted.first_sample))
-                done += len(problems) * wanted.num_samples
-    return [[samples[problem][index] for index in sampling.sample_indices] for problem in range(len(prompts))]
+    with ExitStack() as locks:
+        for draw in sorted(draws, key=lambda draw: draw.store.path):  # the same order in all processes
+            locks.enter_context(draw.store.locked())
+        found = [draw.store.read() for draw in draws]
+        asked = [(i, *one) for i, draw in enumerate(draws) for one in draw.requests(found[i])]
+        totals = [len(draw.prompts) * draw.sampling.num_samples for draw in draws]
+        num_done = totals.copy()
+        for i, _, request in asked:
+            num_done[i] -= len(request.indices)
+        counts = [0] * len(asked)
+
+        def report(number: int, count: int) -> None:
+            i = asked[number][0]
+            num_done[i] += count - counts[number]
+            counts[number] = count
+            draws[i].on_progress(num_done[i], totals[i])
+
+        for draw, done, total in zip(draws, num_done, totals, strict=True):
+            draw.on_progress(done, total)
+        requests = [request for _, _, request in asked]
+        left = {(number, *indices) for number, request in enumerate(requests) for indices in request.indices}
+        for number, completions in engine.stream(checkpoint, requests, report) if requests else ():
+            made = {(number, one.problem_index, one.sample_index) for one in completions}
+            if len(made) < len(completions) or not made <= left:
+                raise RuntimeError("the engine returned a completion twice, or one that it was not asked for")
+            left -= made
+            i, problems, _ = asked[number]
+            _keep(completions, problems, draws[i].store, found[i])
+    if left:
+        raise RuntimeError(f"the engine did not return {len(left)} of the completions that it was asked for")
+    return [
+        [[samples[problem][index] for index in draw.sampling.sample_indices] for problem in range(len(draw.prompts))]
+        for draw, samples in zip(draws, found, strict=True)
+    ]
 
 
-def _missing(samples: Samples, problem: int, sampling: SamplingParams) -> list[int]:
-    return [index for index in sampling.sample_indices if index not in samples.get(problem, {})]
+def _keep(completions: Sequence[Completion], problems: Sequence[int], store: SampleStore, samples: Samples) -> None:
+    """Put what was drawn together into the store, and to the other samples."""
+    drawn: dict[int, dict[int, Sample]] = {}
+    for made in completions:
+        sample = Sample(made.text, made.finish_reason, len(made.token_ids))
+        drawn.setdefault(problems[made.problem_index], {})[made.sample_index] = sample
+    for indices, group in groupby(drawn.items(), key=lambda item: list(item[1])):
+        if indices != list(range(indices[0], indices[0] + len(indices))):
+            raise RuntimeError(f"the engine returned samples {indices} of a problem together, which is no run of them")
+        of_problems = dict(group)
+        store.append(list(of_problems), indices[0], [list(one.values()) for one in of_problems.values()])
+        for problem, new in of_problems.items():
+            samples.setdefault(problem, {}).update(new)
 
 
-def _requests(
+def _runs(
     samples: Samples, chunk: Sequence[int], sampling: SamplingParams
 ) -> Iterator[tuple[list[int], SamplingParams]]:
     """What is missing in a chunk: problems that miss the same run of samples, and sampling parameters for that run."""
     incomplete: dict[tuple[int, int], list[int]] = {}
     for problem in chunk:
-        missing = _missing(samples, problem, sampling)
+        missing = [index for index in sampling.sample_indices if index not in samples.get(problem, {})]
         for _, run in groupby(enumerate(missing), key=lambda item: item[1] - item[0]):
             indices = [index for _, index in run]
             incomplete.setdefault((indices[0], len(indices)), []).append(problem)
     for (first, count), problems in incomplete.items():
         yield problems, replace(sampling, first_sample=first, num_samples=count)
-
-
-def _shift(on_progress: Progress, before: int, total: int, done: int, _: int) -> None:
-    on_progress(before + done, total)
-
-
-def _generate(
-    engine: Engine,
-    checkpoint: Path,
-    prompts: Sequence[Sequence[int]],
-    sampling: SamplingParams,
-    on_progress: Progress,
-) -> list[list[Sample]]:
-    completions = engine.generate(checkpoint, prompts, sampling, on_progress)
-    wanted = [(problem, index) for problem in range(len(prompts)) for index in sampling.sample_indices]
-    if [(completion.problem_index, completion.sample_index) for completion in completions] != wanted:
-        raise RuntimeError(f"the engine must return {len(wanted)} completions by problem, then sample; it did not")
-    kept = [Sample(c.text, c.finish_reason, len(c.token_ids)) for c in completions]
-    return [kept[start : start + sampling.num_samples] for start in range(0, len(kept), sampling.num_samples)]

@@ -1,14 +1,16 @@
 """What evaluation asks of a generator: prompts and sampling parameters in, completions out.
 
     engine: Engine = TransformersEngine()
-    completions = engine.generate(folder, prompts, SamplingParams(0.6, 0.95, 1024, num_samples=4, seed=42))
+    request = Request(prompts, SamplingParams(0.6, 0.95, 1024, num_samples=4, seed=42))
+    for number, completions in engine.stream(folder, [request]):
+        ...
 
 `redi_lab.generation.transformers_engine` runs everywhere; `redi_lab.generation.vllm_engine` needs vLLM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, final
@@ -70,6 +72,20 @@ class Completion:
     token_logps: tuple[float, ...] | None = None
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Completions that are wanted: of these prompts (token ids), drawn so."""
+
+    prompts: Sequence[Sequence[int]]
+    sampling: SamplingParams
+
+    @property
+    def indices(self) -> list[tuple[int, int]]:
+        """Indices of problem and sample of each completion."""
+        return [(problem, sample) for problem in range(len(self.prompts)) for sample in self.sampling.sample_indices]
+
+
 class Engine(Protocol):
     """What evaluation asks of a generator. `settings` and `versions` become part of a result's protocol."""
 
@@ -85,25 +101,21 @@ class Engine(Protocol):
     def settings(self) -> Mapping[str, Any]:
         """Settings that can change a completion, such as the precision; JSON values."""
 
-    def generate(
-        self,
-        checkpoint: Path,
-        prompts: Sequence[Sequence[int]],
-        sampling: SamplingParams,
-        on_progress: Progress | None = None,
-    ) -> list[Completion]:
-        """Complete every prompt `sampling.num_samples` times.
+    def stream(
+        self, checkpoint: Path, requests: Sequence[Request], on_progress: Progress | None = None
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Complete every prompt of every request `sampling.num_samples` times.
 
         The model stays loaded for further calls on the same checkpoint, until `close`.
 
         Args:
             checkpoint: Hugging Face folder with model and tokenizer.
-            prompts: Token ids of each prompt.
-            sampling: How completions are drawn.
-            on_progress: Called with (completions done, completions wanted).
+            requests: What is wanted.
+            on_progress: Called with (position of a request, how many of its completions are done).
 
-        Returns:
-            One completion for each prompt and sample, ordered by problem, then sample.
+        Yields:
+            The position of a request, and as they come some of its completions, ordered by problem, then sample. To
+            come out the same to the last bit after an interruption, these have to be drawn together again.
         """
 
     def close(self) -> None:

@@ -1,12 +1,15 @@
 """The engine that runs everywhere: batched generation by transformers, with seeded sampling.
 
 engine = TransformersEngine(max_batch_tokens=65_536)
-completions = engine.generate(folder, prompts, SamplingParams(0.6, 0.95, 1024, num_samples=4, seed=42))
+request = Request(prompts, SamplingParams(0.6, 0.95, 1024, num_samples=4, seed=42))
+for number, completions in engine.stream(folder, [request]):
+    ...
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -20,7 +23,7 @@ from transformers.cache_utils import DynamicCache
 from redi_lab.backbone.weights import check_loaded, check_vocabulary
 from redi_lab.errors import UserError
 from redi_lab.generation.checkpoint import Checkpoint, content_stamp, loading
-from redi_lab.generation.engines import Completion, Progress, SamplingParams
+from redi_lab.generation.engines import Completion, Progress, Request, SamplingParams
 from redi_lab.generation.sampling import SeededSampler, uniforms
 
 _TOKENS_BETWEEN_SORTINGS = 16  # steps between two looks for finished rows: leaving costs one copy of the KV cache
@@ -66,21 +69,19 @@ class TransformersEngine:
         """Precision, kind of device, and batch budget (which moves rounding)."""
         return {"dtype": self._dtype, "device": self._device.type, "max_batch_tokens": self._max_batch_tokens}
 
-    def generate(
-        self,
-        checkpoint: Path,
-        prompts: Sequence[Sequence[int]],
-        sampling: SamplingParams,
-        on_progress: Progress | None = None,
-    ) -> list[Completion]:
-        """See `Engine.generate`.
+    def stream(
+        self, checkpoint: Path, requests: Sequence[Request], on_progress: Progress | None = None
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """See `Engine.stream`; yields one request after the other, as a whole.
 
         Raises:
             UserError: The folder cannot be loaded or names no end token; a prompt is empty; a prompt with its new
                 tokens exceeds the model's positions or `max_batch_tokens`.
         """
         model, opened = self._load(checkpoint)
-        return self.generate_with(model, opened, prompts, sampling, on_progress)
+        for number, request in enumerate(requests):
+            advance = on_progress and partial(_advance, on_progress, number)
+            yield number, self.generate_with(model, opened, request.prompts, request.sampling, advance)
 
     def generate_with(
         self,
@@ -90,7 +91,7 @@ class TransformersEngine:
         sampling: SamplingParams,
         on_progress: Progress | None = None,
     ) -> list[Completion]:
-        """As `generate`, with a model that is in memory; its generation configuration is replaced.
+        """One request with a model that is in memory; its generation configuration is replaced.
 
         Args:
             model: A transformers causal LM in evaluation mode, on the engine's device.
@@ -237,3 +238,7 @@ class TransformersEngine:
         """Uniform numbers of each completion, shape (rows, max_new_tokens)."""
         streams = [uniforms(sampling.seed, row.prompt, row.sample_index, sampling.max_new_tokens) for row in batch]
         return torch.from_numpy(np.stack(streams)).to(self._device)
+
+
+def _advance(on_progress: Progress, number: int, done: int, _: int) -> None:
+    on_progress(number, done)

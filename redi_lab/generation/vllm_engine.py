@@ -1,7 +1,9 @@
 """The engine for long completions and many of them: vLLM in worker processes.
 
     engine = VLLMEngine(python=".venv-vllm/bin/python", data_parallel_size=2)
-    completions = engine.generate(folder, prompts, SamplingParams(0.6, 0.95, 1024, num_samples=4, seed=42))
+    request = Request(prompts, SamplingParams(0.6, 0.95, 1024, num_samples=4, seed=42))
+    for number, completions in engine.stream(folder, [request]):
+        ...
     engine.close()
 
 vLLM pins its own torch and transformers, so it may live in a separate environment: a worker is
@@ -14,19 +16,21 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any, final
 
 import numpy as np
 
 from redi_lab.errors import UserError
+from redi_lab.executor.crew import Crew, Worker
+from redi_lab.executor.local import share_of_machine, visible_gpus
 from redi_lab.generation.checkpoint import Checkpoint, content_stamp
-from redi_lab.generation.engines import Completion, Progress, SamplingParams
-from redi_lab.generation.vllm_process import WORKER, WorkerProcess
+from redi_lab.generation.engines import Completion, Progress, Request
+from redi_lab.generation.vllm_process import WORKER, Replica
+
+IN_FLIGHT = 1024  # completions of a replica at once: vLLM's own limit on a large GPU
 
 
 @final
@@ -39,10 +43,12 @@ class VLLMEngine:
 
     Args:
         python: Python of the environment that has vLLM; None for the one that runs this.
-        data_parallel_size: Replicas, each a process with its share of the prompts, and on GPUs with its own devices.
+        data_parallel_size: Replicas, each a process that takes completions from one queue, and on GPUs has its own
+            devices.
         tensor_parallel_size: Devices that share one replica.
         dtype: "float32", "bfloat16", or "auto" for the precision that the checkpoint was saved in.
         options: Further arguments of vLLM's `EngineArgs`, such as max_num_seqs or gpu_memory_utilization.
+        cluster: Address of a Ray cluster, on whose machines the replicas run; None: on this one.
     """
 
     name = "vllm"
@@ -54,6 +60,7 @@ class VLLMEngine:
         tensor_parallel_size: int = 1,
         dtype: str = "auto",
         options: Mapping[str, Any] | None = None,
+        cluster: str | None = None,
     ) -> None:
         self._python = python or sys.executable
         self._num_replicas = data_parallel_size
@@ -62,7 +69,8 @@ class VLLMEngine:
             "tensor_parallel_size": tensor_parallel_size,
             "options": dict(options or {}),
         }
-        self._replicas: list[WorkerProcess] = []
+        self._cluster = cluster
+        self._replicas: Crew | None = None
         self._stamp: tuple[object, ...] = ()
 
     @cached_property
@@ -85,91 +93,82 @@ class VLLMEngine:
         """Precision, split over devices (which moves rounding), and vLLM's options."""
         return self._settings
 
-    def generate(
-        self,
-        checkpoint: Path,
-        prompts: Sequence[Sequence[int]],
-        sampling: SamplingParams,
-        on_progress: Progress | None = None,
-    ) -> list[Completion]:
-        """See `Engine.generate`.
+    def stream(
+        self, checkpoint: Path, requests: Sequence[Request], on_progress: Progress | None = None
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """See `Engine.stream`; yields each completion as it is finished.
 
-        A worker that is killed is started again and does what is left of its share.
+        All requests are one queue, from which the replicas are kept busy. One that is killed is replaced.
 
         Raises:
             UserError: The folder cannot be loaded or names no end token; a prompt is empty or too long; vLLM fails, or
                 is killed again and again.
         """
         opened = Checkpoint.open(checkpoint)
-        opened.check_lengths(prompts, sampling.max_new_tokens, self._settings["options"].get("max_model_len"))
-        # All samples of a prompt go to one replica, which then reads the prompt once.
-        shares: list[list[dict[str, Any]]] = [[] for _ in range(self._num_replicas)]
-        for problem, prompt in enumerate(prompts):
-            for sample in sampling.sample_indices:
-                request = {
-                    "id": f"{problem} {sample}",
-                    "prompt": list(prompt),
-                    "temperature": sampling.temperature,
-                    "top_p": sampling.top_p,
-                    "max_tokens": sampling.max_new_tokens,
-                    "stop": list(opened.stops),
-                    "seed": None if sampling.temperature == 0 else _stream(sampling.seed, prompt, sample),
-                    "logprobs": sampling.wants_token_logps,
-                }
-                shares[problem % self._num_replicas].append(request)
-        completions: list[Completion] = []
+        longest = self._settings["options"].get("max_model_len")
+        for request in requests:
+            opened.check_lengths(request.prompts, request.sampling.max_new_tokens, longest)
+        num_done = [0] * len(requests)
         try:
-            self._load(checkpoint, opened)
-            for made in self._run(shares):
-                problem, sample = map(int, made["id"].split())
-                completions.append(opened.completion(problem, sample, made["token_ids"], made["logprobs"]))
+            for asked, made in self._load(checkpoint, opened).run(_questions(requests, opened.stops)):
+                number, problem, sample = map(int, asked["id"].split())
+                num_done[number] += 1
                 if on_progress is not None:
-                    on_progress(len(completions), len(prompts) * sampling.num_samples)
+                    on_progress(number, num_done[number])
+                yield number, [opened.completion(problem, sample, made["token_ids"], made["logprobs"])]
         except BaseException:
             self.close()  # replicas that are in the middle of something cannot be asked again
             raise
-        return sorted(completions, key=lambda completion: (completion.problem_index, completion.sample_index))
 
     def close(self) -> None:
         """See `Engine.close`."""
-        for replica in self._replicas:
-            replica.close()
-        self._replicas = []
+        if self._replicas is not None:
+            self._replicas.close()
+        self._replicas = None
 
-    def _load(self, path: Path, checkpoint: Checkpoint) -> None:
+    def _load(self, path: Path, checkpoint: Checkpoint) -> Crew:
         """Make the replicas, or keep those that have this checkpoint loaded."""
         stamp = content_stamp(path)
-        if self._replicas and self._stamp == stamp:
-            return
+        if self._replicas is not None and self._stamp == stamp:
+            return self._replicas
         self.close()
         dtype, devices, options = self._settings.values()
         arguments: dict[str, Any] = {"dtype": checkpoint.dtype if dtype == "auto" else dtype}
         if checkpoint.max_positions is not None:
             arguments["max_model_len"] = checkpoint.max_positions
         arguments |= {"tensor_parallel_size": devices} | options
-        self._replicas = [
-            WorkerProcess(self._python, path, arguments, rank, self._num_replicas) for rank in range(self._num_replicas)
-        ]
-        self._stamp = stamp
+        in_flight = options.get("max_num_seqs", IN_FLIGHT)
+        start = self._starter(partial(Replica, self._python, path, arguments), in_flight)
+        self._replicas, self._stamp = Crew(start, self._num_replicas, in_flight=in_flight), stamp
+        return self._replicas
 
-    def _run(self, shares: Sequence[Sequence[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-        """Completions of all replicas as they come, each replica waited for by a thread."""
-        done: SimpleQueue[dict[str, Any] | Exception] = SimpleQueue()
+    def _starter(self, replica: Callable[..., Replica], in_flight: int) -> Callable[[int], Worker]:
+        devices, key = self._settings["tensor_parallel_size"], "engine.tensor_parallel_size"
+        if self._cluster is not None:
+            from redi_lab.executor.cluster import actors
 
-        def serve(replica: WorkerProcess, share: Sequence[dict[str, Any]]) -> None:
-            try:
-                for made in replica.generate(share):
-                    done.put(made)
-            except Exception as error:  # raised again where the completions are read
-                done.put(error)
+            return actors(self._cluster, replica, None if devices == 1 else devices, key, in_flight)
+        gpus = devices if visible_gpus() and self._num_replicas > 1 else None
+        shares = [share_of_machine(rank, self._num_replicas, gpus, key) for rank in range(self._num_replicas)]
+        return lambda rank: replica(shares[rank])
 
-        for replica, share in zip(self._replicas, shares, strict=True):
-            Thread(target=serve, args=(replica, share), daemon=True).start()
-        for _ in range(sum(map(len, shares))):
-            item = done.get()
-            if isinstance(item, Exception):
-                raise item
-            yield item
+
+def _questions(requests: Sequence[Request], stops: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """What the replicas are asked, one by one."""
+    for number, request in enumerate(requests):
+        sampling = request.sampling
+        for problem, sample in request.indices:
+            prompt = request.prompts[problem]
+            yield {
+                "id": f"{number} {problem} {sample}",
+                "prompt": list(prompt),
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "max_tokens": sampling.max_new_tokens,
+                "stop": list(stops),
+                "seed": None if sampling.temperature == 0 else _stream(sampling.seed, prompt, sample),
+                "logprobs": sampling.wants_token_logps,
+            }
 
 
 def _stream(seed: int, prompt: Sequence[int], sample: int) -> int:

@@ -1,4 +1,4 @@
-"""One replica of vLLM as a process, spoken to in JSONL, and started again when something kills it."""
+"""One replica of vLLM as a process, spoken to in JSON lines."""
 
 from __future__ import annotations
 
@@ -10,148 +10,121 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, final
 
 from redi_lab.errors import UserError
+from redi_lab.executor.crew import WorkerDiedError
 
 WORKER = str(Path(__file__).with_name("vllm_worker.py"))
-_MAX_STARTS = 3  # of one replica for one share: what kills it three times will do so again
 
 
 @final
-class WorkerProcess:
-    """A replica in a separate process, which is started with the first request.
+class Replica:
+    """A replica in a separate process, which starts with the first request and takes any number at once.
 
     Args:
         python: Python of the environment that has vLLM.
         checkpoint: Hugging Face folder.
         arguments: Arguments of vLLM's `EngineArgs`.
-        rank: Which replica this is.
-        num_replicas: How many there are.
-
-    Raises:
-        UserError: CUDA_VISIBLE_DEVICES names too few devices for all replicas.
+        environment: Further variables of its process.
     """
 
     def __init__(
-        self, python: str, checkpoint: Path, arguments: Mapping[str, Any], rank: int, num_replicas: int
+        self, python: str, checkpoint: Path, arguments: Mapping[str, Any], environment: Mapping[str, str] | None = None
     ) -> None:
         # Isolated, so that neither this package's folder nor PYTHONPATH shadows what the worker imports.
         self._command = [python, "-I", WORKER, str(checkpoint), json.dumps(dict(arguments))]
-        self._environment = dict(os.environ)
-        if num_replicas > 1:
-            self._environment |= _share_of_machine(rank, num_replicas, arguments["tensor_parallel_size"])
-        self._rank = rank
+        self._environment = dict(environment or {})
         self._process: subprocess.Popen[str] | None = None
         self._log = Path(os.devnull)
-        self._is_closed = False
-        self._lock = threading.Lock()  # so that nothing is started after `close`
+        self._waiting: dict[str, Future[dict[str, Any]]] = {}
+        self._end: Exception | None = None
+        self._lock = threading.Lock()  # of the two above
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self.ready: Future[Any] = Future()
+        self.ready.set_result(None)
 
-    def generate(self, requests: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Complete all requests, in any order; `redi_lab.generation.vllm_worker` describes both forms.
+    def submit(self, request: dict[str, Any]) -> Future[dict[str, Any]]:
+        """Begin with a request; `redi_lab.generation.vllm_worker` describes it and its completion.
 
-        Raises:
-            UserError: vLLM ended with an error, or was killed `_MAX_STARTS` times.
+        The future fails with a `WorkerDiedError` if something killed the process, and with a `UserError` if vLLM ended
+        by itself.
         """
-        left = {request["id"]: request for request in requests}
-        status = starts = 0
-        while left and not self._is_closed:
-            if starts == _MAX_STARTS:
-                raise UserError(
-                    f"vLLM worker {self._rank} was killed {starts} times, last by {signal.Signals(-status).name}: if"
-                    " memory ran out, lower engine.options.gpu_memory_utilization, or kv_cache_memory_bytes on a CPU"
-                )
-            starts += 1
-            process = self._start()
-            for completion in _exchange(process, list(left.values())):
-                del left[completion["id"]]
-                yield completion
-            if left and not self._is_closed and (status := process.wait()) >= 0:
-                raise UserError(f"vLLM worker {self._rank} ended with status {status}: {_reason(self._log)}")
+        future: Future[dict[str, Any]] = Future()
+        with self._lock:
+            if self._end is not None:
+                future.set_exception(self._end)
+                return future
+            self._waiting[request["id"]] = future
+        process = self._process or self._start()
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it is dead: whoever listens will say so
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+        return future
+
+    def plain(self, error: BaseException) -> BaseException:
+        """See `Worker.plain`."""
+        return error
 
     def close(self) -> None:
-        """End the process and what it started."""
-        with self._lock:
-            self._is_closed = True
-            self._end()
-
-    def _start(self) -> subprocess.Popen[str]:
-        """The running process, else a new one."""
-        with self._lock:
-            if self._is_closed:
-                raise RuntimeError("the worker was closed")
-            if self._process is not None and self._process.poll() is None:
-                return self._process
-            self._end()
-            handle, name = tempfile.mkstemp(prefix=f"redi_lab_vllm_{self._rank}_", suffix=".log")
-            self._log = Path(name)
-            with os.fdopen(handle, "w") as log:
-                self._process = subprocess.Popen(
-                    self._command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    env=self._environment,
-                    encoding="utf-8",
-                    start_new_session=True,  # Ctrl-C is for us; tensor-parallel children end with their group
-                )
-            return self._process
-
-    def _end(self) -> None:
-        """Kill the group, even if its leader is dead already; the log stays where vLLM itself failed."""
+        """End the process and what it started; the log stays where vLLM itself failed."""
         if self._process is None:
             return
         has_failed = (self._process.poll() or 0) > 0
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+            os.killpg(self._process.pid, signal.SIGKILL)  # the group, even if its leader is dead already
+        self._listener.join()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             with contextlib.suppress(BrokenPipeError):  # requests that nobody read
                 pipe.close()
-        self._process = None
         if not has_failed:
             self._log.unlink(missing_ok=True)
 
+    def _start(self) -> subprocess.Popen[str]:
+        handle, name = tempfile.mkstemp(prefix="redi_lab_vllm_", suffix=".log")
+        self._log = Path(name)
+        with os.fdopen(handle, "w") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=os.environ | self._environment,
+                encoding="utf-8",
+                start_new_session=True,  # Ctrl-C is for us; tensor-parallel children end with their group
+            )
+        self._listener.start()
+        return self._process
 
-def _exchange(process: subprocess.Popen[str], requests: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Send a batch and read its completions, until the batch or the process ends."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        # The worker reads the whole batch before it writes: neither side waits for the other.
-        process.stdin.writelines(json.dumps(request) + "\n" for request in requests)
-        process.stdin.write("\n")
-        process.stdin.flush()
-    except BrokenPipeError:
-        return
-    for line in process.stdout:
-        if line == "\n" or not line.endswith("\n"):  # the end, or a line torn by a kill
-            return
-        yield json.loads(line)
+    def _listen(self) -> None:
+        """Pass on completions as they come, and in the end why there are no more."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.endswith("\n"):  # else torn by a kill
+                completion = json.loads(line)
+                with self._lock:
+                    future = self._waiting.pop(completion["id"])
+                future.set_result(completion)
+        end = self._reason(self._process.wait())
+        with self._lock:
+            self._end = end
+        for future in self._waiting.values():
+            future.set_exception(end)
 
-
-def _share_of_machine(rank: int, num_replicas: int, devices: int) -> dict[str, str]:
-    """Environment that gives a replica its own GPUs, or its part of the CPU's threads."""
-    threads = max(1, len(os.sched_getaffinity(0)) // num_replicas)
-    share = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible == "":  # GPUs are hidden on purpose
-        return share
-    needed = num_replicas * devices
-    names = [str(number) for number in range(needed)] if visible is None else visible.split(",")
-    if len(names) < needed:
-        raise UserError(
-            f"CUDA_VISIBLE_DEVICES={visible}: engine.data_parallel_size={num_replicas} times"
-            f" engine.tensor_parallel_size={devices} needs {needed} devices"
-        )
-    return share | {"CUDA_VISIBLE_DEVICES": ",".join(names[rank * devices : (rank + 1) * devices])}
-
-
-def _reason(log: Path) -> str:
-    """The last error in a log, in one line, and where the log is."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"(\(.*?\) )?[\w.]*(Error|Exception|Interrupt)\b", line)]
-    return f"{(errors or lines or ['it printed nothing'])[-1]} (log: {log})"
+    def _reason(self, status: int) -> Exception:
+        if status < 0:
+            return WorkerDiedError(
+                f"{signal.Signals(-status).name} ended vLLM: if memory ran out, lower"
+                " engine.options.gpu_memory_utilization, or kv_cache_memory_bytes on a CPU"
+            )
+        text = self._log.read_text(encoding="utf-8", errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        errors = [line for line in lines if re.match(r"(\(.*?\) )?[\w.]*(Error|Exception|Interrupt)\b", line)]
+        reason = (errors or lines or ["it printed nothing"])[-1]
+        return UserError(f"vLLM ended with status {status}: {reason} (log: {self._log})")

@@ -13,8 +13,8 @@ with `seed` null for greedy decoding, and its completion
 
     {"id": "0", "token_ids": [1, 5, 2], "logprobs": null}
 
-Tokens go in and come out: the caller decodes. An empty line ends a batch of requests and is answered by an empty line;
-the model stays loaded for the next one, until standard input ends.
+Tokens go in and come out: the caller decodes. Requests may come at any time, also while others run; the worker ends
+when standard input has ended and all are answered.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from itertools import takewhile
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 
@@ -50,31 +51,39 @@ def load(checkpoint: str, options: dict[str, Any]) -> Any:
     return LLMEngine.from_engine_args(arguments, UsageContext.LLM_CLASS)  # batch sizes for throughput
 
 
-def generate(engine: Any, requests: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Complete all requests of a batch, in the order in which they are finished."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    for request in requests:
-        params = SamplingParams(
-            temperature=request["temperature"],
-            top_p=request["top_p"],
-            max_tokens=request["max_tokens"],
-            seed=request["seed"],
-            stop_token_ids=request["stop"],
-            ignore_eos=True,  # the list is complete
-            logprobs=0 if request["logprobs"] else None,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        engine.add_request(request["id"], {"type": "token", "prompt_token_ids": request["prompt"]}, params)
-    while engine.has_unfinished_requests():
-        for output in engine.step():
+def generate(engine: Any, lines: SimpleQueue[str]) -> Iterator[dict[str, Any]]:
+    """Complete requests, in the order in which they are finished, until an empty string says that no more come."""
+    is_open = True
+    while is_open or engine.has_unfinished_requests():
+        while is_open and (not lines.empty() or not engine.has_unfinished_requests()):
+            line = lines.get()
+            is_open = line != ""
+            if is_open:
+                _add(engine, json.loads(line))
+        for output in engine.step() if engine.has_unfinished_requests() else ():
             if output.finished:
                 made = output.outputs[0]
                 tokens = list(made.token_ids)
                 logps = made.logprobs and [step[t].logprob for step, t in zip(made.logprobs, tokens, strict=True)]
                 yield {"id": output.request_id, "token_ids": tokens, "logprobs": logps or None}
+
+
+def _add(engine: Any, request: dict[str, Any]) -> None:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    params = SamplingParams(
+        temperature=request["temperature"],
+        top_p=request["top_p"],
+        max_tokens=request["max_tokens"],
+        seed=request["seed"],
+        stop_token_ids=request["stop"],
+        ignore_eos=True,  # the list is complete
+        logprobs=0 if request["logprobs"] else None,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+    engine.add_request(request["id"], {"type": "token", "prompt_token_ids": request["prompt"]}, params)
 
 
 def _cpu_defaults(options: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +116,7 @@ def versions() -> dict[str, str]:
 
 
 def main() -> None:
-    """Serve batches until standard input ends; see the head of this file."""
+    """Serve requests until standard input ends; see the head of this file."""
     if sys.argv[1:] == ["--versions"]:
         print(json.dumps(versions()))
         return
@@ -115,11 +124,16 @@ def main() -> None:
     # Libraries print: only completions may reach standard output.
     results = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    engine = load(checkpoint, json.loads(options))
-    while requests := [json.loads(line) for line in takewhile("\n".__ne__, sys.stdin)]:
-        for completion in generate(engine, requests):
-            print(json.dumps(completion), file=results, flush=True)
-        print(file=results, flush=True)
+    lines: SimpleQueue[str] = SimpleQueue()
+    Thread(target=_read, args=(lines,), daemon=True).start()  # now: whoever asks need not wait for the model
+    for completion in generate(load(checkpoint, json.loads(options)), lines):
+        print(json.dumps(completion), file=results, flush=True)
+
+
+def _read(lines: SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        lines.put(line)
+    lines.put("")
 
 
 if __name__ == "__main__":

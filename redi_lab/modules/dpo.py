@@ -23,6 +23,7 @@ class DPOModule(PreferenceModule):
     """
 
     is_linear = False
+    is_logistic = True
     needs_reference = True
 
     def __init__(self, *, beta: float, head_gradient: HeadGradient, **options: Any) -> None:

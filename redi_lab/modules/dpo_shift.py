@@ -12,6 +12,7 @@ from redi_lab.modules.pair_forms import PairFormModule
 class DPOShiftModule(PairFormModule):
     """−log σ(β(Δ_w − αΔ_l))."""
 
+    is_logistic = True
     needs_reference = True
     head_gradient = "accumulate"
     pair_loss = staticmethod(dpo_shift_loss)

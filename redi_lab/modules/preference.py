@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from redi_lab.data.packing import Batch
@@ -16,6 +18,8 @@ class PreferenceModule(CausalLMModule):
     """An objective on (prompt, chosen, rejected), averaged over the pairs of the global batch."""
 
     task = "pairs"
+    is_logistic: ClassVar[bool] = False
+    """Whether the loss of a pair is −log σ of its margin, which saturates as the margin grows."""
 
     @abc.abstractmethod
     def pair_losses(self, chosen: SequenceLogps, rejected: SequenceLogps) -> Tensor:
@@ -32,12 +36,20 @@ class PreferenceModule(CausalLMModule):
         return chosen.total(self.pair_losses(chosen, rejected)) / batch.num_examples
 
     def metrics(self, examples: Examples) -> dict[str, Tensor]:
-        """Mean log-probs (summed and per token) of both sides, and the rewards' margins and accuracies."""
+        """Mean log-probs (summed and per token) of both sides, the rewards' margins and accuracies, and the slope."""
         rewards = self.rewards(examples.sequences)
         chosen, rejected = rewards[examples.is_chosen], rewards[~examples.is_chosen]
-        return super().metrics(examples) | {
-            "rewards/chosen": chosen.mean(),
-            "rewards/rejected": rejected.mean(),
-            "rewards/margins": (chosen - rejected).mean(),
-            "rewards/accuracies": (chosen > rejected).float().mean(),
-        }
+        slope = {}
+        if self.is_logistic:  # σ(−margin) = 1 − e^(−loss): what is left of the gradient of the margin
+            losses = self.pair_losses(*(examples.sequences.at(slice(side, None, 2)) for side in (0, 1)))
+            slope = {"rewards/slope": -torch.expm1(-losses).mean()}
+        return (
+            super().metrics(examples)
+            | slope
+            | {
+                "rewards/chosen": chosen.mean(),
+                "rewards/rejected": rejected.mean(),
+                "rewards/margins": (chosen - rejected).mean(),
+                "rewards/accuracies": (chosen > rejected).float().mean(),
+            }
+        )

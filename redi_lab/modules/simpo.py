@@ -24,6 +24,7 @@ class SimPOModule(PreferenceModule):
     """
 
     is_linear = False
+    is_logistic = True
 
     def __init__(self, *, beta: float, gamma: float, head_gradient: HeadGradient, **options: Any) -> None:
         super().__init__(**options)

@@ -52,7 +52,7 @@ def _instantiated(
     if "data" in config:
         yield "data.source", config.data.source, SOURCES, lambda c: hasattr(c, "load") and hasattr(c, "digest")
     if "engine" in config:
-        yield "engine", config.engine, ENGINES, lambda c: hasattr(c, "generate") and hasattr(c, "close")
+        yield "engine", config.engine, ENGINES, lambda c: hasattr(c, "stream") and hasattr(c, "close")
     if "optimizer" in config:
         yield "optimizer", config.optimizer, OPTIMIZERS, lambda c: issubclass(c, torch.optim.Optimizer)
     for name, settings in config.get("callbacks", {}).items():

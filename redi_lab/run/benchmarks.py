@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hydra.utils import get_class
 from omegaconf import DictConfig
 
-from redi_lab.data.arithmetic import ArithmeticSource, describe_work
+from redi_lab.data.arithmetic import ArithmeticSource
+from redi_lab.data.chains import ChainsSource
+from redi_lab.data.teacher import describe_work
 from redi_lab.data.traces import FurtherSource, HeldOut, TraceCorpus
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import (
@@ -18,6 +20,14 @@ from redi_lab.evaluation.benchmarks import (
     load_file_benchmark,
     load_hub_benchmark,
 )
+
+EMBEDDED: Mapping[str, Callable[[int], Sequence[HeldOut]]] = {
+    "arithmetic": lambda seed: ArithmeticSource(num_problems=0, seed=seed).load().held_out,
+    "chains": lambda seed: ChainsSource(num_problems=0, seed=seed).load().held_out,
+    "chains_long": lambda seed: ChainsSource(seed=seed).longer(),
+    "chains_take": lambda seed: ChainsSource(seed=seed).taking(),
+}
+"""Benchmarks of the embedded tasks by name, each from a seed to its problems."""
 
 
 def make_benchmark(config: DictConfig, load_corpus: Callable[[], TraceCorpus]) -> Benchmark | None:
@@ -40,9 +50,9 @@ def _benchmark(
     config: DictConfig, settings: DictConfig, name: str | None, load_corpus: Callable[[], TraceCorpus]
 ) -> Benchmark:
     limit = config.eval.limit
-    if settings.benchmark == "arithmetic":
-        held_out = ArithmeticSource(num_problems=0, seed=config.seed).load().held_out[:limit]
-        return _held_out_benchmark(name or "arithmetic", held_out, describe_work)
+    if settings.benchmark in EMBEDDED:
+        held_out = EMBEDDED[settings.benchmark](config.seed)[:limit]
+        return _held_out_benchmark(name or settings.benchmark, held_out, describe_work)
     if settings.benchmark == "heldout":
         corpus = load_corpus()
         if not corpus.held_out:
@@ -50,7 +60,7 @@ def _benchmark(
                 f"eval=heldout: {corpus.source} keeps no problems for evaluation; set data.source.num_heldout (rows"
                 " need an answer), or eval=jsonl eval.path=FILE, or eval=none"
             )
-        describe = describe_work if corpus.source == "arithmetic" else None
+        describe = describe_work if corpus.source in EMBEDDED else None
         return _held_out_benchmark(name or "heldout", _final_problems(config, corpus)[:limit], describe)
     keys = (settings.problem_key, settings.answer_key)
     if settings.benchmark == "hub" and not Path(settings.path).is_file():

@@ -17,15 +17,17 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from transformers import get_scheduler
 
+from redi_lab.backbone.adapters import Adapters
 from redi_lab.backbone.attention import PADDED
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.backbone.loading import load_backbone
 from redi_lab.backbone.sharding import FSDP2
-from redi_lab.data.arithmetic import build_tokenizer
+from redi_lab.data import arithmetic, chains
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.rows import OnProgress
 from redi_lab.data.student_tokenizer import set_chat_template, train_tokenizer
@@ -39,6 +41,7 @@ from redi_lab.grading.grader import Grader
 from redi_lab.modules.base import CausalLMModule
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+EMBEDDED_TOKENIZERS = {"arithmetic": arithmetic.build_tokenizer, "chains": chains.build_tokenizer}
 USED_BY_PIPELINE = {
     "accuracy": ("num_samples", "temperature", "max_new_tokens", "max_batch_tokens"),
     "probes": ("num_examples",),
@@ -60,8 +63,8 @@ def make_tokenizer(config: DictConfig, corpus: TraceCorpus, init: Path | None) -
     elif model.path is not None:
         key = "model.path" if model.tokenizer is None else "model.tokenizer"
         tokenizer = load_tokenizer(model.tokenizer or model.path, model.revision, key=key)
-    elif model.tokenizer == "arithmetic":
-        tokenizer = build_tokenizer()
+    elif model.tokenizer in EMBEDDED_TOKENIZERS:
+        tokenizer = EMBEDDED_TOKENIZERS[model.tokenizer]()
     elif model.tokenizer == "bpe":
         # Held-out problems and wrong traces stay out: a tokenizer is part of what was trained.
         texts = (text for row in corpus.demonstrations for text in (row.problem, row.completion))
@@ -119,7 +122,7 @@ def make_backbone(config: DictConfig, tokenizer: Any, path: str | None) -> Causa
         gradient_checkpointing=model.gradient_checkpointing,
         compile=model.compile,
         head_chunk_tokens=model.head_chunk_tokens,
-        lora=plain["lora"],
+        adapters=plain["lora"] and Adapters(**plain["lora"]),
     )
 
 
@@ -223,13 +226,14 @@ def make_trainer(
         config: with the group trainer.
         callbacks: all that it has.
         logger: what records its metrics.
-        num_devices: in place of `trainer.devices`.
+        num_devices: in place of `trainer.devices`, on this machine alone.
     """
     plain = OmegaConf.to_container(config.trainer)
     assert isinstance(plain, dict)
-    plain["devices"] = num_devices or config.trainer.devices
+    if num_devices is not None:
+        plain |= {"devices": num_devices, "num_nodes": 1}
     strategy, offload = plain.pop("strategy"), plain.pop("fsdp_offload")
-    if plain["devices"] == 1:
+    if plain["devices"] * plain["num_nodes"] == 1:
         plain["strategy"] = "auto"
     elif strategy == "fsdp2":
         plain["strategy"] = FSDP2(offload=offload)
@@ -245,12 +249,17 @@ def make_trainer(
         enable_checkpointing=False,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
+        # Left to itself, Lightning answers SIGUSR1 by putting the job back into the queue.
+        plugins=[SLURMEnvironment(auto_requeue=False)]
+        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+        else None,
     )
 
 
 def make_engine(config: DictConfig) -> Engine:
     """What generates completions."""
-    engine: Engine = _instantiate(config.engine)
+    address = config.launcher.address if "launcher" in config else None
+    engine: Engine = _instantiate(config.engine, **({} if address is None else {"cluster": address}))
     return engine
 
 

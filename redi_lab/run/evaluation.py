@@ -18,7 +18,7 @@ from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark
-from redi_lab.evaluation.evaluate import Evaluation
+from redi_lab.evaluation.evaluate import Evaluation, draw_together
 from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.generation.checkpoint import Checkpoint
 from redi_lab.generation.engines import Engine, SamplingParams
@@ -50,14 +50,18 @@ def evaluate_benchmarks(
         label: shown beside the progress bar.
         tokenizer: writes the prompts; None: the checkpoint's.
     """
-    results = []
     with progress_bar() as progress, closing(make_engine(config)) as engine, make_grader(config) as grader:
-        for benchmark in benchmarks:
-            on_progress = advancing(progress, f"Evaluating {label} on {benchmark.name}")
-            evaluation = make_evaluation(config, checkpoint, benchmark, engine, grader, progress.console, tokenizer)
-            result = evaluation.result(on_progress)
-            results.append(result if benchmark.describe is None else _with_greedy(result, evaluation))
-    return results
+        evaluations = [
+            make_evaluation(config, checkpoint, benchmark, engine, grader, progress.console, tokenizer)
+            for benchmark in benchmarks
+        ]
+        bars = [advancing(progress, f"Evaluating {label} on {benchmark.name}") for benchmark in benchmarks]
+        draw_together(evaluations, bars)
+        results = [evaluation.result() for evaluation in evaluations]
+        return [
+            result if evaluation.benchmark.describe is None else _with_greedy(result, evaluation)
+            for result, evaluation in zip(results, evaluations, strict=True)
+        ]
 
 
 def _with_greedy(result: EvaluationResult, evaluation: Evaluation) -> EvaluationResult:

@@ -7,6 +7,7 @@ from typing import final
 
 from omegaconf import DictConfig
 
+from redi_lab.data.selection import with_far_negatives
 from redi_lab.data.traces import TraceCorpus
 from redi_lab.run.build import make_source
 from redi_lab.run.screen import waiting
@@ -26,6 +27,7 @@ class OpenedData:
     def __init__(self, config: DictConfig) -> None:
         self.source = make_source(config)
         self._name = str(config.name)
+        self._negatives, self._seed = config.data.negatives, config.seed
 
     @cached_property
     def digest(self) -> str:
@@ -36,4 +38,4 @@ class OpenedData:
     def corpus(self) -> TraceCorpus:
         """What the source gives."""
         with waiting(f"Reading traces of {self._name}") as on_progress:
-            return self.source.load(on_progress)
+            return with_far_negatives(self.source.load(on_progress), self._negatives, self._seed)

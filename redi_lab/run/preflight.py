@@ -1,4 +1,4 @@
-"""What a run wants from the hub, the web or vLLM, asked for before torch is imported."""
+"""What a run wants from the hub, the web, vLLM or optional packages, asked for before torch is imported."""
 
 from __future__ import annotations
 
@@ -59,6 +59,24 @@ def check_engine(config: DictConfig) -> None:
         raise UserError(f"engine.python={engine.python} cannot be run ({error.strerror}); {remedy}") from error
     if answer.returncode:
         raise UserError(f"engine.python={engine.python}: vLLM is not installed in that environment; {remedy}")
+
+
+def check_adapters(config: DictConfig) -> None:
+    """Check that the optional packages that adapters need are installed, without importing them.
+
+    Raises:
+        UserError: one is not.
+    """
+    lora = config.model.lora
+    if lora is None:
+        return
+    if find_spec("peft") is None:
+        raise UserError("model/lora: peft is not installed in this environment: pip install 'redi-lab[peft]'")
+    if lora.quantization is not None and find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"model.lora.quantization={lora.quantization}: bitsandbytes is not installed in this environment:"
+            " pip install 'redi-lab[qlora]', or choose model/lora=default"
+        )
 
 
 def _wanted(config: DictConfig, overrides: Sequence[str]) -> dict[str, str]:

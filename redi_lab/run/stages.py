@@ -43,7 +43,7 @@ _NO_EFFECT = {
     "loss": ("log_entropy",),
     # Ranks share the same batches, so that weights differ by rounding alone.
     "trainer": ("log_every_n_steps", "enable_model_summary", "profiler", "val_check_interval", "limit_val_batches",
-                "check_val_every_n_epoch", "devices", "strategy", "fsdp_offload"),
+                "check_val_every_n_epoch", "devices", "num_nodes", "strategy", "fsdp_offload"),
 }  # fmt: skip
 
 
@@ -88,6 +88,26 @@ def resolve_chain(config: DictConfig, overrides: Sequence[str]) -> list[Stage]:
         UserError: an earlier stage's configuration is wrong, its data or model is missing, or experiments start from
             each other in a circle.
     """
+    configs = chain_configs(config, overrides)
+    init = configs[0].init_from
+    stages: list[Stage] = []
+    opened: dict[str, OpenedData] = {}
+    for one in configs:
+        check_arguments(one)
+        check_devices(one)
+        settle_precision(one)
+        source = OmegaConf.to_yaml(one.data.source, resolve=True) + one.data.negatives
+        if source not in opened:
+            opened[source] = OpenedData(one)
+        data = opened[source]
+        folder = None if stages or init is None else Path(init).absolute()
+        start = stages[-1].fingerprint if stages else _start_identity(one, folder)
+        stages.append(Stage(one, data, _identity(one, data, start), folder))
+    return stages
+
+
+def chain_configs(config: DictConfig, overrides: Sequence[str]) -> list[DictConfig]:
+    """Those of the stages that end in `config`, first one first; see `resolve_chain`."""
     configs, init = [config], config.init_from
     while init is not None and init in experiment_names():
         names = [str(earlier.init_from) for earlier in configs]
@@ -97,20 +117,7 @@ def resolve_chain(config: DictConfig, overrides: Sequence[str]) -> list[Stage]:
         overrides = earlier_overrides(configs[-1], overrides)
         configs.append(earlier)
         init = earlier.init_from
-    stages: list[Stage] = []
-    opened: dict[str, OpenedData] = {}
-    for one in reversed(configs):
-        check_arguments(one)
-        check_devices(one)
-        settle_precision(one)
-        source = OmegaConf.to_yaml(one.data.source, resolve=True)
-        if source not in opened:
-            opened[source] = OpenedData(one)
-        data = opened[source]
-        folder = None if stages or init is None else Path(init).absolute()
-        start = stages[-1].fingerprint if stages else _start_identity(one, folder)
-        stages.append(Stage(one, data, _identity(one, data, start), folder))
-    return stages
+    return configs[::-1]
 
 
 def _start_identity(config: DictConfig, folder: Path | None) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
 import pytorch_lightning as pl
 
 from redi_lab.callbacks.collapse import collapse_summary
+from redi_lab.callbacks.forecast import plan_outcome
 from redi_lab.callbacks.numerics import num_skipped
 from redi_lab.callbacks.resume import TrainingStates
 from redi_lab.callbacks.stopping import Stop, first_stop
@@ -35,6 +36,7 @@ class Trained:
         collapse: the collapse detector's summary, see `collapse_summary`.
         num_skipped: batches that were left out for their numbers.
         checkpoint_hash: of its last checkpoint.
+        plan: planned and measured, see `plan_outcome`.
     """
 
     global_step: int
@@ -42,6 +44,7 @@ class Trained:
     collapse: dict[str, Any] | None
     num_skipped: int
     checkpoint_hash: str
+    plan: dict[str, float] = field(default_factory=dict)
 
     @property
     def is_reusable(self) -> bool:
@@ -73,6 +76,7 @@ def finish_training(folder: Path, checkpoint: Path, trainer: pl.Trainer, callbac
         collapse_summary(callbacks),
         num_skipped(callbacks),
         checkpoint_hash(checkpoint),
+        plan_outcome(callbacks),
     )
     write_json(folder / _FILE, asdict(trained))
     shutil.rmtree(folder / STATES, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The verbs that take words rather than a whole configuration: compare, doctor, grade, runs, ui, upload.
+"""The verbs that take words rather than a whole configuration: compare, doctor, grade, plan, runs, ui, upload.
 
 Each reads its arguments first and imports what is heavy afterwards, so that a mistake is reported at once.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from redi_lab.config.compose import load_config
+from redi_lab.config.compose import CONFIG_DIR, load_config
+from redi_lab.config.schema.base import validated
+from redi_lab.config.schema.plan import PlanWords, load_assumptions
 from redi_lab.config.schema.words import (
     CompareWords,
     DoctorWords,
@@ -95,6 +97,20 @@ def grade(arguments: list[str]) -> None:
         print(f"{count:>8}  {reason}")
     print(f"Graded:     {done.num_rows} rows: " + ", ".join(f"{n} {verdict}" for verdict, n in done.verdicts.items()))
     print(f"Results:    {folder}")
+
+
+def plan(arguments: list[str]) -> None:
+    """Say what a training will need."""
+    given = dict(a.split("=", 1) for a in arguments if a.partition("=")[0] in PlanWords.model_fields)
+    overrides = [a for a in arguments if a.partition("=")[0] not in PlanWords.model_fields]
+    words, assumed = validated(PlanWords, given), load_assumptions(CONFIG_DIR)
+    words.check_gpu(assumed)
+    if wrong := [a for a in overrides if "=" not in a and not a.startswith("~")]:
+        raise UserError(f"plan {wrong[0]}: plan takes KEY=VALUE and overrides of a training: redi-lab plan --help")
+    config = load_config("train", overrides)
+    from redi_lab.verbs.plan import run_plan
+
+    run_plan(config, overrides, words, assumed)
 
 
 def runs(arguments: list[str]) -> None:

@@ -25,7 +25,8 @@ Hydra's flags work, too: --cfg job shows the composed configuration, --hydra-hel
         """\
 evaluate checkpoint=FOLDER [eval=math500|aime24|...|paper_suite|jsonl] [protocol=quick|paper] [engine=vllm]
 evaluate checkpoint=FOLDER sequential.width=0.02 | sequential.better_than=FOLDER    stop when that is answered
-evaluate compare OLD_RESULTS NEW_RESULTS [NEW_RESULTS ...]
+evaluate compare OLD_RESULTS NEW_RESULTS [NEW_RESULTS ...]      are these weights better?
+evaluate compare --over-seeds RESULTS RESULTS RESULTS RESULTS [...]     is this way to train better? two seeds of each
 
 See docs/benchmarks.md and docs/statistics.md.""",
     ),
@@ -34,9 +35,18 @@ See docs/benchmarks.md and docs/statistics.md.""",
         """\
 curate data=openr1_math|openr1_220k|jsonl data.path=FILE [curation=paper|strict|grader]
 curate preview path=RESULTS_FOLDER [n=3] [tokenizer=FOLDER]
+curate hygiene [data=... data.path=FILE] [examples=3]     what is wrong with its wrong traces beyond their answers
 curate advise [OVERRIDES of a training] [context=4] [pairs=3000]     which alpha its pairs bear, by counting
 
 Train on the result with data=curated data.path=RESULTS_FOLDER. See docs/curation.md.""",
+    ),
+    "plan": (
+        "say what memory, time, money and disk a training will need, and which settings fit",
+        """\
+plan [OVERRIDES of a training] [gpu=h100|h200|a100|l40s|rtx4090|cpu] [devices=N] [nodes=N] [price=PER_DEVICE_HOUR]
+plan [...] examples=N median=TOKENS longest=TOKENS    lengths are assumed, and no data is read
+
+Without gpu= it is the device of this machine. No weights are loaded. See docs/planning.md.""",
     ),
     "sweep": (
         "search settings with Optuna; the same command continues a study, or joins it",
@@ -72,6 +82,13 @@ Add interrupted=true for what could still be continued. Checkpoints, results and
     "doctor": (
         "say what works on this machine, what does not, and the command that fixes it",
         "doctor [engine.python=PATH]",
+    ),
+    "slurm": (
+        "print the batch file of a training on a SLURM cluster",
+        """\
+slurm [+experiment=NAME ...] [nodes=1] [gpus=1] [hours=24] > train.sbatch
+
+gpus is of each node. Then: sbatch train.sbatch. See docs/cluster.md.""",
     ),
     "ui": ("serve the MLflow UI on 127.0.0.1", "ui [port=5000]"),
     "upload": (

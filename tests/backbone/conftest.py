@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from redi_lab.backbone.adapters import Adapters
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.loading import load_backbone
 from redi_lab.data.arithmetic import build_tokenizer
@@ -114,4 +115,4 @@ def trained_adapters(backbone: CausalLM) -> CausalLM:
     return backbone
 
 
-LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+LORA = Adapters(rank=4, alpha=8, dropout=0.0, targets="all-linear", quantization=None)

@@ -16,13 +16,11 @@ from redi_lab.backbone.loading import load_backbone
 from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.errors import UserError
 from tests.backbone.conftest import (
-    LORA,
     MakeBackbone,
     MakeSequences,
     gradients,
     pack,
     packed_logps,
-    trained_adapters,
 )
 
 EVEN, UNEVEN = (9, 7, 8, 9), (200, 3, 2, 5)  # one attention call over a grid, and one per sequence
@@ -218,33 +216,3 @@ def test_saving_and_loading_changes_nothing(
     loaded, sequences = load_backbone(path=str(folder)), make_sequences(EVEN)
     assert torch.equal(packed_logps(loaded, sequences), packed_logps(make_backbone(), sequences))
     assert load_backbone(path=str(folder), dtype="bfloat16").head.weight.dtype == torch.bfloat16
-
-
-def test_only_adapters_train(make_backbone: MakeBackbone, make_sequences: MakeSequences) -> None:
-    backbone, sequences = trained_adapters(make_backbone(lora=LORA)), make_sequences(EVEN)
-    found = gradients(backbone, packed_logps(backbone, sequences).sum())
-    trained = {name for name, p in backbone.named_parameters() if p.requires_grad}
-    assert trained == {name for name, _ in backbone.named_parameters() if "lora_" in name}
-    assert found.keys() == trained
-    assert all(gradient.any() for gradient in found.values())
-    reference = plain_logps(backbone.model.get_base_model(), sequences)
-    torch.testing.assert_close(packed_logps(backbone, sequences), reference, rtol=0, atol=1e-3)
-
-
-@torch.no_grad()
-def test_adapters_are_merged_into_the_saved_copy_alone(
-    make_backbone: MakeBackbone, make_sequences: MakeSequences, tmp_path: Path
-) -> None:
-    backbone, sequences = trained_adapters(make_backbone(lora=LORA)), make_sequences(EVEN)
-    before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    adapted = packed_logps(backbone, sequences)
-    backbone.save(tmp_path, end_of_turn_id=3)
-    merged = load_backbone(path=str(tmp_path))
-    torch.testing.assert_close(packed_logps(merged, sequences), adapted, rtol=1e-5, atol=1e-4)
-    assert (adapted - packed_logps(make_backbone(), sequences)).abs().max() > 1  # the adapters do something
-    assert not [file.name for file in tmp_path.iterdir() if "adapter" in file.name]
-    assert merged.state_dict().keys() == make_backbone().state_dict().keys()
-    assert merged.model.generation_config.eos_token_id == 3
-    # Training goes on with what it had.
-    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
-    assert torch.equal(packed_logps(backbone, sequences), adapted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from redi_lab.backbone.adapters import Adapters
 from redi_lab.backbone.loading import load_backbone
 from redi_lab.errors import UserError
 from tests.backbone.conftest import LORA, MakeBackbone, MakeSequences, gradients, packed_logps, trained_adapters
@@ -134,21 +134,15 @@ def test_a_missing_folder_is_one_line(tmp_path: Path, folder: Path) -> None:
         load_backbone(path=str(half))
 
 
-def test_lora_without_peft_is_refused(make_backbone: MakeBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(UserError, match=r"model\.lora needs the optional package peft: pip install"):
-        make_backbone(lora=LORA | {"r": 2})
-
-
-@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("adapters", [None, LORA], ids=["full", "lora"])
 def test_gradient_checkpointing_changes_no_gradient(
-    lora: dict[str, Any] | None, make_backbone: MakeBackbone, make_sequences: MakeSequences
+    adapters: Adapters | None, make_backbone: MakeBackbone, make_sequences: MakeSequences
 ) -> None:
     """It recomputes each layer once in backward, and that is all."""
     sequences = make_sequences(UNEVEN)
     found, runs = [], []
     for mode in ("none", "full"):
-        backbone = trained_adapters(make_backbone(lora=lora, gradient_checkpointing=mode)).train()
+        backbone = trained_adapters(make_backbone(adapters=adapters, gradient_checkpointing=mode)).train()
         counted: list[int] = []
         layer = next(m for name, m in backbone.named_modules() if name.endswith("layers.0.mlp"))
         layer.register_forward_pre_hook(lambda *_, counted=counted: counted.append(1))

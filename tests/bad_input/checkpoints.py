@@ -175,9 +175,10 @@ _NEW = (*SMALL, "logger=none", "data.source.num_problems=9", "data.source.num_he
 _TRAIN_ALONE = [
     Case("a field that the architecture does not have", train(nothing, "+model.config_overrides.foo=1"), ("model.config_overrides.foo",)),
     Case("a width changed by the configuration", train(nothing, "+model.config_overrides.hidden_size=32"), ("/model", "shape")),
-    Case("LoRA of rank 0", train(nothing, "+model.lora.r=0"), ("model.lora",)),
-    Case("LoRA with an unknown argument", train(nothing, "+model.lora.foo=1"), ("model.lora", "foo")),
-    Case("LoRA on layers that are not there", train(nothing, "+model.lora.target_modules=[nowhere]"), ("model.lora", "nowhere")),
+    Case("LoRA of rank 0", train(nothing, "model/lora=default", "model.lora.rank=0"), ("model.lora.rank=0",)),
+    Case("LoRA with an unknown argument", train(nothing, "model/lora=default", "model.lora.r=1"), ("model.lora.r", "rank")),
+    Case("LoRA on layers that are not there", train(nothing, "model/lora=default", "model.lora.targets=[nowhere]"), ("model.lora.targets=nowhere", "q_proj")),
+    Case("LoRA on the head", train(nothing, "model/lora=default", "model.lora.targets=[q_proj,lm_head]"), ("model.lora.targets=lm_head", "q_proj")),
     Case("positions too few for the data", train(config(max_position_embeddings=4)), ("4 positions",)),
     Case("a reference that is damaged", lambda w: [*(train(truncated)(w) or ())[:-2], "loss=dpo", f"model.path={w.model}", f"loss.reference={w.folder / 'model'}", "model=hf"], ("/model",)),
     Case("a start without weights", lambda w: [*(train(no_weights)(w) or ())[:-2], f"init_from={w.folder / 'model'}"], ("/model", "*.safetensors")),

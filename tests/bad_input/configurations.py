@@ -11,7 +11,8 @@ _TRAIN: dict[tuple[str, ...], tuple[str, ...]] = {
     # unknown keys and options
     ("loss.alhpa=0.3",): ("unknown key loss.alhpa", "did you mean alpha?"),
     ("model.config.hidden_siez=97",): ("unknown key model.config.hidden_siez", "did you mean hidden_size?"),
-    ("model.lora.r=3",): ("model.lora.r", "+model.lora.r=VALUE"),
+    ("model.lora.rank=3",): ("model.lora.rank", "model/lora=default"),
+    ("model=hf_lora",): ("model=hf_lora", "model/lora=default"),
     ("+callbacks.collapse.foo=1",): ("unknown key callbacks.collapse.foo",),
     ("loss=rdi",): ("loss=rdi", "did you mean redi?"),
     ("loss=",): ("loss=:", "dpo"),
@@ -44,6 +45,8 @@ _TRAIN: dict[tuple[str, ...], tuple[str, ...]] = {
     ("+experiment=/etc/passwd",): ("experiment=/etc/passwd",),
     # contradictions
     ("model.dtype=bfloat16",): ("model.dtype=bfloat16", "float32"),
+    ("init_from=null", "model/lora=default"): ("model/lora", "init_from=null", "model/lora=none"),
+    ("model/lora=qlora", "init_from=.", "trainer.accelerator=mps"): ("model.lora.quantization=nf4", "mps"),
     ("model.tokenizer=null",): ("model.tokenizer=null",),
     ("+experiment=demo", "+experiment=demo_sft"): ("+experiment=demo +experiment=demo_sft",),
     ("loss=simpo", "callbacks.collapse.alpha_factor=0.5"): ("callbacks.collapse.alpha_factor=0.5",),

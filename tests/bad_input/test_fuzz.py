@@ -101,7 +101,8 @@ def _keys() -> list[str]:
         "foo",
         "loss.foo",
         "trainer.max_time",
-        "model.lora.r",
+        "model.lora.rank",
+        "model/lora",
         "hydra.x",
         "",
     ]

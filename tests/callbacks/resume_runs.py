@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from transformers import get_scheduler
 
+from redi_lab.backbone.adapters import Adapters
 from redi_lab.backbone.sharding import part, whole
 from redi_lab.callbacks.checkpoints import ExportCheckpoints
 from redi_lab.callbacks.resume import TrainingStates
@@ -65,7 +66,7 @@ class Noise(pl.Callback):
         self.calls += 1
         scale = 1e-4 * (random.random() + np.random.rand()) * self.calls
         with torch.no_grad():
-            for parameter in pl_module.parameters():
+            for parameter in (p for p in pl_module.parameters() if p.requires_grad):
                 rows = part(parameter)
                 rows += scale * torch.randn_like(rows)
 
@@ -82,13 +83,16 @@ def train(
     every_n_steps: int | None = 1,
     accumulates: bool = True,
     callbacks: Sequence[pl.Callback] = (),
+    adapters: Adapters | None = None,
     **options: Any,
 ) -> None:
     """Train, resuming what is there, and leave final-RANK.safetensors; packed, in one micro-batch a step or several."""
     torch.set_num_threads(1)
     pl.seed_everything(5, verbose=False)
     data = make_data(objective, batch_size=BATCH_SIZES[objective], num_validation=4, budget=0 if accumulates else HUGE)
-    module = make_module(objective, make_backbone(), optimizer=partial(AdamW, lr=1e-3), scheduler=_cosine)
+    module = make_module(
+        objective, make_backbone(adapters=adapters), optimizer=partial(AdamW, lr=1e-3), scheduler=_cosine
+    )
     if module.needs_reference or module.needs_token_reference:
         keeps_tokens = module.needs_token_reference
         attach_reference(data, make_backbone(seed=1), folder / "reference", keeps_tokens=keeps_tokens)

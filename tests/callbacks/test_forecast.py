@@ -5,11 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch.optim import SGD, AdamW
 
 from redi_lab.callbacks import forecast
 from redi_lab.callbacks.forecast import Forecast, fixed_bytes, free_bytes, peak_bytes
+from redi_lab.planning.rates import Planned
 from tests.modules.tiny_runs import HARMLESS_WARNINGS, fit, make_backbone, make_data, make_module
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNINGS]
@@ -44,7 +46,40 @@ def test_a_training_that_does_not_fit_is_warned_of(monkeypatch: pytest.MonkeyPat
     said: list[str] = []
     module = make_module("sft", make_backbone(), optimizer=partial(AdamW, lr=1e-3))
     fit(module, make_data("sft"), max_steps=1, callbacks=[Forecast(said.append)])
-    assert "model=hf_lora" in said[1]
+    assert "model/lora=default" in said[1]
+
+
+def test_a_run_is_held_to_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs 50 bytes more than there are, beyond libraries; half of its 4 steps are made in 6 of its 20 seconds."""
+    module = make_module("sft", make_backbone(), optimizer=partial(AdamW, lr=1e-3))
+    held = sum(p.nbytes for p in module.parameters())
+    said, rooms, rates = list[str](), list[int](), list[float]()
+
+    def remedy(room: int) -> str:
+        rooms.append(room)
+        return "data.micro_batch_tokens=7"
+
+    plan = Planned(1000 + held + 150, 1000, 240.0, 20.0, remedy, rates.append)
+    monkeypatch.setattr(forecast, "time", Clock())
+    monkeypatch.setattr(forecast, "free_bytes", lambda device: 100)
+    monkeypatch.setattr(forecast, "peak_bytes", lambda device: 777)
+    callback = Forecast(said.append, lambda device: plan)
+    fit(module, make_data("sft"), max_steps=4, callbacks=[callback, StopAfter(2)])
+    assert rooms == [1000 + held + 100]
+    assert "this would fit: data.micro_batch_tokens=7" in said[1]
+    expected = {"plan/peak_bytes": 1000.0 + held + 150, "plan/seconds": 10.0, "plan/measured_peak_bytes": 777.0}
+    assert callback.outcome == expected | {"plan/measured_seconds": 12.0}
+    assert rates == [240 / 2 / 12]
+
+
+class StopAfter(pl.Callback):
+    """Ends training early."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        trainer.should_stop = trainer.global_step >= self.steps
 
 
 def test_memory_by_hand() -> None:

@@ -88,14 +88,16 @@ def test_metrics_by_hand() -> None:
             "eos_probability": 0.5,
             "fallen_share": 0.5,
             "displacement": 0.2,
+            "displacement_per_nat": 0.25,  # of 0.3 to 1.1
         }
     )
 
 
 def test_a_fall_without_a_wider_margin_and_a_rise_displace_nothing() -> None:
     start = scores_of([-0.2], [-0.5], [-0.2])
-    assert probe_metrics(scores_of([-0.4], [-0.6], [-0.4]), start)["displacement"] == 0.0
-    assert probe_metrics(scores_of([-0.1], [-0.6], [-0.1]), start)["displacement"] == 0.0
+    for chosen in (-0.4, -0.1):
+        metrics = probe_metrics(scores_of([chosen], [-0.6], [chosen]), start)
+        assert metrics["displacement"] == metrics["displacement_per_nat"] == 0.0
     assert "displacement" not in probe_metrics(scores_of([-0.1], [], [-0.1]), start)
 
 

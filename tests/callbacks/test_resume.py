@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -26,7 +27,7 @@ from tests.callbacks.resume_runs import (
     train,
     weights,
 )
-from tests.modules.tiny_runs import HARMLESS_WARNINGS
+from tests.modules.tiny_runs import HARMLESS_WARNINGS, LORA
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNINGS]
 Uninterrupted = Callable[[str], Path]
@@ -112,6 +113,24 @@ def test_a_training_that_ends_in_the_middle_goes_on_to_the_bit(tmp_path: Path) -
     assert [state.name for state in states_in(folder / "states")] == ["step-00000005", "step-00000010"]
     train(folder, "redi")
     assert [state.name for state in states_in(folder / "states")] == ["step-00000013", "step-00000014"]
+    assert_same(folder, through)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("kind", [None, "nf4"])
+def test_adapters_go_on_to_the_bit(kind: str | None, tmp_path: Path) -> None:
+    """With dropout, from a state that holds them alone."""
+    if kind is not None:
+        pytest.importorskip("bitsandbytes", reason="pip install 'redi-lab[qlora]'")
+    adapters = replace(LORA[kind], dropout=0.2)
+    through, folder = tmp_path / "through", tmp_path / "ended"
+    train(through, "redi", every_n_steps=None, adapters=adapters)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train(folder, "redi", every_n_steps=5, callbacks=[EndAt(7, None)], adapters=adapters)
+    saved = torch.load(folder / "states" / "step-00000005" / "policy.pt", weights_only=True)["policy"]
+    assert saved
+    assert all(".lora_" in name for name in saved)
+    train(folder, "redi", adapters=adapters)
     assert_same(folder, through)
 
 

@@ -143,10 +143,10 @@ def test_experiments_of_1p5b_look_at_what_they_do_not_train_on(name: str) -> Non
 def test_a_pretrained_model_has_its_own_rates() -> None:
     assert [experiment(name).optimizer.lr for name in ("own_model_sft", "own_model")] == pytest.approx([2e-5, 1e-6])
     assert (experiment("own_model").init_from, experiment("own_model_sft").init_from) == ("own_model_sft", None)
-    adapters = ["model=hf_lora", "model.path=OWNER/MODEL", "data.path=OWNER/TRACES", "model.lora.r=4"]
+    adapters = ["model/lora=default", "model.path=OWNER/MODEL", "data.path=OWNER/TRACES", "model.lora.rank=4"]
     sft, redi = (load_config("train", [f"+experiment={name}", *adapters]) for name in ("own_model_sft", "own_model"))
     assert [sft.optimizer.lr, redi.optimizer.lr] == pytest.approx([2e-4, 1e-5])
-    assert redi.model.lora["r"] == 4
+    assert redi.model.lora.rank == 4
     assert load_config("train", ["+experiment=own_model", *adapters, "optimizer.lr=3e-6"]).optimizer.lr == 3e-6
 
 
@@ -183,3 +183,13 @@ def test_metrics_of_sft_have_no_rejected_side() -> None:
     names = known_metrics("x.SFTModule", has_validation=True)
     assert "val/loss" in names
     assert not [name for name in names if "rejected" in name]
+
+
+def test_curated_pairs_are_not_chosen_again(tmp_path: Path) -> None:
+    def negatives(rule: str) -> str:
+        given = ["data=curated", f"data.path={tmp_path}", f"data.negatives={rule}"]
+        return str(load_config("train", given).data.negatives)
+
+    assert negatives("shuffled_steps") == "shuffled_steps"
+    with pytest.raises(UserError, match=r"data\.negatives=nearest.*curation\.pair_order=nearest"):
+        negatives("nearest")

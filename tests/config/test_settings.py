@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import cache
 from typing import Any, get_args
 
@@ -54,6 +56,7 @@ WRONG: dict[str, tuple[str, ...]] = {
         "model.attention=sparse",
         "model.gradient_checkpointing=2 true",
         "model.head_chunk_tokens=0",
+        "model.lora=3",
         "data.batch_size=0 1.5 many",
         "data.prompt_template=x [1]",
         "data.num_development=-1",
@@ -63,6 +66,9 @@ WRONG: dict[str, tuple[str, ...]] = {
         "data.source.num_problems=0 100000000",
         "data.source.num_heldout=x",
         "data.source.seed=x",
+        "data.source.teacher.correction_rate=1.5",
+        "data.source.teacher.errs_once=1",
+        "data.negatives=closest null",
         "eval.seed=x",
         "eval.benchmark=maths",
         "eval.name=a/b",
@@ -115,6 +121,7 @@ WRONG: dict[str, tuple[str, ...]] = {
         "sequential.width=0 0.6",
         "sequential.delta=1",
         "sequential.confidence=1",
+        "launcher.address=auto ray://host:10001 host:port",
     ),
     "curate": (
         "curation.unknown=x",
@@ -130,6 +137,7 @@ WRONG: dict[str, tuple[str, ...]] = {
         "sweep.mode=most",
         "sweep.num_trials=0",
         "sweep.num_workers=0",
+        "sweep.gpus_per_trial=0 half",
         "sweep.lease_seconds=0",
         "sweep.seeds=3",
     ),
@@ -170,6 +178,36 @@ def test_a_wrong_value_ends_in_one_line_with_key_and_value(verb: str, line: str)
         assert message.startswith(f"{key}={'' if isinstance(value, dict | list | str | float) else text}"), message
         assert "must be" in message
         assert "\n" not in message
+
+
+ADAPTERS = ("model/lora=qlora", "init_from=.", "loss=sft")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["rank=0 1025 1.5 null", "alpha=0 null", "dropout=-0.1 1", "targets=q_proj null [] [1]", "quantization=int8 fp4"],
+)
+def test_a_wrong_value_of_adapters_ends_in_one_line(line: str) -> None:
+    config = load_config("train", ADAPTERS, check_paths=False)
+    for key, value, text in values(f"model.lora.{line}"):
+        wrong = copy.deepcopy(config)
+        OmegaConf.update(wrong, key, value, merge=False)
+        with pytest.raises(UserError, match=rf"^{re.escape(f'{key}={text}')}: must be "):
+            check(wrong, "train", check_paths=False)
+
+
+@pytest.mark.parametrize(("strategy", "is_taken"), [("auto", True), ("ddp", True), ("fsdp2", False)])
+def test_4_bit_weights_are_not_sharded(strategy: str, is_taken: bool) -> None:
+    overrides = [*ADAPTERS, "trainer.devices=2", f"trainer.strategy={strategy}"]
+    with nullcontext() if is_taken else pytest.raises(UserError, match=rf"quantization=nf4: .*strategy={strategy}"):
+        load_config("train", overrides, check_paths=False)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_several_machines_are_several_devices(strategy: str) -> None:
+    load_config("train", ["trainer.num_nodes=2", f"trainer.strategy={strategy}"])
+    with pytest.raises(UserError, match=rf"^trainer\.strategy={strategy}: must be auto on one device; add"):
+        load_config("train", [f"trainer.strategy={strategy}"])
 
 
 @pytest.mark.parametrize(
@@ -273,3 +311,23 @@ def test_no_field_has_a_default_that_yaml_could_hold() -> None:
         for model in models.values():
             assert all(field.is_required() for field in model.model_fields.values()), model
             assert get_args(model.model_fields["target"].annotation)
+
+
+@pytest.mark.parametrize(
+    ("verb", "overrides", "start"),
+    [
+        ("evaluate", [], "launcher=ray: this engine generates in one process; add engine=vllm"),
+        ("sweep", [], "sweep.storage=sqlite:////"),
+        ("curate", ["curation.num_workers=0"], "curation.num_workers=0: launcher=ray needs workers"),
+    ],
+)
+def test_what_does_not_go_with_ray_is_told(
+    verb: str, overrides: list[str], start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redi_lab.config.schema.verbs.find_spec", lambda name: name)
+    with pytest.raises(UserError) as caught:
+        load_config(verb, [*BASE[verb], "launcher=ray", *overrides], check_paths=False)
+    assert str(caught.value).startswith(start)
+    monkeypatch.setattr("redi_lab.config.schema.verbs.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"^launcher=ray: Ray is not installed in this environment; pip install"):
+        load_config(verb, [*BASE[verb], "launcher=ray", *overrides], check_paths=False)

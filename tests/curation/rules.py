@@ -17,6 +17,7 @@ _PLAIN: dict[str, Any] = {
     "problem_duplicates": "keep",
     "generation_duplicates": "keep",
     "near_threshold": 0.8,
+    "drop_negatives": (),
     "max_prompt_tokens": None,
     "max_completion_tokens": None,
     "max_sequence_tokens": None,

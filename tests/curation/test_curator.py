@@ -86,6 +86,7 @@ def test_the_columns_of_a_row() -> None:
             "completion": "generation 1",
             "generation_index": 1,
             "verdicts": '{"v0": true, "v1": true}',
+            "error": None,
             "completion_tokens": None,
             "weight": 1.0,
             "spans": (),

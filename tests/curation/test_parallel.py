@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from redi_lab.curation.parallel import map_ordered
+from tests.executor.works import make_deadly
 
 
 def make_square() -> Callable[[int], int]:
@@ -40,6 +43,36 @@ def test_few_items_are_read_ahead(num_workers: int) -> None:
     assert next(results) == 0
     assert read <= 2 * num_workers + 1
     results.close()  # type: ignore[attr-defined]
+
+
+def test_one_slow_item_does_not_let_the_others_pile_up() -> None:
+    read: list[int] = []
+
+    def items() -> Iterator[int]:
+        for value in range(60):
+            read.append(value)
+            yield value
+
+    results = map_ordered(make_slow_first, items(), 2)
+    assert next(results) == 0
+    assert len(read) <= 5
+    assert list(results) == list(range(1, 60))
+
+
+def make_slow_first() -> Callable[[int], int]:
+    return slow_first
+
+
+def slow_first(value: int) -> int:
+    time.sleep(0.3 if value == 0 else 0)
+    return value
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_killed_worker_changes_nothing(num_workers: int, tmp_path: Path) -> None:
+    made = map_ordered(partial(make_deadly, str(tmp_path)), range(12), num_workers)
+    assert list(made) == [value * value for value in range(12)]
+    assert (tmp_path / "died").exists()
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

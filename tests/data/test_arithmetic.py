@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoTokenizer, Qwen2Config
 
-from redi_lab.data.arithmetic import (
-    HASTE,
-    AdditionProblem,
-    ArithmeticSource,
-    Teacher,
-    build_tokenizer,
-    describe_work,
-)
+from redi_lab.data.arithmetic import ArithmeticSource, build_tokenizer
+from redi_lab.data.teacher import HASTE, ChainProblem, Teacher, describe_work
 from redi_lab.data.traces import TraceCorpus
 
 ALWAYS_CAREFUL = Teacher(slip_rate=0.0, haste_last=0.0, haste_before=0.0)
@@ -63,6 +59,19 @@ def column_sums(total: int, operand: int) -> list[str]:
 def is_hasty(trace: str) -> bool:
     """Whether the last step was done in the head."""
     return HASTE in trace.splitlines()[-2]
+
+
+def test_the_default_corpus_is_the_one_of_the_stored_studies() -> None:
+    """A change of how the teacher draws would change the demo and every study of this task without a word."""
+    corpus = ArithmeticSource(seed=42).load()
+    problems, pairs = ArithmeticSource(seed=42).further(50, 30, ())
+    texts = [
+        *(f"{row.id} {row.problem} {row.completion} {row.pass_rate}" for row in corpus.demonstrations),
+        *(f"{row.id} {row.chosen} {row.rejected} {row.pass_rate}" for row in (*corpus.pairs, *pairs)),
+        *(f"{row.id} {row.problem} {row.answers}" for row in (*corpus.held_out, *problems)),
+    ]
+    assert hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16] == "3b6fe1e05c2ebeb2"
+    assert Counter(pair.error for pair in corpus.pairs) == {"haste": 1317, "slip": 818}
 
 
 def test_one_seed_makes_one_corpus(corpus: TraceCorpus) -> None:
@@ -115,9 +124,9 @@ def test_chosen_traces_end_right_and_rejected_ones_wrong(corpus: TraceCorpus) ->
 
 
 def test_the_example_of_the_module_docstring() -> None:
-    problem = AdditionProblem(76, (72, 68))
+    problem = ChainProblem(76, (72, 68))
     assert (problem.text, problem.answer) == ("76 , first add 72 , second add 68 ?", 216)
-    trace, answer = ALWAYS_CAREFUL.solve(problem, random.Random(0))
+    trace, answer, _ = ALWAYS_CAREFUL.solve(problem, random.Random(0))
     assert answer == 216
     assert trace == (
         "first add 72 to 76 : 6+2=8 7+7=14 so 148 .\nsecond add 68 to 148 : 8+8=16 4+6+1=11 1+1=2 so 216 .\n"
@@ -151,7 +160,7 @@ def test_haste_without_slips_is_right() -> None:
 def test_a_slip_in_the_head_is_off_by_one_in_one_column() -> None:
     teacher = Teacher(haste_last=1.0, haste_slip_rate=1.0)
     rng = random.Random(0)
-    slips = {teacher.solve(AdditionProblem(60, (45,)), rng)[1] - 105 for _ in range(200)}
+    slips = {int(teacher.solve(ChainProblem(60, (45,)), rng)[1] or 0) - 105 for _ in range(200)}
     assert slips == {-1, 1, 10, 100}  # 95 and 5 have fewer digits than 105
 
 
@@ -159,7 +168,7 @@ def test_every_column_slips_where_the_rate_is_one() -> None:
     """6+2=8 may be read as 7 or 9; 7+7 then takes no carry and becomes 13 or 15."""
     rng = random.Random(0)
     teacher = Teacher(slip_rate=1.0, haste_last=0.0)
-    answers = {teacher.solve(AdditionProblem(76, (72,)), rng)[1] for _ in range(200)}
+    answers = {teacher.solve(ChainProblem(76, (72,)), rng)[1] for _ in range(200)}
     assert answers == {137, 139, 157, 159}
 
 
@@ -169,7 +178,7 @@ def test_carries_double_the_slips() -> None:
     teacher = Teacher(slip_rate=0.2, haste_last=0.0)
     wrong = [0, 0]
     for _ in range(2000):
-        trace, _ = teacher.solve(AdditionProblem(76, (78,)), rng)
+        trace, _, _ = teacher.solve(ChainProblem(76, (78,)), rng)
         for column, sum_ in enumerate(re.findall(r"([\d+]+)=(\d+)", trace)[:2]):
             wrong[column] += sum(map(int, sum_[0].split("+"))) != int(sum_[1])
     assert 0.17 < wrong[0] / 2000 < 0.23
@@ -270,7 +279,7 @@ def test_how_traces_work_by_hand(traces: list[str], haste: float, columns: float
 def test_a_teacher_works_as_its_habits_say() -> None:
     """A slip in any of two to four columns, at 4 to 8 % each, spoils the sum of its line."""
     rng = random.Random(3)
-    problems = [AdditionProblem(rng.randint(11, 99), (rng.randint(11, 99), rng.randint(11, 99))) for _ in range(2000)]
+    problems = [ChainProblem(rng.randint(11, 99), (rng.randint(11, 99), rng.randint(11, 99))) for _ in range(2000)]
     work = {
         teacher: describe_work([teacher.solve(problem, rng)[0] for problem in problems])
         for teacher in (ALWAYS_CAREFUL, ALWAYS_HASTY, Teacher(haste_last=0.3, haste_before=0.0))

@@ -25,7 +25,10 @@ def write(folder: Path, *verdicts: str, rules: RowRules = ALL) -> Path:
     curator = RowCurator(rules)
     with CuratedWriter(folder) as writer:
         for index, marks in enumerate(verdicts):
-            generations = tuple(Generation(f"{index}:{j}", None, (("v", m == "+"),)) for j, m in enumerate(marks))
+            generations = tuple(
+                Generation(f"{index}:{j}", None, (("v", m == "+"),), error=None if m == "+" else f"slip {j}")
+                for j, m in enumerate(marks)
+            )
             writer.add(curator.curate(index, Problem(f"p{index}", f"problem {index}", str(index), generations)))
     return folder
 
@@ -37,7 +40,7 @@ def test_the_schema_is_the_published_one(tmp_path: Path) -> None:
     assert pairs.schema.equals(PAIRS_SCHEMA)
     assert sft.schema.names == [
         "id", "problem", "completion", "answer", "source", "source_row", "pass_rate", "generation_index", "verdicts",
-        "prompt_tokens", "completion_tokens", "weight", "spans", "steps",
+        "error",        "prompt_tokens", "completion_tokens", "weight", "spans", "steps",
     ]  # fmt: skip
     assert sft["source_row"].to_pylist() == [0, 1, 1]
     assert pairs["verdicts" if "verdicts" in pairs.schema.names else "chosen_verdicts"].to_pylist() == ['{"v": true}']
@@ -112,3 +115,9 @@ def test_wrong_traces_of_problems_without_a_right_one_are_negatives_too(tmp_path
     assert counts["without_demonstration"] == {"no further demonstration of this problem": 3}
     held = CuratedSource(str(tmp_path / "a"), num_heldout=2, seed=1).load()
     assert not {item.problem for item in held.held_out} & {negative.problem for negative in held.negatives}
+
+
+def test_the_kind_of_error_is_kept(tmp_path: Path) -> None:
+    corpus = CuratedSource(str(write(tmp_path / "a", "+--", "-+"))).load()
+    assert [pair.error for pair in corpus.pairs] == ["slip 1", "slip 2", "slip 0"]
+    assert sorted(str(row.error) for row in corpus.negatives) == ["slip 0", "slip 1", "slip 2"]

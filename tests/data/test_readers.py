@@ -265,3 +265,27 @@ def test_pairs_that_bring_their_prompt_need_no_other(tmp_path: Path) -> None:
 def test_a_bad_chat_is_named(tmp_path: Path, rows: list[dict[str, object]], message: str) -> None:
     with pytest.raises(UserError, match=rf"mine\.jsonl:{message}"):
         TraceFileSource(write(tmp_path, *rows)).load()
+
+
+def test_the_kind_of_error_is_read_from_every_form(tmp_path: Path) -> None:
+    generations = [{"text": "3", "correct": False, "error": "slip"}, {"text": "2", "correct": True}]
+    one = {"prompt": "1+1?", "completion": "3", "label": False, "error": "slip"}
+    rows: list[list[dict[str, object]]] = [
+        [changed(GOOD, generations=generations)],
+        [PAIR | {"error": "slip"}],
+        [one, one | {"completion": "2", "label": True, "error": None}],
+    ]
+    for form in rows:
+        (pair,) = TraceFileSource(write(tmp_path, *form)).load().pairs
+        assert (pair.rejected, pair.error) == ("3", "slip")
+    (pair,) = TraceFileSource(write(tmp_path, PAIR | {"error": 7})).load().pairs
+    assert pair.error is None
+
+
+def test_the_setting_chooses_among_wrong_traces(tmp_path: Path) -> None:
+    texts = [("one two three", True), ("six", False), ("one two thee", False)]
+    generations = [{"text": text, "correct": correct} for text, correct in texts]
+    path = write(tmp_path, changed(GOOD, generations=generations))
+    sources = [TraceFileSource(path), TraceFileSource(path, negatives="nearest")]
+    assert [source.load().pairs[0].rejected for source in sources] == ["six", "one two thee"]
+    assert sources[0].digest() != sources[1].digest()

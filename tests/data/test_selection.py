@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from redi_lab.data.selection import curate, hold_out, text_key
+from redi_lab.data.pairing import Negatives
+from redi_lab.data.selection import choose, curate, hold_out, text_key, with_far_negatives
 from redi_lab.data.traces import Demonstration, Dropped, Generation, HeldOut, Pair, Problem
 from redi_lab.errors import UserError
 
@@ -119,3 +120,66 @@ def test_no_text_is_on_both_sides(seed: int) -> None:
 def test_an_empty_result_is_refused_with_the_counts() -> None:
     with pytest.raises(UserError, match=r"s: no row is left to train on, .*'no correct generation': 1"):
         curate([problem("a", "-")], source="s")
+
+
+ATTEMPTED = Problem(
+    "a",
+    "p",
+    None,
+    tuple(
+        Generation(text, right, error=None if right else text[:3])
+        for text, right in [
+            ("abc def", True),
+            ("xyz", False),
+            ("abcdef!", False),
+            ("abc dxf ghi jkl", False),
+            ("unkno", None),
+        ]
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("negatives", "rejected"),
+    [
+        ("first", "xyz"),
+        ("nearest", "abcdef!"),  # two edits in seven characters
+        ("longest_prefix", "abc dxf ghi jkl"),
+        ("length_matched", "abcdef!"),
+        ("other_problem", "xyz"),  # made of the corpus, not of the problem
+    ],
+)
+def test_which_wrong_trace_is_rejected(negatives: Negatives, rejected: str) -> None:
+    pair = choose(ATTEMPTED, negatives).pair
+    assert isinstance(pair, Pair)
+    assert (pair.chosen, pair.rejected, pair.error) == ("abc def", rejected, rejected[:3])
+
+
+def test_random_negatives_follow_the_seed() -> None:
+    def draw(seed: int) -> str:
+        pair = choose(ATTEMPTED, "random", seed).pair
+        assert isinstance(pair, Pair)
+        return pair.rejected
+
+    assert draw(1) == draw(1)
+    assert {draw(seed) for seed in range(30)} == {"xyz", "abcdef!", "abc dxf ghi jkl"}
+
+
+def test_far_negatives_are_made_of_right_traces_and_counted() -> None:
+    rows = [problem("a", "+-"), problem("b", "+-"), problem("c", "+")]
+    corpus = curate(rows, source="s")
+    assert with_far_negatives(corpus, "nearest", 0) is corpus
+    far = with_far_negatives(corpus, "other_problem", 0)
+    assert [(pair.chosen, pair.rejected, pair.error) for pair in far.pairs] == [
+        ("a0", "b0", "other_problem"),
+        ("b0", "a0", "other_problem"),
+    ]
+    assert far.demonstrations == corpus.demonstrations
+    assert [row.completion for row in far.negatives] == ["b0", "a0"]
+    none = with_far_negatives(corpus, "shuffled_steps", 0)  # traces of a single line
+    none.counts.check()
+    assert (none.pairs, none.counts.pairs) == ((), 0)
+    assert none.counts.without_pair == {
+        "no wrong trace can be made of its right one": 2,
+        "no incorrect generation": 1,
+    }

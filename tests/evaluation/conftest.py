@@ -1,3 +1,3 @@
-"""The tiny checkpoint is that of the engines' tests."""
+"""The tiny checkpoint and the stand-in for vLLM are those of the engines' tests."""
 
-from tests.generation.conftest import checkpoint  # noqa: F401
+from tests.generation.conftest import checkpoint, mischief, python  # noqa: F401

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from redi_lab.generation.engines import Completion, SamplingParams
+from redi_lab.generation.engines import Completion, Request
 
 
 class ScriptedEngine:
     """Completes `prompt` for the n-th time with `says(prompt, n)`; an empty text counts as cut off.
 
     Attributes:
-        requests: Of each call the prompts and the indices of the samples.
+        requests: The prompts and the indices of the samples of each.
     """
 
     name = "scripted"
@@ -24,22 +24,20 @@ class ScriptedEngine:
         self.says = says
         self.requests: list[tuple[list[tuple[int, ...]], range]] = []
 
-    def generate(
-        self,
-        checkpoint: Path,
-        prompts: Sequence[Sequence[int]],
-        sampling: SamplingParams,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[Completion]:
-        self.requests.append(([tuple(prompt) for prompt in prompts], sampling.sample_indices))
-        completions = []
-        for problem, prompt in enumerate(prompts):
-            for index in sampling.sample_indices:
-                text = self.says(tuple(prompt), index)
-                completions.append(Completion(problem, index, (1, 2), text, "stop" if text else "length"))
-                if on_progress is not None:
-                    on_progress(len(completions), len(prompts) * sampling.num_samples)
-        return completions
+    def stream(
+        self, checkpoint: Path, requests: Sequence[Request], on_progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        for number, request in enumerate(requests):
+            indices = request.sampling.sample_indices
+            self.requests.append(([tuple(prompt) for prompt in request.prompts], indices))
+            completions = []
+            for problem, prompt in enumerate(request.prompts):
+                for index in indices:
+                    text = self.says(tuple(prompt), index)
+                    completions.append(Completion(problem, index, (1, 2), text, "stop" if text else "length"))
+                    if on_progress is not None:
+                        on_progress(number, len(completions))
+            yield number, completions
 
     def close(self) -> None:
         """Nothing to free."""

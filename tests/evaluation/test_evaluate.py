@@ -77,7 +77,7 @@ def test_rows_and_metrics_by_hand(checkpoint: Path, tmp_path: Path) -> None:
 def test_a_benchmark_describes_its_completions_whether_drawn_or_read(checkpoint: Path, tmp_path: Path) -> None:
     plain = make(scripted(), checkpoint, tmp_path).result()
     described = replace(
-        BENCHMARK, describe=lambda texts: {"answered": sum("A:" in text for text in texts) / len(texts)}
+        BENCHMARK, describe=lambda texts, _: {"answered": sum("A:" in text for text in texts) / len(texts)}
     )
     read = make(scripted(), checkpoint, tmp_path, benchmark=described).result()
     drawn = make(scripted(), checkpoint, tmp_path / "anew", benchmark=described).result()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import subprocess
@@ -7,15 +8,18 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from redi_lab.errors import UserError
-from redi_lab.evaluation.samples import Sample, SampleStore, draw_samples
-from redi_lab.generation.engines import Completion, SamplingParams
+from redi_lab.evaluation.samples import Draw, Sample, SampleStore, draw_samples
+from redi_lab.generation.engines import Completion, Progress, Request, SamplingParams
 from tests.evaluation import evaluate_worker
+from tests.evaluation.evaluate_worker import NUM_PROBLEMS
 from tests.evaluation.scripted_engine import ScriptedEngine
 
 SAMPLING = SamplingParams(temperature=1.0, top_p=1.0, max_new_tokens=5, num_samples=2, seed=0)
@@ -29,7 +33,8 @@ def engine() -> ScriptedEngine:
 def draw(
     engine: ScriptedEngine, folder: Path, sampling: SamplingParams = SAMPLING, chunk: int = 4
 ) -> list[list[Sample]]:
-    return draw_samples(engine, Path("checkpoint"), PROMPTS, sampling, SampleStore(folder, {"is": "it"}), chunk)
+    wanted = Draw(PROMPTS, sampling, SampleStore(folder, {"is": "it"}), chunk)
+    return draw_samples(engine, Path("checkpoint"), [wanted])[0]
 
 
 def stored(path: Path) -> Counter[tuple[int, int]]:
@@ -99,25 +104,84 @@ def test_a_store_under_anothers_name_is_refused(tmp_path: Path) -> None:
     other = SampleStore(tmp_path, {"is": "another"})
     path_in(tmp_path).rename(other.path)
     with pytest.raises(UserError, match="its first line does not belong to its name; remove the file"):
-        draw_samples(engine(), Path("checkpoint"), PROMPTS, SAMPLING, other, 4)
+        draw_samples(engine(), Path("checkpoint"), [Draw(PROMPTS, SAMPLING, other, 4)])
 
 
 def test_progress_counts_what_is_there_already(tmp_path: Path) -> None:
     draw(engine(), tmp_path, replace(SAMPLING, num_samples=1))
     seen: list[tuple[int, int]] = []
     store = SampleStore(tmp_path, {"is": "it"})
-    draw_samples(engine(), Path("c"), PROMPTS, SAMPLING, store, 4, lambda *counts: seen.append(counts))
+    draw_samples(engine(), Path("c"), [Draw(PROMPTS, SAMPLING, store, 4, lambda *counts: seen.append(counts))])
     assert seen == [(done, 10) for done in range(5, 11)]
 
 
-def test_missing_completions_are_a_defect(tmp_path: Path) -> None:
-    class Forgetful(ScriptedEngine):
-        def generate(self, *arguments: object, **options: object) -> list[Completion]:
-            return super().generate(*arguments, **options)[:-1]  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda drawn: drawn[:-1], "did not return 3 of the completions"),  # of three chunks
+        (lambda drawn: [*drawn, drawn[0]], "returned a completion twice"),
+        (lambda drawn: [replace(drawn[0], sample_index=2), *drawn[1:]], "or one that it was not asked for"),
+    ],
+)
+def test_other_completions_than_wanted_are_a_defect(
+    change: Callable[[list[Completion]], list[Completion]], message: str, tmp_path: Path
+) -> None:
+    class Wrong(ScriptedEngine):
+        def stream(
+            self, checkpoint: Path, requests: Sequence[Request], on_progress: Progress | None = None
+        ) -> Iterator[tuple[int, list[Completion]]]:
+            for number, drawn in super().stream(checkpoint, requests, on_progress):
+                yield number, change(drawn)
 
-    with pytest.raises(RuntimeError, match="must return 4 completions"):
-        draw(Forgetful(lambda prompt, sample: ""), tmp_path)
-    assert not path_in(tmp_path).exists()
+    with pytest.raises(RuntimeError, match=message):
+        draw(Wrong(lambda prompt, sample: ""), tmp_path)
+
+
+def test_completions_are_there_as_soon_as_they_are_finished_and_in_any_order(tmp_path: Path) -> None:
+    """An engine that draws single completions, the last first, and is killed after seven."""
+    one_by_one = OneByOne(7)
+    with pytest.raises(KeyboardInterrupt):
+        draw(one_by_one, tmp_path)
+    assert sum(stored(path_in(tmp_path)).values()) == 7
+    whole = draw(engine(), tmp_path / "whole")
+    rest = OneByOne(100)
+    assert draw(rest, tmp_path) == whole
+    assert rest.num_drawn == 3
+    assert set(stored(path_in(tmp_path)).values()) == {1}
+
+
+class OneByOne(ScriptedEngine):
+    def __init__(self, most: int) -> None:
+        super().__init__(engine().says)
+        self.most = most
+        self.num_drawn = 0
+
+    def stream(
+        self, checkpoint: Path, requests: Sequence[Request], on_progress: Progress | None = None
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        for number, drawn in reversed(list(super().stream(checkpoint, requests, on_progress))):
+            for made in reversed(drawn):
+                if self.num_drawn == self.most:
+                    raise KeyboardInterrupt
+                self.num_drawn += 1
+                yield number, [made]
+
+
+def test_several_are_one_queue_with_a_store_and_a_bar_each(tmp_path: Path) -> None:
+    asked = engine()
+    seen: list[list[tuple[int, int]]] = [[], []]
+    stores = [SampleStore(tmp_path, {"is": name}) for name in ("one", "other")]
+    draw_samples(asked, Path("c"), [Draw(PROMPTS[:1], replace(SAMPLING, num_samples=1), stores[0], 4)])
+    asked.requests.clear()
+    draws = [
+        Draw(prompts, SAMPLING, store, 4, lambda *counts, bar=bar: bar.append(counts))
+        for prompts, store, bar in zip((PROMPTS[:2], PROMPTS[3:]), stores, seen, strict=True)
+    ]
+    first, second = draw_samples(asked, Path("c"), draws)
+    assert asked.requests == [([(0,)], range(1, 2)), ([(1,)], range(2)), ([(3,), (4,)], range(2))]
+    assert [sample.text[:5] for samples in first for sample in samples] == ["p0 s0", "p0 s1", "p1 s0", "p1 s1"]
+    assert [sample.text[:5] for samples in second for sample in samples] == ["p3 s0", "p3 s1", "p4 s0", "p4 s1"]
+    assert seen == [[(1, 4), (2, 4), (3, 4), (4, 4)], [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]]
 
 
 def test_of_two_at_once_one_draws_and_the_other_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -144,34 +208,41 @@ def test_of_two_at_once_one_draws_and_the_other_waits(tmp_path: Path, caplog: py
     assert set(stored(path_in(tmp_path)).values()) == {1}
 
 
-def _kill_and_compare(checkpoint: Path, folder: Path, kills: int, chance: random.Random) -> None:
-    """Kill the worker `kills` times, each a random while after a new chunk, then finish and compare."""
+def _kill_and_compare(
+    checkpoint: Path, folder: Path, kills: int, chance: random.Random, *engine: str, lines: int = NUM_PROBLEMS
+) -> None:
+    """Kill the worker `kills` times, each a random while after a new line of so many, then finish and compare."""
     samples = folder / "killed" / "samples"
-    command = [sys.executable, evaluate_worker.__file__, str(folder / "killed"), str(checkpoint)]
+    command = [sys.executable, evaluate_worker.__file__, str(folder / "killed"), str(checkpoint), *engine]
     for kill in range(kills):
         worker = subprocess.Popen(command, cwd=Path(__file__).parents[2])
-        goal = 1 + (kill + 1) * evaluate_worker.NUM_PROBLEMS // (kills + 2)
+        goal = 1 + (kill + 1) * lines // (kills + 2)
         while worker.poll() is None and sum(p.read_bytes().count(b"\n") for p in samples.glob("*.jsonl")) < goal:
             time.sleep(0.002)
         time.sleep(chance.random() * 0.02)
         worker.kill()
         worker.wait()
     assert not list((folder / "killed").glob("*.json"))  # no result yet
-    resumed = evaluate_worker.make(folder / "killed", checkpoint).result()
-    assert resumed == evaluate_worker.make(folder / "whole", checkpoint).result()
+    results = []
+    for name in ("killed", "whole"):
+        evaluation = evaluate_worker.make(folder / name, checkpoint, *engine)
+        with closing(evaluation.engine):
+            results.append(evaluation.result())
+    assert results[0] == results[1]
     [store], [whole] = samples.glob("*.jsonl"), (folder / "whole" / "samples").glob("*.jsonl")
-    assert store.read_bytes() == whole.read_bytes()
-    assert len(stored(store)) == evaluate_worker.NUM_PROBLEMS * evaluate_worker.NUM_SAMPLES
+    assert store.read_bytes() == whole.read_bytes() or engine  # in any order with vLLM
+    assert len(stored(store)) == NUM_PROBLEMS * evaluate_worker.NUM_SAMPLES
     assert set(stored(store).values()) == {1}
 
 
 @pytest.mark.parametrize("num_chunks", range(3))
 def test_interrupted_and_resumed_is_as_never_interrupted(tmp_path: Path, num_chunks: int) -> None:
     class Interrupted(ScriptedEngine):
-        def generate(self, *arguments: object, **options: object) -> list[Completion]:
-            if len(self.requests) == num_chunks:
-                raise KeyboardInterrupt
-            return super().generate(*arguments, **options)  # type: ignore[arg-type]
+        def stream(
+            self, checkpoint: Path, requests: Sequence[Request], on_progress: Progress | None = None
+        ) -> Iterator[tuple[int, list[Completion]]]:
+            yield from itertools.islice(super().stream(checkpoint, requests, on_progress), num_chunks)
+            raise KeyboardInterrupt
 
     whole = draw(engine(), tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -185,3 +256,11 @@ def test_interrupted_and_resumed_is_as_never_interrupted(tmp_path: Path, num_chu
 @pytest.mark.slow  # each kill starts a process that imports torch
 def test_killed_ten_times(checkpoint: Path, tmp_path: Path) -> None:
     _kill_and_compare(checkpoint, tmp_path, 10, random.Random())
+
+
+@pytest.mark.slow
+def test_killed_with_replicas_of_vllm(
+    checkpoint: Path, python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECONDS_A_TOKEN", "0.005")
+    _kill_and_compare(checkpoint, tmp_path, 4, random.Random(), python, lines=2 * NUM_PROBLEMS)

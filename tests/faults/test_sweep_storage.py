@@ -20,7 +20,6 @@ from redi_lab.errors import UserError
 from redi_lab.run import study_storage as sweep_storage
 from redi_lab.verbs.sweep.claims import Claims
 from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, open_study
-from redi_lab.verbs.sweep.trial import work
 from tests.verbs.sweep import fakes
 
 
@@ -36,7 +35,7 @@ def run(sweep: Sweep, in_the_second_trial: Callable[[], None]) -> dict[str, int]
             in_the_second_trial()
         return fakes.train(spec, report)
 
-    work(sweep, train, poll_seconds=0.05)
+    fakes.work(sweep, train)
     states = [trial.state.name for trial in optuna.load_study(study_name="fake", storage=study._storage).trials]
     assert len(begun) == len(states)
     return {state: states.count(state) for state in states}

@@ -1,7 +1,9 @@
-"""A tiny Hugging Face checkpoint folder, made on the spot."""
+"""A tiny Hugging Face checkpoint folder, made on the spot, and a stand-in for vLLM."""
 
 from __future__ import annotations
 
+import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,23 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint; tests must not change it."""
     torch.set_num_threads(1)
     return build_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def mischief(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file by which `fake_vllm` is told what goes wrong."""
+    path = tmp_path / "mischief"
+    monkeypatch.setenv("MISCHIEF", str(path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return path
+
+
+@pytest.fixture
+def python(tmp_path: Path, mischief: Path) -> str:
+    """A Python whose vLLM is `fake_vllm`."""
+    path = tmp_path / "python"
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).with_name("fake_vllm.py")}" "$@"\n')
+    path.chmod(path.stat().st_mode | stat.S_IEXEC)
+    return str(path)

@@ -12,6 +12,7 @@ from redi_lab.errors import UserError
 from redi_lab.generation.engines import Completion, SamplingParams
 from redi_lab.generation.transformers_engine import TransformersEngine
 from tests.generation.conftest import build_checkpoint
+from tests.generation.drawing import generate
 
 PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5, 3, 5], [8, 9], [7, 9, 3, 2, 3]]
 STOPS = (22, 23)
@@ -41,12 +42,12 @@ def greedy_by_hand(folder: Path, prompt: list[int], count: int) -> tuple[int, ..
 
 def test_greedy_equals_a_plain_loop_over_the_model(checkpoint: Path) -> None:
     """So padding, batching, the cache and the checkpoint's own generation settings change nothing."""
-    completions = TransformersEngine().generate(checkpoint, PROMPTS, sampling(temperature=0.0, num_samples=1))
+    completions = generate(TransformersEngine(), checkpoint, PROMPTS, sampling(temperature=0.0, num_samples=1))
     assert [made.token_ids for made in completions] == [greedy_by_hand(checkpoint, prompt, 40) for prompt in PROMPTS]
 
 
 def test_completions_are_cut_described_and_ordered(checkpoint: Path) -> None:
-    completions = TransformersEngine().generate(checkpoint, PROMPTS, sampling())
+    completions = generate(TransformersEngine(), checkpoint, PROMPTS, sampling())
     assert [(made.problem_index, made.sample_index) for made in completions] == [
         (p, s) for p in range(5) for s in range(3)
     ]
@@ -60,14 +61,14 @@ def test_completions_are_cut_described_and_ordered(checkpoint: Path) -> None:
 
 def test_more_samples_and_other_orders_change_no_completion(checkpoint: Path) -> None:
     engine = TransformersEngine()
-    few = by_row(engine.generate(checkpoint, PROMPTS, sampling(num_samples=2)))
-    many = by_row(engine.generate(checkpoint, PROMPTS, sampling(num_samples=5)))
+    few = by_row(generate(engine, checkpoint, PROMPTS, sampling(num_samples=2)))
+    many = by_row(generate(engine, checkpoint, PROMPTS, sampling(num_samples=5)))
     assert few.items() <= many.items()
-    later = by_row(engine.generate(checkpoint, PROMPTS, sampling(num_samples=3, first_sample=2)))
+    later = by_row(generate(engine, checkpoint, PROMPTS, sampling(num_samples=3, first_sample=2)))
     assert few | later == many
-    turned = by_row(engine.generate(checkpoint, PROMPTS[::-1], sampling(num_samples=2)))
+    turned = by_row(generate(engine, checkpoint, PROMPTS[::-1], sampling(num_samples=2)))
     assert {(4 - problem, sample): tokens for (problem, sample), tokens in turned.items()} == few
-    assert by_row(engine.generate(checkpoint, PROMPTS, sampling(num_samples=2, seed=8))) != few
+    assert by_row(generate(engine, checkpoint, PROMPTS, sampling(num_samples=2, seed=8))) != few
     assert few[0, 0] != few[0, 1]
 
 
@@ -76,13 +77,13 @@ def test_log_probs_are_the_models_own(checkpoint: Path, temperature: float) -> N
     """By a full forward over prompt and completion, without cache and padding; other completions stay without."""
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     scored = sampling(temperature=temperature, wants_token_logps=True)
-    made = TransformersEngine().generate(checkpoint, PROMPTS, scored)
+    made = generate(TransformersEngine(), checkpoint, PROMPTS, scored)
     for completion in made:
         tokens = torch.tensor([[*PROMPTS[completion.problem_index], *completion.token_ids]])
         with torch.no_grad():
             logps = model(tokens).logits[0, :-1].log_softmax(dim=-1).gather(-1, tokens[0, 1:, None]).squeeze(-1)
         assert completion.token_logps == pytest.approx(logps[-len(completion.token_ids) :].tolist(), abs=1e-4)
-    plain = TransformersEngine().generate(checkpoint, PROMPTS, sampling(temperature=temperature))
+    plain = generate(TransformersEngine(), checkpoint, PROMPTS, sampling(temperature=temperature))
     assert by_row(plain) == by_row(made)
     assert {completion.token_logps for completion in plain} == {None}
 
@@ -100,13 +101,13 @@ def test_the_model_stays_loaded_until_it_changes(
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
     folder = shutil.copytree(checkpoint, tmp_path / "copy")
     engine, greedy = TransformersEngine(), sampling(temperature=0.0, num_samples=1)
-    before = engine.generate(folder, PROMPTS, greedy)
-    assert engine.generate(folder, PROMPTS, greedy) == before
+    before = generate(engine, folder, PROMPTS, greedy)
+    assert generate(engine, folder, PROMPTS, greedy) == before
     assert loaded == [folder]
     shutil.copy(build_checkpoint(tmp_path / "other", seed=1) / "model.safetensors", folder)
-    assert engine.generate(folder, PROMPTS, greedy) != before
+    assert generate(engine, folder, PROMPTS, greedy) != before
     engine.close()
-    engine.generate(folder, PROMPTS, greedy)
+    generate(engine, folder, PROMPTS, greedy)
     assert loaded == [folder] * 3
 
 
@@ -119,9 +120,9 @@ def test_batch_budget_changes_memory_alone(checkpoint: Path, monkeypatch: pytest
         return original(self, model, batch, *rest)
 
     monkeypatch.setattr(TransformersEngine, "_generate_batch", record)
-    whole = TransformersEngine().generate(checkpoint, PROMPTS, sampling())
+    whole = generate(TransformersEngine(), checkpoint, PROMPTS, sampling())
     assert len(sizes) == 1
-    assert TransformersEngine(max_batch_tokens=100).generate(checkpoint, PROMPTS, sampling()) == whole
+    assert generate(TransformersEngine(max_batch_tokens=100), checkpoint, PROMPTS, sampling()) == whole
     assert len(sizes) > 5
     assert max(sizes[1:]) <= 100
 
@@ -129,8 +130,12 @@ def test_batch_budget_changes_memory_alone(checkpoint: Path, monkeypatch: pytest
 def test_progress_and_global_random_state(checkpoint: Path) -> None:
     seen: list[tuple[int, int]] = []
     before = torch.get_rng_state()
-    TransformersEngine(max_batch_tokens=100).generate(
-        checkpoint, PROMPTS, sampling(), lambda done, total: seen.append((done, total))
+    generate(
+        TransformersEngine(max_batch_tokens=100),
+        checkpoint,
+        PROMPTS,
+        sampling(),
+        lambda done, total: seen.append((done, total)),
     )
     assert torch.equal(before, torch.get_rng_state())
     assert seen[-1] == (15, 15)
@@ -140,8 +145,8 @@ def test_progress_and_global_random_state(checkpoint: Path) -> None:
 def test_progress_moves_as_completions_of_a_batch_finish(checkpoint: Path) -> None:
     """Short ones are reported before the batch that they share with long ones is done."""
     seen: list[tuple[int, int]] = []
-    made = TransformersEngine().generate(
-        checkpoint, PROMPTS, sampling(), lambda done, total: seen.append((done, total))
+    made = generate(
+        TransformersEngine(), checkpoint, PROMPTS, sampling(), lambda done, total: seen.append((done, total))
     )
     lengths = [len(completion.token_ids) for completion in made]
     assert min(lengths) <= 16 < max(lengths)  # the first look is after 16 tokens
@@ -154,13 +159,13 @@ def test_impossible_requests_are_refused(checkpoint: Path) -> None:
     with pytest.raises(
         UserError, match=r"prompt 2 has 7 tokens and sampling\.max_new_tokens is 58: together 65.* 64 pos"
     ):
-        TransformersEngine().generate(checkpoint, PROMPTS, sampling(max_new_tokens=58))
+        generate(TransformersEngine(), checkpoint, PROMPTS, sampling(max_new_tokens=58))
     with pytest.raises(UserError, match=r"together 47, more than engine\.max_batch_tokens=45"):
-        TransformersEngine(max_batch_tokens=45).generate(checkpoint, PROMPTS, sampling())
+        generate(TransformersEngine(max_batch_tokens=45), checkpoint, PROMPTS, sampling())
     with pytest.raises(UserError, match="prompt 1 is empty"):
-        TransformersEngine().generate(checkpoint, [[1], []], sampling())
+        generate(TransformersEngine(), checkpoint, [[1], []], sampling())
     with pytest.raises(UserError, match=r"nowhere cannot be loaded"):
-        TransformersEngine().generate(checkpoint / "nowhere", PROMPTS, sampling())
+        generate(TransformersEngine(), checkpoint / "nowhere", PROMPTS, sampling())
 
 
 def test_settings_speak_for_the_numbers() -> None:

@@ -17,6 +17,7 @@ from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.generation.engines import Completion, SamplingParams
 from redi_lab.generation.transformers_engine import TransformersEngine
 from redi_lab.generation.vllm_engine import VLLMEngine
+from tests.generation.drawing import generate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
@@ -69,7 +70,7 @@ def engine(python: str) -> Iterator[VLLMEngine]:
 
 @pytest.fixture(scope="module")
 def greedy(student: Path, prompts: list[list[int]]) -> list[Completion]:
-    made = TransformersEngine().generate(student, prompts, sampling(wants_token_logps=True))
+    made = generate(TransformersEngine(), student, prompts, sampling(wants_token_logps=True))
     assert len({completion.text for completion in made}) > 200
     assert sum(completion.finish_reason == "stop" for completion in made) > 200
     return made
@@ -78,7 +79,7 @@ def greedy(student: Path, prompts: list[list[int]]) -> list[Completion]:
 def test_greedy_equals_transformers_token_for_token(
     engine: VLLMEngine, student: Path, prompts: list[list[int]], greedy: list[Completion]
 ) -> None:
-    made = engine.generate(student, prompts, sampling(wants_token_logps=True))
+    made = generate(engine, student, prompts, sampling(wants_token_logps=True))
     for ours, theirs in zip(made, greedy, strict=True):
         assert (ours.token_ids, ours.text, ours.finish_reason) == (theirs.token_ids, theirs.text, theirs.finish_reason)
         assert ours.token_logps == pytest.approx(theirs.token_logps, abs=1e-3)
@@ -88,7 +89,7 @@ def test_log_probs_are_the_models_own_whatever_the_sampling(
     engine: VLLMEngine, student: Path, prompts: list[list[int]], greedy: list[Completion]
 ) -> None:
     """With a nucleus of one token sampling is greedy, and its distribution's log-probs would be 0."""
-    made = engine.generate(student, prompts[:32], sampling(temperature=2.0, top_p=1e-6, wants_token_logps=True))
+    made = generate(engine, student, prompts[:32], sampling(temperature=2.0, top_p=1e-6, wants_token_logps=True))
     assert [c.token_ids for c in made] == [c.token_ids for c in greedy[:32]]
     assert [c.token_logps for c in made] == [pytest.approx(c.token_logps, abs=1e-3) for c in greedy[:32]]
 
@@ -97,32 +98,32 @@ def test_sampling_is_seeded_by_problem_and_sample(
     python: str, engine: VLLMEngine, student: Path, prompts: list[list[int]]
 ) -> None:
     settings, prompts = {"temperature": 1.0, "top_p": 0.95}, prompts[:64]
-    few = tokens(engine.generate(student, prompts, sampling(num_samples=2, **settings)))
-    many = tokens(engine.generate(student, prompts, sampling(num_samples=5, **settings)))
+    few = tokens(generate(engine, student, prompts, sampling(num_samples=2, **settings)))
+    many = tokens(generate(engine, student, prompts, sampling(num_samples=5, **settings)))
     assert few.items() <= many.items()
     assert sum(many[problem, 0] != many[problem, 1] for problem in range(64)) > 32
-    later = tokens(engine.generate(student, prompts, sampling(num_samples=2, first_sample=3, **settings)))
+    later = tokens(generate(engine, student, prompts, sampling(num_samples=2, first_sample=3, **settings)))
     assert later.items() <= many.items()
-    turned = tokens(engine.generate(student, prompts[::-1], sampling(num_samples=2, **settings)))
+    turned = tokens(generate(engine, student, prompts[::-1], sampling(num_samples=2, **settings)))
     assert {(63 - problem, sample): made for (problem, sample), made in turned.items()} == few
-    assert tokens(engine.generate(student, prompts, sampling(num_samples=2, **settings | {"seed": 8}))) != few
+    assert tokens(generate(engine, student, prompts, sampling(num_samples=2, **settings | {"seed": 8}))) != few
     replicas = VLLMEngine(python, data_parallel_size=2)
-    assert tokens(replicas.generate(student, prompts, sampling(num_samples=5, **settings))) == many
+    assert tokens(generate(replicas, student, prompts, sampling(num_samples=5, **settings))) == many
     replicas.close()
 
 
 def test_a_killed_worker_loses_nothing(python: str, student: Path, prompts: list[list[int]]) -> None:
     engine = VLLMEngine(python)
     wanted, prompts = sampling(temperature=1.0, num_samples=4), prompts[:64]
-    whole = engine.generate(student, prompts, wanted)
+    whole = generate(engine, student, prompts, wanted)
     seen = []
 
     def kill(done: int, total: int) -> None:
         seen.append(done)
         if done == 100:
-            os.kill(engine._replicas[0]._process.pid, signal.SIGKILL)  # type: ignore[union-attr]
+            os.kill(engine._replicas._posts[0].worker._process.pid, signal.SIGKILL)  # type: ignore[union-attr]
 
-    assert engine.generate(student, prompts, wanted, kill) == whole
+    assert generate(engine, student, prompts, wanted, kill) == whole
     assert seen == list(range(1, 257))
     engine.close()
 

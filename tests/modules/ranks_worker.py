@@ -19,6 +19,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from redi_lab.backbone.causal_lm import CausalLM
@@ -30,6 +31,7 @@ from redi_lab.callbacks.probes import Probes
 from redi_lab.callbacks.update_norm import UpdateNorm
 from tests.conftest import REPOSITORY
 from tests.modules.tiny_runs import (
+    LORA,
     attach_reference,
     fit,
     flat,
@@ -46,9 +48,11 @@ BATCH_SIZES = {"sft": 7, "redi": 3, "unpaired_redi": 9, "token_topr": 3, "npo": 
 
 36 demonstrations or 13 pairs to train on: the last batch of each epoch has one example, so that a rank may have none.
 Unpaired, 36 and 13 in four batches that all hold both."""
-CASES = [f"{objective}/{layout}" for objective in BATCH_SIZES for layout in ("packed", "padded")]
+CASES = [f"{objective}/{layout}" for objective in BATCH_SIZES for layout in ("packed", "padded")] + ["dpo/lora"]
 OPTIONS = ["redi/packed/full", "dpo/padded/selective", "npo/packed/bf16", "redi/packed/untied", "simpo/packed/frozen"]
 """With layers that are recomputed, in bfloat16, with a head of its own, or with frozen embeddings and head."""
+IN_4_BITS = "redi/qlora"
+"""Needs bitsandbytes."""
 WORLDS = [("fsdp2", 2), ("ddp", 2), ("fsdp2", 4), ("ddp", 4), ("fsdp2", 1), ("fsdp2-offload", 2)]
 """Strategies, and ranks."""
 
@@ -60,9 +64,10 @@ def train(case: str, folder: Path | None = None, **trainer: Any) -> dict[str, An
     """
     objective, layout, *options = case.split("/")
     is_padded = layout == "padded"
+    adapters = {"lora": LORA[None], "qlora": LORA["nf4"]}.get(layout)
     size = BATCH_SIZES[objective]
     data = make_data(objective, batch_size=size, num_validation=4, budget=0, is_padded=is_padded)
-    backbone = make_backbone(is_padded=is_padded, is_tied="untied" not in options)
+    backbone = make_backbone(is_padded=is_padded, is_tied="untied" not in options, adapters=adapters)
     set_checkpointing(backbone.model, next((o for o in options if o in ("full", "selective")), "none"))
     if "frozen" in options:
         backbone.model.get_input_embeddings().weight.requires_grad_(False)
@@ -86,9 +91,9 @@ def train(case: str, folder: Path | None = None, **trainer: Any) -> dict[str, An
     if folder is not None:
         callbacks.append(ExportCheckpoints(folder, 0, None, monitor=None, mode="min"))
     result = fit(module, data, max_steps=-1, max_epochs=1, callbacks=callbacks, **trainer)
+    expected = flat([p for p in module.parameters() if adapters is None or p.requires_grad])
     if folder is not None and result.trainer.is_global_zero:
-        exported = flat(list(AutoModelForCausalLM.from_pretrained(folder / "last").parameters()))
-        assert torch.equal(exported, result.tap.parameters[-1])
+        assert torch.equal(flat(exported(folder / "last", module, has_adapters=adapters is not None)), expected)
     return {
         "gradient": result.tap.gradients[0],
         "parameters": torch.stack(result.tap.parameters),
@@ -99,6 +104,16 @@ def train(case: str, folder: Path | None = None, **trainer: Any) -> dict[str, An
         "rank": result.trainer.global_rank,
         "world_size": result.trainer.world_size,
     }
+
+
+def exported(folder: Path, module: pl.LightningModule, *, has_adapters: bool) -> list[torch.Tensor]:
+    """The weights in a checkpoint, or its adapters alone, in the order of the module."""
+    if not has_adapters:
+        return list(AutoModelForCausalLM.from_pretrained(folder).parameters())
+    saved = load_file(folder / "adapter" / "adapter_model.safetensors")
+    names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    assert len(saved) == len(names)
+    return [saved[name.removeprefix("backbone.model.").replace(".default.", ".")] for name in names]
 
 
 def own_logits(policy: CausalLM) -> dict[str, float]:

@@ -122,7 +122,20 @@ def test_dpo_starts_at_log_two_where_the_policy_is_its_own_reference(tmp_path: P
     first, second = fit(make_module("dpo", policy), data, max_steps=2).train
     assert first["train/loss"] == pytest.approx(math.log(2.0), rel=1e-5)
     assert first["train/rewards/margins"] == pytest.approx(0.0, abs=1e-4)
+    assert first["train/rewards/slope"] == pytest.approx(0.5, rel=1e-5)  # σ(0)
     assert abs(second["train/loss"] - math.log(2.0)) > 1e-3  # the reference stays behind, the policy moves
+
+
+def test_the_slope_of_simpo_is_what_its_sigmoid_leaves_of_the_gradient() -> None:
+    """The mean over pairs of σ(γ − β(m_w − m_l)), which is −∂loss/∂(m_w − m_l) over β."""
+    data = make_data("simpo", budget=0)
+    twin = NaiveTwin(make_backbone())
+    pairs = batches_of(data)[0]
+    margins = [(twin.mean_logp(chosen) - twin.mean_logp(rejected)).item() for chosen, rejected in pairs]
+    found = fit(make_module("simpo", make_backbone(), beta=4.0, gamma=1.5), data).train[0]
+    assert found["train/rewards/slope"] == pytest.approx(
+        sum(1 / (1 + math.exp(4.0 * margin - 1.5)) for margin in margins) / len(margins), rel=1e-4
+    )
 
 
 def test_dpo_without_reference_is_refused() -> None:

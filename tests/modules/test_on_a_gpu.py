@@ -101,8 +101,8 @@ def test_a_gpu_is_not_asked_whether_a_value_is_wrong() -> None:
 def test_deterministic_warn_leaves_fresh_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Filling it with NaN would write each chunk of logits once more."""
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    settings = {"deterministic": "warn", "accelerator": "cpu", "devices": 1, "strategy": "auto", "fsdp_offload": False}
-    config = OmegaConf.create({"trainer": settings})
+    place = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "fsdp_offload": False}
+    config = OmegaConf.create({"trainer": {"deterministic": "warn"} | place})
     try:
         make_trainer(config, [], False)
         assert torch.is_deterministic_algorithms_warn_only_enabled()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.modules.ranks_worker import BATCH_SIZES, CASES, OPTIONS, WORLDS, alone, errors, on_ranks
+from tests.modules.ranks_worker import BATCH_SIZES, CASES, IN_4_BITS, OPTIONS, WORLDS, alone, errors, on_ranks
 from tests.modules.tiny_runs import HARMLESS_WARNINGS, make_data, relative_error
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNINGS]
@@ -51,6 +52,12 @@ def test_two_ranks_do_what_one_does(strategy: str, case: str, outcomes: Outcomes
 @pytest.mark.parametrize(("strategy", "ranks"), WORLDS)
 def test_any_ranks_do_what_one_does(strategy: str, ranks: int, case: str, outcomes: Outcomes) -> None:
     compare_with_one(case, [rank[case] for rank in outcomes(strategy, ranks, False)])
+
+
+@pytest.mark.slow
+def test_two_ranks_train_adapters_on_4_bit_weights_as_one_does(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="pip install 'redi-lab[qlora]'")
+    compare_with_one(IN_4_BITS, [rank[IN_4_BITS] for rank in on_ranks("ddp", 2, [IN_4_BITS], tmp_path)])
 
 
 def compare_with_one(case: str, ranks: list[dict[str, Any]]) -> None:

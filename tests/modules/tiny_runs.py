@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
+import shutil
+import tempfile
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -13,6 +16,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
+from redi_lab.backbone.adapters import Adapters
 from redi_lab.backbone.attention import PACKED_SDPA, PADDED
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.loading import load_backbone
@@ -58,6 +62,8 @@ KTO: dict[str, tuple[type[CausalLMModule], dict[str, Any]]] = {
     "kto": (KTOModule, {"beta": 0.1, "chosen_weight": 1.0, "rejected_weight": 1.5})
 }
 """Weights that also depend on a number of the whole batch; its data must be mismatched, see `BatchDataset.mismatch`."""
+LORA = {kind: Adapters(2, 4, 0.0, "all-linear", kind) for kind in (None, "nf4")}
+"""Adapters on weights as they are and on 4-bit ones, which need bitsandbytes."""
 _EVERY = OBJECTIVES | ONE_OF_EACH_CLASS | KTO
 HUGE = 100_000  # tokens: one micro-batch
 
@@ -73,20 +79,47 @@ def tokenizer() -> Any:
     return build_tokenizer()
 
 
-def make_backbone(*, seed: int = 0, dtype: str = "float32", is_padded: bool = False, is_tied: bool = True) -> CausalLM:
-    """A new copy of a model with weights wide enough for distributions far from uniform."""
-    return copy.deepcopy(_backbone(seed, dtype, PADDED if is_padded else PACKED_SDPA, is_tied))
+def make_backbone(
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    is_padded: bool = False,
+    is_tied: bool = True,
+    adapters: Adapters | None = None,
+) -> CausalLM:
+    """A new copy of a model with weights wide enough for distributions far from uniform; adapters have a part in it."""
+    return copy.deepcopy(_backbone(seed, dtype, PADDED if is_padded else PACKED_SDPA, is_tied, adapters))
 
 
 @cache
-def _backbone(seed: int, dtype: str, attention: str, is_tied: bool) -> CausalLM:
+def _backbone(seed: int, dtype: str, attention: str, is_tied: bool, adapters: Adapters | None) -> CausalLM:
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
     more = {"model_type": "qwen2", "initializer_range": 0.3, "tie_word_embeddings": is_tied}
+    is_quantised = adapters is not None and adapters.quantization is not None
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        config = {**sizes, **heads, **more}
-        return load_backbone(path=None, tokenizer=tokenizer(), config=config, dtype=dtype, attention=attention)
+        backbone = load_backbone(
+            path=_folder(seed) if is_quantised else None,
+            tokenizer=tokenizer(),
+            config={**sizes, **heads, **more},
+            dtype=dtype,
+            attention=attention,
+            adapters=adapters,
+        )
+        for name, parameter in backbone.named_parameters():
+            if "lora_B" in name:  # a fresh one is zero
+                torch.nn.init.normal_(parameter, std=0.3)
+        return backbone
+
+
+@cache
+def _folder(seed: int) -> str:
+    """A model to quantise, and to merge adapters into as long as the process lives."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    make_backbone(seed=seed).save(Path(folder), 3)
+    return folder
 
 
 def make_data(
@@ -157,7 +190,7 @@ class GradientTap(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self.gradients.append(flat([p.grad for p in pl_module.parameters() if p.grad is not None]))
-        self.parameters.append(flat(list(pl_module.parameters())))
+        self.parameters.append(flat([p for p in pl_module.parameters() if p.requires_grad]))
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:

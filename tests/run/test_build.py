@@ -12,11 +12,14 @@ import pytest
 import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
+from redi_lab.backbone.adapters import Adapters
 from redi_lab.config.compose import CONFIG_DIR, _compose, check, load_config
 from redi_lab.data.arithmetic import build_tokenizer
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
+from redi_lab.generation.vllm_engine import VLLMEngine
 from redi_lab.run import build
 from redi_lab.run.benchmarks import make_benchmark
 from redi_lab.verbs.curate.command import make_recipe
@@ -24,7 +27,6 @@ from redi_lab.verbs.curate.command import make_recipe
 NEEDED = {
     ("model", "hf"): ["model.path=Qwen/Qwen2.5-0.5B", "name=own"],
     ("model", "qwen2_5_math_1p5b"): ["name=own"],
-    ("model", "hf_lora"): ["model.path=Qwen/Qwen2.5-0.5B", "name=own"],
     ("data", "arithmetic"): ["data.source.num_problems=9"],
     ("data", "jsonl"): ["data.path=someone/some-data"],
     ("data", "openr1_math"): ["data.batch_size=4"],
@@ -45,7 +47,7 @@ CHOICES = {
 LOSSES = _options("loss")
 ALONE = {"protocol": "train", "curation": "curate"}
 """Groups whose options change what others say, and the verbs that read them."""
-NOT_OBJECTS = ("debug", "experiment", "logger", "paths")
+NOT_OBJECTS = ("debug", "experiment", "launcher", "logger", "paths")
 
 
 def _model(config: DictConfig, folder: Path) -> None:
@@ -150,6 +152,14 @@ def test_every_option_becomes_an_object(number: int, tmp_path: Path) -> None:
         CHECKS[group](config, tmp_path)
 
 
+@pytest.mark.parametrize("option", _options("model/lora"))
+def test_every_option_of_adapters_is_what_the_backbone_takes(option: str) -> None:
+    lora = load_config("train", [f"model/lora={option}", "init_from=.", "loss=sft"], check_paths=False).model.lora
+    assert (lora is None) == (option == "none")
+    if lora is not None:
+        assert bool(Adapters(**lora).loading_options()) == (option == "qlora")
+
+
 @cache
 def _losses() -> tuple[DictConfig, DictConfig]:
     """The default configuration, and all losses: Hydra composes them at once, each under its name."""
@@ -233,3 +243,27 @@ def test_accuracy_during_training_is_decoded_as_the_final_score(
     config = load_config("train", overrides)
     s = build.accuracy_sampling(config, config)
     assert (s.temperature, s.top_p, s.max_new_tokens, s.num_samples, s.seed) == expected
+
+
+def test_replicas_learn_where_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redi_lab.config.schema.verbs.find_spec", lambda name: name)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    there = ["launcher=ray", "launcher.address=head:1"]
+    for overrides, cluster in (([], None), (["launcher=ray"], "127.0.0.1:6379"), (there, "head:1")):
+        config = load_config("evaluate", ["checkpoint=.", "engine=vllm", *overrides], check_paths=False)
+        engine = build.make_engine(config)
+        assert isinstance(engine, VLLMEngine)
+        assert engine._cluster == cluster
+        assert engine.settings == {"dtype": "auto", "tensor_parallel_size": 1, "options": {}}  # whatever the place
+
+
+@pytest.mark.parametrize("is_launched", [False, True])
+def test_lightning_does_not_requeue_slurm_jobs_by_itself(is_launched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "redi")
+    if is_launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
+    trainer = build.make_trainer(load_config("train", ["trainer.accelerator=cpu"]), [], False)
+    environment = trainer._accelerator_connector.cluster_environment
+    assert not getattr(environment, "auto_requeue", False)
+    assert isinstance(environment, TorchElasticEnvironment if is_launched else SLURMEnvironment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,21 @@ def test_a_server_that_refuses_is_no_server() -> None:
 def test_local_files_and_made_problems_want_nothing(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for overrides in (["eval=arithmetic"], ["eval=none"], ["eval=jsonl", f"eval.path={__file__}"]):
         assert check([checkpoint, *overrides], monkeypatch, hub=False, web=False) == ""
+
+
+@pytest.mark.parametrize(
+    ("missing", "option", "message"),
+    [
+        ("peft", "default", r"^model/lora: peft is not installed .*: pip install 'redi-lab\[peft\]'$"),
+        ("bitsandbytes", "qlora", r"^model\.lora\.quantization=nf4: bitsandbytes is not installed .*\[qlora\]'"),
+        ("bitsandbytes", "default", None),
+        ("peft", "none", None),
+    ],
+)
+def test_adapters_want_optional_packages(
+    missing: str, option: str, message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config("train", [f"model/lora={option}", "init_from=.", "loss=sft"], check_paths=False)
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None if name == missing else True)
+    with nullcontext() if message is None else pytest.raises(UserError, match=message):
+        preflight.check_adapters(config)

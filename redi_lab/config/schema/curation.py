@@ -12,6 +12,9 @@ from redi_lab.config.schema.evaluation import GraderConfig
 from redi_lab.errors import UserError
 
 Duplicates = Literal["keep", "exact", "near"]
+Flaw = Literal[
+    "cut_off", "no_answer", "unknown", "disputed", "regraded_right", "near_positive", "loop", "other_language", "long"
+]
 
 
 class CurationConfig(Settings):
@@ -28,6 +31,7 @@ class CurationConfig(Settings):
     problem_duplicates: Duplicates
     generation_duplicates: Duplicates
     near_threshold: PositiveShare
+    drop_negatives: list[Flaw]
     benchmarks: list[Text]
     ngram: Count
     tokenizer: Text | None

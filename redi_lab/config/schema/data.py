@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
 from redi_lab.config.schema.base import (
     Count,
@@ -18,18 +18,25 @@ from redi_lab.config.schema.base import (
     by_target,
     fitting,
 )
+from redi_lab.errors import UserError
 
+Negatives = Literal["first", "nearest", "longest_prefix", "length_matched", "random", "other_problem", "shuffled_steps"]
 TokenWeights = Literal["none", "spans", "after_first_error", "step_advantages"]
 
 
 class TeacherConfig(TargetSettings, extra="forbid"):
-    """The simulated teacher of the embedded task."""
+    """The simulated teacher of the embedded tasks."""
 
-    target: Literal["redi_lab.data.arithmetic.Teacher"] = Field(alias="_target_")
+    target: Literal["redi_lab.data.teacher.Teacher"] = Field(alias="_target_")
     slip_rate: Annotated[float, Field(ge=0, le=0.5)]  # doubled where a carry comes in
     haste_last: Share
     haste_before: Share
     haste_slip_rate: Share
+    correction_rate: Share
+    misconception_rate: Share
+    rambling_rate: Share
+    truncation_rate: Share
+    errs_once: bool
 
 
 class ArithmeticSourceConfig(TargetSettings, extra="forbid"):
@@ -39,6 +46,19 @@ class ArithmeticSourceConfig(TargetSettings, extra="forbid"):
     num_problems: Annotated[int, Field(ge=1, le=10_000_000)]
     num_heldout: Whole
     seed: Seed
+    negatives: Negatives
+    teacher: TeacherConfig
+
+
+class ChainsSourceConfig(TargetSettings, extra="forbid"):
+    """The second embedded task."""
+
+    target: Literal["redi_lab.data.chains.ChainsSource"] = Field(alias="_target_")
+    num_problems: Annotated[int, Field(ge=1, le=10_000_000)]
+    num_heldout: Whole
+    seed: Seed
+    negatives: Negatives
+    take_share: Annotated[float, Field(ge=0, le=0.9)]  # the others are what is held out
     teacher: TeacherConfig
 
 
@@ -58,6 +78,7 @@ class TraceFileSourceConfig(TargetSettings, extra="forbid"):
     path: Text
     num_heldout: Whole
     seed: Seed
+    negatives: Negatives
     format: Literal["auto", "generations", "messages", "completions", "pairs"]
     split: Text
     revision: Text | None
@@ -70,6 +91,7 @@ class _OpenR1Config(TargetSettings, extra="forbid"):
     streaming: bool
     excluded_sources: list[Text]
     num_heldout: Whole
+    negatives: Negatives
 
 
 class OpenR1SourceConfig(_OpenR1Config):
@@ -88,6 +110,7 @@ class OpenR1Math220kSourceConfig(_OpenR1Config):
 
 SOURCES = by_target(
     ArithmeticSourceConfig,
+    ChainsSourceConfig,
     CuratedSourceConfig,
     TraceFileSourceConfig,
     OpenR1SourceConfig,
@@ -100,10 +123,11 @@ class DataConfig(Settings):
 
     path: Text | None
     source: Annotated[SerializeAsAny[TargetSettings], fitting(SOURCES)]
-    student_tokenizer: Literal["arithmetic", "bpe"]
+    student_tokenizer: Literal["arithmetic", "chains", "bpe"]
     prompt_template: Template
     rejected_prompt_template: Template | None
     thinking_prefix: Text
+    negatives: Negatives
     token_weights: TokenWeights
     batch_size: Count
     micro_batch_tokens: Count
@@ -114,3 +138,17 @@ class DataConfig(Settings):
     max_completion_tokens: Count | None
     max_sequence_tokens: Count | None
     max_new_tokens: Count
+
+    @model_validator(mode="after")
+    def _check_negatives(self) -> Self:
+        if isinstance(self.source, CuratedSourceConfig) and self.negatives in (
+            "nearest",
+            "longest_prefix",
+            "length_matched",
+            "random",
+        ):
+            raise UserError(
+                f"data.negatives={self.negatives}: data=curated has its pairs already; choose first, other_problem or"
+                f" shuffled_steps, or curate with curation.pair_order={self.negatives}"
+            )
+        return self

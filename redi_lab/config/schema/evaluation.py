@@ -45,7 +45,7 @@ class EvalGraderConfig(GraderConfig):
 class MemberConfig(Settings):
     """Where problems and their answers come from."""
 
-    benchmark: Literal["heldout", "arithmetic", "jsonl", "hub"]
+    benchmark: Literal["heldout", "arithmetic", "chains", "chains_long", "chains_take", "jsonl", "hub"]
     name: Name | None
     path: Text | None
     config: Text | None
@@ -58,7 +58,9 @@ class MemberConfig(Settings):
 class EvalConfig(MemberConfig):
     """A benchmark, or a suite of them, and the protocol."""
 
-    benchmark: Literal["heldout", "arithmetic", "jsonl", "hub", "suite"] | None  # type: ignore[assignment]
+    benchmark: (  # type: ignore[assignment]
+        Literal["heldout", "arithmetic", "chains", "chains_long", "chains_take", "jsonl", "hub", "suite"] | None
+    )
     members: dict[Name, MemberConfig]
     limit: Count | None
     prompt_template: Template | None

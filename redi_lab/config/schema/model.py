@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from redi_lab.config.schema.base import Count, Settings, Text
+from redi_lab.config.schema.base import Count, Positive, Settings, Text, allowed
 from redi_lab.errors import UserError
 
 
@@ -20,6 +20,20 @@ class NewModel(Settings, extra="allow"):
     num_attention_heads: Count | None = None
     num_hidden_layers: Count | None = None
     num_key_value_heads: Count | None = None
+
+
+def _are_targets(value: Any) -> bool:
+    return value == "all-linear" or (isinstance(value, list) and value != [] and all(isinstance(v, str) for v in value))
+
+
+class LoraConfig(Settings):
+    """The group model/lora: low-rank adapters on a frozen model."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)]
+    alpha: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    targets: Annotated[Any, allowed(_are_targets, "all-linear or a list of names, such as [q_proj,v_proj]")]
+    quantization: Literal["nf4"] | None
 
 
 class ModelConfig(Settings):
@@ -37,7 +51,7 @@ class ModelConfig(Settings):
     gradient_checkpointing: Literal["full", "selective", "none"]
     compile: bool
     head_chunk_tokens: Count | None
-    lora: dict[str, Any] | None
+    lora: LoraConfig | None
 
     @model_validator(mode="after")
     def _check_weights(self) -> Self:
@@ -48,6 +62,6 @@ class ModelConfig(Settings):
         if self.dtype != "float32" and self.lora is None:
             raise UserError(
                 f"model.dtype={self.dtype}: small steps would be rounded away; keep float32 weights and compute in"
-                " bfloat16 with trainer.precision=bf16-mixed (model.lora allows it, adapters stay in float32)"
+                " bfloat16 with trainer.precision=bf16-mixed (model/lora=default allows it, adapters stay in float32)"
             )
         return self

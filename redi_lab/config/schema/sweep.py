@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from redi_lab.config.schema.base import Positive, Seed, Settings, Text, Whole, Workers
+from redi_lab.config.schema.base import Count, Positive, Seed, Settings, Text, Whole, Workers
 
 
 class SweepConfig(Settings):
@@ -22,6 +22,7 @@ class SweepConfig(Settings):
     pruner: Literal["none", "collapse", "median", "hyperband"]
     storage: Text
     num_workers: Workers
+    gpus_per_trial: Count | None
     lease_seconds: Positive
     max_retries: Whole
     confirm_seeds: list[Seed]

@@ -85,6 +85,7 @@ class TrainerConfig(Settings):
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
     devices: Count
+    num_nodes: Count
     strategy: Literal["auto", "ddp", "fsdp2"]
     fsdp_offload: bool
     precision: Literal["32-true", "bf16-mixed", "auto"]
@@ -107,7 +108,7 @@ class TrainerConfig(Settings):
 
     @model_validator(mode="after")
     def _check_strategy(self) -> Self:
-        if self.strategy != "auto" and self.devices == 1:
+        if self.strategy != "auto" and self.devices * self.num_nodes == 1:
             raise UserError(
                 f"trainer.strategy={self.strategy}: must be auto on one device; add trainer.devices=2 for several"
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,7 +14,7 @@ from redi_lab.config.schema.base import Name, Positive, Seed, Settings, Text, al
 from redi_lab.config.schema.callbacks import Callbacks
 from redi_lab.config.schema.curation import CurationConfig
 from redi_lab.config.schema.data import DataConfig
-from redi_lab.config.schema.evaluation import Engine, EvalConfig, SequentialConfig
+from redi_lab.config.schema.evaluation import Engine, EvalConfig, SequentialConfig, VLLMEngineConfig
 from redi_lab.config.schema.losses import Loss, ReferenceConfig
 from redi_lab.config.schema.model import ModelConfig
 from redi_lab.config.schema.sweep import SweepConfig
@@ -31,6 +33,7 @@ def _is_store(uri: str) -> bool:
 _Store = Annotated[
     Text, allowed(_is_store, "sqlite:////absolute/path/mlflow.db or http://HOST:PORT of an MLflow server")
 ]
+_Address = Annotated[Text, allowed(lambda text: re.fullmatch(r"[^\s/]+:\d+", text), "HOST:PORT")]
 _Folder = Annotated[Text, allowed(bool, "a folder")]
 
 
@@ -40,6 +43,18 @@ class LoggerConfig(Settings):
     tracking_uri: _Store | None
     experiment_name: Annotated[Text, allowed(str.strip, "a name")]
     flush_seconds: Positive
+
+
+class LauncherConfig(Settings):
+    """Where independent pieces of work run: on this machine, or on the Ray cluster at an address."""
+
+    address: _Address | None
+
+    @model_validator(mode="after")
+    def _check_installed(self) -> Self:
+        if self.address is not None and find_spec("ray") is None:
+            raise UserError("launcher=ray: Ray is not installed in this environment; pip install 'redi-lab[ray]'")
+        return self
 
 
 class PathsConfig(Settings):
@@ -118,6 +133,25 @@ class TrainVerb(_Verb):
         return self
 
     @model_validator(mode="after")
+    def _check_adapters(self) -> Self:
+        lora = self.model.lora
+        if lora is None:
+            return self
+        if self.init_from is None and self.model.path is None:
+            raise UserError(
+                "model/lora: init_from=null and model.path=null start from random weights, which adapters leave as they"
+                " are; train them all with model/lora=none (for an earlier stage, init_overrides=['model/lora=none'])"
+            )
+        place = f"model.lora.quantization={lora.quantization}"
+        if lora.quantization and self.trainer.strategy not in ("auto", "ddp"):
+            raise UserError(f"{place}: trainer.strategy={self.trainer.strategy} cannot shard 4-bit weights; choose ddp")
+        if lora.quantization and self.trainer.accelerator == "mps":
+            raise UserError(
+                f"{place}: trainer.accelerator=mps has no 4-bit kernels; choose gpu, cpu or model/lora=default"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_reference(self) -> Self:
         if isinstance(self.loss, ReferenceConfig):
             key, reference = "reference", self.loss.reference
@@ -184,6 +218,15 @@ class EvaluateVerb(_Verb):
     logger: LoggerConfig
     eval: EvalConfig
     engine: Engine
+    launcher: LauncherConfig
+
+    @model_validator(mode="after")
+    def _check_launcher(self) -> Self:
+        if self.launcher.address is not None and not isinstance(self.engine, VLLMEngineConfig):
+            raise UserError(
+                "launcher=ray: this engine generates in one process; add engine=vllm engine.data_parallel_size=REPLICAS"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_question(self) -> Self:
@@ -208,6 +251,7 @@ class CurateVerb(_Verb):
 
     data: _CuratedData
     curation: CurationConfig
+    launcher: LauncherConfig
 
     @model_validator(mode="after")
     def _check_curation(self) -> Self:
@@ -219,6 +263,8 @@ class CurateVerb(_Verb):
             )
         if self.curation.grader != "never" and getattr(self.data.source, "format", None) == "pairs":
             raise UserError(f"curation.grader={self.curation.grader}: ready pairs carry no answers to grade against")
+        if self.launcher.address is not None and self.curation.num_workers == 0:
+            raise UserError("curation.num_workers=0: launcher=ray needs workers; give their number")
         return self
 
 
@@ -227,6 +273,16 @@ class SweepVerb(_Verb):
 
     sweep: SweepConfig
     logger: LoggerConfig
+    launcher: LauncherConfig
+
+    @model_validator(mode="after")
+    def _check_launcher(self) -> Self:
+        if self.launcher.address is not None and self.sweep.storage.startswith("sqlite"):
+            raise UserError(
+                f"sweep.storage={self.sweep.storage}: sqlite is for one machine, and launcher=ray reaches others; give"
+                " journal:////FILE on a file system that all share, or postgresql://HOST/DB"
+            )
+        return self
 
 
 VERBS: dict[str, type[Settings]] = {

@@ -47,6 +47,14 @@ class RunsWords(Words):
     yes: bool = False
 
 
+class SlurmWords(Words):
+    """`slurm`, beside the overrides of a training."""
+
+    nodes: Count = 1
+    gpus: Count = 1
+    hours: Count = 24
+
+
 class UiWords(Words):
     """`ui`."""
 
@@ -66,6 +74,12 @@ class PreviewWords(Words):
     n: Count = 3
     tokenizer: str | None = None
     token_weights: TokenWeights = "none"
+
+
+class HygieneWords(Words):
+    """`curate hygiene`, beside the overrides of a curation."""
+
+    examples: Count = 3
 
 
 class AdviseWords(Words):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,7 +34,7 @@ from redi_lab.run.arguments import check_arguments
 from redi_lab.run.build import make_source
 from redi_lab.run.record import quieten_libraries, results_folder, write_summary
 from redi_lab.run.screen import progress_bar
-from redi_lab.verbs.curate.grading import graded_chunks
+from redi_lab.verbs.curate.grading import Chunk, graded_chunks
 from redi_lab.verbs.curate.report import print_report
 from redi_lab.verbs.curate.worker import WorkerPlan
 
@@ -104,7 +104,8 @@ def make_recipe(config: DictConfig) -> Recipe:
         raise UserError(f"data.source._target_={target}: nothing to curate; choose openr1_math, openr1_220k or jsonl")
     c, data = config.curation, config.data
     names = [rule.name for rule in fields(RowRules)]
-    rules = RowRules(**{name: next(group[name] for group in (c, data, config) if name in group) for name in names})
+    values = {name: next(group[name] for group in (c, data, config) if name in group) for name in names}
+    rules = RowRules(**values | {"drop_negatives": tuple(c.drop_negatives)})  # a plain one can be sent to a process
     plan = WorkerPlan(
         rules, c.tokenizer, data.prompt_template, tuple(map(str, c.benchmarks)), c.ngram, c.grading.answers
     )
@@ -127,18 +128,29 @@ def make_recipe(config: DictConfig) -> Recipe:
 
 def _curate_rows(recipe: Recipe, writer: CuratedWriter) -> Account:
     """Curate every row of the source in order, write its result, and account for it."""
-    settings = recipe.config.curation
+    plan, chunks = work_of(recipe)
+    settings, cluster = recipe.config.curation, recipe.config.launcher.address
     account, seen = Account(), SeenTexts("problem", settings.near_threshold)
     with progress_bar() as progress:
         task = progress.add_task("Curating", total=recipe.source.table().num_rows())
-        chunks = graded_chunks(_chunks(recipe.source.problems()), settings.grader, settings.grading)
-        for results in map_ordered(recipe.plan, chunks, settings.num_workers):
+        for results in map_ordered(plan, chunks, settings.num_workers, cluster):
             for result in results:
                 final = _without_repetition(result, seen)
                 account.add(final)
                 writer.add(final)
             progress.update(task, completed=account.rows)
     return account
+
+
+def work_of(recipe: Recipe) -> tuple[WorkerPlan, Iterator[Chunk]]:
+    """What the workers do, and the rows for them: graded here or, on a cluster, there."""
+    settings, plan = recipe.config.curation, recipe.plan
+    chunks = _chunks(recipe.source.problems())
+    if recipe.config.launcher.address is None:
+        return plan, graded_chunks(chunks, settings.grader, settings.grading)
+    if settings.grader != "never":
+        plan = replace(plan, grading=(settings.grader, dict(settings.grading)))
+    return plan, chunks
 
 
 def _chunks(problems: Iterable[Problem | Dropped]) -> Iterator[list[tuple[int, Problem | Dropped]]]:

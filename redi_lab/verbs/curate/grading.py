@@ -1,19 +1,20 @@
 """Our own verdict on the generations of a corpus, as one more verifier or where there is none.
 
-It happens in the parent process: the grader has limited worker processes of its own.
+On one machine it happens in the parent process: the grader has limited worker processes of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from redi_lab.curation.hygiene import GRADER
 from redi_lab.data.traces import Dropped, Generation, Problem
 from redi_lab.grading.grader import Grade, Grader, Verdict
-from redi_lab.verbs.curate.worker import Chunk
 
-GRADER = "grader"
+Chunk = Sequence[tuple[int, Problem | Dropped]]
+"""Rows with their index in the source."""
 NO_GOLD = "no answer to grade against"
 
 _WORDS = {Verdict.RIGHT: True, Verdict.WRONG: False, Verdict.UNKNOWN: None}

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from redi_lab.curation.curator import RowCurator, RowResult, RowRules
 from redi_lab.curation.decontamination import index_benchmarks
 from redi_lab.data.tokenization import TraceEncoder
-from redi_lab.data.traces import Dropped, Problem
 from redi_lab.grading.extraction import Answers, extract_answer
-
-Chunk = Sequence[tuple[int, Problem | Dropped]]
-"""Rows with their index in the source."""
+from redi_lab.grading.grader import Grader
+from redi_lab.verbs.curate.grading import Chunk, grade_chunk
 
 
 @final
@@ -30,6 +28,7 @@ class WorkerPlan:
         benchmarks: JSONL files of evaluation problems.
         ngram: words of an n-gram that a problem must not share with them.
         answers: where generations state their answer, see `extract_answer`.
+        grading: when rows are graded here, and arguments of the `Grader`; None: they are as they are to be.
     """
 
     rules: RowRules
@@ -38,6 +37,7 @@ class WorkerPlan:
     benchmarks: tuple[str, ...]
     ngram: int
     answers: Answers
+    grading: tuple[str, Mapping[str, Any]] | None = None
 
     def encoder(self) -> TraceEncoder | None:
         """What counts tokens; None without a tokenizer.
@@ -55,10 +55,20 @@ class WorkerPlan:
 
     def __call__(self) -> Callable[[Chunk], list[RowResult]]:
         """The function; reads the benchmarks and loads the tokenizer."""
+        curator, grade = self.curator(), self.grade()
+        return lambda chunk: [curator.curate(row, problem) for row, problem in grade(chunk)]
+
+    def grade(self) -> Callable[[Chunk], Chunk]:
+        """What grades a chunk, where that is done here."""
+        if self.grading is None:
+            return lambda chunk: chunk
+        when, limits = self.grading
+        return partial(grade_chunk, when=when, grader=Grader(**limits))
+
+    def curator(self) -> RowCurator:
+        """What curates a row."""
         benchmarks = index_benchmarks(map(Path, self.benchmarks), self.ngram) if self.benchmarks else None
-        has_answer = partial(_has_answer, answers=self.answers)
-        curator = RowCurator(self.rules, self.encoder(), benchmarks, has_answer)
-        return lambda chunk: [curator.curate(row, problem) for row, problem in chunk]
+        return RowCurator(self.rules, self.encoder(), benchmarks, partial(_has_answer, answers=self.answers))
 
 
 def _has_answer(text: str, answers: Answers) -> bool:

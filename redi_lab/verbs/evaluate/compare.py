@@ -1,7 +1,7 @@
 """`python -m redi_lab evaluate compare OLD NEW [NEW …]`: are the new results better on the same problems?
 
 Takes results folders of evaluations and of training runs. Every new one is compared with the old one; the p-values of
-several comparisons are adjusted together.
+several comparisons are adjusted together, those of pass@1, of pass@k and of averages each for themselves.
 """
 
 from __future__ import annotations
@@ -9,17 +9,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
+
+from omegaconf import DictConfig
 
 from redi_lab.config.compose import load_config
 from redi_lab.errors import UserError
-from redi_lab.evaluation.comparison import Comparison, Finding, compare, explain, holm
-from redi_lab.evaluation.metrics import Estimate, average
+from redi_lab.evaluation.comparison import Comparison, Finding, compare, explain, holm, swap_test
+from redi_lab.evaluation.metrics import Estimate, Values, Verdicts, average, mean_difference, solved_within
 from redi_lab.evaluation.results import EvaluationResult, load_result
 from redi_lab.evaluation.scoring import verdicts_of
 from redi_lab.figures.scores import plot_scores
 
-_USAGE = "evaluate compare OLD_FOLDER NEW_FOLDER [NEW_FOLDER ...]: results folders of evaluations or training runs"
+_USAGE = (
+    "evaluate compare [--over-seeds] OLD_FOLDER NEW_FOLDER [NEW_FOLDER ...]: results folders of evaluations or training"
+    " runs"
+)
+
+
+@final
+@dataclass(frozen=True)
+class Difference:
+    """Of another score than one run's pass@1, with the p-value of `swap_test` and that adjusted for all of its kind."""
+
+    estimate: Estimate
+    p_value: float
+    holm: float = 1.0
+
+    def __str__(self) -> str:
+        d = self.estimate
+        adjusted = "" if self.holm == self.p_value else f", adjusted {self.holm:.2g}"
+        return f"{d.value:+.3f} (95 % CI {d.ci_low:+.3f} to {d.ci_high:+.3f}, p = {self.p_value:.2g}{adjusted})"
 
 
 @final
@@ -47,7 +67,17 @@ class RunComparison:
     old: str
     benchmark: str
     comparison: Comparison
-    holm: float
+    pass_at_k: Difference | None
+    """With k the number of samples; None where that is 1."""
+    differences: Values
+    """Of pass@1, for each problem."""
+    holm: float = 1.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        fields = asdict(self)
+        del fields["differences"]
+        return fields | {"finding": self.finding}
 
     @property
     def finding(self) -> Finding:
@@ -64,12 +94,7 @@ def run_evaluation_compare(arguments: Sequence[str]) -> Path:
     Raises:
         UserError: a folder has no evaluation, or two are not on the same problems.
     """
-    settings = [argument for argument in arguments if "=" in argument]
-    folders = [Path(argument) for argument in arguments if "=" not in argument]
-    other = [setting for setting in settings if not setting.startswith("paths.")]
-    if len(folders) < 2 or other:
-        raise UserError(f"{other[0]}: unknown key; usage: {_USAGE}" if other else f"usage: {_USAGE}")
-    config = load_config("evaluate", ["checkpoint=.", "name=evaluate_compare", *settings], check_paths=False)
+    folders, config = read_arguments(arguments)
     old, *news = runs = _with_distinct_names([read_run(folder) for folder in folders])
     comparisons = compare_all(old, news)
     from redi_lab.run.record import results_folder, write_summary  # heavy: after everything that can be refused
@@ -80,24 +105,40 @@ def run_evaluation_compare(arguments: Sequence[str]) -> Path:
         "name": "evaluate_compare",
         "verb": "evaluate compare",
         "folders": [str(folder.absolute()) for folder in folders],
-        "comparisons": [asdict(made) | {"finding": made.finding} for made in comparisons],
-        "averages": {name: asdict(estimate) for name, estimate in averages.items()},
+        "comparisons": [made.as_dict() for made in comparisons],
+        "averages": {name: asdict(difference) for name, difference in averages.items()},
     }
     labels = [f"{made.new}, {made.benchmark}" if is_suite else made.new for made in comparisons]
     lines = {label: made.comparison.difference for label, made in zip(labels, comparisons, strict=True)}
-    lines |= {f"average of {name}": estimate for name, estimate in averages.items()}
+    lines |= {f"average of {name}": difference.estimate for name, difference in averages.items()}
     with results_folder(config) as output_dir:
         picture = plot_scores(lines, f"against {old.name}", output_dir / "comparison.png", is_difference=True)
         write_summary(output_dir, config, content)
-    for line in _protocol_differences(runs):
+    for line in protocol_differences(runs):
         print(f"Note:       {line}")
     for made in comparisons:
         where = f"{made.benchmark}: " if is_suite else ""
         print(where + explain(made.comparison, made.new, made.old, made.holm if len(comparisons) > 1 else None))
-    for name, d in averages.items():
-        print(f"average: {name} {d.value:+.3f} pass@1 (95 % CI {d.ci_low:+.3f} to {d.ci_high:+.3f})")
+        if made.pass_at_k is not None:
+            print(f"{where}{made.new} − {made.old}, pass@{made.pass_at_k.estimate.num_samples}: {made.pass_at_k}")
+    for name, difference in averages.items():
+        print(f"average: {name}, pass@1: {difference}")
     print(f"Plot:       {picture}\nResults:    {output_dir}")
     return output_dir
+
+
+def read_arguments(arguments: Sequence[str]) -> tuple[list[Path], DictConfig]:
+    """Folders, and where to write.
+
+    Raises:
+        UserError: fewer than two folders, or a key that is not one of paths.
+    """
+    settings = [argument for argument in arguments if "=" in argument]
+    folders = [Path(argument) for argument in arguments if "=" not in argument]
+    other = [setting for setting in settings if not setting.startswith("paths.")]
+    if len(folders) < 2 or other:
+        raise UserError(f"{other[0]}: unknown key; usage: {_USAGE}" if other else f"usage: {_USAGE}")
+    return folders, load_config("evaluate", ["checkpoint=.", "name=evaluate_compare", *settings], check_paths=False)
 
 
 def read_run(folder: Path) -> EvaluatedRun:
@@ -137,14 +178,41 @@ def compare_all(old: EvaluatedRun, news: Sequence[EvaluatedRun]) -> list[RunComp
     """
     made = []
     for new in news:
-        _check_same_problems(old, new)
+        check_same_problems(old, new)
         for name, result in old.results.items():
-            made.append((new.name, name, compare(verdicts_of(new.results[name]), verdicts_of(result))))
-    adjusted = zip(made, holm([comparison.p_value for _, _, comparison in made]), strict=True)
-    return [RunComparison(new, old.name, benchmark, comparison, p) for (new, benchmark, comparison), p in adjusted]
+            ours, theirs = as_many_samples(verdicts_of(new.results[name]), verdicts_of(result))
+            differences = ours.mean(axis=1) - theirs.mean(axis=1)
+            made.append(
+                RunComparison(new.name, old.name, name, compare(ours, theirs), _pass_at_k(ours, theirs), differences)
+            )
+    at_k = iter(_adjusted([one.pass_at_k for one in made if one.pass_at_k is not None]))
+    corrected = zip(made, holm([one.comparison.p_value for one in made]), strict=True)
+    return [replace(one, holm=p, pass_at_k=one.pass_at_k and next(at_k)) for one, p in corrected]
 
 
-def _check_same_problems(old: EvaluatedRun, new: EvaluatedRun) -> None:
+def as_many_samples(new: Verdicts, old: Verdicts) -> tuple[Verdicts, Verdicts]:
+    """The first samples of both runs, as many as both have."""
+    number = min(new.shape[1], old.shape[1])
+    return new[:, :number], old[:, :number]
+
+
+def _pass_at_k(new: Verdicts, old: Verdicts) -> Difference | None:
+    k = new.shape[1]
+    differences = solved_within(new, k) - solved_within(old, k)
+    return Difference(mean_difference(differences, k), swap_test([differences])) if k > 1 else None
+
+
+def _adjusted(differences: Sequence[Difference]) -> list[Difference]:
+    p_values = holm([difference.p_value for difference in differences])
+    return [replace(difference, holm=p) for difference, p in zip(differences, p_values, strict=True)]
+
+
+def check_same_problems(old: EvaluatedRun, new: EvaluatedRun) -> None:
+    """Refuse runs that were evaluated on different problems.
+
+    Raises:
+        UserError: the benchmarks, or their problems, differ.
+    """
     if old.results.keys() != new.results.keys():
         raise UserError(
             f"{old.name} was evaluated on {', '.join(old.results)}, {new.name} on {', '.join(new.results)}; evaluate"
@@ -158,15 +226,19 @@ def _check_same_problems(old: EvaluatedRun, new: EvaluatedRun) -> None:
             )
 
 
-def _averages(comparisons: Sequence[RunComparison]) -> dict[str, Estimate]:
+def _averages(comparisons: Sequence[RunComparison]) -> dict[str, Difference]:
     """For each new run, the mean of its differences over the benchmarks, each counted once."""
-    by_run: dict[str, list[Estimate]] = {}
+    by_run: dict[str, list[RunComparison]] = {}
     for made in comparisons:
-        by_run.setdefault(f"{made.new} − {made.old}", []).append(made.comparison.difference)
-    return {name: average(differences) for name, differences in by_run.items()}
+        by_run.setdefault(f"{made.new} − {made.old}", []).append(made)
+    found = [
+        Difference(average([m.comparison.difference for m in each]), swap_test([m.differences for m in each]))
+        for each in by_run.values()
+    ]
+    return dict(zip(by_run, _adjusted(found), strict=True))
 
 
-def _protocol_differences(runs: Sequence[EvaluatedRun]) -> list[str]:
+def protocol_differences(runs: Sequence[EvaluatedRun]) -> list[str]:
     """What differed between the runs beside their checkpoints: the comparison includes it."""
     old = runs[0]
     lines = []

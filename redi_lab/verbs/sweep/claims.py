@@ -1,8 +1,9 @@
-"""Hands out the trials of a study, each to one worker at a time, and again when a worker dies.
+"""Hands out the trials of a study, each to one command at a time, and again when a command dies.
 
-The budget is planned ahead as waiting trials, so that any number of workers run exactly that many. A worker that holds
-a trial counts up a number beside it; one whose number stands still for a lease's time is dead, and its trial waits
-anew with the same parameters. Only the observer's clock is read, so machines may disagree about the time.
+The budget is planned ahead as waiting trials, so that any number of commands run exactly that many. One that holds a
+trial for a worker of its own counts up a number beside it; where the number stands still for a lease's time, the
+command is dead, and its trial waits anew with the same parameters. Only the observer's clock is read, so machines may
+disagree about the time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _BEATS_PER_LEASE = 4
 
 @final
 class Claims:
-    """One worker's view of who runs what.
+    """One command's view of who runs what.
 
     Args:
         study: the study.
@@ -40,6 +41,7 @@ class Claims:
         self._lease_seconds = settings.lease_seconds
         self._max_retries = settings.max_retries
         self._seen: dict[int, tuple[int, float]] = {}
+        self._held: set[int] = set()  # ids of trials that this command runs
 
     def plan(self, budget: int | Sequence[Mapping[str, Any]]) -> None:
         """Let wait what is missing from a number of trials, or from the points of a grid; failed ones do not count."""
@@ -54,12 +56,13 @@ class Claims:
                 self._study.enqueue_trial(point)
 
     def claim(self) -> FrozenTrial | None:
-        """The next trial, now running and held by this worker; None if none waits."""
+        """The next trial, now running and held by this command; None if none waits."""
         with study_lock(self._url):
             self._release_the_dead()
             for waiting in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 self._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)
                 self._storage.set_trial_user_attr(waiting._trial_id, "beat", 1)
+                self._held.add(waiting._trial_id)
                 return self._storage.get_trial(waiting._trial_id)
         return None
 
@@ -67,34 +70,49 @@ class Claims:
         """Whether somebody, possibly dead, holds a trial."""
         return bool(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
+    def stream(self) -> Iterator[int | None]:
+        """Ids of trials as they are claimed; None where none waits, but one that runs may yet be lost."""
+        while True:
+            trial = self.claim()
+            if trial is None and not self.is_any_running():
+                return
+            yield trial and trial._trial_id
+
+    def done(self, trial_id: int) -> None:
+        """A trial that this command held has ended."""
+        self._held.discard(trial_id)
+
+    def lost(self, trial_id: int, reason: str) -> None:
+        """A trial that this command held was not finished: it waits anew, or is given up."""
+        self.done(trial_id)
+        with study_lock(self._url):
+            self._retry(self._storage.get_trial(trial_id), reason)
+
     @contextmanager
-    def held(self, trial: FrozenTrial) -> Iterator[None]:
-        """Give signs of life for a claimed trial; an interruption that leaves time for it gives the trial back."""
+    def alive(self) -> Iterator[None]:
+        """Give signs of life for what is claimed; what is held at the end is given back."""
         is_over = threading.Event()
-        beating = threading.Thread(target=self._beat, args=(trial._trial_id, is_over), daemon=True)
+        beating = threading.Thread(target=self._beat, args=(is_over,), daemon=True)
         beating.start()
         try:
             yield
-        except BaseException:
-            is_over.set()
-            beating.join()
-            with study_lock(self._url):
-                self._retry(self._storage.get_trial(trial._trial_id), "the worker was interrupted")
-            raise
         finally:
             is_over.set()
             beating.join()
+            for trial_id in tuple(self._held):
+                self.lost(trial_id, "the command was interrupted")
 
-    def _beat(self, trial_id: int, is_over: threading.Event) -> None:
+    def _beat(self, is_over: threading.Event) -> None:
         count = 1
         while not is_over.wait(self._lease_seconds / _BEATS_PER_LEASE):
             count += 1
-            try:
-                self._storage.set_trial_user_attr(trial_id, "beat", count)
-            except optuna.exceptions.UpdateFinishedTrialError:
-                return  # finished, or given to another worker
-            except Exception as error:  # each database has its own; a missed beat is no reason to stop training
-                _LOG.warning("the storage of the sweep fails (%s); trying again", error)
+            for trial_id in tuple(self._held):
+                try:
+                    self._storage.set_trial_user_attr(trial_id, "beat", count)
+                except optuna.exceptions.UpdateFinishedTrialError:
+                    pass  # finished, or given to another command
+                except Exception as error:  # each database has its own; a missed beat is no reason to stop training
+                    _LOG.warning("the storage of the sweep fails (%s); trying again", error)
 
     def _release_the_dead(self) -> None:
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):

@@ -21,7 +21,7 @@ from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.errors import UserError, interruptible
 from redi_lab.files import naming
 from redi_lab.redaction import redact, redacted
-from redi_lab.run.preflight import check_hub
+from redi_lab.run.preflight import check_adapters, check_hub
 from redi_lab.run.study_storage import check_storage, study_lock
 from redi_lab.verbs.sweep.claims import Claims
 from redi_lab.verbs.sweep.confirm import Confirmation, confirm
@@ -30,7 +30,7 @@ from redi_lab.verbs.sweep.space import Space, check_space, grid, parse_space
 from redi_lab.verbs.sweep.study import Sweep, open_study
 from redi_lab.verbs.sweep.workers import run_workers
 
-_OWN = ("sweeps", "sweep", "name", "seed")
+_OWN = ("sweeps", "sweep", "name", "seed", "launcher")
 _SHARED = ("paths", "logger", "debug")
 _NO_FINAL_EVALUATION = "eval.benchmark=null"
 
@@ -51,7 +51,9 @@ def run_sweep(arguments: Sequence[str]) -> Path:
     """
     config, sweep = compose_sweep(arguments)
     shared = [*sweep.overrides, *sweep.local_overrides]
-    check_hub(load_config("train", shared), shared)
+    base = load_config("train", shared)
+    check_adapters(base)
+    check_hub(base, shared)
     with naming(sweep.folder):
         sweep.folder.mkdir(parents=True, exist_ok=True)
         study = open_study(sweep)
@@ -91,7 +93,7 @@ def compose_sweep(arguments: Sequence[str]) -> tuple[DictConfig, Sweep]:
     local = (*for_trials, _NO_FINAL_EVALUATION)
     check_space(space, lambda values: load_config("train", [*overrides, *local, *values]))
     folder = Path(config.paths.output_dir).absolute()
-    return config, Sweep(config.name, folder, settings, overrides, local, config.seed)
+    return config, Sweep(config.name, folder, settings, overrides, local, config.seed, cluster=config.launcher.address)
 
 
 def _load(own: Sequence[str], shared: Sequence[str]) -> DictConfig:

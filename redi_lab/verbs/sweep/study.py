@@ -35,6 +35,7 @@ class Sweep:
         local_overrides: Further ones that change no result: paths of this machine, no final evaluation.
         seed: The sampler's seed.
         parent_run_id: MLflow run under which the trials' runs are nested.
+        cluster: Address of a Ray cluster that runs them; None: this machine.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Sweep:
     local_overrides: tuple[str, ...] = ()
     seed: int = 0
     parent_run_id: str | None = None
+    cluster: str | None = None
 
     @property
     def space(self) -> Space:

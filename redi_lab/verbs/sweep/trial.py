@@ -1,4 +1,4 @@
-"""Runs the trials of a study in one process, and reports each to Optuna so that the sampler learns from collapses.
+"""Runs one trial after the other, and reports each to Optuna so that the sampler learns from collapses.
 
 A collapsed trial is reported as COMPLETE with the worst value that it measured, and as violating the constraint
 `collapse` by the share of the training that it missed. So TPE ranks it behind every trial that finished or was pruned,
@@ -11,52 +11,50 @@ from __future__ import annotations
 
 import math
 import shlex
-import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import optuna
 from optuna.trial import Trial, TrialState
 
 from redi_lab.errors import UserError
-from redi_lab.files import is_disk_full
-from redi_lab.verbs.sweep.claims import Claims, origin
+from redi_lab.files import explained, is_disk_full, naming
+from redi_lab.verbs.sweep.claims import origin
 from redi_lab.verbs.sweep.space import as_overrides, suggest
 from redi_lab.verbs.sweep.study import RunResult, RunSpec, RunTraining, Sweep, make_pruner, make_sampler, open_study
 
 CONSTRAINT = "collapse"
-MAX_FAILURES = 3
-"""A worker gives up after this many failing trials in a row: the parameters are not to blame."""
 
 
-def work(sweep: Sweep, run: RunTraining, poll_seconds: float = 1.0) -> None:
-    """Run trials until none waits and no other worker holds one that it may yet lose.
+def make_work(sweep: Sweep, run: RunTraining | None) -> Callable[[int], str | None]:
+    """What a worker does: run the trial of an id, which it holds, and report it; the error, if it had one.
 
     Args:
         sweep: the study and how its trials run.
-        run: trains once.
-        poll_seconds: between two looks at what others hold.
-
-    Raises:
-        UserError: trials fail in a row.
+        run: trains once; None: as the verb train does.
     """
-    study = open_study(sweep)
-    claims = Claims(study, sweep.settings)
-    failures: list[str] = []
-    while len(failures) < MAX_FAILURES:
-        claimed = claims.claim()
-        if claimed is None:
-            if not claims.is_any_running():
-                return
-            time.sleep(poll_seconds)
-            continue
-        study.sampler = make_sampler(sweep, claimed.number)
+    if run is None:
+        from redi_lab.verbs.sweep.trial_run import train  # imports torch
+
+        run = train
+    study, train_once = open_study(sweep), run
+
+    def work(trial_id: int) -> str | None:
+        # Reads all trials: Optuna's cache takes no values for one that it does not know.
+        number = next(trial.number for trial in study.get_trials(deepcopy=False) if trial._trial_id == trial_id)
+        study.sampler = make_sampler(sweep, number)  # before the trial, which asks it at once
         study.pruner = make_pruner(sweep.settings, study)
-        with claims.held(claimed):
-            error = _try(study, Trial(study, claimed._trial_id), sweep, run)
-        failures = [] if error is None else [*failures, error]
-    raise UserError(f"{MAX_FAILURES} trials failed in a row, the last with: {failures[-1]}")
+        trial = Trial(study, trial_id)
+        try:
+            with naming(sweep.folder):
+                return _try(study, trial, sweep, train_once)
+        except Exception as error:
+            if (advice := explained(error)) is None:
+                raise
+            raise advice from error  # here, since a process keeps to itself what led to an error
+
+    return work
 
 
 def _try(study: optuna.Study, trial: Trial, sweep: Sweep, run: RunTraining) -> str | None:

@@ -53,7 +53,7 @@ def run_training(
         UserError: something that a user can mend, before training begins.
     """
     quieten_libraries()
-    if callbacks and config.trainer.devices > 1:
+    if callbacks and config.trainer.devices * config.trainer.num_nodes > 1:
         raise UserError(f"trainer.devices={config.trainer.devices}: a sweep's trials train on one device each; drop it")
     chain = resolve_chain(config, overrides)
     with running(config, overrides, chain) as run:

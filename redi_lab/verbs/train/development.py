@@ -18,6 +18,7 @@ from typing import Any, final
 from omegaconf import DictConfig
 
 from redi_lab.data.datamodule import TraceDataModule
+from redi_lab.data.pairing import far_pairs
 from redi_lab.data.selection import text_key
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
 from redi_lab.data.traces import FurtherSource, Pair
@@ -74,6 +75,7 @@ def load_development(config: DictConfig, data: OpenedData, final: Benchmark | No
         num_pairs = config.callbacks.probes.num_examples if config.callbacks.get("probes") else 0
         known = trained.union(evaluated, (row.problem for row in corpus.held_out))
         problems, pairs = data.source.further(number, num_pairs, known)
+        pairs = far_pairs(pairs, config.data.negatives, config.seed)
         origin = "further problems"
     if number == 0:
         return Development(None, origin, pairs)

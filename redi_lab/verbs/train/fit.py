@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -17,6 +18,7 @@ from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
 from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.modules.base import CausalLMModule
 from redi_lab.run import build
+from redi_lab.run.plan import plan_run
 from redi_lab.run.screen import progress_bar, say
 from redi_lab.run.trained import finish_training
 from redi_lab.verbs.train.development import make_observers
@@ -73,7 +75,7 @@ class Fit:
         observers = make_observers(self.config, self.command_config, self.development, probes, encoder, grader)
         callbacks = [
             *build.make_callbacks(self.config, self.checkpoint.parent, encoder.end_of_turn_id, observers, self.notes),
-            Forecast(say),
+            Forecast(say, partial(plan_run, self.config, data, module.backbone)),
             *further_callbacks,
         ]
         trainer = build.make_trainer(self.config, [*callbacks, TrainingProgress(progress_bar(COLUMN))], logger)

@@ -15,10 +15,11 @@ import time
 import traceback
 from datetime import timedelta
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError, UserError
 from redi_lab.files import explained
+from redi_lab.run.launched import ERROR_FILE, MEETING, SIGNALS
 
 _PATIENCE = timedelta(hours=2)
 """The first rank measures accuracy and writes states while others wait."""
@@ -27,8 +28,10 @@ _PATIENCE = timedelta(hours=2)
 def main(folder: Path) -> None:
     """Train as rank RANK of WORLD_SIZE, and exit."""
     # torch reads it once, when it is imported.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(os.environ["WORLD_SIZE"]))))
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):  # until there is a state to save
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"])))
+    )
+    for number in SIGNALS:  # until there is a state to save
         signal.signal(number, lambda *_: os._exit(EXIT_RESUMABLE))
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
@@ -78,21 +81,29 @@ def _train(folder: Path) -> None:
 
 
 def _meet(folder: Path, rank: int, backend: str) -> None:
-    """Join the others by way of a file: left to itself, Lightning opens a store on a port of all interfaces."""
-    import torch
+    """Join the others in the store of the user's launch or, on one machine, by way of a file.
 
+    Left to itself, Lightning opens a store on a port of all interfaces.
+    """
+    import torch
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+    place: dict[str, Any] = {"init_method": f"file://{folder / 'store'}"}
+    if meeting := os.environ.get(MEETING):
+        store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=_PATIENCE)
+        place = {"store": PrefixStore(meeting, store)}
     torch.distributed.init_process_group(
         backend,
-        init_method=f"file://{folder / 'store'}",
         rank=rank,
         world_size=int(os.environ["WORLD_SIZE"]),
         timeout=_PATIENCE,
+        **place,
     )
 
 
 def _leave(message: str, status: int) -> NoReturn:
     content = {"message": message, "timestamp": str(int(time.time()))}
-    Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(content), encoding="utf-8")
+    Path(os.environ[ERROR_FILE]).write_text(json.dumps(content), encoding="utf-8")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # threads of the process group, of which others may be waiting, would abort the interpreter's end

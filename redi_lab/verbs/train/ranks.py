@@ -13,10 +13,13 @@ import shutil
 import signal
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -30,17 +33,17 @@ from redi_lab.data.token_file import load_sets, save_sets
 from redi_lab.data.tokenization import TokenizedSequence
 from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError, UserError
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
+from redi_lab.run.launched import RANK_WORKER, SIGNALS, Launch, current_launch, error_file
 from redi_lab.verbs.train.fit import Fit
 
 EXIT_MISTAKE = 2
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _FAREWELL_SECONDS = 3600
 """Time for the ranks to save a state after a signal: that of 18 GB takes a minute on a fast disk."""
 _JOB, _TOKENS, _TOKENIZER, _MEETING = "job.json", "tokens.safetensors", "tokenizer", "meeting"
 
 
 def fit_on_ranks(fit: Fit, data: TraceDataModule, probes: Sequence[TokenizedSequence], tokenizer: Any) -> None:
-    """As `Fit.run`, in `trainer.devices` processes.
+    """As `Fit.run`, in `trainer.devices` processes, or in those that the user's torchrun or srun has started.
 
     Raises:
         UserError: a rank was killed, or ended with a mistake of the user.
@@ -55,7 +58,11 @@ def fit_on_ranks(fit: Fit, data: TraceDataModule, probes: Sequence[TokenizedSequ
         save_sets(folder / _TOKENS, {"train": data.train_set, "val": data.val_set, "probes": asked})
         tokenizer.save_pretrained(folder / _TOKENIZER)
         (folder / _JOB).write_text(json.dumps(_plain(fit)), encoding="utf-8")
-        _launch(folder, fit.config.trainer.devices)
+        launch = current_launch()
+        if launch is None:
+            _launch(folder, fit.config.trainer.devices)
+        else:
+            _run_on(launch, folder)
     finally:
         shutil.rmtree(folder)
 
@@ -86,6 +93,18 @@ def _plain(fit: Fit) -> dict[str, Any]:
     }
 
 
+def _run_on(launch: Launch, folder: Path) -> None:
+    failures: dict[int, Any] = {}
+    for rank, code in launch.train(folder).items():
+        if code:
+            said = {"message": "", "timestamp": str(int(time.time()))}  # of one that was killed
+            with suppress(FileNotFoundError):
+                said = json.loads(error_file(folder, rank).read_text(encoding="utf-8"))
+            failures[rank] = SimpleNamespace(exitcode=code, message=said["message"], timestamp=int(said["timestamp"]))
+    if failures:
+        raise _explained(failures, launch.size)
+
+
 def _launch(folder: Path, number: int) -> None:
     logger = logging.getLogger("torch.distributed.elastic")
     logger.addHandler(logging.NullHandler())  # what it has to say of a rank that ended is said below, in one line
@@ -103,14 +122,14 @@ def _launch(folder: Path, number: int) -> None:
         local_addr="localhost",
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
-        signals_to_handle=",".join(one.name for one in _SIGNALS),
+        signals_to_handle=",".join(one.name for one in SIGNALS),
         shutdown_timeout=_FAREWELL_SECONDS,
     )
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # nor does a store for the ranks
     is_main = threading.current_thread() is threading.main_thread()
-    before = {one: signal.getsignal(one) for one in _SIGNALS} if is_main else {}
+    before = {one: signal.getsignal(one) for one in SIGNALS} if is_main else {}
     try:
-        elastic_launch(config, sys.executable)("-m", "redi_lab.verbs.train.rank_worker", str(folder))
+        elastic_launch(config, sys.executable)(*RANK_WORKER, str(folder))
     except SignalException as error:
         raise RunInterruptedError(error.sigval.name) from error
     except ChildFailedError as error:

@@ -25,7 +25,7 @@ from redi_lab.verbs.train.outcome import Outcome
 
 _NEXT = ("demo_symmetric", "demo_sft_continued", "demo_dpo", "demo_simpo")
 _EMBEDDED = {"greedy": "greedy_pass_at_1", "haste": "haste", "columns": "columns"}
-"""What only the embedded task has, heading to metric; see `redi_lab.data.arithmetic.describe_work`."""
+"""What only the embedded task has, heading to metric; see `redi_lab.data.teacher.describe_work`."""
 CURVES = "curves.png"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ from redi_lab.run.training_record import RECORD_FILE, TrainingRecord
 from redi_lab.verbs.train import report
 from redi_lab.verbs.train.development import choose_observed, load_development
 from redi_lab.verbs.train.fit import Fit
-from redi_lab.verbs.train.outcome import Best, Outcome, metrics_of
+from redi_lab.verbs.train.outcome import Best, Outcome, ends_of_curves, metrics_of
 
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
@@ -105,7 +106,7 @@ class Job:
         record = StageRecord(self.stage.name, folder, fit.checkpoint)
         if find_trained(folder, record.checkpoint) is None:
             self._complete(data, module)
-            if config.trainer.devices > 1:
+            if config.trainer.devices * config.trainer.num_nodes > 1:
                 from redi_lab.verbs.train.ranks import fit_on_ranks  # torch's launcher, which one device does without
 
                 logger.finalize("running")  # the first rank goes on with the record
@@ -120,10 +121,12 @@ class Job:
             "source": corpus.source,
             "digest": data.digest(),
             "selection": corpus.counts.as_dict(),
+            "errors": Counter(pair.error for pair in corpus.pairs if pair.error is not None),
             "batches": data.counts(),
             "development": development.as_dict(sampling),
         }
-        content = self._summary(outcome, trained) | {"data": about_data, "mlflow_run_id": logger.version}
+        about = {"data": about_data, "plan": trained.plan, "mlflow_run_id": logger.version}
+        content = self._summary(outcome, trained) | about
         write_summary(folder, config, content | {"seconds": round(time.time() - began, 3)})
         for file in (
             *(folder / name for name in (SUMMARY, EVENTS)),
@@ -207,6 +210,7 @@ class Job:
             "loss": OmegaConf.to_container(self.stage.config.loss),
             "metrics": metrics_of(outcome.result),
             "baseline": baseline,
+            "training": ends_of_curves(outcome.record.output_dir),
             "evaluation": _evaluation(outcome.result),
             "checkpoint": str(checkpoint),
             "best": outcome.best and outcome.best.as_dict(),

@@ -257,7 +257,7 @@ def test_tokens_are_the_same_in_worker_processes(
         (["data=openr1_math", "curation.near_threshold=2"], "curation.near_threshold=2: must be"),
         (["data=openr1_math", "curation.benchmarks=[/nowhere]"], "curation.benchmarks: /nowhere: no such file"),
         (["data=openr1_math", "curation.ngarm=3"], "unknown key curation.ngarm: curation has"),
-        ([], "data is required and has no default: add data=NAME, one of arithmetic, curated, jsonl"),
+        ([], "data is required and has no default: add data=NAME, one of arithmetic, chains, curated, jsonl"),
     ],
 )
 def test_mistakes_are_told_in_one_line(overrides: list[str], message: str) -> None:

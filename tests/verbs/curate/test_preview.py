@@ -37,6 +37,7 @@ def pair(**changes: Any) -> dict[str, Any]:
         "rejected_index": 0,
         "chosen_verdicts": '{"math_verify": true, "llama": null}',
         "rejected_verdicts": '{"math_verify": false}',
+        "rejected_error": "slip",
         "common_prefix": 14,
         "length_ratio": 1.0,
         **UNWEIGHTED.as_columns("chosen_"),
@@ -202,7 +203,7 @@ def test_the_page_marks_prompt_loss_parting_and_end(
     assert len([text for tag, name, text in pieces if (tag, name) == ("i", "part")]) == 2
     assert "".join(text for tag, _, text in pieces if tag == "i") == pair()["chosen"] + pair()["rejected"]
     badges = {text for _, name, text in pieces if name == "badge"}
-    assert {'{"math_verify": true, "llama": null}', '{"math_verify": false}', "generation 0", "row 4"} <= badges
+    assert {'{"math_verify": true, "llama": null}', '{"math_verify": false}', "generation 0", "row 4", "slip"} <= badges
     screen = capsys.readouterr().out.splitlines()
     assert screen == [
         "rows: 10 read, 6 used (60.0 %)",

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from redi_lab.cli import main
 from redi_lab.config.compose import load_config
-from redi_lab.data.arithmetic import HASTE, ArithmeticSource
+from redi_lab.data.arithmetic import ArithmeticSource
+from redi_lab.data.teacher import HASTE
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.evaluation.evaluate import Evaluation
@@ -135,9 +136,9 @@ class TwoMinds(ScriptedEngine):
     def __init__(self, greedy: str, sampled: str) -> None:
         super().__init__(lambda _prompt, _sample: greedy if self.temperature == 0 else sampled)
 
-    def generate(self, checkpoint: Path, prompts: Any, sampling: SamplingParams, on_progress: Any = None) -> Any:
-        self.temperature = sampling.temperature
-        return super().generate(checkpoint, prompts, sampling, on_progress)
+    def stream(self, checkpoint: Path, requests: Any, on_progress: Any = None) -> Any:
+        self.temperature = requests[0].sampling.temperature
+        return super().stream(checkpoint, requests, on_progress)
 
 
 def test_the_embedded_task_is_evaluated_greedily_too_and_its_work_described(

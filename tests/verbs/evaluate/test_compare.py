@@ -20,11 +20,15 @@ def judged_run(
     num_samples: int = 4,
     digest: str = "problems",
     temperature: float = 0.6,
+    seed: int | None = None,
 ) -> Path:
-    """A results folder as the verb writes it, with one evaluation of 50 problems for each benchmark."""
-    parts = {}
+    """A results folder as the verbs write it, with one evaluation of 50 problems for each benchmark.
+
+    With a seed it is a training, else an evaluation.
+    """
+    parts, weights = {}, f"{name}{'' if seed is None else seed}"
     for benchmark, chance in chances.items():
-        generator = np.random.default_rng([len(name), len(benchmark)])
+        generator = np.random.default_rng([len(name), len(benchmark), seed or 0])
         verdicts = generator.random((50, num_samples)) < chance
         rows = tuple(
             ResultRow(str(problem), sample, "", "stop", "right" if is_right else "wrong", "", str(int(is_right)), 3)
@@ -32,14 +36,15 @@ def judged_run(
             for sample, is_right in enumerate(samples)
         )
         protocol = {"sampling": {"num_samples": num_samples, "temperature": temperature}}
-        key = evaluation_key(name, protocol, digest + benchmark)
-        result = EvaluationResult(key, protocol, benchmark, digest + benchmark, name, score(rows, num_samples), rows)
+        key = evaluation_key(weights, protocol, digest + benchmark)
+        result = EvaluationResult(key, protocol, benchmark, digest + benchmark, weights, score(rows, num_samples), rows)
         save_result(root / "cache" / "evaluations", result)
         parts[benchmark] = {"evaluation": {"key": key, "protocol": protocol}}
     summary = next(iter(parts.values())) if len(parts) == 1 else {"benchmarks": parts}
-    folder = root / f"{name}-folder"
+    folder = root / f"{weights}-folder"
     folder.mkdir()
-    head = {"name": name, "config": {"paths": {"cache_dir": str(root / "cache")}}}
+    verb = "evaluate" if seed is None else "train"
+    head = {"name": name, "verb": verb, "config": {"paths": {"cache_dir": str(root / "cache")}, "seed": seed}}
     (folder / "summary.json").write_text(json.dumps(head | summary))
     return folder
 
@@ -71,8 +76,10 @@ def test_suites_are_compared_benchmark_by_benchmark_and_on_average(tmp_path: Pat
     assert [row["benchmark"] for row in summary["comparisons"]] == ["math", "olympiad"]
     average = summary["averages"]["redi − sft"]
     each = [row["comparison"]["difference"]["value"] for row in summary["comparisons"]]
-    assert average["value"] == pytest.approx(np.mean(each))
-    assert average["ci_low"] > 0
+    assert average["estimate"]["value"] == pytest.approx(np.mean(each))
+    assert average["estimate"]["ci_low"] > 0
+    assert average["p_value"] < 0.001
+    assert [row["pass_at_k"]["estimate"]["num_samples"] for row in summary["comparisons"]] == [2, 2]
 
 
 def test_runs_of_one_name_are_told_by_their_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +95,7 @@ def test_refusals(tmp_path: Path) -> None:
     old = judged_run(tmp_path, "sft", {"math": 0.4})
     other = judged_run(tmp_path, "redi", {"math": 0.4}, digest="different")
     suite = judged_run(tmp_path, "suite", {"math": 0.4, "aime": 0.1})
-    with pytest.raises(UserError, match="usage: evaluate compare OLD_FOLDER NEW_FOLDER"):
+    with pytest.raises(UserError, match=r"usage: evaluate compare \[--over-seeds\] OLD_FOLDER NEW_FOLDER"):
         run_evaluation_compare([str(old)])
     with pytest.raises(UserError, match=r"eval\.limit=3: unknown key"):
         run_evaluation_compare([str(old), str(other), "eval.limit=3"])

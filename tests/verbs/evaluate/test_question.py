@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.evaluation.evaluate import Evaluation
-from redi_lab.generation.engines import Completion, Progress, SamplingParams
+from redi_lab.generation.engines import Completion, Progress, Request, SamplingParams
 from redi_lab.grading.grader import Grader
 from redi_lab.verbs.evaluate.question import ask
 
@@ -27,22 +27,19 @@ class CoinEngine:
         self.chance = chance
         self.drawn: list[tuple[int, int]] = []
 
-    def generate(
-        self,
-        checkpoint: Path,
-        prompts: Sequence[Sequence[int]],
-        sampling: SamplingParams,
-        on_progress: Progress | None = None,
-    ) -> list[Completion]:
-        completions = []
-        for index, (problem, *_) in enumerate(prompts):
-            for sample in sampling.sample_indices:
-                self.drawn.append((problem, sample))
-                is_right = np.random.default_rng([problem, sample]).random() < self.chance
-                completions.append(Completion(index, sample, (1,), f"A: {problem if is_right else -1}", "stop"))
-        if on_progress is not None:
-            on_progress(len(completions), len(completions))
-        return completions
+    def stream(
+        self, checkpoint: Path, requests: Sequence[Request], on_progress: Progress | None = None
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        for number, request in enumerate(requests):
+            completions = []
+            for index, (problem, *_) in enumerate(request.prompts):
+                for sample in request.sampling.sample_indices:
+                    self.drawn.append((problem, sample))
+                    is_right = np.random.default_rng([problem, sample]).random() < self.chance
+                    completions.append(Completion(index, sample, (1,), f"A: {problem if is_right else -1}", "stop"))
+            if on_progress is not None:
+                on_progress(number, len(completions))
+            yield number, completions
 
     def close(self) -> None:
         """Nothing to free."""

@@ -9,24 +9,55 @@ import math
 import os
 import sys
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from omegaconf import OmegaConf
 
 from redi_lab.config.compose import load_config
 from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.errors import UserError
-from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep
-from redi_lab.verbs.sweep.trial import work
+from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, RunTraining, Sweep, open_study
+from redi_lab.verbs.sweep.trial import make_work
+from redi_lab.verbs.sweep.workers import run_trials
 
 STEPS = 100
 SPACE: dict[str, Any] = {
     "loss.alpha": {"low": 0.0, "high": 1.0, "step": 0.1},
     "optimizer.lr": {"low": 5.0e-5, "high": 2.0e-3, "log": True},
 }
+
+
+@final
+class Here:
+    """A worker that is this very process."""
+
+    def __init__(self, sweep: Sweep, run: RunTraining) -> None:
+        self._work = make_work(sweep, run)
+        self.ready: Future[Any] = Future()
+        self.ready.set_result(None)
+
+    def submit(self, item: int) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(self._work(item))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+    def plain(self, error: BaseException) -> BaseException:
+        return error
+
+    def close(self) -> None:
+        """Nothing is under way."""
+
+
+def work(sweep: Sweep, run: RunTraining) -> None:
+    """Run the trials of a study one after the other in this process."""
+    run_trials(sweep, open_study(sweep), lambda _: Here(sweep, run))
 
 
 def settings_of(spec: RunSpec) -> dict[str, str]:
@@ -92,7 +123,12 @@ def begin_and_hang(spec: RunSpec, report: Report) -> RunResult:
     raise AssertionError("nobody ended it")
 
 
-def log_and_train(spec: RunSpec, report: Report) -> RunResult:
+def log_slowly(spec: RunSpec, report: Report) -> RunResult:
+    """As `log_and_train`, for long enough to be killed in between."""
+    return log_and_train(spec, report, 2.0)
+
+
+def log_and_train(spec: RunSpec, report: Report, seconds: float = 0.1) -> RunResult:
     """Keeps a log of what began and what ended, and takes its time in between."""
     log = spec.folder.parents[2] / "log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +137,7 @@ def log_and_train(spec: RunSpec, report: Report) -> RunResult:
     with log.open("a") as file:
         file.write(f"began {line}")
     report(0.5, 0)
-    time.sleep(0.1)
+    time.sleep(seconds)
     result = train(spec, lambda value, step: False)
     with log.open("a") as file:
         file.write(f"ended {line}")

@@ -41,6 +41,15 @@ def test_overrides_go_to_the_sweep_to_its_runs_or_to_both(tmp_path: Path) -> Non
     assert config.logger.tracking_uri is None
 
 
+def test_the_launcher_is_the_sweeps_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redi_lab.config.schema.verbs.find_spec", lambda name: name)
+    on_ray = ["launcher=ray", "launcher.address=head:6379", "sweep.storage=journal:////tmp/study.log"]
+    sweep = compose_sweep([*SMALL, *on_ray])[1]
+    assert sweep.cluster == "head:6379"
+    assert not any("launcher" in override for override in (*sweep.overrides, *sweep.local_overrides))
+    assert compose_sweep(SMALL)[1].cluster is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

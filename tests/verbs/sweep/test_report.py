@@ -20,9 +20,9 @@ from redi_lab.verbs.sweep.report import summarise, write_report
 from redi_lab.verbs.sweep.results import TrialView, best_trial, seed_interval, view_trials
 from redi_lab.verbs.sweep.space import parse_space
 from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, open_study
-from redi_lab.verbs.sweep.trial import work
 from tests.notebooks import run_notebook
 from tests.verbs.sweep import fakes
+from tests.verbs.sweep.fakes import work
 from tests.verbs.sweep.test_study import planned
 
 

@@ -20,13 +20,15 @@ import pytest
 from optuna.trial import TrialState
 
 from redi_lab.errors import RunInterruptedError, UserError, interruptible
+from redi_lab.executor.local import share_of_machine
 from redi_lab.verbs.sweep.claims import Claims, fixed_parameters
 from redi_lab.verbs.sweep.results import best_trial, budget, view_trials
-from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, make_sampler, open_study
-from redi_lab.verbs.sweep.trial import violation, work
-from redi_lab.verbs.sweep.workers import _take_the_dead, run_workers, worker_environment
+from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, make_pruner, make_sampler, open_study
+from redi_lab.verbs.sweep.trial import _try, violation
+from redi_lab.verbs.sweep.workers import run_workers
 from tests.conftest import REPOSITORY
 from tests.verbs.sweep import fakes
+from tests.verbs.sweep.fakes import work
 
 
 def planned(sweep: Sweep, lease_seconds: float = 60.0) -> tuple[optuna.Study, Claims]:
@@ -64,6 +66,20 @@ def test_a_study_with_one_worker_is_reproducible_and_its_trials_differ(tmp_path:
     assert len({str(params) for params in tried[0]}) == 6
 
 
+def test_a_trial_is_proposed_by_the_sampler_of_its_own_number(tmp_path: Path) -> None:
+    """The same values as where nothing lies between study and trial."""
+    sweep = fakes.make_sweep(tmp_path / "worker", num_trials=8)
+    study, _ = planned(sweep)
+    work(sweep, fakes.train)
+    by_hand = fakes.make_sweep(tmp_path / "by_hand", num_trials=8)
+    expected, claims = planned(by_hand)
+    while (claimed := claims.claim()) is not None:
+        expected.sampler = make_sampler(by_hand, claimed.number)
+        expected.pruner = make_pruner(by_hand.settings, expected)
+        _try(expected, optuna.Trial(expected, claimed._trial_id), by_hand, fakes.train)
+    assert [trial.params for trial in study.trials] == [trial.params for trial in expected.trials]
+
+
 def test_workers_that_start_together_do_not_propose_the_same(tmp_path: Path) -> None:
     sweep = fakes.make_sweep(tmp_path, sampler="random")
     study = optuna.create_study()
@@ -74,9 +90,10 @@ def test_workers_that_start_together_do_not_propose_the_same(tmp_path: Path) -> 
     assert first[0] != first[1]
 
 
-def test_a_grid_is_run_once_point_by_point(tmp_path: Path) -> None:
+@pytest.mark.parametrize("storage", ["sqlite", "journal"])
+def test_a_grid_is_run_once_point_by_point(storage: str, tmp_path: Path) -> None:
     space = {"loss": ["redi", "dpo"], "loss.beta": {"choices": [0.1, 1.0], "when": {"loss": "dpo"}}}
-    sweep = fakes.make_sweep(tmp_path, space=space, sampler="grid", num_trials=None)
+    sweep = fakes.make_sweep(tmp_path, storage, space=space, sampler="grid", num_trials=None)
     study, claims = planned(sweep)
     claims.plan(sweep.budget())
     work(sweep, fakes.train)
@@ -268,14 +285,14 @@ def test_a_worker_that_gives_signs_of_life_keeps_its_trial(tmp_path: Path, clock
     _, observer = planned(fakes.make_sweep(tmp_path, num_trials=1), lease_seconds=60)
     trial = claims.claim()
     assert trial is not None
-    with claims.held(trial):
+    with claims.alive():
         for _ in range(3):
             assert observer.claim() is None
             before = study.trials[0].user_attrs["beat"]
             while study.trials[0].user_attrs["beat"] == before:
                 time.sleep(0.001)
             clock.now += 61.0
-    assert observer.is_any_running()
+        assert observer.is_any_running()
 
 
 def test_a_result_that_comes_after_the_lease_is_dropped(tmp_path: Path, clock: SimpleNamespace) -> None:
@@ -310,20 +327,13 @@ def test_after_a_kill_nothing_is_lost_or_run_twice(storage: str, tmp_path: Path)
         time.sleep(0.01)
     worker.send_signal(signal.SIGKILL)
     worker.wait()
-    work(fakes.changed(sweep, lease_seconds=0.2), fakes.log_and_train, poll_seconds=0.05)
+    work(fakes.changed(sweep, lease_seconds=0.2), fakes.log_and_train)
     assert states(study) == {"COMPLETE": 6, "FAIL": 1}
     ended = [line.split()[2:4] for line in log.read_text().splitlines() if line.startswith("ended")]
     assert len(ended) == len({tuple(values) for values in ended}) == 6
     interrupted = next(trial for trial in study.trials if trial.state == TrialState.FAIL)
     retry = next(trial for trial in study.trials if trial.user_attrs.get("retry_of") == interrupted.number)
     assert retry.params == interrupted.params
-
-
-def test_workers_that_died_are_told_from_those_that_are_done() -> None:
-    workers: dict[int, Any] = {index: SimpleNamespace(exitcode=code) for index, code in enumerate((None, 0, -9))}
-    deaths = [1]
-    assert _take_the_dead(workers, deaths) == [2]
-    assert (list(workers), deaths) == ([0], [1, -9])
 
 
 @pytest.mark.slow
@@ -361,12 +371,24 @@ def test_a_worker_that_gives_up_says_why(tmp_path: Path) -> None:
         run_workers(sweep, study, run=fakes.fail)
 
 
-def test_workers_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def share(number: int, num_workers: int, gpus: int | None = None) -> dict[str, str]:
+        return share_of_machine(number, num_workers, gpus, "sweep.gpus_per_trial")
+
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
-    assert worker_environment(0, 1, {}, num_gpus=4) == {}
-    assert worker_environment(1, 2, {}, num_gpus=0) == {"OMP_NUM_THREADS": "4"}
-    assert worker_environment(2, 3, {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "5,7"}, num_gpus=8) == {
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "5",
-    }
-    assert worker_environment(3, 4, {}, num_gpus=2)["CUDA_VISIBLE_DEVICES"] == "1"
+    monkeypatch.setattr("redi_lab.executor.local._GPUS", tmp_path)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert share(1, 2) == {"OMP_NUM_THREADS": "4"}
+    for number in range(4):
+        (tmp_path / str(number)).touch()
+    assert share(0, 1) == {}
+    assert share(3, 4)["CUDA_VISIBLE_DEVICES"] == share(7, 8)["CUDA_VISIBLE_DEVICES"] == "3"
+    assert [share(number, 2, 2)["CUDA_VISIBLE_DEVICES"] for number in range(2)] == ["0,1", "2,3"]
+    assert share(0, 1, 3) == {"CUDA_VISIBLE_DEVICES": "0,1,2"}
+    with pytest.raises(UserError, match=r"^sweep.gpus_per_trial=2: 3 at once need 6 GPUs, and this machine has 4"):
+        share(0, 3, 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert share(2, 3) == {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "5"}
+    assert share(1, 2, 1)["CUDA_VISIBLE_DEVICES"] == "7"

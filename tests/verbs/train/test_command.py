@@ -99,8 +99,17 @@ def test_the_demo_trains_evaluates_and_records_both_stages(demo: Demo) -> None:
     assert AutoTokenizer.from_pretrained(summary["checkpoint"]).eos_token_id == model.generation_config.eos_token_id
     curves = read_curves(demo.folder / "run" / "metrics.jsonl")
     expected = known_metrics(summary["loss"]["_target_"], has_validation=False, callbacks=CALLBACK_METRICS)
-    assert sorted(name for name in curves if not name.startswith(("eval/", "epoch"))) == expected
+    assert sorted(name for name in curves if not name.startswith(("eval/", "epoch", "plan/"))) == expected
+    plan = summary["plan"]
+    assert plan.keys() >= {"plan/peak_bytes", "plan/measured_peak_bytes", "plan/measured_seconds"}
+    assert {name: curves[name].values for name in plan} == {name: [value] for name, value in plan.items()}
+    assert 10**8 < plan["plan/peak_bytes"] < 10**10
     assert curves["train/loss"].steps == [0, 1, 2]
+    chosen, per_nat = (summary["training"][f"probe/{name}"] for name in ("chosen_mean_logps", "displacement_per_nat"))
+    assert [chosen["start"], chosen["end"]] == [curves["probe/chosen_mean_logps"].values[end] for end in (0, -1)]
+    assert per_nat["start"] == 0.0
+    assert "train/rewards/slope" not in summary["training"]  # REDI is linear
+    assert sum(summary["data"]["errors"].values()) == summary["data"]["selection"]["pairs"]
     assert "eval/pass_at_1" in curves
 
 
@@ -273,7 +282,7 @@ def test_validation_best_checkpoint_and_entropy(tiny: Tiny, tmp_path: Path) -> N
     expected = known_metrics(
         summary["loss"]["_target_"], has_validation=True, log_entropy=True, callbacks=CALLBACK_METRICS
     )
-    assert sorted(name for name in curves if name != "epoch") == expected
+    assert sorted(name for name in curves if not name.startswith(("epoch", "plan/"))) == expected
 
 
 def test_from_a_folder_the_best_checkpoint_stands_beside_the_last(

@@ -199,11 +199,12 @@ def test_one_word_trains_adapters_and_the_checkpoint_is_whole(
     tmp_path: Path, qwen_folder: Path, own_rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("peft")
-    more = ("model=hf_lora", "baseline=false", "eval=none", "init_from=null")
+    more = ("model/lora=default", "baseline=false", "eval=none", "init_from=null")
     summary = run(own_model(tmp_path, qwen_folder, own_rows, *more), tmp_path / "run")
     assert summary["config"]["optimizer"]["lr"] == pytest.approx(1e-5)
     assert summary["baseline"] is None
-    assert not list(Path(summary["checkpoint"]).glob("adapter*"))
+    assert not list(Path(summary["checkpoint"]).glob("adapter_*"))
+    assert (Path(summary["checkpoint"]) / "adapter" / "adapter_model.safetensors").is_file()
     ((trained, total),) = re.findall(r"2 steps in \S+; ([\d,]+) of ([\d,]+) parameters", capsys.readouterr().out)
     assert int(trained.replace(",", "")) < int(total.replace(",", "")) / 2
 

@@ -134,6 +134,7 @@ def _side(name: str, pieces: Sequence[Piece], row: Mapping[str, Any], unit: str,
     sign = 1.0 if name == "chosen" else -1.0
     number, verdicts = row.get(f"{name}_index"), row.get(f"{name}_verdicts")
     about = [f"{_length(pieces):,} {unit}", number is not None and f"generation {number}", verdicts]
+    about += [row.get(f"{name}_error")]
     return (
         f'<div class="box {name}"><h4>{name.capitalize()} {_badges(filter(None, about))}</h4>'
         f'<div class="text">{"".join(_piece(piece, unit, sign, largest) for piece in pieces)}</div></div>'

@@ -7,9 +7,11 @@ from typing import Any, get_args
 
 import pytest
 
-from redi_lab.curation.pairing import PairOrder, Trace, edit_distance
-from redi_lab.curation.pairing import choose_pairs as choose_ranked_pairs
+from redi_lab.config.schema.data import Negatives as NegativesSetting
+from redi_lab.data.pairing import FarRule, Negatives, PairOrder, Trace, edit_distance, far_pairs
+from redi_lab.data.pairing import choose_pairs as choose_ranked_pairs
 from redi_lab.data.token_weights import common_prefix
+from redi_lab.data.traces import Pair, Span, TraceWeights
 
 POSITIVES = [Trace(0, "abcdefgh"), Trace(3, "xyz")]
 NEGATIVES = [Trace(1, "abcd" * 9), Trace(2, "xYz"), Trace(4, "abcdefg!h")]
@@ -81,3 +83,34 @@ def test_tokens_are_measured_where_there_are_any() -> None:
 
 def test_edit_distance_looks_at_the_beginning_alone() -> None:
     assert edit_distance(Trace(0, "a" * 3000), Trace(1, "a" * 2000 + "b" * 1000)) == 0
+
+
+def values(alias: Any) -> set[str]:
+    return {value for part in get_args(alias) for value in (values(part) or {part})} if get_args(alias) else set()
+
+
+def test_the_setting_allows_the_rules_that_there_are() -> None:
+    assert values(NegativesSetting) == values(Negatives) == {*get_args(PairOrder), *get_args(FarRule)}
+
+
+def test_steps_are_shuffled_by_the_seed_and_nothing_is_lost() -> None:
+    weights = TraceWeights(2.0, (Span(0, 1, 0.5),))
+    pairs = [Pair(str(n), f"p{n}", "one\ntwo\nthree\nfour", "x", weights, weights) for n in range(20)]
+    made = far_pairs(pairs, "shuffled_steps", 0)
+    assert len(made) == 20
+    for pair in made:
+        assert sorted(pair.rejected.split("\n")) == sorted(pair.chosen.split("\n"))
+        assert pair.rejected != pair.chosen
+        assert (pair.chosen_weights, pair.rejected_weights) == (weights, TraceWeights(2.0))
+        assert pair.error == "shuffled_steps"
+    assert far_pairs(pairs, "shuffled_steps", 0) == made != far_pairs(pairs, "shuffled_steps", 1)
+    two_lines = far_pairs([Pair("a", "p", "one\ntwo", "x")] * 9, "shuffled_steps", 0)
+    assert {pair.rejected for pair in two_lines} == {"two\none"}
+
+
+def test_what_no_far_rule_can_make_is_left_out() -> None:
+    same_problem = [Pair("a", "p", "x\nx", "y"), Pair("b", "p", "z", "y")]
+    for rule in get_args(FarRule):
+        assert far_pairs(same_problem, rule, 0) == ()
+        assert far_pairs([], rule, 0) == ()
+    assert far_pairs(same_problem, "random", 0) == tuple(same_problem)

@@ -4,6 +4,8 @@
 
 `order` ranks all combinations of a problem, `per_problem` says how many of the first are taken: ("first", 1) is the
 paper's rule, ("first", None) takes all. Everything is deterministic; ties go to the earlier generations.
+
+    far_pairs(pairs, "shuffled_steps", seed=0)  # with wrong traces that no teacher wrote
 """
 
 from __future__ import annotations
@@ -11,13 +13,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import random
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 from redi_lab.data.token_weights import common_prefix
+from redi_lab.data.traces import Pair, TraceWeights
 
 PairOrder = Literal["first", "random", "length_matched", "nearest", "longest_prefix"]
+FarRule = Literal["other_problem", "shuffled_steps"]
+Negatives = PairOrder | FarRule
 
 EDIT_WINDOW = 2000
 """Tokens (or characters) from the start that `nearest` compares: the cost grows with the square of it."""
@@ -68,8 +74,8 @@ def choose_pairs(
         for i, j in itertools.product(range(len(positives)), range(len(negatives)))
         if positives[i].text != negatives[j].text
     ]
-    if order != "first" and len(places) > 1:
-        rank = _RANKS[order]
+    if len(places) > 1:
+        rank = RANKS[order]
         places.sort(key=lambda place: (rank(positives[place[0]], negatives[place[1]], salt), place))
     return places[:per_problem]
 
@@ -90,9 +96,45 @@ def _by_length(left: Trace, right: Trace, salt: str) -> float:
     return abs(math.log(max(len(left), 1) / max(len(right), 1)))
 
 
-_RANKS: dict[str, Callable[[Trace, Trace, str], float]] = {
+RANKS: dict[str, Callable[[Trace, Trace, str], float]] = {
+    "first": lambda left, right, salt: 0.0,
     "random": _by_hash,
     "length_matched": _by_length,
     "nearest": lambda left, right, salt: edit_distance(left, right),
     "longest_prefix": lambda left, right, salt: -float(common_prefix(left.units, right.units)),
 }
+
+
+def other_problem(pairs: Sequence[Pair], place: int, seed: int) -> str | None:
+    """The right trace of the next pair of another problem."""
+    others = (pairs[(place + further) % len(pairs)] for further in range(1, len(pairs)))
+    return next((other.chosen for other in others if other.problem != pairs[place].problem), None)
+
+
+def shuffled_steps(pairs: Sequence[Pair], place: int, seed: int) -> str | None:
+    """The lines of the right trace in another order."""
+    lines = pairs[place].chosen.split("\n")
+    shuffled = random.Random(f"{seed}/{pairs[place].id}").sample(lines, len(lines))
+    return next((text for text in map("\n".join, (shuffled, lines[::-1])) if text != pairs[place].chosen), None)
+
+
+_FAR: dict[str, Callable[[Sequence[Pair], int, int], str | None]] = {
+    "other_problem": other_problem,
+    "shuffled_steps": shuffled_steps,
+}
+
+
+def far_pairs(pairs: Sequence[Pair], rule: Negatives, seed: int) -> tuple[Pair, ...]:
+    """The pairs with wrong traces that a far rule makes of right ones; as they are under any other rule.
+
+    Those of which the rule can make none, such as traces of one line, are left out. A wrong trace keeps its weight, but
+    not the weights of its parts.
+    """
+    if rule not in _FAR:
+        return tuple(pairs)
+    made = ((pair, _FAR[rule](pairs, place, seed)) for place, pair in enumerate(pairs))
+    return tuple(
+        replace(pair, rejected=text, rejected_weights=TraceWeights(pair.rejected_weights.weight), error=rule)
+        for pair, text in made
+        if text is not None and text != pair.chosen
+    )

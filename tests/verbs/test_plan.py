@@ -1,0 +1,118 @@
+"""`redi-lab plan`: its page, its advice, and what it refuses before torch is imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from redi_lab.cli import main
+
+SMALL = {"model_type": "qwen2", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "vocab_size": 500}
+MORE = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True, "eos_token_id": 0}
+CODE = """
+import sys
+from redi_lab.cli import main
+try:
+    main(["plan", *sys.argv[1:]])
+finally:
+    assert "torch" not in sys.modules
+"""
+ASSUMED = ["examples=1000", "median=100", "longest=700"]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder without weights."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(SMALL | MORE))
+    return folder
+
+
+def test_a_plan_of_two_stages_without_weights_and_data(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    common = ["+experiment=redi_1p5b", f"model.path={model}", f"paths.outputs_dir={tmp_path / 'outputs'}"]
+    main(["plan", *common, *ASSUMED, "gpu=a100", "devices=2", "nodes=2", "price=1.5"])
+    text = capsys.readouterr().out
+    rows = {line[:28].strip(): line[28:].split() for line in text.splitlines() if line.strip()}
+    assert "4 × NVIDIA A100, 80 GB" in text
+    layer = 64 * 64 * 2 + 2 * 64 * 32 + 64 + 2 * 32 + 3 * 64 * 128 + 2 * 64
+    assert rows["parameters"] == [f"{500 * 64 + 3 * layer + 64:,}"] * 2
+    assert rows["steps"] == ["40", "32"]  # 5 × 1000 / 128, rounded up for each epoch, and 1000 / 32
+    assert rows["tokens: longest sequence"] == ["700", "700"]
+    assert "TFLOP/s, assumed" in text
+    assert "redi_1p5b as it is fits" in text
+    command = " ".join(text.split("a device:")[1].split())
+    assert command.startswith(f"redi-lab {common[0]}")
+    assert "model.gradient_checkpointing=none" in command
+    assert not (tmp_path / "outputs").exists()  # nothing is written
+
+
+def test_sharding_divides_what_a_device_holds(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """573,696 bytes of weights by 4; gathered: 128,000 of the embeddings, and 2 × 2 × 148,565 of layers."""
+    monkeypatch.setenv("COLUMNS", "120")
+    sharded = ["+experiment=redi_1p5b", f"model.path={model}", "trainer.devices=4", "trainer.strategy=fsdp2"]
+    main(["plan", *sharded, *ASSUMED, "gpu=a100"])
+    rows = {line[:28].strip(): line[28:].split() for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert rows["weights"] == ["143", "kB"] * 2
+    assert rows["optimizer"] == ["287", "kB"] * 2
+    assert rows["gathered"] == ["722", "kB"] * 2
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", *sharded, *ASSUMED, "gpu=a100", "trainer.fsdp_offload=true"])
+    assert ended.value.code == 2
+    assert "trainer.fsdp_offload=true: offloading cannot be planned" in capsys.readouterr().err
+
+
+def test_a_model_that_does_not_fit_gets_the_settings_that_do(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = SMALL | MORE | {"hidden_size": 2048, "num_attention_heads": 16, "intermediate_size": 8192}
+    (model / "config.json").write_text(json.dumps(wide | {"num_hidden_layers": 24, "vocab_size": 32_000}))
+    main(["plan", "+experiment=redi_1p5b", f"model.path={model}", *ASSUMED, "gpu=rtx4090"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "redi_1p5b as it is does not fit" in text
+    assert "model/lora=default" in text.split("a device:")[1]
+
+
+def test_the_demo_is_planned_from_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["data.source.num_problems=60", "data.source.num_heldout=4", "data.num_development=0"]
+    main(["plan", *few, "gpu=cpu", f"paths.outputs_dir={tmp_path}"])
+    text = capsys.readouterr().out
+    assert "371,424" in text
+    assert "demo as it is fits" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gpu=h1000"], "gpu=h1000: unknown; choose one of h100, h200, a100, l40s, rtx4090, cpu (did you mean h100?)"),
+        (["devices=0"], "devices=0: must be at least 1"),
+        (["nodes=x"], "nodes=x: must be a whole number"),
+        (["price=-1"], "price=-1: must be at least 0"),
+        (["examples=5"], "examples, median and longest describe lengths together"),
+        (["examples=5", "median=9", "longest=8"], "median=9: is more than longest=8"),
+        (["modle=hf"], "modle"),
+        (["what"], "plan what: plan takes KEY=VALUE"),
+    ],
+)
+def test_bad_input_ends_in_a_line_before_torch(arguments: list[str], message: str) -> None:
+    done = subprocess.run([sys.executable, "-c", CODE, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_no_model_and_no_hub_is_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", "+experiment=redi_1p5b", "model.path=nobody/nothing", *ASSUMED, "gpu=h100"])
+    assert ended.value.code == 2
+    assert "model.path=nobody/nothing: cannot load its config" in capsys.readouterr().err
