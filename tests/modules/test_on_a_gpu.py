@@ -100,7 +100,9 @@ def test_a_gpu_is_not_asked_whether_a_value_is_wrong() -> None:
 def test_deterministic_warn_leaves_fresh_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Filling it with NaN would write each chunk of logits once more."""
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    config = OmegaConf.create({"trainer": {"deterministic": "warn", "accelerator": "cpu", "devices": 1}})
+    config = OmegaConf.create(
+        {"trainer": {"deterministic": "warn", "accelerator": "cpu", "devices": 1, "num_nodes": 1}}
+    )
     try:
         make_trainer(config, [], False)
         assert torch.is_deterministic_algorithms_warn_only_enabled()
