@@ -74,7 +74,7 @@ _OTHER_VERBS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("evaluate", "checkpoint=/nowhere"): ("checkpoint=/nowhere",),
     ("evaluate", f"checkpoint={_LONG}"): ("a" * 300, "shorter"),
     ("evaluate", "checkpoint=.", "+model=student"): ("unknown key model",),
-    ("evaluate", "compare", "a"): ("evaluate compare OLD_FOLDER NEW_FOLDER",),
+    ("evaluate", "compare", "a"): ("evaluate compare [--over-seeds] OLD_FOLDER NEW_FOLDER",),
     ("evaluate", "compare", "a", "b"): ("a:", "summary.json"),
     ("curate",): ("data is required",),
     ("curate", "data=jsonl", "data.path=/nowhere"): ("data.path=/nowhere",),

@@ -138,6 +138,9 @@ def test_validation_is_the_mean_over_all_validation_examples(objective: str, tmp
             "val/rewards/margins": margins.mean().item(),
             "val/rewards/accuracies": (margins > 0).float().mean().item(),
         }
+    if objective in ("dpo", "simpo"):  # 1 − σ(x) of a pair whose loss is −log σ(x)
+        losses = torch.stack([twin.loss(objective, [example], reference) for example in data.val_examples])
+        expected["val/rewards/slope"] = (1 - torch.exp(-losses)).mean().item()
     assert call == pytest.approx(expected, rel=1e-4)
 
 
