@@ -1,4 +1,4 @@
-"""Memory and time of full fine-tuning, LoRA and QLoRA: REDI steps of one model, each way in a process of its own.
+"""Memory and time of full fine-tuning, LoRA and QLoRA: REDI steps on one model, each in its own process.
 
     python -m benchmarks.adapters FOLDER
 

@@ -28,13 +28,13 @@ def lengths(count: int, draw: random.Random) -> list[int]:
 
 
 def seconds_a_token(running: int) -> float:
-    """Of a replica that has so many completions under way."""
+    """How long one more token of every completion takes a replica that generates this many at once."""
     return 0.006 + 0.00006 * running
 
 
 @final
 class Replica:
-    """Completions under way, and those that wait for a seat; `now` is its clock."""
+    """Completions being generated, and those waiting for room; `now` is its clock."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -60,7 +60,7 @@ class Replica:
 
 
 def one_queue(work: Sequence[int], in_flight: int = IN_FLIGHT) -> float:
-    """Seconds where whoever has fewest completions gets the next, and at most so many."""
+    """Seconds with one queue: the next completion goes to the least busy replica that has room for it."""
     queue, replicas = deque(work), [Replica() for _ in range(REPLICAS)]
     while True:
         while queue and (least := min(replicas, key=lambda replica: replica.num_items)).num_items < in_flight:

@@ -2,7 +2,7 @@
 
 The root is the whole `CausalLM`, whose forward applies the head. With transformers' model as the root, whose forward is
 never called, embeddings would stay in pieces; with its inner model alone, a head that is tied to the embeddings would
-become a whole parameter of its own, and the first loss would still be right.
+be untied from them without a word: the loss of the first step would still be right.
 """
 
 from __future__ import annotations

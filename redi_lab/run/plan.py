@@ -20,7 +20,7 @@ from redi_lab.config.compose import CONFIG_DIR
 from redi_lab.config.schema.plan import load_assumptions
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.packing import pack_into_rows
-from redi_lab.errors import UserError
+from redi_lab.errors import UserError, in_short
 from redi_lab.planning.footprint import Sizes, measure_layers, new_model
 from redi_lab.planning.memory import gathered_memory, step_memory
 from redi_lab.planning.rates import Planned, Rates, device_name
@@ -95,7 +95,7 @@ class StagePlan:
 
 
 def plan_stage(
-    config: DictConfig, model: Any, lengths: Lengths, *, is_gpu: bool, devices: int = 1, sizes: Sizes | None = None
+    config: DictConfig, model: Any, lengths: Lengths, *, is_gpu: bool, sizes: Sizes | None = None
 ) -> StagePlan:
     """Plan a stage.
 
@@ -104,7 +104,6 @@ def plan_stage(
         model: the configuration of its model in transformers.
         lengths: of its data.
         is_gpu: whether it runs on GPUs.
-        devices: how many, over all nodes.
         sizes: of the model, where it is there already.
 
     Raises:
@@ -113,6 +112,7 @@ def plan_stage(
     """
     if config.trainer.fsdp_offload:
         raise UserError("trainer.fsdp_offload=true: offloading cannot be planned; plan with trainer.fsdp_offload=false")
+    devices = config.trainer.devices * config.trainer.num_nodes
     group: Any = OmegaConf.to_container(config.model)
     is_in_4_bits = group["lora"] is not None and group["lora"]["quantization"] is not None
     if sizes is None or is_in_4_bits:  # packed weights do not say how many they are
@@ -233,7 +233,7 @@ def _other_memory(
 
 
 def cheapest_fit(
-    config: DictConfig, model: Any, lengths: Lengths, capacity: int, *, is_gpu: bool, devices: int = 1
+    config: DictConfig, model: Any, lengths: Lengths, capacity: int, *, is_gpu: bool
 ) -> tuple[list[str], StagePlan] | None:
     """The overrides under which a stage fits into `capacity` bytes with the least work, and what it takes then.
 
@@ -245,7 +245,7 @@ def cheapest_fit(
         added = [lora] if _ADAPTERS in overrides else []
         changed = OmegaConf.merge(copy.deepcopy(config), OmegaConf.from_dotlist(plain), *added)
         assert isinstance(changed, DictConfig)
-        plan = plan_stage(changed, model, lengths, is_gpu=is_gpu, devices=devices)
+        plan = plan_stage(changed, model, lengths, is_gpu=is_gpu)
         if plan.peak_bytes <= capacity:
             return overrides, plan
     return None
@@ -262,25 +262,24 @@ def _candidates(config: DictConfig, lengths: Lengths) -> Iterator[list[str]]:
 def plan_run(config: DictConfig, data: TraceDataModule, backbone: CausalLM, device: torch.device) -> Planned | None:
     """The plan of a training whose model and data are there; None, and a line that says why, where that fails."""
     lengths, is_gpu, model = Lengths.of(data), device.type == "cuda", backbone.plain.config
-    devices = config.trainer.devices * config.trainer.num_nodes
     try:
-        plan = plan_stage(config, model, lengths, is_gpu=is_gpu, devices=devices, sizes=Sizes.of(backbone.model))
+        plan = plan_stage(config, model, lengths, is_gpu=is_gpu, sizes=Sizes.of(backbone.model))
     except Exception as error:  # whatever a model's own code raises: an estimate must not end a training
-        say(f"[dim]its memory and time cannot be planned: {escape(str(error).splitlines()[0])}[/dim]")
+        say(f"[dim]its memory and time cannot be planned: {escape(in_short(error))}[/dim]")
         return None
     rates, of = Rates(Path(config.paths.cache_dir)), (device_name(device), config.trainer.precision, plan.sizes.head[1])
     rate, base = rates.find(*of), plan.memory["libraries"]
     outside = base if is_gpu else 0  # torch counts its tensors alone
 
     def remedy(capacity: int) -> str | None:
-        found = cheapest_fit(config, model, lengths, capacity + outside, is_gpu=is_gpu, devices=devices)
+        found = cheapest_fit(config, model, lengths, capacity + outside, is_gpu=is_gpu)
         return found and " ".join(found[0])
 
     return Planned(
         peak_bytes=max(plan.step_bytes, plan.other_memory.get("accuracy in training", 0)) - outside,
         base_bytes=base - outside,
-        operations=plan.operations / devices,
-        seconds=None if rate is None else plan.operations / devices / rate,
+        operations=plan.operations / plan.devices,
+        seconds=None if rate is None else plan.operations / plan.devices / rate,
         remedy=remedy,
         remember=partial(rates.add, *of),
     )

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from redi_lab.config.compose import CONFIG_DIR, load_config
-from redi_lab.config.schema.base import validated
 from redi_lab.config.schema.plan import PlanWords, load_assumptions
 from redi_lab.config.schema.words import (
     CompareWords,
@@ -19,6 +18,7 @@ from redi_lab.config.schema.words import (
     UiWords,
     UploadWords,
     read_words,
+    split_words,
 )
 from redi_lab.errors import UserError
 
@@ -101,12 +101,11 @@ def grade(arguments: list[str]) -> None:
 
 def plan(arguments: list[str]) -> None:
     """Say what a training will need."""
-    given = dict(a.split("=", 1) for a in arguments if a.partition("=")[0] in PlanWords.model_fields)
-    overrides = [a for a in arguments if a.partition("=")[0] not in PlanWords.model_fields]
-    words, assumed = validated(PlanWords, given), load_assumptions(CONFIG_DIR)
+    (words, overrides), assumed = split_words(PlanWords, arguments), load_assumptions(CONFIG_DIR)
     words.check_gpu(assumed)
     if wrong := [a for a in overrides if "=" not in a and not a.startswith("~")]:
         raise UserError(f"plan {wrong[0]}: plan takes KEY=VALUE and overrides of a training: redi-lab plan --help")
+    overrides += words.as_overrides()
     config = load_config("train", overrides)
     from redi_lab.verbs.plan import run_plan
 

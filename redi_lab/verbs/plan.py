@@ -36,7 +36,6 @@ def run_plan(config: DictConfig, overrides: Sequence[str], words: PlanWords, ass
     quieten_libraries()
     name = words.gpu or _own_device(assumed)
     device, is_gpu = assumed.devices[name], name != "cpu"
-    count = (words.devices or config.trainer.devices) * words.nodes
     plans: list[StagePlan] = []
     for stage in chain_configs(config, overrides):
         if is_gpu and stage.trainer.precision == "auto":
@@ -44,18 +43,17 @@ def run_plan(config: DictConfig, overrides: Sequence[str], words: PlanWords, ass
         settle_precision(stage)
         lengths, tokenizer = _lengths(stage, words, assumed)
         model = _model(stage, tokenizer)
-        plans.append(plan_stage(stage, model, lengths, is_gpu=is_gpu, devices=count))
+        plans.append(plan_stage(stage, model, lengths, is_gpu=is_gpu))
     room = free_bytes(torch.device("cpu")) if device.memory_gb is None else round(1e9 * device.memory_gb)
-    CONSOLE.print(_table(f"{count} × {device.name}, {as_size(room)}", plans, device, words, assumed))
     last = plans[-1]
-    found = cheapest_fit(last.config, model, lengths, room, is_gpu=is_gpu, devices=count)
+    CONSOLE.print(_table(f"{last.devices} × {device.name}, {as_size(room)}", plans, device, words, assumed))
+    found = cheapest_fit(last.config, model, lengths, room, is_gpu=is_gpu)
     say(f"{last.config.name} as it is {'fits' if last.peak_bytes <= room else 'does [bold]not[/bold] fit'}.")
     if found is None:
         say("[yellow]Nothing does: take a larger device, or drop long traces (data.max_sequence_tokens)[/yellow]")
         return
-    changes = [f"'{change}'" if " " in change else change for change in found[0]]
     say(f"The fastest settings that fit, with {as_size(found[1].peak_bytes)} a device:")
-    say(f"  redi-lab {' '.join([*overrides, *changes])}")
+    say(f"  redi-lab {' '.join([*overrides, *found[0]])}")
 
 
 def _own_device(assumed: PlanConfig) -> str:

@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from redi_lab.cli import main
+from redi_lab.config.compose import load_config
+from redi_lab.run import plan
+from tests.modules.tiny_runs import make_backbone, make_data
 
 SMALL = {"model_type": "qwen2", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "vocab_size": 500}
 MORE = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True, "eos_token_id": 0}
@@ -51,6 +55,7 @@ def test_a_plan_of_two_stages_without_weights_and_data(
     command = " ".join(text.split("a device:")[1].split())
     assert command.startswith(f"redi-lab {common[0]}")
     assert "model.gradient_checkpointing=none" in command
+    assert "trainer.devices=2 trainer.num_nodes=2" in command  # what was planned, not what the defaults say
     assert not (tmp_path / "outputs").exists()  # nothing is written
 
 
@@ -88,6 +93,18 @@ def test_the_demo_is_planned_from_its_data(tmp_path: Path, capsys: pytest.Captur
     text = capsys.readouterr().out
     assert "371,424" in text
     assert "demo as it is fits" in text
+
+
+def test_a_training_goes_on_without_a_plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever a model's code raises, with a message or without."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(plan, "plan_stage", fail)
+    config = load_config("train", ["trainer.accelerator=cpu"])
+    assert plan.plan_run(config, make_data("redi"), make_backbone(), torch.device("cpu")) is None
+    assert "cannot be planned: RuntimeError" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What `plan` is told on the command line, and what it assumes of devices (conf/plan.yaml)."""
+"""Words of the verb `plan`, and its assumptions about devices (conf/plan.yaml)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class PlanWords(Words):
 
     gpu: str | None = None
     devices: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    nodes: Annotated[int, Field(ge=1, le=100_000)] = 1
+    nodes: Annotated[int, Field(ge=1, le=100_000)] | None = None
     price: NotNegative = 0.0
     examples: Count | None = None
     median: Count | None = None
@@ -54,6 +54,11 @@ class PlanWords(Words):
         if self.median and self.longest and self.median > self.longest:
             raise UserError(f"median={self.median}: is more than longest={self.longest}")
         return self
+
+    def as_overrides(self) -> list[str]:
+        """The words that are settings of a training."""
+        named = {"trainer.devices": self.devices, "trainer.num_nodes": self.nodes}
+        return [f"{key}={value}" for key, value in named.items() if value is not None]
 
     def check_gpu(self, assumed: PlanConfig) -> None:
         """Refuse a device that nothing is known of.

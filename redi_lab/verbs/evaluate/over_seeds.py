@@ -63,7 +63,7 @@ class KindComparison:
         if self.finding is not Finding.UNDECIDED:
             return said
         if c.seeds_needed is None:
-            return f"{said}. No number of seeds would find a difference of this size: take more problems or samples."
+            return f"{said}. 1,000 seeds would not find a difference of this size: take more problems or samples."
         return f"{said}. A difference of this size takes {c.seeds_needed} seeds."
 
 
