@@ -65,10 +65,10 @@ def compare_over_seeds(differences: Values, num_samples: int, *, has_same_proble
         has_same_problems: whether column i is the same problem for all seeds.
 
     Raises:
-        ValueError: there are fewer than two seeds, or two problems.
+        ValueError: there are fewer than two seeds, or one problem for all of them.
     """
     seeds, problems = differences.shape
-    if min(seeds, problems) < 2:
+    if seeds < 2 or (has_same_problems and problems < 2):
         raise ValueError(f"compare_over_seeds: two seeds and two problems at least, got {seeds} and {problems}")
     parts = _mean_squares(differences) if has_same_problems else (differences.mean(axis=1).var(ddof=1) * problems,)
     variance, freedom = _variance_of_the_mean(parts, seeds, problems)

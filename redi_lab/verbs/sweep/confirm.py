@@ -17,10 +17,10 @@ from optuna.trial import FrozenTrial, TrialState
 from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.errors import UserError
 from redi_lab.evaluation.comparison import Comparison, Finding, compare
-from redi_lab.evaluation.metrics import Verdicts
+from redi_lab.evaluation.metrics import Values, Verdicts
+from redi_lab.evaluation.over_seeds import compare_over_seeds
 from redi_lab.run.screen import say
 from redi_lab.verbs.sweep.claims import Claims
-from redi_lab.verbs.sweep.results import seed_interval
 from redi_lab.verbs.sweep.space import as_overrides
 from redi_lab.verbs.sweep.study import RunTraining, Sweep, open_study
 from redi_lab.verbs.sweep.workers import run_workers
@@ -35,7 +35,7 @@ class Confirmation:
         seeds: On which both were trained.
         winner: pass@1 of each seed.
         baseline: pass@1 of each seed.
-        over_seeds: 95 % interval of the mean difference over seeds; None with a single one.
+        over_seeds: 95 % interval of the mean difference over seeds and problems; None with a single seed.
         over_problems: Both on the same problems, with all these runs: other problems, but these very runs. Where all
             seeds have the same problems, the seeds' samples are samples of one problem.
     """
@@ -116,14 +116,23 @@ def compare_arms(
             that several seeds answered is then still one problem.
     """
     scores = [tuple(float(verdicts.mean()) for verdicts in arm) for arm in (winner, baseline)]
+    gaps = [w.mean(axis=1) - b.mean(axis=1) for w, b in zip(winner, baseline, strict=True)]
     joined = [np.concatenate(arm, axis=1 if has_same_problems else 0) for arm in (winner, baseline)]
     return Confirmation(
         seeds=seeds,
         winner=scores[0],
         baseline=scores[1],
-        over_seeds=seed_interval([w - b for w, b in zip(*scores, strict=True)]),
+        over_seeds=_over_seeds(np.stack(gaps), has_same_problems=has_same_problems),
         over_problems=compare(*joined),
     )
+
+
+def _over_seeds(gaps: Values, *, has_same_problems: bool) -> tuple[float, float] | None:
+    seeds, problems = gaps.shape
+    if seeds < 2:
+        return None
+    estimate = compare_over_seeds(gaps, 1, has_same_problems=has_same_problems and problems > 1).estimate
+    return estimate.ci_low, estimate.ci_high
 
 
 def _run_arm(

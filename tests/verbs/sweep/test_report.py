@@ -152,22 +152,24 @@ def test_an_interval_over_seeds_is_students() -> None:
 
 
 def test_arms_are_compared_over_seeds_and_over_problems() -> None:
-    """Winner right on 3 of 4 and 4 of 4 problems, baseline on 2 of 4 and 2 of 4: +0.25 and +0.5."""
-    winner = [np.array([[1], [1], [1], [0]], bool), np.ones((4, 1), bool)]
-    baseline = [np.array([[1], [1], [0], [0]], bool)] * 2
-    found = compare_arms((7, 8), winner, baseline, has_same_problems=False)
-    assert (found.winner, found.baseline) == ((0.75, 1.0), (0.5, 0.5))
-    assert found.difference == found.over_problems.difference.value == 0.375
-    assert found.over_seeds == pytest.approx((0.375 - 12.7062 * 0.125, 0.375 + 12.7062 * 0.125), abs=1e-4)
-    assert found.verdict().startswith("On 2 fresh seeds the winner is not told apart from the run without")
-    assert "8 problems" in found.verdict()
+    """Winner right on 3, 4 and 3 of 4 problems, baseline on 2: +0.25, +0.5 and +0.25, whose mean has 0.25 / 3."""
+    three, four = np.array([[1], [1], [1], [0]], bool), np.ones((4, 1), bool)
+    baseline = [np.array([[1], [1], [0], [0]], bool)] * 3
+    found = compare_arms((7, 8, 9), [three, four, three], baseline, has_same_problems=False)
+    assert (found.winner, found.baseline) == ((0.75, 1.0, 0.75), (0.5, 0.5, 0.5))
+    assert found.difference == pytest.approx(found.over_problems.difference.value)
+    assert found.over_seeds == pytest.approx((1 / 3 - 4.3027 * 0.25 / 3, 1 / 3 + 4.3027 * 0.25 / 3), abs=1e-4)
+    assert found.verdict().startswith("On 3 fresh seeds the winner is not told apart from the run without")
+    assert "12 problems" in found.verdict()
 
 
 def test_a_problem_that_every_seed_answers_counts_once() -> None:
     """Two of eight problems get better on each of three seeds: p = 1/2, not 2 · 2⁻⁶."""
     better, same = np.array([[1]] * 5 + [[0]] * 3, bool), np.array([[1]] * 3 + [[0]] * 5, bool)
-    found = compare_arms((7, 8, 9), [better] * 3, [same] * 3, has_same_problems=True).over_problems
+    made = compare_arms((7, 8, 9), [better] * 3, [same] * 3, has_same_problems=True)
+    found = made.over_problems
     assert (found.difference.num_problems, found.difference.value, found.p_value) == (8, 0.25, 0.5)
+    assert "not told apart from" in made.verdict()  # seeds that agree do not make up for few problems
     assert "not told apart from" in compare_arms((7,), [better], [same], has_same_problems=True).verdict()
 
 
