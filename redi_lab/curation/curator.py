@@ -288,7 +288,14 @@ class RowCurator:
             yield item, flaws_of(negative, wanted)
 
     def judge(self, problem: Problem) -> list[tuple[int, Generation, tuple[Flaw, ...]]]:
-        """All generations that are not known to be right, whatever the filters say: their places, and their flaws."""
+        """Look at all generations that are not known to be right, whatever the filters say.
+
+        Args:
+            problem: the row.
+
+        Returns:
+            For each of them its place among the row's generations, the generation, and all of its flaws.
+        """
         candidates = self._candidates(problem, None, [None] * len(problem.generations))
         negatives = [item for item in candidates if not item.decision.correct]
         judged = self._judged(problem, candidates, negatives, FLAWS.keys())
