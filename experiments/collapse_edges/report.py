@@ -80,20 +80,32 @@ def what_ran(scope: Scope, runs: Runs) -> Iterator[str]:
 def members_table(axes: Sequence[Axis], scope: Scope, runs: Runs, starts: Mapping[str, Row]) -> Iterator[str]:
     """What is reached at the point chosen on development problems, and by the SFT starts."""
     yield (
-        "| member, strength | class | pulled back | runs | development | at | fresh pass@1 | pass@4 | haste |"
+        "| member, strength | class | pulled back | runs | development | at | fresh pass@1 | less redi's | pass@4 | haste |"
         " log-prob chosen, rejected |"
     )
-    yield "|---|---|---|---:|---|---|---|---|---|---|"
-    yield f"| SFT | A | | | | | {' | '.join(fresh_cells(list(starts.values())))} | |"
+    yield "|---|---|---|---:|---|---|---|---|---|---|---|"
+    reference = (axis for axis in axes if axis.loss == "redi" and axis is not CONTROL)
+    redi = next((fresh_by_seed(axis, scope, runs) for axis in reference), {})
+    first, *others = fresh_cells(list(starts.values()))
+    yield f"| SFT | A | | | | | {first} | | {' | '.join(others)} | |"
     for axis in axes:
         points = chosen(axis, scope, runs)
         rows = [runs[point.name] for point in points]
         count = sum(len(found) for rate in scope.rates for found in rows_of(axis, scope, runs, rate).values())
-        fresh = [row["fresh"] for row in rows if "fresh" in row]
+        scores = fresh_by_seed(axis, scope, runs)
+        first, *others = fresh_cells(list(scores.values()))
+        shared = [] if scores == redi else sorted(scores.keys() & redi.keys())
+        gap = spread([scores[seed]["pass_at_1"] - redi[seed]["pass_at_1"] for seed in shared]) if shared else "–"
         logps = ", ".join(f"{statistics.mean(row[side][-1] for row in rows):.2f}" for side in SIDES)
         name = "SFT continued (redi, alpha 0)" if axis is CONTROL else axis.name
         cells = [name, axis.cost, axis.pull, str(count), spread([row["accuracy"][-1] for row in rows])]
-        yield f"| {' | '.join([*cells, setting(axis, points[0]), *fresh_cells(fresh), logps])} |"
+        yield f"| {' | '.join([*cells, setting(axis, points[0]), first, gap, *others, logps])} |"
+
+
+def fresh_by_seed(axis: Axis, scope: Scope, runs: Runs) -> dict[int, Row]:
+    """Seed to the scores on fresh problems at the chosen point, as far as they have been measured."""
+    rows = (runs[point.name] for point in chosen(axis, scope, runs))
+    return {row["seed"]: row["fresh"] for row in rows if "fresh" in row}
 
 
 def setting(axis: Axis, point: Point) -> str:

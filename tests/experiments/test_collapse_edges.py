@@ -154,11 +154,13 @@ def test_the_report_counts_members_and_shows_fresh_scores(tmp_path: Path) -> Non
     scores = {"pass_at_1": 0.9, "pass_at_4": 1.0, "haste": 0.1, "pass_at_1_ci_low": 0.88, "pass_at_1_ci_high": 0.92}
     for point in chosen(TOPR, SCOPE, runs):
         runs[point.name]["fresh"] = scores
+    for point in chosen(REDI, SCOPE, runs):
+        runs[point.name]["fresh"] = {**scores, "pass_at_1": 0.8}
     start = {**scores, "pass_at_1": 0.5}
     text = report.write_report(SCOPE, {"runs": runs, "starts": {"1": start}}, tmp_path)
     lines = text.splitlines()
-    assert "| SFT | A | | | | | 0.500 (0.880–0.920) | 1.000 | 0.100 | |" in lines
-    assert "| topr, alpha | C1 | yes | 7 | 0.833 ± 0.000 | alpha 1, lr 0.0002 | 0.900 ± 0.000" in text
+    assert "| SFT | A | | | | | 0.500 (0.880–0.920) | | 1.000 | 0.100 | |" in lines
+    assert "| topr, alpha | C1 | yes | 7 | 0.833 ± 0.000 | alpha 1, lr 0.0002 | 0.900 ± 0.000 | 0.100 ± 0.000 | 1.000" in text
     assert "1: 0.10 ch | 0.4 to 0.6; 3 seeds | 0.4 to 0.6; 3 seeds |" in text
     assert "| collapse | yes | 1 | 0 (0%–98%) | none |" in lines
     assert "| collapse | no | 1 | 1 (3%–100%) | redi 1 |" in lines
