@@ -80,8 +80,8 @@ def what_ran(scope: Scope, runs: Runs) -> Iterator[str]:
 def members_table(axes: Sequence[Axis], scope: Scope, runs: Runs, starts: Mapping[str, Row]) -> Iterator[str]:
     """What is reached at the point chosen on development problems, and by the SFT starts."""
     yield (
-        "| member, strength | class | pulled back | runs | development | at | fresh pass@1 | less redi's | pass@4 | haste |"
-        " log-prob chosen, rejected |"
+        "| member, strength | class | pulled back | runs | development | at | fresh pass@1 | less redi's | pass@4 |"
+        " haste | log-prob chosen, rejected |"
     )
     yield "|---|---|---|---:|---|---|---|---|---|---|---|"
     reference = (axis for axis in axes if axis.loss == "redi" and axis is not CONTROL)
