@@ -1,29 +1,33 @@
-"""Tune the collapse rule on half of the seeds, check it once on the other half, and draw what it does.
+"""Which fall of log-probs tells harm, on runs that the limits were found on and on runs that they were not.
 
-    python -m experiments.collapse_detector.study collect --outputs outputs/collapse_detector  # runs → fixture
-    python -m experiments.collapse_detector.study tune    # reads the seeds for tuning alone
-    python -m experiments.collapse_detector.study check   # the table, results.json and the picture
+    python -m experiments.collapse_detector.study collect --outputs outputs/collapse_detector
+    python -m experiments.collapse_detector.study collect --edges outputs/collapse_edges
+    python -m experiments.collapse_detector.study check
 
-`collect` keeps what rule and labels need in tests/callbacks/collapse_curves.json.gz, which everything else reads.
+`collect` keeps what rule and labels need of the runs of record.py, or of the other study, in
+tests/callbacks/*_curves.json.gz, which everything else reads; `check` writes tables, results.json and the picture.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from scipy.stats import binomtest
 
-from redi_lab.callbacks.collapse_rule import CHOSEN_BATCH, CHOSEN_PROBE, TOKEN_PROBE, CollapseState, Limits
+from redi_lab.callbacks.collapse_rule import ACCURACY, CHOSEN_BATCH, CHOSEN_PROBE, CollapseState, Limits
 from redi_lab.tracking.journal import read_curves
 from tests.callbacks.collapse_curves import (
+    EDGES,
+    HARM,
+    PAPER,
+    RECORDED,
     Points,
     RecordedRun,
     Score,
@@ -34,167 +38,164 @@ from tests.callbacks.collapse_curves import (
     score,
 )
 
-TUNING_SEEDS = (101, 102, 103)
-CHECK_SEEDS = (104, 105, 106)
 HERE = Path(__file__).parent
-GRID: dict[str, tuple[Any, ...]] = {
-    "token_nats": (3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0),
-    "chosen_nats": (0.2, 0.3, 0.4, 0.6, 1.0, 10.0),
-    "confirmations": (1, 2),
-    "window_steps": (30, 50, 80),
+DRIFTING, COLLAPSED = CollapseState.DRIFTING, CollapseState.COLLAPSED
+RULES: dict[str, dict[str, Any]] = {
+    "drifting or collapsed": {"state": DRIFTING},
+    "collapsed, without accuracy": {},
+    "collapsed, accuracy decides": {"curves": (CHOSEN_PROBE, ACCURACY)},
+    "drifting, without probes": {"curves": (CHOSEN_BATCH,), "state": DRIFTING},
+    "collapsed, without probes": {"curves": (CHOSEN_BATCH,)},
 }
-SINGLE: dict[str, tuple[str, int]] = {
-    "lowest token log-prob of the typical positive": (TOKEN_PROBE, -1),
-    "lowest token log-prob of all positives": ("probe/min_token_logp", -1),
+STATISTICS: dict[str, tuple[str, int]] = {
     "mean log-prob of positives": (CHOSEN_PROBE, -1),
+    "least likely token, the median positive": ("probe/median_min_token_logp", -1),
+    "least likely token of all positives": ("probe/min_token_logp", -1),
     "mean log-prob of negatives": ("probe/rejected_mean_logps", -1),
     "entropy on positives": ("probe/entropy", 1),
     "gradient norm": ("train/grad_norm", 1),
     "update norm": ("train/update_norm", 1),
 }
-"""Statistics by themselves: the metric, and whether a collapse raises (1) or lowers (−1) it."""
-RULES: dict[str, dict[str, Any]] = {
-    "probes every 5 steps": {"every": 5},
-    "probes every 10 steps": {"every": 10},
-    "least likely token alone": {"every": 5, "curves": (TOKEN_PROBE,)},
-    "mean log-prob of positives alone": {"every": 5, "curves": (CHOSEN_PROBE,)},
-    "without probes": {"every": 1, "curves": (CHOSEN_BATCH,)},
-    "probes every 5 steps, from drifting on": {"every": 5, "state": CollapseState.DRIFTING},
-}
-_KEPT = (*(metric for metric, _ in SINGLE.values()), CHOSEN_BATCH)
-_ALLOWED_FALSE_ALARMS = 0.05
-_COLOURS = {"collapsed": "#D55E00", "recovered": "#E69F00", "healthy": "#0072B2"}
+"""What a fall, or rise, could be taken of: the metric, and whether a collapse raises (1) or lowers (−1) it."""
+THRESHOLDS = (0.05, 0.075, 0.1, 0.125, 0.15, 0.2, 0.3)
+PAPER_WINDOW = 166
+"""A tenth of the paper's second stage, in optimizer steps."""
+_RESAMPLES = 2000
+_COLOURS = {"harmed": "#D55E00", "unharmed": "#0072B2"}
 
 
 def main() -> None:
     """Dispatch."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("collect", "tune", "check"))
-    parser.add_argument("--outputs", type=Path, default=Path("outputs/collapse_detector"))
+    parser.add_argument("what", choices=("collect", "check"))
+    parser.add_argument("--outputs", type=Path, help="of record.py")
+    parser.add_argument("--edges", type=Path, help="of experiments/collapse_edges")
     arguments = parser.parse_args()
-    if arguments.what == "collect":
-        collect(arguments.outputs / "runs")
+    if arguments.what == "check":
+        check()
+    elif arguments.outputs is not None:
+        collect(arguments.outputs / "runs", "_seed", RECORDED)
+    elif arguments.edges is not None:
+        collect(arguments.edges / "runs", "_s", EDGES)
     else:
-        {"tune": tune, "check": check}[arguments.what]()
+        parser.error("collect needs --outputs or --edges")
 
 
-def collect(folder: Path) -> None:
-    """Read the recorded runs into the fixture."""
+def collect(folder: Path, before_seed: str, fixture: Path) -> None:
+    """Read finished runs, named NAME, `before_seed`, SEED, into a fixture."""
     runs = []
-    for path in sorted(folder.glob("*_seed*/metrics.jsonl")):
+    for path in sorted(folder.glob(f"*{before_seed}*/metrics.jsonl")):
         if not (path.parent / "summary.json").exists():
             continue
-        name, seed = path.parent.name.rsplit("_seed", 1)
+        name, seed = path.parent.name.rsplit(before_seed, 1)
         found = read_curves(path)
-        accuracy = Points(found["val/pass_at_1"].steps, found["val/pass_at_1"].values)
+        kept = [
+            CHOSEN_BATCH,
+            *(metric for metric, _ in STATISTICS.values() if fixture == RECORDED or "norm" not in metric),
+        ]
         # A train/ metric is logged under the steps behind its weights and seen one step later.
-        shift = {metric: metric.startswith("train/") for metric in _KEPT}
-        curves = {m: Points([s + shift[m] for s in found[m].steps], found[m].values) for m in _KEPT}
-        runs.append(RecordedRun(name, int(seed), accuracy, curves))
-    save_runs(runs)
-    print(f"{len(runs)} runs")
-
-
-def tune() -> None:
-    """Choose limits: no collapse missed, few false alarms, then the earliest alarms, then the widest limits."""
-    runs = [run for run in load_runs() if run.seed in TUNING_SEEDS]
-    ranked = []
-    for values in itertools.product(*GRID.values()):
-        settings = dict(zip(GRID, values, strict=True))
-        found = judge(runs, Limits(**settings), 5)
-        rate = found.false_alarms / found.healthy
-        order = (
-            found.detected,
-            -max(rate, _ALLOWED_FALSE_ALARMS),
-            found.recovered_detected,
-            statistics.mean(found.leads),
-        )
-        ranked.append((order, settings["token_nats"], settings["chosen_nats"], settings, found))
-    ranked.sort(key=lambda row: row[:3], reverse=True)
-    for *_, settings, found in ranked[:25]:
-        print(settings, asdict(found) | {"leads": summarised(found.leads)})
+        curves = {m: Points([s + m.startswith("train/") for s in found[m].steps], found[m].values) for m in kept}
+        runs.append(RecordedRun(name, int(seed), Points(found[ACCURACY].steps, found[ACCURACY].values), curves))
+    save_runs(runs, fixture)
+    print(f"{len(runs)} runs in {fixture}")
 
 
 def check() -> None:
-    """The rule with its default limits, and single statistics, on the seeds that tuning never saw."""
-    runs = load_runs()
-    halves = {
-        "tuning": [r for r in runs if r.seed in TUNING_SEEDS],
-        "check": [r for r in runs if r.seed in CHECK_SEEDS],
+    """The rule with its default limits on all three sets, thresholds with a seed left out, and other statistics."""
+    sets = {"recorded": load_runs(RECORDED), "edges": load_runs(EDGES)}
+    results: dict[str, Any] = {"limits": asdict(Limits()), "rules": {}, "left out": {}, "statistics": {}}
+    for rule, options in RULES.items():
+        results["rules"][rule] = {name: asdict(judge(runs, **options)) for name, runs in sets.items()}
+    results["left out"] = left_out(sets["recorded"])
+    for statistic, (metric, sign) in STATISTICS.items():
+        results["statistics"][statistic] = {name: separation(runs, metric, sign) for name, runs in sets.items()}
+    results["paper"] = {
+        run.name: [alarm_step(replay(run, Limits(window_steps=PAPER_WINDOW)), state) for state in (DRIFTING, COLLAPSED)]
+        for run in load_runs(PAPER)
     }
-    results: dict[str, Any] = {"limits": asdict(Limits()), "runs": {}, "rules": {}, "single": {}}
-    for half, members in halves.items():
-        results["runs"][half] = [
-            {"name": r.name, "seed": r.seed, "label": r.label, "halved": r.halving_step} | alarms_of(r) for r in members
-        ]
-        for rule, options in RULES.items():
-            results["rules"].setdefault(rule, {})[half] = asdict(judge(members, Limits(), **options))
-    for name, (metric, sign) in SINGLE.items():
-        results["single"][name] = single_statistic(halves["tuning"], halves["check"], metric, sign)
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print("\n".join(table(results)))
-    draw(halves["check"], HERE / "collapse-detector.png")
+    draw(sets["edges"], HERE / "collapse-detector.png")
 
 
 def judge(
-    runs: Sequence[RecordedRun],
-    limits: Limits,
-    every: int,
-    curves: Sequence[str] = (),
-    state: CollapseState = CollapseState.COLLAPSED,
+    runs: Sequence[RecordedRun], curves: Sequence[str] = (), state: CollapseState = COLLAPSED, **limits: float
 ) -> Score:
     """The rule on runs."""
-    return score(runs, [alarm_step(replay(run, limits, every, curves), state) for run in runs])
+    return score(runs, [alarm_step(replay(run, Limits(**limits), curves=curves), state) for run in runs])  # type: ignore[arg-type]
 
 
-def alarms_of(run: RecordedRun) -> dict[str, int | None]:
-    """First step of each state."""
-    verdicts = replay(run, Limits(), 5)
-    return {
-        "drifting": alarm_step(verdicts, CollapseState.DRIFTING),
-        "alarm": alarm_step(verdicts),
-    }
+def left_out(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
+    """For each seed, the drifting threshold that tells harm best on the other seeds, and how it does on this one."""
+    found = []
+    for seed in sorted({run.seed for run in runs}):
+        others, own = [r for r in runs if r.seed != seed], [r for r in runs if r.seed == seed]
+        best = max(THRESHOLDS, key=lambda nats: _youden(judge(others, state=DRIFTING, drifting_nats=nats)))
+        found.append({"seed": seed, "nats": best} | asdict(judge(own, state=DRIFTING, drifting_nats=best)))
+    return found
 
 
-def single_statistic(
-    tuning: Sequence[RecordedRun], check_runs: Sequence[RecordedRun], metric: str, sign: int
-) -> dict[str, Any]:
-    """One curve's change within the window; the threshold is the least with few false alarms on the tuning seeds."""
-
-    def changes(run: RecordedRun) -> Iterator[tuple[int, float]]:
-        points = list(zip(*run.curves[metric], strict=True))
-        for step, value in points:
-            lately = [sign * v for s, v in points if step - Limits().window_steps <= s <= step]
-            yield step, sign * value - min(lately)
-
-    healthy = sorted((max(c for _, c in changes(r)) for r in tuning if r.label == "healthy"), reverse=True)
-    threshold = healthy[math.floor(_ALLOWED_FALSE_ALARMS * len(healthy))]
-    alarms = [next((step for step, change in changes(r) if change > threshold), None) for r in check_runs]
-    return {"threshold": round(threshold, 4)} | asdict(score(check_runs, alarms))
+def _youden(found: Score) -> float:
+    """Share of harmed runs caught less share of unharmed ones flagged."""
+    return found.caught / found.harmed - found.false_alarms / found.unharmed
 
 
-def table(results: dict[str, Any]) -> list[str]:
+def separation(runs: Sequence[RecordedRun], metric: str, sign: int) -> tuple[float, float, float] | None:
+    """How well one curve's worst change within the window tells harmed runs: area under the ROC curve, 95 % interval.
+
+    The interval is a percentile bootstrap over runs. None: the runs have no such curve.
+    """
+    if not all(metric in run.curves for run in runs):
+        return None
+    changes = np.array([_worst_change(run.curves[metric], sign) for run in runs])
+    is_harmed = np.array([run.first_loss(HARM) is not None for run in runs])
+    random = np.random.default_rng(0)
+    areas = []
+    for _ in range(_RESAMPLES):
+        picked = random.integers(len(runs), size=len(runs))
+        if 0 < is_harmed[picked].sum() < len(runs):
+            areas.append(_area(changes[picked], is_harmed[picked]))
+    low, high = np.percentile(areas, [2.5, 97.5])
+    return _area(changes, is_harmed), float(low), float(high)
+
+
+def _area(values: np.ndarray[Any, Any], is_harmed: np.ndarray[Any, Any]) -> float:
+    gaps = values[is_harmed][:, None] - values[~is_harmed]
+    return float(np.mean((gaps > 0) + 0.5 * (gaps == 0)))
+
+
+def _worst_change(curve: Points, sign: int) -> float:
+    points = list(zip(*curve, strict=True))
+    window = Limits().window_steps
+    return max(sign * value - min(sign * v for s, v in points if step - window <= s <= step) for step, value in points)
+
+
+def table(results: dict[str, Any]) -> Iterator[str]:
     """Markdown."""
-    columns = "collapses caught | recovered ones | false alarms | on unharmed runs | lead, steps |"
-    lines = [f"| rule | runs | {columns}", "|---|---|---:|---:|---:|---:|---:|"]
-    for rule, halves in results["rules"].items():
-        lines += [f"| {rule} | {half} | {cells(found)} |" for half, found in halves.items()]
-    lines += ["", f"| single statistic | threshold | {columns}", "|---|---:|---:|---:|---:|---:|---:|"]
-    lines += [f"| {name} | {found['threshold']:.3g} | {cells(found)} |" for name, found in results["single"].items()]
-    return lines
+    yield "| alarm | runs | harm caught | crashes caught | false alarms | lead, steps |"
+    yield "|---|---|---:|---:|---:|---:|"
+    for rule, sets in results["rules"].items():
+        for name, found in sets.items():
+            yield f"| {rule} | {name} | {cells(found)} |"
+    yield "\n| statistic | recorded | edges |\n|---|---|---|"
+    for statistic, sets in results["statistics"].items():
+        areas = ("–" if one is None else "{:.3f} ({:.3f}–{:.3f})".format(*one) for one in sets.values())
+        yield f"| {statistic} | {' | '.join(areas)} |"
+    counts = ("caught", "harmed", "crashes_caught", "crashed", "false_alarms", "unharmed")
+    sums = {"leads": [lead for one in results["left out"] for lead in one["leads"]]}
+    sums |= {count: sum(one[count] for one in results["left out"]) for count in counts}
+    thresholds = ", ".join(str(one["nats"]) for one in results["left out"])
+    yield f"\nDrifting, each seed by the threshold that is best on the others ({thresholds}): {cells(sums)}"
+    yield f"The paper's runs, first step of drifting and of collapse: {results['paper']}"
 
 
 def cells(found: dict[str, Any]) -> str:
     """Counts with Clopper–Pearson intervals; leads in steps."""
-    return " | ".join(
-        [
-            share(found["detected"], found["collapsed"]),
-            f"{found['recovered_detected']} of {found['recovered']}",
-            share(found["false_alarms"], found["healthy"]),
-            f"{found['unharmed_alarms']} of {found['unharmed']}",
-            summarised(found["leads"]),
-        ]
-    )
+    leads = found["leads"]
+    in_time = sum(lead >= 0 for lead in leads)
+    lead = f"{statistics.median(leads):+g}, {in_time} of {len(leads)} in time" if leads else "–"
+    counts = (("caught", "harmed"), ("crashes_caught", "crashed"), ("false_alarms", "unharmed"))
+    return " | ".join([*(share(found[count], found[total]) for count, total in counts), lead])
 
 
 def share(count: int, total: int) -> str:
@@ -203,38 +204,32 @@ def share(count: int, total: int) -> str:
     return f"{count} of {total} ({interval.low:.0%}–{interval.high:.0%})"
 
 
-def summarised(leads: Sequence[int]) -> str:
-    """Median, extremes, and how many are not late."""
-    if not leads:
-        return "–"
-    in_time = sum(lead >= 0 for lead in leads)
-    return f"{statistics.median(leads):+g} ({min(leads):+d} to {max(leads):+d}), {in_time} of {len(leads)} in time"
-
-
 def draw(runs: Sequence[RecordedRun], path: Path) -> None:
-    """Accuracy and the two watched curves of every run, with the alarms."""
+    """Every run: its worst fall against the largest share of its best accuracy that it lost."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
-    axes = figure.subplots(1, 3)
-    titles = ("Accuracy (greedy pass@1)", "Typical positive's least likely token, nats", "Positives, nats per token")
-    for run in sorted(runs, key=lambda run: list(_COLOURS).index(run.label), reverse=True):
-        alarm = alarms_of(run)["alarm"]
-        for ax, points in zip(axes, (run.accuracy, run.curves[TOKEN_PROBE], run.curves[CHOSEN_PROBE]), strict=True):
-            ax.plot(*points, color=_COLOURS[run.label], alpha=0.55, linewidth=1)
-            if alarm is not None:
-                nearest = min(range(len(points.steps)), key=lambda i: abs(points.steps[i] - alarm))
-                ax.plot(alarm, points.values[nearest], "x", color="black", markersize=5, zorder=5)
-    for ax, title in zip(axes, titles, strict=True):
-        ax.set_title(title, loc="left", fontsize=10)
-        ax.set_xlabel("optimizer step")
-        ax.spines[["top", "right"]].set_visible(False)
-    counts = {label: sum(run.label == label for run in runs) for label in _COLOURS}
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    ax = figure.subplots()
     for label, colour in _COLOURS.items():
-        axes[0].plot([], [], color=colour, label=f"{label} ({counts[label]})")
-    axes[0].plot([], [], "x", color="black", label="alarm")
-    axes[0].legend(fontsize=8, loc="lower left")
+        chosen = [run for run in runs if (run.first_loss(HARM) is not None) == (label == "harmed")]
+        falls = [max(_worst_change(run.curves[CHOSEN_PROBE], -1), 1e-3) for run in chosen]
+        ax.scatter(
+            falls, [_worst_loss(run) for run in chosen], s=14, color=colour, alpha=0.6, label=f"{label} ({len(chosen)})"
+        )
+    for nats, name in ((Limits().drifting_nats, "drifting"), (Limits().collapsed_nats, "collapsed")):
+        ax.axvline(nats, color="black", linewidth=0.8, linestyle=":")
+        ax.annotate(name, (nats, 1.01), xycoords=("data", "axes fraction"), fontsize=8, ha="center")
+    ax.set_xscale("log")
+    ax.set_xlabel(f"largest fall of held-back positives within {Limits().window_steps} steps, nats per token")
+    ax.set_ylabel("share of the best accuracy lost")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(fontsize=8)
     figure.savefig(path, dpi=110)
+
+
+def _worst_loss(run: RecordedRun) -> float:
+    best = np.maximum.accumulate(run.accuracy.values)
+    return float(np.max(1 - np.asarray(run.accuracy.values) / best))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,16 @@ from typing import Any, Literal, final
 
 import pytorch_lightning as pl
 
-from redi_lab.callbacks.collapse_rule import CollapseState, CollapseVerdict, Limits, Memory, observe, watched_curves
+from redi_lab.callbacks.accuracy import InTrainingAccuracy
+from redi_lab.callbacks.collapse_rule import (
+    ACCURACY,
+    CollapseState,
+    CollapseVerdict,
+    Limits,
+    Memory,
+    observe,
+    watched_curves,
+)
 from redi_lab.callbacks.measuring import record
 from redi_lab.callbacks.stopping import Stop, StoppingCallback
 from redi_lab.callbacks.training_state import load_state, save_state
@@ -35,7 +44,8 @@ Action = Literal["warn", "stop", "prune", "rollback"]
 class CollapseDetector(StoppingCallback):
     """Applies the collapse rule to what was logged; it has to come after the callbacks that measure.
 
-    With several ranks, the first one's numbers count for all, so that all decide alike.
+    Where a run begins to drift between two measurements of accuracy, accuracy is measured at once, and decides. With
+    several ranks, the first one's numbers count for all, so that all decide alike.
 
     A rollback puts policy and optimizer back to the last healthy snapshot. Data and schedule go on where they are: no
     batch is seen again, and the learning rate is that of the present step times `lr_factor`.
@@ -145,6 +155,8 @@ class CollapseDetector(StoppingCallback):
             return
         before, step = self.verdict.state, trainer.global_step
         self._memory = observe(self._memory, step, values, self.limits)
+        if (before, self.verdict.state) == (CollapseState.HEALTHY, CollapseState.DRIFTING) and ACCURACY not in values:
+            self._measure_accuracy(trainer, module)
         verdict = self.verdict
         statistic = min(verdict.statistic, 1e6)  # not every metric store takes infinity
         record(trainer, {"collapse/state": int(verdict.state), "collapse/statistic": statistic}, step)
@@ -166,6 +178,14 @@ class CollapseDetector(StoppingCallback):
         news = {name: value for name, value in values.items() if value != self._seen.get(name)}
         self._seen |= news
         return news
+
+    def _measure_accuracy(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        callback = next((one for one in trainer.callbacks if isinstance(one, InTrainingAccuracy)), None)
+        if callback is not None:
+            callback.measure_now(trainer, module)
+            self._seen[ACCURACY] = float(trainer.callback_metrics[ACCURACY])
+            accuracy = {ACCURACY: self._seen[ACCURACY]}  # the same on every rank
+            self._memory = observe(self._memory, trainer.global_step, accuracy, self.limits)
 
     def _act(self, trainer: pl.Trainer, module: pl.LightningModule, verdict: CollapseVerdict) -> None:
         step = trainer.global_step
@@ -251,4 +271,4 @@ def _plain(memory: Memory) -> dict[str, Any]:
 
 def _memory(state: Mapping[str, Any]) -> Memory:
     verdict = CollapseVerdict(**{**state["verdict"], "state": CollapseState(state["verdict"]["state"])})
-    return Memory(state["points"], state["streak"], verdict)
+    return Memory(state["points"], state["best_accuracy"], verdict)

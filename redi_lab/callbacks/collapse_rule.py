@@ -6,16 +6,14 @@
     memory.verdict.state, memory.verdict.reason
 
 In a collapse, chosen and rejected log-probs plunge together; in good REDI runs they sink together, too, but slowly. So
-the rule asks how much was lost *lately*, in nats: how far a curve has fallen below its best value of the last
-`window_steps`. A slow decline of any depth passes. Two curves are watched, both on sequences that are not trained on:
-
-- `probe/median_min_token_logp`, the least likely token of a typical correct trace. It rises while a policy gets surer
-  of its ways and plunges when nothing it used to say is safe any more, which is what a collapse is. It warns first.
-- `probe/chosen_mean_logps`, the mean over all tokens. It sees what spreads over all tokens at once.
+the rule asks how much was lost *lately*: how far the mean log-prob of held-back positives has fallen below its best
+value of the last `window_steps`. A slow decline of any depth passes. A small fall makes a run suspect (drifting), and
+then accuracy decides, where it is measured: a run that has lost a good part of its best has collapsed. A large fall is
+a collapse in the sense of arXiv 2505.24850, whatever accuracy says.
 
 In runs without probes `train/mean_logps/chosen` is watched. Every batch is another one there, so its fall must also
-exceed the batches' own noise, and it is noticed later. Gradient norms say nothing, and update norms little more than
-the learning rate (`experiments/collapse_detector`).
+exceed the batches' own noise, and it is noticed later. How the limits were found, and what other curves say, is in
+`experiments/collapse_detector`.
 """
 
 from __future__ import annotations
@@ -28,12 +26,11 @@ from enum import IntEnum
 from itertools import pairwise
 from typing import NamedTuple, final
 
-TOKEN_PROBE = "probe/median_min_token_logp"
 CHOSEN_PROBE = "probe/chosen_mean_logps"
 CHOSEN_BATCH = "train/mean_logps/chosen"
+ACCURACY = "val/pass_at_1"
 
 _NOUNS = {
-    TOKEN_PROBE: "the least likely token of a typical held-back positive",
     CHOSEN_PROBE: "the mean log-prob of held-back positives",
     CHOSEN_BATCH: "the mean log-prob of the batches' chosen traces",
 }
@@ -60,33 +57,35 @@ class CollapseState(IntEnum):
 @final
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a run may lose within a window. Raise them where good runs are flagged.
+    """How much a run may lose. Raise them where good runs are flagged.
 
     Attributes:
-        token_nats: fall of the typical least likely token's log-prob; 6 nats make it 400 times less likely.
-        chosen_nats: fall of the mean log-prob per token.
+        drifting_nats: fall of the mean log-prob per token within the window from which a run is drifting.
+        collapsed_nats: fall that is a collapse by itself.
+        harm_share: share of the best accuracy so far whose loss makes a collapse of a drift.
         window_steps: optimizer steps within which a fall counts.
-        confirmations: consecutive measurements beyond a limit that make a collapse.
-        drifting_share: share of a limit from which a run is drifting.
         deviations: robust standard deviations of the batches' noise that a fall must exceed, too, without probes.
 
     Raises:
-        ValueError: a limit is not positive, or `drifting_share` above 1.
+        ValueError: a limit is not positive, `harm_share` above 1, or `drifting_nats` above `collapsed_nats`.
     """
 
-    token_nats: float = 6.0
-    chosen_nats: float = 0.3
+    drifting_nats: float = 0.1
+    collapsed_nats: float = 0.3
+    harm_share: float = 0.25
     window_steps: int = 50
-    confirmations: int = 1
-    drifting_share: float = 0.5
     deviations: float = 6.0
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"Limits: {name} must be a positive number, got {getattr(self, name)}")
-        if self.drifting_share > 1:
-            raise ValueError(f"Limits: drifting_share must be at most 1, got {self.drifting_share}")
+        if self.harm_share > 1:
+            raise ValueError(f"Limits: harm_share must be at most 1, got {self.harm_share}")
+        if self.drifting_nats > self.collapsed_nats:
+            raise ValueError(
+                f"Limits: drifting_nats={self.drifting_nats} must be at most collapsed_nats={self.collapsed_nats}"
+            )
 
 
 @final
@@ -97,7 +96,7 @@ class CollapseVerdict:
     Attributes:
         state: how it is doing. A collapse is final.
         step: since when.
-        statistic: the largest fall as a share of its limit; 1 is at the limit.
+        statistic: the fall as a share of what is a collapse by itself; 1 is at the limit.
         reason: in words.
     """
 
@@ -114,12 +113,12 @@ class Memory:
 
     Attributes:
         points: curve to its (step, value) within the window, oldest first.
-        streak: measurements beyond a limit, up to now and without a break.
+        best_accuracy: the highest so far; None before the first.
         verdict: the last one.
     """
 
     points: Mapping[str, _Curve] = field(default_factory=dict)
-    streak: int = 0
+    best_accuracy: float | None = None
     verdict: CollapseVerdict = field(default_factory=CollapseVerdict)
 
     def moved(self, steps: int) -> Memory:
@@ -135,7 +134,7 @@ class _Fall(NamedTuple):
 
 def watched_curves(logged: Container[str]) -> tuple[str, ...]:
     """Names of the metrics to `observe` in a run that logs these ones."""
-    return (TOKEN_PROBE, CHOSEN_PROBE) if CHOSEN_PROBE in logged else (CHOSEN_BATCH,)
+    return CHOSEN_PROBE if CHOSEN_PROBE in logged else CHOSEN_BATCH, ACCURACY
 
 
 def observe(memory: Memory, step: int, values: Mapping[str, float], limits: Limits) -> Memory:
@@ -144,7 +143,7 @@ def observe(memory: Memory, step: int, values: Mapping[str, float], limits: Limi
     Args:
         memory: what came before.
         step: optimizer steps behind the measured weights; never falls.
-        values: what was measured of `watched_curves`, in nats per token.
+        values: what was measured of `watched_curves`, in nats per token, and as a share.
         limits: when to say what.
 
     Returns:
@@ -156,18 +155,23 @@ def observe(memory: Memory, step: int, values: Mapping[str, float], limits: Limi
         if not math.isfinite(value):
             return _concluded(memory, step, _Fall(math.inf, f"{name} is {value}"), CollapseState.COLLAPSED)
     points = dict(memory.points)
-    for name, value in values.items():
-        points[name] = _appended(points.get(name, ()), step, value, limits)
+    fall = _Fall(memory.verdict.statistic, memory.verdict.reason)
+    for name in (name for name in _NOUNS if name in values):
+        points[name] = _appended(points.get(name, ()), step, values[name], limits)
         if name == CHOSEN_BATCH:
             median = statistics.median(value for _, value in points[name][-_SMOOTHED_BATCHES:])
             points[_SMOOTHED] = _appended(points.get(_SMOOTHED, ()), step, median, limits)
-    fall = max((_fall(name, points, limits) for name in values), key=lambda fall: fall.share)
-    streak = memory.streak + 1 if fall.share >= 1 else 0
-    if streak >= limits.confirmations:
-        state = CollapseState.COLLAPSED
-    else:
-        state = CollapseState.DRIFTING if fall.share >= limits.drifting_share else CollapseState.HEALTHY
-    return _concluded(replace(memory, points=points, streak=streak), step, fall, state)
+        fall = _fall(name, points, limits)
+    accuracies = [value for value in (memory.best_accuracy, values.get(ACCURACY)) if value is not None]
+    memory = replace(memory, points=points, best_accuracy=max(accuracies, default=None))
+    if fall.share >= 1:
+        return _concluded(memory, step, fall, CollapseState.COLLAPSED)
+    if fall.share < limits.drifting_nats / limits.collapsed_nats:
+        return _concluded(memory, step, fall, CollapseState.HEALTHY)
+    if ACCURACY in values and values[ACCURACY] < (1 - limits.harm_share) * max(accuracies):
+        loss = f"accuracy fell from {max(accuracies):.3g} to {values[ACCURACY]:.3g}, and {fall.reason}"
+        return _concluded(memory, step, fall._replace(reason=loss), CollapseState.COLLAPSED)
+    return _concluded(memory, step, fall, CollapseState.DRIFTING)
 
 
 def _concluded(memory: Memory, step: int, fall: _Fall, state: CollapseState) -> Memory:
@@ -182,8 +186,8 @@ def _appended(points: _Curve, step: int, value: float, limits: Limits) -> _Curve
 
 
 def _fall(name: str, points: Mapping[str, _Curve], limits: Limits) -> _Fall:
-    """The fall of a curve within the window, as a share of what is allowed."""
-    limit, curve = limits.token_nats if name == TOKEN_PROBE else limits.chosen_nats, points[name]
+    """The fall of a curve within the window, as a share of what is a collapse."""
+    limit, curve = limits.collapsed_nats, points[name]
     if name == CHOSEN_BATCH:
         if len(curve) < _MIN_BATCHES:
             return _Fall(0.0, "too few batches so far")

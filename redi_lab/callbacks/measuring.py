@@ -40,21 +40,22 @@ class Measurement(pl.Callback, abc.ABC):
         """Measure what training starts from; a resumed run has done so."""
         self._interval = self._every_n_steps or math.ceil(trainer.estimated_stepping_batches / DEFAULT_MEASUREMENTS)
         if trainer.global_step == 0:
-            self._log(trainer, pl_module)
+            self.measure_now(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure at the interval."""
         if trainer.global_step % self._interval == 0:
-            self._log(trainer, pl_module)
+            self.measure_now(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the final state, where the interval has not just done so."""
         if self._last_step != trainer.global_step:
-            self._log(trainer, pl_module)
+            self.measure_now(trainer, pl_module)
 
-    def _log(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def measure_now(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Measure and log, whether or not it is time; with several ranks, every one has to ask for it."""
         self._last_step, policy = trainer.global_step, module.backbone
         was_training = policy.training
         policy.eval()

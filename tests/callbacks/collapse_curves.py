@@ -1,6 +1,6 @@
-"""Recorded curves of stage-2 runs, which of them collapsed, and what the collapse rule says of them.
+"""Recorded curves of stage-2 runs, which of them came to harm, and what the collapse rule says of them.
 
-`experiments/collapse_detector` records the runs and writes the fixture; test_collapse_curves.py judges the rule on it.
+`experiments/collapse_detector` writes the fixtures; test_collapse_curves.py judges the rule on them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, final
+from typing import NamedTuple, final
 
 from redi_lab.callbacks.collapse_rule import (
+    ACCURACY,
     CHOSEN_BATCH,
     CollapseState,
     CollapseVerdict,
@@ -23,11 +24,15 @@ from redi_lab.callbacks.collapse_rule import (
     watched_curves,
 )
 
-FIXTURE = Path(__file__).parent / "collapse_curves.json.gz"
-Label = Literal["collapsed", "recovered", "healthy"]
-_HARM = 0.25
-_STAYS = 3
-"""Last measurements of accuracy that must all be below half for a run to have stayed there."""
+HERE = Path(__file__).parent
+RECORDED = HERE / "collapse_curves.json.gz"
+"""72 runs of four objectives, six seeds; their rule was found on them."""
+EDGES = HERE / "edge_curves.json.gz"
+"""Runs of `experiments/collapse_edges`, 22 objectives; the rule had not seen them."""
+PAPER = HERE / "paper_curves.json.gz"
+"""The eleven runs of Figures 3, 5, 6 and 7 of arXiv 2505.24850, read off the figures."""
+HARM = Limits().harm_share
+CRASH = 0.5
 
 
 class Points(NamedTuple):
@@ -45,7 +50,7 @@ class RecordedRun:
     Attributes:
         name: of its settings.
         seed: of its problems, traces, student and order.
-        accuracy: greedy pass@1 on 100 problems that nothing else uses.
+        accuracy: pass@1 on problems that nothing else uses.
         curves: metric to points. A train/ value of step s was seen by the rule after s optimizer steps.
     """
 
@@ -54,33 +59,16 @@ class RecordedRun:
     accuracy: Points
     curves: Mapping[str, Points]
 
-    @property
-    def is_below_half(self) -> list[bool]:
-        """Whether each measurement of accuracy is less than half of the best one so far.
+    def first_loss(self, share: float) -> int | None:
+        """The first step at which this share of the best accuracy so far was lost; None if it never was.
 
         The best so far rather than the first one: where a policy starts depends on which of two ways of working is just
         the likelier one after SFT (0.55 to 0.98 on these seeds), and a run that went from 0.55 to 0.99 has lost more
         than half of it at 0.4.
         """
         best = itertools.accumulate(self.accuracy.values, max)
-        return [value < peak / 2 for value, peak in zip(self.accuracy.values, best, strict=True)]
-
-    @property
-    def label(self) -> Label:
-        """Collapsed: below half, and there to the end; recovered: below half, but not to the end."""
-        below = self.is_below_half
-        return "collapsed" if all(below[-_STAYS:]) else "recovered" if any(below) else "healthy"
-
-    @property
-    def halving_step(self) -> int | None:
-        """First measurement below half."""
-        return next((step for step, below in zip(self.accuracy.steps, self.is_below_half, strict=True) if below), None)
-
-    @property
-    def worst_loss(self) -> float:
-        """The largest share of its best accuracy that the run ever lost."""
-        best = itertools.accumulate(self.accuracy.values, max)
-        return max(1 - value / peak for value, peak in zip(self.accuracy.values, best, strict=True))
+        measured = zip(*self.accuracy, best, strict=True)
+        return next((step for step, value, peak in measured if value < (1 - share) * peak), None)
 
 
 def replay(
@@ -92,14 +80,14 @@ def replay(
         run: a recorded run.
         limits: of the rule.
         every_n_steps: probes of other steps are left out.
-        curves: those to look at; default: those that the rule looks at in such a run.
+        curves: those to look at; default: the log-probs that the rule looks at in such a run, without its accuracy.
     """
     memory, verdicts = Memory(), []
-    names = curves or watched_curves(run.curves)
+    names = curves or tuple(name for name in watched_curves(run.curves) if name != ACCURACY)
     at: dict[int, dict[str, float]] = {}
     for name in names:
-        for step, value in zip(*run.curves[name], strict=True):
-            if name == CHOSEN_BATCH or step % every_n_steps == 0:
+        for step, value in zip(*(run.accuracy if name == ACCURACY else run.curves[name]), strict=True):
+            if name in (CHOSEN_BATCH, ACCURACY) or step % every_n_steps == 0:
                 at.setdefault(step, {})[name] = value
     for step in sorted(at):
         memory = observe(memory, step, at[step], limits)
@@ -120,46 +108,42 @@ class Score:
     """How a rule did on runs.
 
     Attributes:
-        detected: collapsed runs with an alarm.
-        collapsed: all of them.
-        recovered_detected: runs with an alarm among those that fell below half and came back.
-        recovered: all of them.
-        false_alarms: healthy runs with an alarm.
-        healthy: all of them.
-        unharmed_alarms: those of them that never lost a quarter of their best accuracy, and had an alarm.
+        caught: runs with an alarm among those that lost a quarter of their best accuracy at any time.
+        harmed: all of these.
+        crashes_caught: those of them that lost half, and had an alarm.
+        crashed: all of these.
+        false_alarms: runs with an alarm that never lost a quarter.
         unharmed: all of these.
-        leads: steps from alarm to the first measurement of halved accuracy, for each detected one; negative is late.
+        leads: steps from alarm to the first measurement of harm, for each run that is caught; negative is late.
     """
 
-    detected: int
-    collapsed: int
-    recovered_detected: int
-    recovered: int
+    caught: int
+    harmed: int
+    crashes_caught: int
+    crashed: int
     false_alarms: int
-    healthy: int
-    unharmed_alarms: int
     unharmed: int
     leads: tuple[int, ...]
 
 
 def score(runs: Iterable[RecordedRun], alarms: Iterable[int | None]) -> Score:
-    """Compare alarms with labels."""
-    pairs = list(zip(runs, alarms, strict=True))
-    by_label = {
-        label: [(r, a) for r, a in pairs if r.label == label] for label in ("collapsed", "recovered", "healthy")
-    }
-    hits = {label: sum(alarm is not None for _, alarm in found) for label, found in by_label.items()}
-    unharmed = [(run, alarm) for run, alarm in by_label["healthy"] if run.worst_loss < _HARM]
-    fallen = [(run.halving_step, alarm) for run, alarm in by_label["collapsed"] + by_label["recovered"]]
+    """Compare alarms with harm."""
+    pairs = [(run, run.first_loss(HARM), alarm) for run, alarm in zip(runs, alarms, strict=True)]
+    harmed = [(run, harm, alarm) for run, harm, alarm in pairs if harm is not None]
+    crashed = [alarm for run, _, alarm in harmed if run.first_loss(CRASH) is not None]
+    unharmed = [alarm for _, harm, alarm in pairs if harm is None]
+    leads = tuple(harm - alarm for _, harm, alarm in harmed if alarm is not None)
     return Score(
-        hits["collapsed"], len(by_label["collapsed"]), hits["recovered"], len(by_label["recovered"]),
-        hits["healthy"], len(by_label["healthy"]), sum(alarm is not None for _, alarm in unharmed), len(unharmed),
-        tuple(halving - alarm for halving, alarm in fallen if halving is not None and alarm is not None),
+        len(leads), len(harmed), _alarms(crashed), len(crashed), _alarms(unharmed), len(unharmed), leads
     )  # fmt: skip
 
 
-def load_runs(path: Path = FIXTURE) -> list[RecordedRun]:
-    """The recorded runs."""
+def _alarms(found: Iterable[int | None]) -> int:
+    return sum(alarm is not None for alarm in found)
+
+
+def load_runs(path: Path = RECORDED) -> list[RecordedRun]:
+    """The recorded runs of a fixture."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         content = json.load(file)
     return [
@@ -170,7 +154,7 @@ def load_runs(path: Path = FIXTURE) -> list[RecordedRun]:
     ]
 
 
-def save_runs(runs: Iterable[RecordedRun], path: Path = FIXTURE) -> None:
+def save_runs(runs: Iterable[RecordedRun], path: Path) -> None:
     """Write them, four decimals each."""
     content = [
         {"name": run.name, "seed": run.seed, "accuracy": run.accuracy}

@@ -16,6 +16,8 @@ import pytest
 import torch
 import yaml
 
+from redi_lab.backbone.causal_lm import CausalLM
+from redi_lab.callbacks.accuracy import InTrainingAccuracy
 from redi_lab.callbacks.collapse import EVENTS, SNAPSHOT, collapse_summary
 from redi_lab.callbacks.collapse_rule import CHOSEN_PROBE, CollapseState, Limits
 from redi_lab.callbacks.probes import Probes
@@ -79,7 +81,7 @@ def test_a_rollback_restores_the_optimizer_too(tmp_path: Path) -> None:
     """With factor 1 and the same batch again, training repeats the very step that it took back."""
     module = make_module("redi", make_backbone(), optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-2))
     detector = make_detector(tmp_path, "rollback", lr_factor=1.0)
-    callbacks = [ScriptedProbes((-0.5, -0.6, -1.5, -0.5)), detector]
+    callbacks = [ScriptedProbes((-0.5, -0.55, -1.5, -0.5)), detector]
     run = fit(module, make_data("redi", batch_size=17), max_steps=3, max_epochs=3, callbacks=callbacks)
     plain = make_module("redi", make_backbone(), optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-2))
     straight = fit(plain, make_data("redi", batch_size=17), max_steps=2, max_epochs=3)
@@ -136,12 +138,35 @@ def test_a_run_that_collapses_recovers_with_a_rollback(tmp_path: Path) -> None:
 
 
 def test_without_probes_the_batches_are_watched(tmp_path: Path) -> None:
-    detector = make_detector(tmp_path, "warn", chosen_nats=1e-6, deviations=1e-6)
+    detector = make_detector(tmp_path, "warn", drifting_nats=1e-7, collapsed_nats=1e-6, deviations=1e-6)
     rising = partial(torch.optim.SGD, lr=0.5, maximize=True)  # climbs the loss: every batch gets less likely
     module = make_module("sft", make_backbone(), optimizer=rising)
     fit(module, make_data("sft", batch_size=20), max_steps=12, max_epochs=12, callbacks=[detector])
     assert detector.verdict.state is CollapseState.COLLAPSED
     assert "the batches' chosen traces" in detector.verdict.reason
+
+
+@pytest.mark.parametrize(("later", "state"), [(0.61, CollapseState.DRIFTING), (0.59, CollapseState.COLLAPSED)])
+def test_where_a_drift_begins_accuracy_is_measured_and_decides(
+    later: float, state: CollapseState, tmp_path: Path
+) -> None:
+    """From 0.8 before training; nothing asks for it again before the end but the drift after step 2."""
+    asked = []
+
+    def measure(policy: CausalLM) -> dict[str, float]:
+        asked.append(policy.training)
+        return {"pass_at_1": 0.8 if len(asked) == 1 else later}
+
+    detector = make_detector(tmp_path, "warn")
+    accuracy = InTrainingAccuracy(measure, every_n_steps=100)
+    module = make_module("redi", make_backbone())
+    callbacks = [accuracy, ScriptedProbes((-0.5, -0.55, -0.7, -0.7)), detector]
+    run = fit(module, make_data("redi"), max_steps=4, callbacks=callbacks)
+    measured = [step for step, call in run.log.calls if "val/pass_at_1" in call]
+    assert measured == [0, 2, 4]
+    assert asked == [False] * 3
+    assert (detector.verdict.state, detector.verdict.step) == (state, 2)
+    assert ("accuracy fell from 0.8 to 0.59" in detector.verdict.reason) == (state is CollapseState.COLLAPSED)
 
 
 def test_a_resumed_detector_goes_on_where_it_was(tmp_path: Path) -> None:

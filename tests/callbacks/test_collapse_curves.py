@@ -1,86 +1,81 @@
-"""The collapse rule, judged on recorded runs and on curves shaped like the paper's figures.
+"""The collapse rule, judged on recorded runs, on the paper's own curves and on curves of their shape.
 
-A change of the rule shows here within seconds. The floors lie a little below what the rule reaches on all runs,
-those for tuning and those that tuning never saw (`experiments/collapse_detector` tells them apart).
+A change of the rule shows here within seconds. The floors lie a little below what the rule reaches
+(`experiments/collapse_detector`).
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from redi_lab.callbacks.collapse_rule import CHOSEN_BATCH, CHOSEN_PROBE, CollapseState, Limits
-from tests.callbacks.collapse_curves import Points, RecordedRun, alarm_step, load_runs, replay, score
+from redi_lab.callbacks.collapse_rule import ACCURACY, CHOSEN_BATCH, CHOSEN_PROBE, CollapseState, Limits
+from tests.callbacks.collapse_curves import (
+    EDGES,
+    HARM,
+    PAPER,
+    RECORDED,
+    Points,
+    RecordedRun,
+    alarm_step,
+    load_runs,
+    replay,
+    score,
+)
 
 STEPS = 1660
 """Of the paper's second stage."""
+SETS = {file: load_runs(file) for file in (RECORDED, EDGES)}
+DRIFTING = CollapseState.DRIFTING
 
 
-@pytest.fixture(scope="module")
-def recorded() -> list[RecordedRun]:
-    return load_runs()
+def test_the_recorded_runs_hold_both_kinds() -> None:
+    for runs, least in zip(SETS.values(), ((40, 25), (50, 150)), strict=True):
+        harmed = [run for run in runs if run.first_loss(HARM) is not None]
+        assert len(harmed) >= least[0]
+        assert len(runs) - len(harmed) >= least[1]
 
 
-def test_the_recorded_runs_hold_both_kinds(recorded: list[RecordedRun]) -> None:
-    labels = [run.label for run in recorded]
-    assert len(recorded) >= 60
-    assert labels.count("collapsed") >= 15
-    assert labels.count("healthy") >= 30
-
-
+@pytest.mark.parametrize(("file", "flagged"), [(RECORDED, 0.05), (EDGES, 0.3)])
 @pytest.mark.parametrize("every_n_steps", [5, 10])
-def test_crashes_are_caught_and_unharmed_runs_left_alone(every_n_steps: int, recorded: list[RecordedRun]) -> None:
-    found = score(recorded, [alarm_step(replay(run, Limits(), every_n_steps)) for run in recorded])
-    assert found.detected + found.recovered_detected >= 0.9 * (found.collapsed + found.recovered)
-    assert found.false_alarms <= 0.2 * found.healthy
-    assert found.unharmed_alarms == 0
+def test_nearly_all_harm_is_suspected_and_every_crash(file: Path, flagged: float, every_n_steps: int) -> None:
+    found = score(SETS[file], [alarm_step(replay(run, Limits(), every_n_steps), DRIFTING) for run in SETS[file]])
+    assert found.caught >= 0.95 * found.harmed
+    assert found.crashes_caught == found.crashed
+    assert found.false_alarms <= flagged * found.unharmed
 
 
-def test_most_alarms_come_before_accuracy_is_seen_to_halve(recorded: list[RecordedRun]) -> None:
-    found = score(recorded, [alarm_step(replay(run, Limits(), 5)) for run in recorded])
-    assert sum(lead >= 0 for lead in found.leads) >= 0.75 * len(found.leads)
+@pytest.mark.parametrize("file", SETS)
+def test_accuracy_tells_which_suspicion_is_right(file: Path) -> None:
+    runs = SETS[file]
+    found = score(runs, [alarm_step(replay(run, Limits(), curves=(CHOSEN_PROBE, ACCURACY))) for run in runs])
+    assert found.caught >= 0.9 * found.harmed
+    assert found.crashes_caught == found.crashed
+    assert found.false_alarms <= 0.05 * found.unharmed
 
 
-def test_drifting_warns_of_every_crash_but_of_no_unharmed_run(recorded: list[RecordedRun]) -> None:
-    alarms = [alarm_step(replay(run, Limits(), 5), CollapseState.DRIFTING) for run in recorded]
-    found = score(recorded, alarms)
-    assert (found.detected, found.recovered_detected) == (found.collapsed, found.recovered)
-    assert found.unharmed_alarms == 0
-
-
-def test_without_probes_most_are_caught(recorded: list[RecordedRun]) -> None:
-    alarms = [alarm_step(replay(run, Limits(), curves=(CHOSEN_BATCH,))) for run in recorded]
-    found = score(recorded, alarms)
-    assert found.detected + found.recovered_detected >= 0.8 * (found.collapsed + found.recovered)
-    assert found.unharmed_alarms == 0
+@pytest.mark.parametrize("file", SETS)
+def test_without_probes_most_are_caught(file: Path) -> None:
+    found = score(SETS[file], [alarm_step(replay(run, Limits(), curves=(CHOSEN_BATCH,))) for run in SETS[file]])
+    assert found.crashes_caught >= 0.8 * found.crashed
+    assert found.false_alarms <= 0.1 * found.unharmed
 
 
 PAPERS_COLLAPSES = {"sym 1e-6", "sym 2e-7", "SimPO b2 5e-7", "SimPO b10 3e-7", "DPO b.001 1e-6"}
 """Both log-probs fall sharply together (Figures 3, 5 and 6 of arXiv 2505.24850)."""
 
 
-def test_the_papers_collapses_are_caught_though_none_loses_half(shared_data: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("state", [DRIFTING, CollapseState.COLLAPSED])
+def test_the_papers_collapses_are_caught_though_none_loses_a_quarter(state: CollapseState) -> None:
     """The figures hold no probes: the rule sees the mean log-prob of chosen traces alone."""
-    curves = json.loads(shared_data("paper_curves.json").read_text(encoding="utf-8"))
-    runs = [
-        RecordedRun(
-            name,
-            0,
-            Points(*zip(*run["math500_accuracy"], strict=True)),
-            {CHOSEN_PROBE: Points(*zip(*run["chosen_logps"], strict=True))},
-        )
-        for name, run in curves.items()
-    ]
-    limits = Limits(window_steps=STEPS // 10)
-    alarms = {run.name: alarm_step(replay(run, limits, curves=(CHOSEN_PROBE,))) for run in runs}
+    runs = load_runs(PAPER)
+    alarms = {run.name: alarm_step(replay(run, Limits(window_steps=STEPS // 10)), state) for run in runs}
     assert {name for name, alarm in alarms.items() if alarm is not None} == PAPERS_COLLAPSES
     assert len(runs) == 11
-    assert {run.label for run in runs} == {"healthy"}
-    assert max(run.worst_loss for run in runs) < 0.2
+    assert all(run.first_loss(HARM) is None for run in runs)
 
 
 Shape = Callable[[float], float]

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 import pytest
 
 from redi_lab.callbacks.collapse_rule import (
+    ACCURACY,
     CHOSEN_BATCH,
     CHOSEN_PROBE,
-    TOKEN_PROBE,
     CollapseState,
     CollapseVerdict,
     Limits,
@@ -19,7 +19,7 @@ from redi_lab.callbacks.collapse_rule import (
     watched_curves,
 )
 
-LIMITS = Limits(token_nats=4, chosen_nats=0.3, window_steps=50, confirmations=2, drifting_share=0.5)
+LIMITS = Limits(drifting_nats=0.15, collapsed_nats=0.3, window_steps=50)
 
 
 def replay(points: Iterable[tuple[int, Mapping[str, float]]], limits: Limits = LIMITS) -> list[CollapseVerdict]:
@@ -35,14 +35,14 @@ def states(name: str, values: Iterable[float], *, every: int = 10) -> list[Colla
 
 
 def test_a_plunge_goes_from_healthy_to_drifting_to_collapsed() -> None:
-    """Limit 0.3, drifting from 0.15: the falls are 0, 0.1, 0.2, 0.4 (first beyond the limit), 0.9 (second)."""
+    """The falls are 0, 0.1, 0.2, 0.25 and 0.4."""
     healthy, drifting, collapsed = CollapseState.HEALTHY, CollapseState.DRIFTING, CollapseState.COLLAPSED
     expected = [healthy, healthy, drifting, drifting, collapsed]
-    assert states(CHOSEN_PROBE, [-0.5, -0.6, -0.7, -0.9, -1.4]) == expected
+    assert states(CHOSEN_PROBE, [-0.5, -0.6, -0.7, -0.75, -0.9]) == expected
 
 
 def test_the_verdict_says_since_when_how_much_and_why() -> None:
-    verdict = replay([(0, {CHOSEN_PROBE: -0.5}), (10, {CHOSEN_PROBE: -1.1}), (20, {CHOSEN_PROBE: -1.4})])[-1]
+    verdict = replay([(0, {CHOSEN_PROBE: -0.5}), (10, {CHOSEN_PROBE: -0.7}), (20, {CHOSEN_PROBE: -1.4})])[-1]
     assert (verdict.state, verdict.step) == (CollapseState.COLLAPSED, 20)
     assert verdict.statistic == pytest.approx(0.9 / 0.3)
     assert verdict.reason == (
@@ -56,26 +56,27 @@ def test_a_slow_decline_of_any_depth_is_benign() -> None:
     assert CollapseState.COLLAPSED not in states(CHOSEN_PROBE, [-0.5 - 0.05 * i for i in range(100)])
 
 
-def test_a_single_measurement_beyond_the_limit_is_no_collapse() -> None:
-    assert states(TOKEN_PROBE, [-0.5, -6, -0.6, -6, -0.6])[-1] is CollapseState.HEALTHY
-
-
 def test_a_drift_can_end_but_a_collapse_is_final() -> None:
     assert states(CHOSEN_PROBE, [-0.5, -0.7, -0.5])[1:] == [CollapseState.DRIFTING, CollapseState.HEALTHY]
     assert states(CHOSEN_PROBE, [-0.5, -2, -2, -0.5, -0.5])[-1] is CollapseState.COLLAPSED
 
 
 def test_the_fall_counts_from_the_best_value_of_the_window() -> None:
-    """A policy that first gets surer (−3 to −0.2) and then loses 4.2 nats is beyond the limit of 4."""
-    verdicts = replay((10 * i, {TOKEN_PROBE: value}) for i, value in enumerate([-3.0, -1, -0.2, -4.4, -4.4]))
+    """A policy that first gets surer (−1 to −0.2) and then loses 0.35 nats is beyond the limit of 0.3."""
+    verdicts = replay((10 * i, {CHOSEN_PROBE: value}) for i, value in enumerate([-1.0, -0.5, -0.2, -0.55]))
     assert verdicts[-1].state is CollapseState.COLLAPSED
-    assert verdicts[-1].statistic == pytest.approx(4.2 / 4)
+    assert verdicts[-1].statistic == pytest.approx(0.35 / 0.3)
 
 
-def test_either_curve_is_enough() -> None:
-    for values in ({TOKEN_PROBE: -9.0, CHOSEN_PROBE: -0.5}, {TOKEN_PROBE: -1.0, CHOSEN_PROBE: -0.9}):
-        verdicts = replay([(0, {TOKEN_PROBE: -1.0, CHOSEN_PROBE: -0.5}), (5, values), (10, values)])
-        assert verdicts[-1].state is CollapseState.COLLAPSED
+def test_of_a_run_that_drifts_accuracy_decides() -> None:
+    """A quarter of 0.8, the best so far, may be lost; without a drift accuracy says nothing."""
+    drift = [(0, {CHOSEN_PROBE: -0.5, ACCURACY: 0.6}), (5, {ACCURACY: 0.8}), (10, {CHOSEN_PROBE: -0.7})]
+    kept, lost = (replay([*drift, (15, {ACCURACY: accuracy})])[-1] for accuracy in (0.61, 0.59))
+    assert kept.state is CollapseState.DRIFTING
+    assert (lost.state, lost.step) == (CollapseState.COLLAPSED, 15)
+    assert lost.reason.startswith("accuracy fell from 0.8 to 0.59, and the mean log-prob of held-back positives fell")
+    calm = replay([(0, {CHOSEN_PROBE: -0.5, ACCURACY: 0.8}), (10, {CHOSEN_PROBE: -0.6, ACCURACY: 0.1})])[-1]
+    assert calm.state is CollapseState.HEALTHY
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
@@ -98,8 +99,8 @@ def test_a_few_first_batches_are_not_judged() -> None:
 
 
 def test_probes_are_watched_where_there_are_any() -> None:
-    assert watched_curves({TOKEN_PROBE, CHOSEN_PROBE, CHOSEN_BATCH}) == (TOKEN_PROBE, CHOSEN_PROBE)
-    assert watched_curves({CHOSEN_BATCH, "train/loss"}) == (CHOSEN_BATCH,)
+    assert watched_curves({CHOSEN_PROBE, CHOSEN_BATCH}) == (CHOSEN_PROBE, ACCURACY)
+    assert watched_curves({CHOSEN_BATCH, "train/loss"}) == (CHOSEN_BATCH, ACCURACY)
 
 
 def test_memory_moves_with_a_run_that_is_rolled_back() -> None:
@@ -116,10 +117,11 @@ def test_memory_moves_with_a_run_that_is_rolled_back() -> None:
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"token_nats": 0}, "token_nats .* 0"),
+        ({"drifting_nats": 0}, "drifting_nats .* 0"),
         ({"window_steps": -5}, "window_steps .* -5"),
-        ({"chosen_nats": math.inf}, "chosen_nats .* inf"),
-        ({"drifting_share": 1.5}, "drifting_share .* 1.5"),
+        ({"collapsed_nats": math.inf}, "collapsed_nats .* inf"),
+        ({"harm_share": 1.5}, "harm_share .* 1.5"),
+        ({"drifting_nats": 0.4}, "drifting_nats=0.4 must be at most collapsed_nats=0.3"),
     ],
 )
 def test_nonsense_is_refused(limits: dict[str, float], message: str) -> None:

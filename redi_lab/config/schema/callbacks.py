@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
 from redi_lab.config.schema.base import (
     Count,
@@ -17,6 +17,7 @@ from redi_lab.config.schema.base import (
     by_target,
     fitting,
 )
+from redi_lab.errors import UserError
 
 
 class StatesConfig(TargetSettings, extra="forbid"):
@@ -74,16 +75,24 @@ class CollapseConfig(TargetSettings, extra="forbid"):
 
     target: Literal["redi_lab.callbacks.collapse.CollapseDetector"] = Field(alias="_target_")
     action: Literal["warn", "stop", "prune", "rollback"]
-    token_nats: Positive
-    chosen_nats: Positive
+    drifting_nats: Positive
+    collapsed_nats: Positive
+    harm_share: PositiveShare
     window_steps: Count | None
-    confirmations: Count
-    drifting_share: PositiveShare
     deviations: Positive
     lr_factor: PositiveShare
     alpha_factor: PositiveShare
     max_rollbacks: Whole
     snapshot_every_n_steps: Count
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> Self:
+        if self.drifting_nats > self.collapsed_nats:
+            raise UserError(
+                f"callbacks.collapse.drifting_nats={self.drifting_nats:g}: must be at most"
+                f" callbacks.collapse.collapsed_nats={self.collapsed_nats:g}"
+            )
+        return self
 
 
 class CheckpointsConfig(TargetSettings, extra="forbid"):

@@ -13,7 +13,11 @@ from redi_lab.errors import UserError
 from redi_lab.verbs.train.command import run_training
 
 Overrides = Callable[..., list[str]]
-ANYTHING_IS_A_COLLAPSE = ("callbacks.collapse.chosen_nats=1e-9", "callbacks.probes.every_n_steps=1")
+ANYTHING_IS_A_COLLAPSE = (
+    "callbacks.collapse.drifting_nats=1e-10",
+    "callbacks.collapse.collapsed_nats=1e-9",
+    "callbacks.probes.every_n_steps=1",
+)
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*in eval mode at the start of training")
 
 
@@ -40,7 +44,8 @@ def test_a_collapse_can_stop_a_run(tiny: Overrides) -> None:
     [
         (["callbacks.collapse.action=panic"], "action=panic: must be warn"),
         (["callbacks.collapse.lr_factor=0"], r"lr_factor=0: must be above 0"),
-        (["callbacks.collapse.token_nats=-1"], "token_nats=-1: must be above 0"),
+        (["callbacks.collapse.collapsed_nats=-1"], "collapsed_nats=-1: must be above 0"),
+        (["callbacks.collapse.drifting_nats=1"], "drifting_nats=1: must be at most .*collapsed_nats=0.3"),
         (["callbacks.collapse.max_rollbacks=-1"], "max_rollbacks=-1: must be at least 0"),
         (["loss=dpo", "callbacks.collapse.alpha_factor=0.5"], "alpha_factor=0.5: this objective has no alpha"),
     ],
