@@ -86,7 +86,7 @@ def test_below_its_edges_the_loss_is_stationary_where_the_equation_says(alpha: f
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimizer.step(loss)  # type: ignore[arg-type]
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
     found = edges_of(TokenCounts(examples, context=1))
     assert {text: edge for text, (edge, _) in found.items()} == {"?x": 2.0, "?y": 0.5}
     expected = [
