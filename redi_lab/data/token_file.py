@@ -72,8 +72,8 @@ def _read(file: Any, name: str, width: int, options: dict[str, Any]) -> BatchDat
     ids = columns["ids"].split(columns["sizes"].tolist())
     weights = columns["token_weights"].split(columns["num_token_weights"].tolist())
     sequences = [
-        TokenizedSequence(id_, memoryview(tokens.numpy()), *more, token_weights=tuple(of_tokens.tolist()) or None)
-        for (id_, *more), tokens, of_tokens in zip(about, ids, weights, strict=True)
+        TokenizedSequence(id_, memoryview(tokens.numpy()), prompt, is_chosen, weight, rate, tuple(own.tolist()) or None)
+        for (id_, prompt, is_chosen, weight, rate), tokens, own in zip(about, ids, weights, strict=True)
     ]
     dataset = BatchDataset([tuple(sequences[at : at + width]) for at in range(0, len(sequences), width)], **options)
     if "reference" in columns:

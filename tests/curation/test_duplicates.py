@@ -145,7 +145,6 @@ def test_on_real_problems(shared_data: Callable[[str], Path]) -> None:
     assert all(matches)
 
 
-@pytest.mark.slow
 def test_real_problems_of_one_stem_are_not_merged(shared_data: Callable[[str], Path]) -> None:
     seen = Seen()
     for name in ("math500", "olympiadbench"):
