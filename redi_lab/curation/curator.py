@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any, final
 
 from redi_lab.config.schema.curation import Flaw
 from redi_lab.curation.decontamination import NgramIndex
-from redi_lab.curation.duplicates import Duplicates, SeenTexts, TextKey, signature, text_key
-from redi_lab.curation.hygiene import FLAWS, Negative, flaws_of
+from redi_lab.curation.duplicates import Duplicates, SeenTexts, TextKey, text_key
+from redi_lab.curation.hygiene import FLAWS, Candidate, Judge
 from redi_lab.data.pairing import PairOrder, Trace, choose_pairs
 from redi_lab.data.selection import NO_CORRECT, NO_GENERATIONS, NO_INCORRECT, SAME_TEXT
 from redi_lab.data.token_weights import common_prefix
@@ -107,29 +106,6 @@ def given_up(reason: str, num_generations: int) -> RowResult:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A generation with its verdict."""
-
-    generation: Generation
-    decision: Decision
-    trace: Trace
-    is_truncated: bool
-
-    @property
-    def place(self) -> int:
-        return self.trace.index
-
-    @property
-    def verdicts(self) -> str:
-        return json.dumps(dict(self.generation.verdicts))
-
-    @property
-    def num_tokens(self) -> int | None:
-        return None if self.trace.tokens is None else len(self.trace)
-
-
-@final
 class RowCurator:
     """Curates one row after the other.
 
@@ -172,7 +148,7 @@ class RowCurator:
             return given_up(long, number)
         endings: list[str | None] = [None] * number  # the name under which each generation ends
         everything = self._candidates(problem, prompt_tokens, endings)
-        candidates = [item for item in everything if endings[item.place] is None]
+        candidates = [item for item in everything if endings[item.trace.index] is None]
         rate = None if problem.is_ready_pair else pass_rate(item.decision.correct for item in everything)
         columns = {
             "id": problem.id,
@@ -186,7 +162,7 @@ class RowCurator:
         result = self._select(problem, columns, candidates, endings)
         return replace(result, verdicts=Counter(item.decision.reason for item in candidates))
 
-    def _candidates(self, problem: Problem, prompt_tokens: int | None, endings: list[str | None]) -> list[_Candidate]:
+    def _candidates(self, problem: Problem, prompt_tokens: int | None, endings: list[str | None]) -> list[Candidate]:
         """All generations with their verdicts; those that do not pass the filters get their reason in `endings`."""
         rules, seen = self._rules, SeenTexts("generation of the problem", self._rules.near_threshold)
         candidates = []
@@ -204,26 +180,26 @@ class RowCurator:
             )
             has_answer = not rules.require_answer or self._has_answer(generation.text)
             decision = decide(generation, is_truncated=cut is not None, has_answer=has_answer)
-            candidates.append(_Candidate(generation, decision, trace, cut is not None))
+            candidates.append(Candidate(generation, decision, trace, cut is not None))
         return candidates
 
     def _select(
-        self, problem: Problem, row: dict[str, Any], candidates: list[_Candidate], endings: list[str | None]
+        self, problem: Problem, row: dict[str, Any], candidates: list[Candidate], endings: list[str | None]
     ) -> RowResult:
         rules = self._rules
         positives = [item for item in candidates if item.decision.correct]
         for item in candidates:
             if item.decision.correct is None:
-                endings[item.place] = f"unknown: {item.decision.reason}"
+                endings[item.trace.index] = f"unknown: {item.decision.reason}"
         negatives = self._clean_negatives(problem, candidates, endings)
         for items, name in ((positives, RIGHT_NOT_CHOSEN), (negatives, WRONG_NOT_CHOSEN)):
             for item in items:
-                endings[item.place] = name
+                endings[item.trace.index] = name
         takes_all = rules.negatives == "all"
         if not positives and not (takes_all and negatives):
             reason = NO_CORRECT if candidates else NOTHING_LEFT
             for item in negatives:
-                endings[item.place] = f"row dropped: {reason}"
+                endings[item.trace.index] = f"row dropped: {reason}"
             return RowResult(reason, len(endings), Counter(filter(None, endings)))
         shown = positives if rules.demonstrations == "all" else positives[:1]
         places = choose_pairs(
@@ -238,9 +214,9 @@ class RowCurator:
             right_texts = {item.generation.text for item in positives}
             rejected = [item for item in negatives if item.generation.text not in right_texts]
         else:
-            rejected = list({item.place: item for _, item in pairs}.values())
+            rejected = list({item.trace.index: item for _, item in pairs}.values())
         for item in (*shown, *(chosen for chosen, _ in pairs), *rejected):
-            endings[item.place] = USED
+            endings[item.trace.index] = USED
         why_no_pair = NO_CORRECT if not positives else SAME_TEXT if negatives else NO_INCORRECT
         return RowResult(
             None,
@@ -255,37 +231,24 @@ class RowCurator:
         )
 
     def _clean_negatives(
-        self, problem: Problem, candidates: list[_Candidate], endings: list[str | None]
-    ) -> list[_Candidate]:
+        self, problem: Problem, candidates: list[Candidate], endings: list[str | None]
+    ) -> list[Candidate]:
         """Those without a flaw that is dropped; the first flaw of each other one is its ending."""
         negatives = [item for item in candidates if self._is_negative(item.decision)]
         if not self._rules.drop_negatives:
             return negatives
-        clean = []
-        for item, flaws in self._judged(problem, candidates, negatives, self._rules.drop_negatives):
+        judge, clean = self._judge_of(problem, candidates), []
+        for item in negatives:
+            flaws = judge.flaws_of(item, self._rules.drop_negatives)
             if flaws:
-                endings[item.place] = f"negative dropped: {flaws[0]}"
+                endings[item.trace.index] = f"negative dropped: {flaws[0]}"
             else:
                 clean.append(item)
         return clean
 
-    def _judged(
-        self, problem: Problem, candidates: list[_Candidate], negatives: list[_Candidate], wanted: Collection[Flaw]
-    ) -> Iterator[tuple[_Candidate, tuple[Flaw, ...]]]:
-        right, remembered = [item.trace for item in candidates if item.decision.correct], cache(_any_numbers)
-        for item in negatives:
-            negative = Negative(
-                item.generation,
-                item.trace,
-                is_wrong=item.decision.correct is False,
-                is_truncated=item.is_truncated,
-                has_answer=self._has_answer(item.generation.text),
-                problem=problem.problem,
-                right=right,
-                near_threshold=self._rules.near_threshold,
-                signature=remembered,
-            )
-            yield item, flaws_of(negative, wanted)
+    def _judge_of(self, problem: Problem, candidates: list[Candidate]) -> Judge:
+        right = [item.trace for item in candidates if item.decision.correct]
+        return Judge(problem.problem, right, self._rules.near_threshold, self._has_answer)
 
     def judge(self, problem: Problem) -> list[tuple[int, Generation, tuple[Flaw, ...]]]:
         """Look at all generations that are not known to be right, whatever the filters say.
@@ -297,16 +260,12 @@ class RowCurator:
             For each of them its place among the row's generations, the generation, and all of its flaws.
         """
         candidates = self._candidates(problem, None, [None] * len(problem.generations))
+        judge = self._judge_of(problem, candidates)
         negatives = [item for item in candidates if not item.decision.correct]
-        judged = self._judged(problem, candidates, negatives, FLAWS.keys())
-        return [(item.place, item.generation, flaws) for item, flaws in judged]
+        return [(item.trace.index, item.generation, judge.flaws_of(item, FLAWS)) for item in negatives]
 
     def _is_negative(self, decision: Decision) -> bool:
         return decision.correct is False or (decision.correct is None and self._rules.unknown == "negative")
-
-
-def _any_numbers(text: str) -> bytes:
-    return signature(text, same_numbers=False)
 
 
 def _over(what: str, number: int | None, limit: int | None) -> str | None:
@@ -314,23 +273,24 @@ def _over(what: str, number: int | None, limit: int | None) -> str | None:
     return f"{what} over {limit} tokens" if number is not None and limit is not None and number > limit else None
 
 
-def _trace_columns(item: _Candidate) -> dict[str, Any]:
+def _trace_columns(item: Candidate) -> dict[str, Any]:
     return {
         "completion": item.generation.text,
-        "generation_index": item.place,
-        "verdicts": item.verdicts,
+        "generation_index": item.trace.index,
+        "verdicts": json.dumps(dict(item.generation.verdicts)),
         "error": item.generation.error,
-        "completion_tokens": item.num_tokens,
+        "completion_tokens": None if item.trace.tokens is None else len(item.trace),
         **item.generation.weights.as_columns(),
     }
 
 
-def _pair_columns(chosen: _Candidate, rejected: _Candidate) -> dict[str, Any]:
+def _pair_columns(chosen: Candidate, rejected: Candidate) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for side, item in (("chosen", chosen), ("rejected", rejected)):
-        columns[side] = item.generation.text
-        columns |= item.generation.weights.as_columns(f"{side}_")
-        columns |= {f"{side}_index": item.place, f"{side}_verdicts": item.verdicts, f"{side}_tokens": item.num_tokens}
+        of_side = _trace_columns(item)
+        columns[side] = of_side["completion"]
+        columns |= {f"{side}_{name}": of_side[name] for name in ("verdicts", "weight", "spans", "steps")}
+        columns |= {f"{side}_index": of_side["generation_index"], f"{side}_tokens": of_side["completion_tokens"]}
     return columns | {
         "rejected_error": rejected.generation.error,
         "common_prefix": common_prefix(chosen.trace.units, rejected.trace.units),

@@ -1,6 +1,7 @@
 """What may make a wrong trace a bad negative: a name for each flaw, and the plain rule behind it.
 
-    flaws_of(negative, FLAWS)  # ("cut_off", "loop")
+    judge = Judge(problem, right_traces, near_threshold=0.8, has_answer=has_answer)
+    judge.flaws_of(candidate, FLAWS)  # ("cut_off", "loop")
 
 A trace that was cut off, loops, or is right after all teaches to avoid something else than wrong reasoning.
 docs/curation.md has what the rules find on real traces.
@@ -11,12 +12,14 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 from redi_lab.config.schema.curation import Flaw
-from redi_lab.curation.duplicates import similarity
+from redi_lab.curation.duplicates import signature, similarity
 from redi_lab.data.pairing import Trace
 from redi_lab.data.traces import Generation
+from redi_lab.data.verdicts import Decision
 
 GRADER = "grader"
 """The name of our own verdict among a generation's verdicts."""
@@ -29,49 +32,54 @@ _SCRIPTS_OF_MATHS = frozenset({"LATIN", "GREEK", "MATHEMATICAL", "DOUBLE-STRUCK"
 
 @final
 @dataclass(frozen=True, slots=True)
-class Negative:
-    """A trace that is not known to be right.
-
-    Attributes:
-        generation: with the words of its verifiers.
-        trace: its text, and its tokens if they are counted.
-        is_wrong: what all verifiers say; False where nobody knows.
-        is_truncated: whether it was cut off.
-        has_answer: whether it states a final answer.
-        problem: that it answers.
-        right: the problem's right traces.
-        near_threshold: similarity from which two texts are near duplicates.
-        signature: of a text, for that; remembered, since all negatives of a problem are held against its right traces.
-    """
+class Candidate:
+    """A generation with its verdict, its text (and tokens, if they are counted), and whether it was cut off."""
 
     generation: Generation
+    decision: Decision
     trace: Trace
-    is_wrong: bool
     is_truncated: bool
-    has_answer: bool
+
+
+@final
+@dataclass(frozen=True)
+class Judge:
+    """Looks at those candidates of a problem that are not known to be right.
+
+    Attributes:
+        problem: its text.
+        right: its right traces.
+        near_threshold: similarity from which two texts are near duplicates.
+        has_answer: whether a text states a final answer.
+    """
+
     problem: str
     right: Sequence[Trace]
     near_threshold: float
-    signature: Callable[[str], bytes]
+    has_answer: Callable[[str], bool]
 
-    def is_disputed(self) -> bool:
-        """Whether one verifier accepts it and another does not."""
-        return {True, False} <= {word for _, word in self.generation.verdicts}
+    def flaws_of(self, negative: Candidate, wanted: Collection[Flaw]) -> tuple[Flaw, ...]:
+        """Those of `wanted` that a negative has."""
+        return tuple(flaw for flaw, has in FLAWS.items() if flaw in wanted and has(self, negative))
 
-    def is_right_on_regrading(self) -> bool:
-        """Whether our grader accepts what the corpus does not."""
-        verdicts = self.generation.verdicts
-        return (GRADER, True) in verdicts and any(name != GRADER for name, _ in verdicts)
-
-    def is_near_a_right_one(self) -> bool:
+    def is_near_a_right_one(self, negative: Candidate) -> bool:
         """Whether it is a near duplicate of a right trace, whatever numbers it holds."""
-        own = self.signature(self.trace.text)
-        return any(similarity(own, self.signature(right.text)) >= self.near_threshold for right in self.right)
+        own = signature(negative.trace.text, same_numbers=False)
+        return any(similarity(own, right) >= self.near_threshold for right in self._right_signatures)
 
-    def is_long(self) -> bool:
+    def is_long(self, negative: Candidate) -> bool:
         """Whether it is over three times as long as the median of the right traces."""
         lengths = sorted(map(len, self.right))
-        return bool(lengths) and len(self.trace) > _LONG_RATIO * lengths[len(lengths) // 2]
+        return bool(lengths) and len(negative.trace) > _LONG_RATIO * lengths[len(lengths) // 2]
+
+    @cached_property
+    def _right_signatures(self) -> list[bytes]:
+        return [signature(right.text, same_numbers=False) for right in self.right]
+
+
+def _is_right_on_regrading(generation: Generation) -> bool:
+    """Whether our grader accepts what the corpus does not."""
+    return (GRADER, True) in generation.verdicts and any(name != GRADER for name, _ in generation.verdicts)
 
 
 def loops(text: str) -> bool:
@@ -97,19 +105,14 @@ def _script(letter: str) -> str:
     return unicodedata.name(letter, "UNKNOWN").split()[0]
 
 
-FLAWS: Mapping[Flaw, Callable[[Negative], bool]] = {
-    "cut_off": lambda negative: negative.is_truncated,
-    "no_answer": lambda negative: not negative.has_answer,
-    "unknown": lambda negative: not negative.is_wrong,
-    "disputed": Negative.is_disputed,
-    "regraded_right": Negative.is_right_on_regrading,
-    "near_positive": Negative.is_near_a_right_one,
-    "loop": lambda negative: loops(negative.trace.text),
-    "other_language": lambda negative: is_in_another_language(negative.trace.text, negative.problem),
-    "long": Negative.is_long,
+FLAWS: Mapping[Flaw, Callable[[Judge, Candidate], bool]] = {
+    "cut_off": lambda _, negative: negative.is_truncated,
+    "no_answer": lambda judge, negative: not judge.has_answer(negative.trace.text),
+    "unknown": lambda _, negative: negative.decision.correct is None,
+    "disputed": lambda _, negative: {True, False} <= {word for _, word in negative.generation.verdicts},
+    "regraded_right": lambda _, negative: _is_right_on_regrading(negative.generation),
+    "near_positive": Judge.is_near_a_right_one,
+    "loop": lambda _, negative: loops(negative.trace.text),
+    "other_language": lambda judge, negative: is_in_another_language(negative.trace.text, judge.problem),
+    "long": Judge.is_long,
 }
-
-
-def flaws_of(negative: Negative, wanted: Collection[Flaw]) -> tuple[Flaw, ...]:
-    """Those of `wanted` that a negative has."""
-    return tuple(flaw for flaw, has in FLAWS.items() if flaw in wanted and has(negative))

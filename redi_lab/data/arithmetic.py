@@ -12,35 +12,27 @@ The teacher ([teacher.py](teacher.py)) writes one line of work per addition: by 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from typing import Any, final
 
-from redi_lab.data.pairing import Negatives
 from redi_lab.data.simulated import SimulatedSource
 from redi_lab.data.student_tokenizer import train_tokenizer
-from redi_lab.data.teacher import HASTE, ORDINALS, ChainProblem, Teacher
+from redi_lab.data.teacher import HASTE, ORDINALS, ChainProblem
 
 LOW, HIGH = 11, 99
 
 
 @final
+@dataclass(frozen=True)
 class ArithmeticSource(SimulatedSource):
     """The embedded task; see `SimulatedSource`.
 
     With the default teacher a corpus has about 0.998 demonstrations and 0.3 pairs per problem.
     """
 
-    name = "arithmetic"
+    num_problems: int = 7000
 
-    def __init__(
-        self,
-        num_problems: int = 7000,
-        num_heldout: int = 600,
-        seed: int = 0,
-        max_tries: int = 8,
-        teacher: Teacher | None = None,
-        negatives: Negatives = "first",
-    ) -> None:
-        super().__init__(num_problems, num_heldout, seed, max_tries, teacher or Teacher(), negatives)
+    name = "arithmetic"
 
     def draw(self, rng: random.Random) -> ChainProblem:
         """One addition with probability 0.2 (while any is left), else two."""

@@ -14,12 +14,12 @@ no wrong trace of them is shown: what learning from mistakes does to them is tra
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from typing import Any, final
 
-from redi_lab.data.pairing import Negatives
 from redi_lab.data.simulated import SimulatedSource
 from redi_lab.data.student_tokenizer import train_tokenizer
-from redi_lab.data.teacher import HASTE, ORDINALS, ChainProblem, Teacher
+from redi_lab.data.teacher import HASTE, ORDINALS, ChainProblem
 from redi_lab.data.traces import HeldOut
 
 LENGTHS = (3, 4, 5)
@@ -31,27 +31,18 @@ _FURTHER = 600  # problems of each further benchmark, whatever a training keeps 
 
 
 @final
+@dataclass(frozen=True)
 class ChainsSource(SimulatedSource):
     """The second embedded task; see `SimulatedSource`.
 
-    Args:
+    Attributes:
         take_share: share of the problems that take away.
     """
 
-    name = "chains"
+    num_problems: int = 2500
+    take_share: float = 0.2
 
-    def __init__(
-        self,
-        num_problems: int = 2500,
-        num_heldout: int = 600,
-        seed: int = 0,
-        max_tries: int = 8,
-        teacher: Teacher | None = None,
-        negatives: Negatives = "first",
-        take_share: float = 0.2,
-    ) -> None:
-        super().__init__(num_problems, num_heldout, seed, max_tries, teacher or Teacher(), negatives)
-        self.take_share = take_share
+    name = "chains"
 
     def draw(self, rng: random.Random) -> ChainProblem:
         """One that adds or takes."""

@@ -1,7 +1,7 @@
 """The files of a curation (sft, pairs and negatives.parquet): their columns, their writer, and training from them.
 
     with CuratedWriter(folder) as writer:
-        writer.add(result)
+        writer.add(demonstrations, pairs, negatives)  # of each row
     corpus = CuratedSource(folder, num_heldout=100).load()
 
 Equal rows give equal bytes: the writer's settings are fixed, and row groups are cut by what is in them.
@@ -12,23 +12,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import pyarrow as pa
+from pyarrow.parquet import ParquetWriter
 
 from redi_lab.data.rows import OnProgress, read_parquet
 from redi_lab.data.selection import LEAKS_HELD_OUT, hold_out, text_key
-from redi_lab.data.traces import (
-    UNWEIGHTED,
-    Demonstration,
-    Negative,
-    Pair,
-    Problem,
-    SelectionCounts,
-    TraceCorpus,
-    TraceWeights,
-)
+from redi_lab.data.traces import Demonstration, Negative, Pair, Problem, SelectionCounts, TraceCorpus, TraceWeights
 from redi_lab.errors import UserError
 from redi_lab.files import file_digest
 
@@ -38,31 +33,17 @@ NEGATIVES_FILE = "negatives.parquet"
 NO_PAIR = "no further pair of this problem"
 NO_DEMONSTRATION = "no further demonstration of this problem"
 _SIDES = ("chosen", "rejected")
-_OF_PROBLEM = ("id", "problem", "answer", "source_row", "pass_rate")
-_OF_TRACE = (*_OF_PROBLEM, "completion", "error", *UNWEIGHTED.as_columns())
-_OF_PAIR = (
-    *_OF_PROBLEM,
-    *_SIDES,
-    "rejected_error",
-    *(name for side in _SIDES for name in UNWEIGHTED.as_columns(f"{side}_")),
-)
-_FILES = {SFT_FILE: _OF_TRACE, PAIRS_FILE: _OF_PAIR, NEGATIVES_FILE: _OF_TRACE}
-"""What training reads of each file."""
 
-_SHARED_FIRST = [pa.field("id", pa.string(), nullable=False), pa.field("problem", pa.string(), nullable=False)]
-_PROVENANCE = [
-    pa.field("answer", pa.string()),
-    pa.field("source", pa.string()),
-    pa.field("source_row", pa.int64(), nullable=False),
-    pa.field("pass_rate", pa.float64()),
-]
+
+def _fields(names: str, kind: pa.DataType, *, nullable: bool = True) -> list[pa.Field]:
+    return [pa.field(name, kind, nullable=nullable) for name in names.split()]
 
 
 def _weight_fields(side: str = "") -> list[pa.Field]:
     """Columns of `TraceWeights`."""
-    place = [pa.field("start", pa.int64()), pa.field("end", pa.int64())]
-    span = pa.struct([*place, pa.field("weight", pa.float64())])
-    step = pa.struct([*place, pa.field("right", pa.bool_()), pa.field("advantage", pa.float64())])
+    place = _fields("start end", pa.int64())
+    span = pa.struct([*place, *_fields("weight", pa.float64())])
+    step = pa.struct([*place, *_fields("right", pa.bool_()), *_fields("advantage", pa.float64())])
     return [
         pa.field(f"{side}weight", pa.float64(), nullable=False),
         pa.field(f"{side}spans", pa.list_(span), nullable=False),
@@ -70,55 +51,106 @@ def _weight_fields(side: str = "") -> list[pa.Field]:
     ]
 
 
+_PROVENANCE = [
+    *_fields("answer source", pa.string()),
+    *_fields("source_row", pa.int64(), nullable=False),
+    *_fields("pass_rate", pa.float64()),
+]
 TRACE_SCHEMA = pa.schema(  # of right traces as of wrong ones
     [
-        *_SHARED_FIRST,
-        pa.field("completion", pa.string(), nullable=False),
+        *_fields("id problem completion", pa.string(), nullable=False),
         *_PROVENANCE,
-        pa.field("generation_index", pa.int32(), nullable=False),
-        pa.field("verdicts", pa.string(), nullable=False),
-        pa.field("error", pa.string()),
-        pa.field("prompt_tokens", pa.int32()),
-        pa.field("completion_tokens", pa.int32()),
+        *_fields("generation_index", pa.int32(), nullable=False),
+        *_fields("verdicts", pa.string(), nullable=False),
+        *_fields("error", pa.string()),
+        *_fields("prompt_tokens completion_tokens", pa.int32()),
         *_weight_fields(),
     ]
 )
 PAIRS_SCHEMA = pa.schema(
     [
-        *_SHARED_FIRST,
-        pa.field("chosen", pa.string(), nullable=False),
-        pa.field("rejected", pa.string(), nullable=False),
+        *_fields("id problem chosen rejected", pa.string(), nullable=False),
         *_PROVENANCE,
-        pa.field("chosen_index", pa.int32(), nullable=False),
-        pa.field("rejected_index", pa.int32(), nullable=False),
-        pa.field("chosen_verdicts", pa.string(), nullable=False),
-        pa.field("rejected_verdicts", pa.string(), nullable=False),
-        pa.field("rejected_error", pa.string()),
-        pa.field("prompt_tokens", pa.int32()),
-        pa.field("chosen_tokens", pa.int32()),
-        pa.field("rejected_tokens", pa.int32()),
-        pa.field("common_prefix", pa.int32(), nullable=False),
-        pa.field("length_ratio", pa.float64(), nullable=False),
+        *_fields("chosen_index rejected_index", pa.int32(), nullable=False),
+        *_fields("chosen_verdicts rejected_verdicts", pa.string(), nullable=False),
+        *_fields("rejected_error", pa.string()),
+        *_fields("prompt_tokens chosen_tokens rejected_tokens", pa.int32()),
+        *_fields("common_prefix", pa.int32(), nullable=False),
+        *_fields("length_ratio", pa.float64(), nullable=False),
         *_weight_fields("chosen_"),
         *_weight_fields("rejected_"),
     ]
 )
+SCHEMAS = {SFT_FILE: TRACE_SCHEMA, PAIRS_FILE: PAIRS_SCHEMA, NEGATIVES_FILE: TRACE_SCHEMA}
+
+_GROUP_ROWS = 4096
+_GROUP_CHARACTERS = 16 * 2**20  # a row group is held in memory, here and by whoever reads it
+_TEXTS = ("problem", "completion", "chosen", "rejected")
 
 
 @final
+class _Table:
+    """One Parquet file, written a row group at a time."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        # Spelled out, so that other defaults of another pyarrow change nothing.
+        self._writer = ParquetWriter(
+            path, schema, version="2.6", compression="zstd", compression_level=3, data_page_version="1.0"
+        )
+        self._rows: list[dict[str, Any]] = []
+        self._characters = 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        self._characters += sum(len(row[name]) for name in _TEXTS if name in row)
+        if len(self._rows) >= _GROUP_ROWS or self._characters >= _GROUP_CHARACTERS:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows, self._characters = [], 0
+
+
+@final
+class CuratedWriter(ExitStack):
+    """Writes the files of a folder; a context manager.
+
+    Args:
+        folder: where to; it exists.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        tables = [_Table(folder / name, schema) for name, schema in SCHEMAS.items()]
+        self._tables = [self.enter_context(closing(table)) for table in tables]  # each, also after one that fails
+
+    def add(self, *rows: Iterable[dict[str, Any]]) -> None:
+        """Write what a row of the source gave to each file, in the order of `SCHEMAS`."""
+        for table, of_table in zip(self._tables, rows, strict=True):
+            for row in of_table:
+                table.add(row)
+
+
+@final
+@dataclass(frozen=True)
 class CuratedSource:
     """Trains on what a curation wrote, in the order of its files.
 
-    Args:
+    Attributes:
         path: the results folder, with sft.parquet, pairs.parquet and negatives.parquet.
         num_heldout: problems with an answer to keep for evaluation.
         seed: seed of the choice of held-out problems.
     """
 
-    def __init__(self, path: str, num_heldout: int = 0, seed: int = 0) -> None:
-        self.path = path
-        self.num_heldout = num_heldout
-        self.seed = seed
+    path: str
+    num_heldout: int = 0
+    seed: int = 0
 
     def digest(self) -> str:
         """The sha256 of the files and of the options.
@@ -136,7 +168,7 @@ class CuratedSource:
             UserError: a file is missing or has other columns, too few problems have an answer, or nothing is left to
                 train on.
         """
-        tables = [_read(file, columns) for file, columns in zip(self._files(), _FILES.values(), strict=True)]
+        tables = [_read(file, schema.names) for file, schema in zip(self._files(), SCHEMAS.values(), strict=True)]
         everything = [row for table in tables for row in table]
         held_out = hold_out(
             (Problem(row["id"], row["problem"], row["answer"], ()) for row in everything),
@@ -172,7 +204,7 @@ class CuratedSource:
         )
 
     def _files(self) -> list[Path]:
-        files = [Path(self.path).expanduser() / name for name in _FILES]
+        files = [Path(self.path).expanduser() / name for name in SCHEMAS]
         for file in files:
             if not file.is_file():
                 raise UserError(
@@ -204,7 +236,7 @@ def _num_rows(*tables: list[dict[str, Any]]) -> int:
     return most.total()
 
 
-def _read(file: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+def _read(file: Path, columns: list[str]) -> list[dict[str, Any]]:
     try:
         return [values for _, values in read_parquet(file, columns)]
     except UserError as error:

@@ -20,10 +20,11 @@ The limits on tokens (800 for prompts, 19,000 for responses) are applied after t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import final
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
 
-from redi_lab.data.pairing import Negatives
 from redi_lab.data.rows import Row, Values
 from redi_lab.data.selection import NO_GENERATIONS
 from redi_lab.data.table_source import TableSource, one_by_one, peek
@@ -35,136 +36,113 @@ NO_PROBLEM = "no problem"
 NO_VERDICTS = "verdict lists do not match the generations"
 EMPTY_GENERATION = "empty generation"
 
-_COLUMNS = ("problem", "problem_is_valid", "source", "generations", "correctness")
 _VERDICTS = ("llama_verification", "math_verify_reparsed_answer")
 _NOT_AN_ANSWER = ("", "proof", "notfound")  # what the column `answer` holds where nothing can be graded
+_KNOWN_BY = {"OpenR1-Math-Raw": "correctness", "OpenR1-Math-220k": "correctness_math_verify"}
 
-Words = tuple[tuple[str, bool | None], ...]
 
+@dataclass(frozen=True)
+class OpenR1Table(TableSource):
+    """The rules that OpenR1-Math-Raw and OpenR1-Math-220k share; see `TableSource` for the other attributes.
 
-@final
-class OpenR1Source(TableSource):
-    """The demonstrations and pairs of OpenR1-Math-Raw; see `TableSource` for the arguments that it has in common.
-
-    Args:
-        shuffle_seed: seed of the order of the result, and of the choice of held-out problems.
+    Attributes:
         excluded_sources: values of the column `source` whose rows are dropped.
-        num_heldout: valid problems with an answer that can be graded, kept for evaluation; 0 in the paper.
     """
 
-    def __init__(
-        self,
-        path: str = "open-r1/OpenR1-Math-Raw",
-        split: str = "train",
-        revision: str | None = None,
-        shuffle_seed: int = 42,
-        excluded_sources: Sequence[str] = ("cn_k12",),
-        num_heldout: int = 0,
-        streaming: bool = False,
-        negatives: Negatives = "first",
-    ) -> None:
-        self._excluded = tuple(excluded_sources)
-        options = sorted(self._excluded)
-        super().__init__(
-            path,
-            split,
-            revision,
-            num_heldout,
-            shuffle_seed,
-            options,
-            streaming=streaming,
-            is_shuffled=True,
-            negatives=negatives,
-        )
+    excluded_sources: Sequence[str] = ()
+
+    name: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+
+    @property
+    def options(self) -> Sequence[str]:
+        """See `TableSource`."""
+        return sorted(self.excluded_sources)
 
     def parse(self, rows: Iterator[Row]) -> Iterator[Problem | Dropped]:
         """See `TableSource.parse`; other columns are refused, and rows that break a rule dropped."""
         first, rows = peek(rows)
-        check_columns(first, _COLUMNS, "OpenR1-Math-Raw", other="OpenR1-Math-220k", column="correctness_math_verify")
-        return one_by_one(rows, lambda row, index: parse_row(row.values, str(index), self._excluded))
+        missing = [column for column in self.columns if column not in first.values]
+        if missing:
+            others = [name for name, column in _KNOWN_BY.items() if name != self.name and column in first.values]
+            raise UserError(
+                f"{first.where}: not a row of {self.name}: without {', '.join(missing)}; it has"
+                f" {', '.join(first.values)}{f' (these are columns of {others[0]})' if others else ''}"
+            )
+        return one_by_one(rows, lambda row, index: self.problem(row.values, index))
 
+    @abstractmethod
+    def problem(self, values: Values, index: int) -> Problem | Dropped:
+        """One raw row as a problem, or the rule that drops it."""
 
-def parse_row(values: Values, identity: str, excluded_sources: Collection[str]) -> Problem | Dropped:
-    """One raw row as a problem, or the rule that drops it."""
-    valid = values.get("problem_is_valid")
-    if not isinstance(valid, str) or valid.strip().lower() != "yes":
-        return Dropped(identity, NOT_VALID, len(_list(values.get("generations"))))
-    correctness = values.get("correctness")
-    words = {name: correctness.get(name) if isinstance(correctness, dict) else None for name in _VERDICTS}
-    return parse_shared(
-        values,
-        identity,
-        excluded_sources,
-        words,
-        lambda _, text, verdicts: Generation(text, _is_right(verdicts), verdicts),
-    )
+    @abstractmethod
+    def _generation(self, values: Values, place: int, text: str, verdicts: dict[str, bool | None]) -> Generation:
+        """The generation at a place of a row."""
 
-
-def _is_right(verdicts: Words) -> bool:
-    """The joint verdict "LandMV"."""
-    return all(word for _, word in verdicts)
-
-
-def parse_shared(
-    values: Values,
-    identity: str,
-    excluded_sources: Collection[str],
-    verdicts: dict[str, object],
-    generation: Callable[[int, str, Words], Generation],
-) -> Problem | Dropped:
-    """The rules that OpenR1-Math-Raw and OpenR1-Math-220k share.
-
-    Args:
-        values: of the raw row.
-        identity: its id.
-        excluded_sources: values of the column `source` whose rows are dropped.
-        verdicts: of each verifier, what should be a list as long as the generations.
-        generation: from index, text and verdicts of a generation to its record.
-    """
-    source, problem, answer = (values.get(key) for key in ("source", "problem", "answer"))
-    texts = _list(values.get("generations"))
-    words = {name: _list(given) for name, given in verdicts.items()}
-    reason = None
-    if source in excluded_sources:
-        reason = f"source {source}"
-    elif not isinstance(problem, str) or not problem.strip():
-        reason = NO_PROBLEM
-    elif not texts:
-        reason = NO_GENERATIONS
-    elif not all(
-        len(given) == len(texts) and all(isinstance(w, bool | None) for w in given) for given in words.values()
-    ):
-        reason = NO_VERDICTS
-    elif not all(isinstance(text, str) and text.strip() for text in texts):
-        reason = EMPTY_GENERATION
-    if reason is not None:
-        return Dropped(identity, reason, len(texts))
-    is_answer = isinstance(answer, str) and answer.strip().lower() not in _NOT_AN_ANSWER
-    return Problem(
-        identity,
-        str(problem),
-        str(answer) if is_answer else None,
-        tuple(
-            generation(index, text, tuple(zip(words, given, strict=True)))
-            for index, (text, *given) in enumerate(zip(texts, *words.values(), strict=True))
-        ),
-        source if isinstance(source, str) else None,
-    )
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
-
-
-def check_columns(row: Row, columns: Sequence[str], name: str, *, other: str, column: str) -> None:
-    """Check that a row has the columns of the data set `name`; `column` is one that only the data set `other` has.
-
-    Raises:
-        UserError: some are missing.
-    """
-    missing = [wanted for wanted in columns if wanted not in row.values]
-    if missing:
-        hint = f" (these are columns of {other})" if column in row.values else ""
-        raise UserError(
-            f"{row.where}: not a row of {name}: without {', '.join(missing)}; it has {', '.join(row.values)}{hint}"
+    def _by_rules(self, values: Values, identity: str, verdicts: dict[str, object]) -> Problem | Dropped:
+        """The row under the shared rules; `verdicts` has for each verifier what should be a list."""
+        source, problem, answer = (values.get(key) for key in ("source", "problem", "answer"))
+        texts = as_list(values.get("generations"))
+        words = {name: as_list(given) for name, given in verdicts.items()}
+        reason = None
+        if source in self.excluded_sources:
+            reason = f"source {source}"
+        elif not isinstance(problem, str) or not problem.strip():
+            reason = NO_PROBLEM
+        elif not texts:
+            reason = NO_GENERATIONS
+        elif not all(len(w) == len(texts) and all(isinstance(x, bool | None) for x in w) for w in words.values()):
+            reason = NO_VERDICTS
+        elif not all(isinstance(text, str) and text.strip() for text in texts):
+            reason = EMPTY_GENERATION
+        if reason is not None:
+            return Dropped(identity, reason, len(texts))
+        generations = tuple(
+            self._generation(values, place, text, {name: given[place] for name, given in words.items()})
+            for place, text in enumerate(texts)
         )
+        is_answer = isinstance(answer, str) and answer.strip().lower() not in _NOT_AN_ANSWER
+        known = source if isinstance(source, str) else None
+        return Problem(identity, str(problem), str(answer) if is_answer else None, generations, known)
+
+
+@final
+@dataclass(frozen=True)
+class OpenR1Source(OpenR1Table):
+    """The demonstrations and pairs of OpenR1-Math-Raw; see `OpenR1Table` for the other attributes.
+
+    Attributes:
+        num_heldout: valid problems with an answer that can be graded, kept for evaluation; 0 in the paper.
+        shuffle_seed: seed of the order of the result, and of the choice of held-out problems.
+    """
+
+    path: str = "open-r1/OpenR1-Math-Raw"
+    excluded_sources: Sequence[str] = ("cn_k12",)
+    shuffle_seed: int = 42
+
+    name = "OpenR1-Math-Raw"
+    columns = ("problem", "problem_is_valid", "source", "generations", "correctness")
+    is_shuffled = True
+
+    @property
+    def seed(self) -> int:
+        """See `TableSource`."""
+        return self.shuffle_seed
+
+    def problem(self, values: Values, index: int) -> Problem | Dropped:
+        """See `OpenR1Table.problem`."""
+        valid = values.get("problem_is_valid")
+        if not isinstance(valid, str) or valid.strip().lower() != "yes":
+            return Dropped(str(index), NOT_VALID, len(as_list(values.get("generations"))))
+        correctness = values.get("correctness")
+        words = correctness if isinstance(correctness, dict) else {}
+        return self._by_rules(values, str(index), {name: words.get(name) for name in _VERDICTS})
+
+    def _generation(self, values: Values, place: int, text: str, verdicts: dict[str, bool | None]) -> Generation:
+        """With the joint verdict "LandMV"."""
+        return Generation(text, all(verdicts.values()), tuple(verdicts.items()))
+
+
+def as_list(value: object) -> list[Any]:
+    """The value, or an empty list in place of anything else."""
+    return value if isinstance(value, list) else []

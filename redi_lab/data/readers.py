@@ -23,21 +23,25 @@ A prompt may be a string or one message, [{"role": "user", "content": "1+1?"}]. 
 assistant's message, or the user's message and then that; in this form `chosen` and `rejected` need no `prompt`. Nothing
 is guessed: a wrong key, type, role or empty completion is refused with its place.
 
-A row or a generation may have a `weight`. What characters of a completion are to count stands beside it as `spans` or
-`steps`; in a ready pair as `chosen_spans`, `rejected_spans`, `chosen_steps`, `rejected_steps`. See `weight_columns`.
+A row or a generation may say how much a completion, and which of its characters, are to count (in a ready pair the
+latter as `chosen_spans`, `rejected_spans`, `chosen_steps`, `rejected_steps`):
+
+    {"weight": 2, "spans": [{"start": 0, "end": 5, "weight": 0.5}],
+     "steps": [{"start": 0, "end": 5, "right": true, "advantage": 0.1}]}
+
+`weight` is at least 0 and 1 by default; a generation's own counts instead of its row's. `right` and `advantage` are
+optional. Spans, and steps, are in order and do not overlap; `end` is exclusive. Null is as good as nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
-from redi_lab.data.pairing import Negatives
 from redi_lab.data.rows import Row, show
 from redi_lab.data.table_source import TableSource, one_by_one, peek
-from redi_lab.data.traces import Dropped, Generation, Problem
-from redi_lab.data.weight_columns import read_weights
+from redi_lab.data.traces import Dropped, Generation, Problem, Span, Step, TraceWeights
 from redi_lab.errors import UserError
 
 Shape = Literal["generations", "pairs", "messages", "completions"]
@@ -53,28 +57,25 @@ _SHOWN = {"pairs": ("prompt", "chosen", "rejected")}  # for people: only two-mes
 _GROUPED = ("messages", "completions")
 _MARKED: dict[Shape, str] = {"generations": 'each of its "generations"', "pairs": '"chosen_{0}" and "rejected_{0}"'}
 """Where these forms have the spans and steps that rows of one completion have under that name."""
+_LARGEST = (2 - 2**-23) * 2.0**127  # weights are used in single precision
 
 
 @final
+@dataclass(frozen=True)
 class TraceFileSource(TableSource):
     """Traces of a JSONL or Parquet file, a folder, or a hub data set, in the order of the source; see `TableSource`.
 
-    Args:
+    Attributes:
         format: the keys of the rows; "auto" goes by the first row.
     """
 
-    def __init__(
-        self,
-        path: str,
-        num_heldout: int = 0,
-        seed: int = 0,
-        format: Format = "auto",
-        split: str = "train",
-        revision: str | None = None,
-        negatives: Negatives = "first",
-    ) -> None:
-        self._format = format
-        super().__init__(path, split, revision, num_heldout, seed, [format], negatives=negatives)
+    seed: int = 0
+    format: Format = "auto"
+
+    @property
+    def options(self) -> Sequence[str]:
+        """See `TableSource`."""
+        return [self.format]
 
     def parse(self, rows: Iterator[Row]) -> Iterator[Problem | Dropped]:
         """See `TableSource.parse`; a ready pair is a problem with one correct and one incorrect generation.
@@ -82,7 +83,7 @@ class TraceFileSource(TableSource):
         Rows of one completion each are kept in memory, and those with the same prompt become one problem.
         """
         first, rows = peek(rows)
-        shape = detect_shape(first) if self._format == "auto" else self._format
+        shape = detect_shape(first) if self.format == "auto" else self.format
 
         def parse(row: Row, index: int) -> Problem:
             return _parse(row, index, shape, has_id=None if shape in _GROUPED else "id" in first.values)
@@ -174,7 +175,7 @@ class _RowReader:
 
     def _side(self, key: str, verdict: bool, prompt: str) -> Generation:
         text = self._completion(key, prompt)
-        weights = read_weights(self.row, self.row.values, text, side=f"{key}_")
+        weights = self._weights(self.row.values, text, side=f"{key}_")
         error = None if verdict else _word(self.row.values.get("error"))
         return Generation(text, verdict, (("correct", verdict),), weights=weights, error=error)
 
@@ -194,7 +195,7 @@ class _RowReader:
         correct = self._verdict(self.row.values[verdict], f'"{verdict}"')
         verdicts = () if correct is None else ((verdict, correct),)
         text = self._completion(key, prompt)
-        weights = read_weights(self.row, self.row.values, text)
+        weights = self._weights(self.row.values, text)
         generation = Generation(text, correct, verdicts, weights=weights, error=_word(self.row.values.get("error")))
         return Problem(self.identity, prompt, self._answer(), (generation,))
 
@@ -207,8 +208,58 @@ class _RowReader:
             raise self.row.refusal(f"{key}.finish_reason", "a string or null", reason)
         verdicts = () if correct is None else (("correct", correct),)
         text = self._text(item["text"], f"{key}.text")
-        weights = read_weights(self.row, item, text, f"{key}.{{}}")
+        weights = self._weights(item, text, f"{key}.{{}}")
         return Generation(text, correct, verdicts, reason, weights=weights, error=_word(item.get("error")))
+
+    def _weights(self, values: Mapping[str, object], text: str, form: str = '"{}"', side: str = "") -> TraceWeights:
+        """The weights of one completion.
+
+        Args:
+            values: what the completion has its columns in: the row, or one of its generations.
+            text: the completion.
+            form: how a key of `values` is called in errors.
+            side: what the keys of spans and steps begin with, such as "chosen_".
+        """
+        own, key = values.get("weight"), form.format("weight")
+        if own is None:
+            own, key = self.row.values.get("weight"), '"weight"'
+        spans, steps = (
+            list(self._stretches(form.format(side + name), values.get(side + name), text))
+            for name in ("spans", "steps")
+        )
+        return TraceWeights(
+            1.0 if own is None else self._number(own, key, least=0.0),
+            tuple(Span(start, end, self._number(more.get("weight"), f"{at}.weight")) for at, start, end, more in spans),
+            tuple(Step(start, end, *self._judgement(more, at)) for at, start, end, more in steps),
+        )
+
+    def _stretches(self, key: str, value: object, text: str) -> Iterator[tuple[str, int, int, Mapping[str, object]]]:
+        """Key, start, end and values of each stretch of the text."""
+        if not isinstance(value, list | None):
+            raise self.row.refusal(key, "a list", value)
+        start = end = 0
+        for index, item in enumerate(value or ()):
+            at = f"{key}[{index}]"
+            if not isinstance(item, dict):
+                raise self.row.refusal(at, 'an object with "start" and "end"', item)
+            start = self._character(item.get("start"), f"{at}.start", end, len(text) - 1)
+            end = self._character(item.get("end"), f"{at}.end", start + 1, len(text))
+            yield at, start, end, item
+
+    def _character(self, value: object, key: str, least: int, most: int) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise self.row.refusal(key, f"a place in the text, from {least} to {most}", value)
+        return value
+
+    def _number(self, value: object, key: str, least: float = -_LARGEST) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= _LARGEST:
+            raise self.row.refusal(key, "a finite number" + (" of at least 0" if least == 0 else ""), value)
+        return float(value)
+
+    def _judgement(self, step: Mapping[str, object], at: str) -> tuple[bool | None, float | None]:
+        """What is known of a step."""
+        right, advantage = self._verdict(step.get("right"), f"{at}.right"), step.get("advantage")
+        return right, None if advantage is None else self._number(advantage, f"{at}.advantage")
 
     def _prompt(self) -> str:
         value = self.row.values["prompt"]

@@ -11,7 +11,7 @@ import json
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import ClassVar
 
@@ -24,10 +24,11 @@ from redi_lab.data.traces import Demonstration, Generation, HeldOut, Pair, Probl
 _MOST_PROBLEMS_PER_PAIR = 50  # a teacher that never errs gives no pair, however long one waits
 
 
+@dataclass(frozen=True)
 class SimulatedSource(ABC):
     """Problems, teacher traces and held-out problems of an embedded task, from one seed.
 
-    Args:
+    Attributes:
         num_problems: problems the teacher works on, before the hopeless ones are dropped.
         num_heldout: further problems, kept for evaluation; disjoint from the former.
         seed: seed of problems and traces.
@@ -36,18 +37,15 @@ class SimulatedSource(ABC):
         negatives: which failure makes a pair, see `redi_lab.data.selection.choose`; the first one is drawn at random.
     """
 
+    num_problems: int
+    num_heldout: int = 600
+    seed: int = 0
+    max_tries: int = 8
+    teacher: Teacher = field(default_factory=Teacher)
+    negatives: Negatives = "first"
+
     name: ClassVar[str]
     """Of the task."""
-
-    def __init__(
-        self, num_problems: int, num_heldout: int, seed: int, max_tries: int, teacher: Teacher, negatives: Negatives
-    ) -> None:
-        self.num_problems = num_problems
-        self.num_heldout = num_heldout
-        self.seed = seed
-        self.max_tries = max_tries
-        self.teacher = teacher
-        self.negatives = negatives
 
     @abstractmethod
     def draw(self, rng: random.Random) -> ChainProblem:
@@ -59,7 +57,8 @@ class SimulatedSource(ABC):
 
     def digest(self) -> str:
         """SHA-256 of everything that shapes the corpus."""
-        options = {key: value for key, value in vars(self).items() if key != "teacher"} | asdict(self.teacher)
+        options = asdict(self)
+        options |= options.pop("teacher")
         return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
     def load(self, on_progress: OnProgress | None = None) -> TraceCorpus:
@@ -89,7 +88,15 @@ class SimulatedSource(ABC):
     def further(
         self, num_problems: int, num_pairs: int, exclude: Collection[str]
     ) -> tuple[tuple[HeldOut, ...], tuple[Pair, ...]]:
-        """Problems and pairs beyond the corpus, from a separate stream of random numbers; see `FurtherSource`."""
+        """Problems and pairs beyond the corpus, to look at during training: the same ones at each call.
+
+        They come from a separate stream of random numbers.
+
+        Args:
+            num_problems: how many problems.
+            num_pairs: at most how many pairs, of yet other problems.
+            exclude: texts of problems that are not to be among them, such as those of the corpus.
+        """
         rng = random.Random(f"{self.seed}/further")
         fresh = (problem for problem in _adding(self._distinct(rng)) if problem.text not in exclude)
         problems = self.named("further", islice(fresh, num_problems))

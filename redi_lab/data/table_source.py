@@ -7,7 +7,9 @@ import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 from redi_lab.data.pairing import Negatives
 from redi_lab.data.rows import OnProgress, Row, RowTable, open_rows
@@ -16,42 +18,46 @@ from redi_lab.data.traces import Dropped, Problem, TraceCorpus
 from redi_lab.errors import UserError
 
 
+@dataclass(frozen=True)
 class TableSource(ABC):
     """Traces of a file, a folder or a hub data set; how a row becomes a problem is up to the kind of source.
 
-    Args:
+    Attributes:
         path: hub id, or a local file or folder (see `redi_lab.data.rows`).
         split: of a hub data set, a saved `DatasetDict`, or a folder of split files.
         revision: of a hub data set.
         num_heldout: problems with an answer to keep for evaluation.
-        seed: seed of the choice of held-out problems.
-        options: further options that shape the corpus, for the digest.
         streaming: read a hub data set as it is downloaded, without keeping it on disk.
         negatives: which incorrect generation of a problem makes its pair, see `redi_lab.data.selection.choose`.
-        is_shuffled: whether the corpus is in the order of `datasets.Dataset.shuffle(seed)` rather than of the source.
     """
 
-    def __init__(
-        self,
-        path: str,
-        split: str,
-        revision: str | None,
-        num_heldout: int,
-        seed: int,
-        options: Sequence[object],
-        *,
-        streaming: bool = False,
-        is_shuffled: bool = False,
-        negatives: Negatives = "first",
-    ) -> None:
-        self.path = path
-        self._num_heldout = num_heldout
-        self._seed = seed
-        self._is_shuffled = is_shuffled
-        self._negatives = negatives
-        self._options = [split, num_heldout, seed, is_shuffled, negatives, *options]
-        # Opened once, so that digest and load agree on the commit of a hub data set.
-        self._open = cache(lambda: open_rows(path, split=split, revision=revision, streaming=streaming))
+    path: str
+    split: str = "train"
+    revision: str | None = None
+    num_heldout: int = 0
+    streaming: bool = False
+    negatives: Negatives = "first"
+
+    is_shuffled: ClassVar[bool] = False
+    """Whether the corpus is in the order of `datasets.Dataset.shuffle(seed)` rather than of the source."""
+
+    @property
+    @abstractmethod
+    def seed(self) -> int:
+        """Seed of the choice of held-out problems."""
+
+    @property
+    @abstractmethod
+    def options(self) -> Sequence[str]:
+        """Further options that shape the corpus, for the digest."""
+
+    @abstractmethod
+    def parse(self, rows: Iterator[Row]) -> Iterator[Problem | Dropped]:
+        """Problems with unique ids of raw rows, of which there is at least one.
+
+        Raises:
+            UserError: a row is not as documented.
+        """
 
     def table(self) -> RowTable:
         """The raw rows.
@@ -59,7 +65,12 @@ class TableSource(ABC):
         Raises:
             UserError: the data is not there.
         """
-        return self._open()
+        return self._table
+
+    @cached_property
+    def _table(self) -> RowTable:
+        # Opened once, so that digest and load agree on the commit of a hub data set.
+        return open_rows(self.path, split=self.split, revision=self.revision, streaming=self.streaming)
 
     def digest(self) -> str:
         """The sha256 of the content (or commit) and of the options; reads the files once, or asks the hub once.
@@ -67,7 +78,8 @@ class TableSource(ABC):
         Raises:
             UserError: the data is not there.
         """
-        content = [type(self).__name__, self.table().digest(), *self._options]
+        shared = [self.split, self.num_heldout, self.seed, self.is_shuffled, self.negatives]
+        content = [type(self).__name__, self.table().digest(), *shared, *self.options]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def problems(self, on_progress: OnProgress | None = None) -> Iterator[Problem | Dropped]:
@@ -84,20 +96,9 @@ class TableSource(ABC):
         Raises:
             UserError: as `problems`; or too few problems can be held out, or nothing is left to train on.
         """
-        problems = self.problems(on_progress)
-        source = self.table().source
-        corpus = curate(
-            problems, source=source, num_heldout=self._num_heldout, seed=self._seed, negatives=self._negatives
-        )
-        return shuffled(corpus, self._seed) if self._is_shuffled else corpus
-
-    @abstractmethod
-    def parse(self, rows: Iterator[Row]) -> Iterator[Problem | Dropped]:
-        """Problems with unique ids of raw rows, of which there is at least one.
-
-        Raises:
-            UserError: a row is not as documented.
-        """
+        problems, source = self.problems(on_progress), self.table().source
+        corpus = curate(problems, source=source, num_heldout=self.num_heldout, seed=self.seed, negatives=self.negatives)
+        return shuffled(corpus, self.seed) if self.is_shuffled else corpus
 
 
 def peek(rows: Iterator[Row]) -> tuple[Row, Iterator[Row]]:

@@ -7,7 +7,6 @@ load_sets(path)["train"]  # the same batches
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,54 +48,32 @@ def load_sets(path: Path) -> dict[str, BatchDataset]:
 def _columns(dataset: BatchDataset) -> dict[str, Tensor]:
     sequences = [sequence for example in dataset.examples for sequence in example]
     weighted = [sequence.token_weights or () for sequence in sequences]
+    about = [(s.id, s.prompt_length, s.is_chosen, s.weight, s.pass_rate) for s in sequences]
     ids = np.concatenate([np.empty(0, np.int32), *(np.asarray(s.input_ids, np.int32) for s in sequences)])
     columns = {
-        "names": torch.tensor(list(json.dumps([sequence.id for sequence in sequences]).encode()), dtype=torch.uint8),
+        "about": torch.tensor(list(json.dumps(about).encode()), dtype=torch.uint8),
         "ids": torch.from_numpy(ids),
         "sizes": torch.tensor([len(sequence.input_ids) for sequence in sequences], dtype=torch.int64),
-        "prompts": torch.tensor([sequence.prompt_length for sequence in sequences], dtype=torch.int64),
-        "is_chosen": torch.tensor([sequence.is_chosen for sequence in sequences], dtype=torch.bool),
-        "weights": _float64([sequence.weight for sequence in sequences]),
-        "pass_rates": _float64([math.nan if s.pass_rate is None else s.pass_rate for s in sequences]),
-        "token_weights": _float64([weight for weights in weighted for weight in weights]),
+        "token_weights": torch.tensor([weight for weights in weighted for weight in weights], dtype=torch.float64),
         "num_token_weights": torch.tensor(list(map(len, weighted)), dtype=torch.int64),
     }
     if dataset.reference is not None:
         scores = [one for example in dataset.reference for one in example]
-        columns["reference"] = _float64([one.logps for one in scores])
+        columns["reference"] = torch.tensor([one.logps for one in scores], dtype=torch.float64)
         if tokens := [one.token_logps for one in scores if one.token_logps is not None]:
             columns["reference_tokens"] = torch.cat(tokens)
     return columns
 
 
-def _float64(values: list[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
 def _read(file: Any, name: str, width: int, options: dict[str, Any]) -> BatchDataset:
     names = file.keys()
     columns = {key.rpartition("/")[2]: file.get_tensor(key) for key in names if key.startswith(f"{name}/")}
-    sizes, counts = columns["sizes"].tolist(), columns["num_token_weights"].tolist()
+    about = json.loads(bytes(columns["about"].tolist()))
+    ids = columns["ids"].split(columns["sizes"].tolist())
+    weights = columns["token_weights"].split(columns["num_token_weights"].tolist())
     sequences = [
-        TokenizedSequence(
-            id_,
-            memoryview(ids.numpy()),
-            prompt,
-            is_chosen,
-            weight,
-            None if math.isnan(pass_rate) else pass_rate,
-            tuple(token_weights.tolist()) or None,
-        )
-        for id_, ids, prompt, is_chosen, weight, pass_rate, token_weights in zip(
-            json.loads(bytes(columns["names"].tolist())),
-            columns["ids"].split(sizes),
-            columns["prompts"].tolist(),
-            columns["is_chosen"].tolist(),
-            columns["weights"].tolist(),
-            columns["pass_rates"].tolist(),
-            columns["token_weights"].split(counts),
-            strict=True,
-        )
+        TokenizedSequence(id_, memoryview(tokens.numpy()), prompt, is_chosen, weight, rate, tuple(own.tolist()) or None)
+        for (id_, prompt, is_chosen, weight, rate), tokens, own in zip(about, ids, weights, strict=True)
     ]
     dataset = BatchDataset([tuple(sequences[at : at + width]) for at in range(0, len(sequences), width)], **options)
     if "reference" in columns:

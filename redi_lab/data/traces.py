@@ -9,9 +9,9 @@ refuse), `redi_lab.data.selection` turns those into demonstrations and pairs, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, Self, final, runtime_checkable
+from typing import Any, Protocol, Self, final
 
 
 @final
@@ -274,20 +274,4 @@ class TraceSource(Protocol):
 
         Args:
             on_progress: called with the rows done and the rows in all, where that is known.
-        """
-
-
-@runtime_checkable
-class FurtherSource(Protocol):
-    """A source that can make problems and pairs beyond its corpus, to look at during training."""
-
-    def further(
-        self, num_problems: int, num_pairs: int, exclude: Collection[str]
-    ) -> tuple[tuple[HeldOut, ...], tuple[Pair, ...]]:
-        """Problems with answers, and pairs (perhaps fewer) of yet other problems, the same ones at each call.
-
-        Args:
-            num_problems: how many problems.
-            num_pairs: at most how many pairs.
-            exclude: texts of problems that are not to be among them, such as those of the corpus.
         """

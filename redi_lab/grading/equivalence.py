@@ -15,9 +15,8 @@ import re
 from collections.abc import Callable
 from enum import StrEnum
 
-from redi_lab.grading.notation import normalise, squeeze
+from redi_lab.grading.notation import is_unit, normalise, squeeze
 from redi_lab.grading.reading import Group, Leaf, Number, Part, UnreadableError, read
-from redi_lab.grading.units import is_unit
 
 _CHOICE = re.compile(r"(?s)\(?([A-J])\)?[.:]?|\(([A-J])\).*|([A-J])[).:]\s*\S.*|(?:[Oo]ption|[Cc]hoice) \(?([A-J])\)?")
 _BASE = re.compile(r"\(?([0-9A-F]+)\)?_\{?\(?([0-9]{1,2})\)?\}?")

@@ -8,10 +8,9 @@ extract_answer("She has 4 + 5 = 9 left", "last_number")    ->  "9"
 from __future__ import annotations
 
 import re
-from typing import Literal, get_args
+from typing import Literal
 
 Answers = Literal["boxed", "marker", "last_number"]
-ANSWERS: tuple[str, ...] = get_args(Answers)
 
 _BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
 # Boxes with nothing more than this between them are one answer given in parts: "\boxed{1} and \boxed{2}".

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import final
 
-from redi_lab.grading.units import canonical_unit, is_unit
+from redi_lab.grading.notation import canonical_unit, is_unit
 
 _MAX_PARTS, _MAX_DEPTH, _MAX_EXPONENT = 64, 6, 400
 _SEPARATOR = re.compile(r"[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")

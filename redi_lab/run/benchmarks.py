@@ -10,8 +10,9 @@ from omegaconf import DictConfig
 
 from redi_lab.data.arithmetic import ArithmeticSource
 from redi_lab.data.chains import ChainsSource
+from redi_lab.data.simulated import SimulatedSource
 from redi_lab.data.teacher import describe_work
-from redi_lab.data.traces import FurtherSource, HeldOut, TraceCorpus
+from redi_lab.data.traces import HeldOut, TraceCorpus
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import (
     Benchmark,
@@ -75,7 +76,7 @@ def _held_out_benchmark(name: str, rows: Sequence[HeldOut], describe: Describe |
 def _final_problems(config: DictConfig, corpus: TraceCorpus) -> Sequence[HeldOut]:
     """The held-out problems without the last ones, where those serve accuracy during training."""
     data, held_out = config.data, corpus.held_out
-    if data.development_path is not None or issubclass(get_class(data.source._target_), FurtherSource):
+    if data.development_path is not None or issubclass(get_class(data.source._target_), SimulatedSource):
         return held_out
     if data.num_development and data.num_development >= len(held_out):
         raise UserError(

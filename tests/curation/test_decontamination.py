@@ -154,6 +154,7 @@ def test_traces_on_math500_are_found_completely(shared_data: Callable[[str], Pat
     assert all(respaced)
 
 
+@pytest.mark.slow
 def test_chance_matches_between_different_corpora_are_rare(shared_data: Callable[[str], Path]) -> None:
     """3 of 1,500: sentences such as "miles in 3 hours at the same rate how many additional hours would"."""
     train = problems(shared_data("gsm8k/gsm8k_train.jsonl"))[:1500]

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import itertools
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,10 +126,7 @@ def test_pairs_at_the_threshold_are_rarely_missed() -> None:
 
 
 def test_signatures_are_the_same_in_every_process() -> None:
-    code = f"from redi_lab.curation.duplicates import signature; print(signature({PROBLEM!r}).hex())"
-    environment = {"PYTHONHASHSEED": "7"}
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert printed.stdout.strip() == signature(PROBLEM).hex()
+    assert hashlib.sha256(signature(PROBLEM)).hexdigest()[:16] == "4aa8da3c66443fc9"
 
 
 def test_long_texts_are_hashed_in_pieces() -> None:
@@ -140,14 +136,17 @@ def test_long_texts_are_hashed_in_pieces() -> None:
 
 
 def test_on_real_problems(shared_data: Callable[[str], Path]) -> None:
-    """The 40 of AMC23 are found among the 83; of 1,175 problems with many of one stem, none is merged with another."""
+    """The 40 of AMC23 are found among the 83."""
     seen = Seen()
     for _, row in read_jsonl(shared_data("eval/amc_83_official.jsonl")):
         assert seen.add(str(row["problem"])) is None
     matches = [seen.add(str(row["problem"])) for _, row in read_jsonl(shared_data("eval/amc23_40_qwen.jsonl"))]
     assert len(matches) == 40
     assert all(matches)
-    others = Seen()
+
+
+def test_real_problems_of_one_stem_are_not_merged(shared_data: Callable[[str], Path]) -> None:
+    seen = Seen()
     for name in ("math500", "olympiadbench"):
         for _, row in read_jsonl(shared_data(f"eval/{name}.jsonl")):
-            assert others.add(str(row["problem"])) is None
+            assert seen.add(str(row["problem"])) is None

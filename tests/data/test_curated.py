@@ -9,8 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from redi_lab.curation.curator import RowCurator, RowRules
-from redi_lab.curation.writer import CuratedWriter
-from redi_lab.data.curated import PAIRS_SCHEMA, TRACE_SCHEMA, CuratedSource
+from redi_lab.data.curated import PAIRS_SCHEMA, TRACE_SCHEMA, CuratedSource, CuratedWriter
 from redi_lab.data.traces import Generation, Problem
 from redi_lab.errors import UserError
 from redi_lab.files import file_digest
@@ -29,7 +28,8 @@ def write(folder: Path, *verdicts: str, rules: RowRules = ALL) -> Path:
                 Generation(f"{index}:{j}", None, (("v", m == "+"),), error=None if m == "+" else f"slip {j}")
                 for j, m in enumerate(marks)
             )
-            writer.add(curator.curate(index, Problem(f"p{index}", f"problem {index}", str(index), generations)))
+            made = curator.curate(index, Problem(f"p{index}", f"problem {index}", str(index), generations))
+            writer.add(made.demonstrations, made.pairs, made.negatives)
     return folder
 
 

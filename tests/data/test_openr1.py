@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from redi_lab.data.openr1 import OpenR1Source, parse_row
+from redi_lab.data.openr1 import OpenR1Source
 from redi_lab.data.selection import shuffled
 from redi_lab.data.traces import Demonstration, Dropped, Problem, SelectionCounts, TraceCorpus
 from redi_lab.errors import UserError
@@ -29,7 +29,7 @@ def raw_row(**changes: object) -> dict[str, object]:
 
 
 def outcome(**changes: object) -> Problem | Dropped:
-    return parse_row(raw_row(**changes), "5", ("cn_k12",))
+    return OpenR1Source().problem(raw_row(**changes), 5)
 
 
 def reason(**changes: object) -> str:
@@ -58,7 +58,7 @@ def test_every_row_of_the_published_rules(shared_data: Callable[[str], Path]) ->
     pairs = {p.id: p for p in corpus.pairs}
     assert len(rows) == len(expected_rows) == corpus.counts.rows_read == 20
     for index, (row, expected) in enumerate(zip(rows, expected_rows, strict=True)):
-        parsed = parse_row(row, str(index), ("cn_k12",))
+        parsed = OpenR1Source().problem(row, index)
         assert (parsed.reason if isinstance(parsed, Dropped) else None) == expected["reason"], expected
         texts = row["generations"]
         assert isinstance(texts, list)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from redi_lab.data.openr1_220k import OpenR1Math220kSource, parse_row
+from redi_lab.data.openr1_220k import OpenR1Math220kSource
 from redi_lab.data.traces import Dropped, Problem
 from redi_lab.errors import UserError
 
@@ -28,13 +28,13 @@ def raw_row(**changes: object) -> dict[str, object]:
 
 
 def verdicts(**changes: object) -> list[bool | None]:
-    problem = parse_row(raw_row(**changes), 5, ())
+    problem = OpenR1Math220kSource().problem(raw_row(**changes), 5)
     assert isinstance(problem, Problem)
     return [generation.correct for generation in problem.generations]
 
 
 def reason(**changes: object) -> str:
-    row = parse_row(raw_row(**changes), 5, ("cn_k12",))
+    row = OpenR1Math220kSource(excluded_sources=("cn_k12",)).problem(raw_row(**changes), 5)
     assert isinstance(row, Dropped)
     assert row.num_generations == (len(changes["generations"]) if "generations" in changes else 2)  # type: ignore[arg-type]
     return row.reason
@@ -63,8 +63,8 @@ def test_rows_that_are_refused() -> None:
 
 
 def test_ids_are_uuids_where_there_are_any() -> None:
-    assert parse_row(raw_row(), 5, ()).id == "u-1"
-    assert parse_row(raw_row(uuid=None), 5, ()).id == "5"
+    assert OpenR1Math220kSource().problem(raw_row(), 5).id == "u-1"
+    assert OpenR1Math220kSource().problem(raw_row(uuid=None), 5).id == "5"
 
 
 def test_every_synthetic_row_is_read(shared_data: Callable[[str], Path]) -> None:

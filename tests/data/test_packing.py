@@ -32,7 +32,7 @@ D = TokenizedSequence("d", (40, 41, 42, 43, 44), 3)
 pair_lengths = st.lists(st.tuples(st.integers(2, 20), st.integers(2, 20)), min_size=1, max_size=12)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(lengths=st.lists(st.integers(1, 50), max_size=60), spare=st.integers(0, 60))
 def test_packing_keeps_every_item_once_and_no_row_over_budget(lengths: list[int], spare: int) -> None:
     budget = max(lengths, default=1) + spare
@@ -66,7 +66,7 @@ def test_grids_by_hand() -> None:
         pack_into_grids([4, 11], 2, 20)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(lengths=st.lists(st.integers(1, 50), max_size=60), spare=st.integers(0, 60), width=st.sampled_from([1, 2]))
 def test_grids_keep_every_item_once_and_none_over_budget(lengths: list[int], spare: int, width: int) -> None:
     budget = width * max(lengths, default=1) + spare

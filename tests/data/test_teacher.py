@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
-from redi_lab.config.compose import load_config
 from redi_lab.data.teacher import HASTE, WAIT, Attempt, ChainProblem, Teacher, describe_work
 
+TEACHERS = Path(__file__).parents[2] / "conf" / "data" / "teacher"
 PERFECT: dict[str, Any] = {"slip_rate": 0.0, "haste_last": 0.0, "haste_before": 0.0}
 SUM = ChainProblem(76, (72, 68))
 TAKE = ChainProblem(1203, (417,), takes=True, restates=False)
@@ -89,9 +91,9 @@ def test_the_first_error_gives_the_name() -> None:
 @pytest.mark.parametrize("name", ["hasty", "careless", "misconceived", "rambling", "truncating", "mixture"])
 def test_teachers_of_the_configuration_fail_in_their_way(name: str) -> None:
     """Every option is a teacher of this module; the pure ones know one kind of error, apart from slips by the hasty."""
-    settings = dict(load_config("train", [f"data/teacher={name}"]).data.source.teacher)
-    assert settings.pop("_target_") == "redi_lab.data.teacher.Teacher"
-    teacher, rng = Teacher(**settings), random.Random(5)
+    settings = OmegaConf.merge(*(OmegaConf.load(TEACHERS / f"{file}.yaml") for file in ("_base", name)))
+    habits = {str(key): value for key, value in settings.items() if key not in ("_target_", "defaults")}
+    teacher, rng = Teacher(**habits), random.Random(5)
     attempts = [teacher.solve(ChainProblem(rng.randint(11, 99), (78, 57)), rng) for _ in range(400)]
     errors = {error for _, _, error in attempts} - {None}
     pure = {"careless": "slip", "misconceived": "misconception", "rambling": "rambling", "truncating": "truncation"}

@@ -140,9 +140,8 @@ SOURCES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", SOURCES)
-@pytest.mark.parametrize("where", ["hub", "file"])
 def test_every_shipped_source_is_read_in_its_own_format(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, where: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     row, accepted = SOURCES[name]
     settings = load_config("evaluate", ["checkpoint=.", f"eval={name}"], check_paths=False).eval
@@ -154,17 +153,16 @@ def test_every_shipped_source_is_read_in_its_own_format(
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     keys = (settings.problem_key, settings.answer_key)
-    if where == "hub":
-        split, revision, config = (settings.get(key) for key in ("split", "revision", "config"))
-        [problem] = load_hub_benchmark(settings.path, split, keys, name, revision, config).problems
-        is_url = "://" in settings.path
-        expected = (("json",), {"data_files": settings.path, "split": "train"})
-        assert asked == [expected if is_url else ((settings.path, config), {"split": split, "revision": revision})]
-    else:
-        path = tmp_path / "rows.jsonl"
-        path.write_text(json.dumps(row))
-        [problem] = load_file_benchmark(path, name, keys=keys).problems
-    assert (problem.problem, problem.answers) == ("p", accepted)
+    split, revision, config = (settings.get(key) for key in ("split", "revision", "config"))
+    [of_hub] = load_hub_benchmark(settings.path, split, keys, name, revision, config).problems
+    is_url = "://" in settings.path
+    expected = (("json",), {"data_files": settings.path, "split": "train"})
+    assert asked == [expected if is_url else ((settings.path, config), {"split": split, "revision": revision})]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row))
+    [of_file] = load_file_benchmark(path, name, keys=keys).problems
+    for problem in (of_hub, of_file):
+        assert (problem.problem, problem.answers) == ("p", accepted)
     with Grader(num_workers=1) as grader:
         (made,) = grader.grade_all([(f"\\boxed{{{gold_answer(accepted[0])}}}", accepted)])
     assert made.verdict is Verdict.RIGHT

@@ -156,8 +156,8 @@ def test_swaps_keep_their_level_over_benchmarks_of_unequal_size() -> None:
     def strata() -> list[np.ndarray]:
         return [generator.binomial(4, 0.5, n) / 4 - generator.binomial(4, 0.5, n) / 4 for n in (10, 200)]
 
-    found = [swap_test(strata()) <= 0.05 for _ in range(300)]
-    assert 0.01 < np.mean(found) < 0.09
+    found = [swap_test(strata()) <= 0.05 for _ in range(150)]
+    assert 0.01 < np.mean(found) < 0.1
 
 
 def test_each_benchmark_counts_once() -> None:

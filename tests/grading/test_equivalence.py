@@ -191,7 +191,7 @@ def test_no_text_raises() -> None:
         assert isinstance(compare_answers(answer, gold), Outcome)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.lists(st.sampled_from(PIECES), max_size=5).map("".join),
     st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map("".join),

@@ -114,7 +114,7 @@ def test_plain_answers_start_no_worker() -> None:
     answers = [*map(str, range(10)), r"\frac{14}{2}", "(1, 2)", "x=8", r"7\text{ cm}"]
     with Grader() as fresh:
         grades = fresh.grade_all([(rf"\boxed{{{answer}}}", "7") for answer in answers])
-        assert not fresh.has_workers
+        assert fresh._pool is None
     assert [made.verdict for made in grades].count(Verdict.RIGHT) == 3
 
 
@@ -134,9 +134,12 @@ def test_stream_reads_only_a_window_ahead(monkeypatch: pytest.MonkeyPatch) -> No
         assert [first.verdict, *(made.verdict for made in stream)].count(Verdict.RIGHT) == 1
 
 
-def test_agrees_with_published_grading_cases(shared_data: Callable[[str], Path], grader: Grader) -> None:
+@pytest.mark.parametrize(("step", "fewest"), [(3, 52), pytest.param(1, 151, marks=pytest.mark.slow)])
+def test_agrees_with_published_grading_cases(
+    step: int, fewest: int, shared_data: Callable[[str], Path], grader: Grader
+) -> None:
     """Bare math-verify agrees with 151 of the 161; docs/grading.md says why not all can be met."""
-    cases = read(shared_data("grading/grading_cases.jsonl"))
+    cases = read(shared_data("grading/grading_cases.jsonl"), step)
     # Many cases are bare answers: box what states none, as a completion would.
     texts = [
         case["prediction"] if extract_answer(case["prediction"]) else rf"\boxed{{{case['prediction']}}}"
@@ -144,7 +147,7 @@ def test_agrees_with_published_grading_cases(shared_data: Callable[[str], Path],
     ]
     grades = grader.grade_all(list(zip(texts, (case["gold"] for case in cases), strict=True)))
     agreed = sum((made.verdict is Verdict.RIGHT) == case["expected"] for made, case in zip(grades, cases, strict=True))
-    assert agreed >= 151
+    assert agreed >= fewest
 
 
 def test_hunted_wrong_answers_are_not_called_right(shared_data: Callable[[str], Path], grader: Grader) -> None:
@@ -238,7 +241,7 @@ def test_a_lost_worker_is_an_unknown_verdict(
     work: Callable[[tuple[str, tuple[str, ...]]], Grade], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("redi_lab.grading.grader._compare_by_algebra", work)
-    with Grader(num_workers=1, timeout_seconds=1.0, memory_mb=512) as small:
+    with Grader(num_workers=1, timeout_seconds=0.5, memory_mb=512) as small:
         assert small.grade_all([(r"\boxed{\int x}", "y")]) == [Grade(Verdict.UNKNOWN, reason, r"\int x")]
 
 

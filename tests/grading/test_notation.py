@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from redi_lab.grading.notation import normalise, squeeze
+from redi_lab.grading.notation import canonical_unit, is_unit, normalise, squeeze
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,31 @@ def test_normalise(text: str, expected: str) -> None:
 def test_squeeze_keeps_what_parts_numbers() -> None:
     assert squeeze("x ^ {2} + 1") == "x^2+1"
     assert squeeze("1 000") != squeeze("1000")
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [
+        ("", ""),
+        ("centimeters", "cm"),
+        ("⟦square inches⟧", "in^2"),
+        (r"⟦kg⟧\cdot⟦m⟧/⟦s⟧^{2}", "kg m/s^2"),
+        ("miles per hour", "mi/h"),
+        ("＄", "＄"),
+        ("dollars", "＄"),
+        ("percent", "%"),
+        ("Apples", "apples"),
+    ],
+)
+def test_canonical_unit(unit: str, expected: str) -> None:
+    assert canonical_unit(unit) == expected
+
+
+@pytest.mark.parametrize("unit", ["cm", "kg m/s^2", "apples", "%", "＄"])
+def test_what_a_number_may_be_followed_by(unit: str) -> None:
+    assert is_unit(unit)
+
+
+@pytest.mark.parametrize("unit", ["", "wrong", "millions", "million", "is wrong", "less", "apple pies"])
+def test_words_that_may_change_the_number_are_no_unit(unit: str) -> None:
+    assert not is_unit(unit)

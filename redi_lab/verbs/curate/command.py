@@ -23,8 +23,7 @@ from redi_lab.curation.account import Account
 from redi_lab.curation.curator import RowResult, RowRules, given_up
 from redi_lab.curation.duplicates import SeenTexts
 from redi_lab.curation.parallel import map_ordered
-from redi_lab.curation.writer import CuratedWriter
-from redi_lab.data.curated import NEGATIVES_FILE, PAIRS_FILE, SFT_FILE
+from redi_lab.data.curated import NEGATIVES_FILE, PAIRS_FILE, SFT_FILE, CuratedWriter
 from redi_lab.data.table_source import TableSource
 from redi_lab.data.traces import Dropped, Problem
 from redi_lab.errors import UserError
@@ -137,7 +136,7 @@ def _curate_rows(recipe: Recipe, writer: CuratedWriter) -> Account:
             for result in results:
                 final = _without_repetition(result, seen)
                 account.add(final)
-                writer.add(final)
+                writer.add(final.demonstrations, final.pairs, final.negatives)
             progress.update(task, completed=account.rows)
     return account
 

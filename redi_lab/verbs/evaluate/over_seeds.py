@@ -14,9 +14,8 @@ from typing import Any, final
 import numpy as np
 
 from redi_lab.errors import UserError
-from redi_lab.evaluation.comparison import Finding, holm
+from redi_lab.evaluation.comparison import Finding, SeedComparison, compare_over_seeds, holm
 from redi_lab.evaluation.metrics import Values
-from redi_lab.evaluation.over_seeds import SeedComparison, compare_over_seeds
 from redi_lab.evaluation.scoring import verdicts_of
 from redi_lab.figures.scores import plot_scores
 from redi_lab.verbs.evaluate.compare import (

@@ -16,9 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.errors import UserError
-from redi_lab.evaluation.comparison import Comparison, Finding, compare
+from redi_lab.evaluation.comparison import Comparison, Finding, compare, compare_over_seeds
 from redi_lab.evaluation.metrics import Values, Verdicts
-from redi_lab.evaluation.over_seeds import compare_over_seeds
 from redi_lab.run.screen import say
 from redi_lab.verbs.sweep.claims import Claims
 from redi_lab.verbs.sweep.space import as_overrides

@@ -20,8 +20,9 @@ from omegaconf import DictConfig
 from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.pairing import far_pairs
 from redi_lab.data.selection import text_key
+from redi_lab.data.simulated import SimulatedSource
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
-from redi_lab.data.traces import FurtherSource, Pair
+from redi_lab.data.traces import Pair
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem, load_file_benchmark
 from redi_lab.generation.engines import SamplingParams
@@ -71,7 +72,7 @@ def load_development(config: DictConfig, data: OpenedData, final: Benchmark | No
     evaluated = set() if final is None else {problem.problem for problem in final.problems}
     problems, origin = corpus.held_out[max(0, len(corpus.held_out) - number) :], "held-out problems"
     pairs: tuple[Pair, ...] = ()
-    if isinstance(data.source, FurtherSource):
+    if isinstance(data.source, SimulatedSource):
         num_pairs = config.callbacks.probes.num_examples if config.callbacks.get("probes") else 0
         known = trained.union(evaluated, (row.problem for row in corpus.held_out))
         problems, pairs = data.source.further(number, num_pairs, known)

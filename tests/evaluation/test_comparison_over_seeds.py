@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from redi_lab.evaluation.comparison import Finding
-from redi_lab.evaluation.over_seeds import compare_over_seeds
+from redi_lab.evaluation.comparison import Finding, compare_over_seeds
 
 
 def test_crossed_mean_squares_by_hand() -> None:
@@ -38,8 +37,11 @@ def test_problems_of_their_own_leave_the_means_of_seeds() -> None:
 
 
 @pytest.mark.parametrize("is_crossed", [True, False])
-@pytest.mark.parametrize(("of_seeds", "of_problems"), [(0.0, 0.0), (0.04, 0.0), (0.0, 0.1), (0.04, 0.1)])
-@pytest.mark.parametrize("seeds", [2, 3, 6])
+@pytest.mark.parametrize(
+    ("of_seeds", "of_problems"),
+    [(0.0, 0.0), (0.04, 0.1), *(pytest.param(*both, marks=pytest.mark.slow) for both in ((0.04, 0.0), (0.0, 0.1)))],
+)
+@pytest.mark.parametrize("seeds", [2, pytest.param(3, marks=pytest.mark.slow), 6])
 def test_intervals_cover_what_is_true_of_other_seeds_and_problems(
     seeds: int, of_problems: float, of_seeds: float, *, is_crossed: bool
 ) -> None:
