@@ -29,7 +29,6 @@ class LossConfig(TargetSettings):
         alias="_target_"
     )
     partial: Literal[True] = Field(alias="_partial_")
-    log_entropy: bool
     kl_weight: NotNegative
 
 
