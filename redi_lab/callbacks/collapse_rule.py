@@ -69,9 +69,6 @@ class Limits:
         confirmations: consecutive measurements beyond a limit that make a collapse.
         drifting_share: share of a limit from which a run is drifting.
         deviations: robust standard deviations of the batches' noise that a fall must exceed, too, without probes.
-
-    Raises:
-        ValueError: a limit is not positive, or `drifting_share` above 1.
     """
 
     token_nats: float = 6.0
@@ -80,13 +77,6 @@ class Limits:
     confirmations: int = 1
     drifting_share: float = 0.5
     deviations: float = 6.0
-
-    def __post_init__(self) -> None:
-        for name in self.__slots__:
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"Limits: {name} must be a positive number, got {getattr(self, name)}")
-        if self.drifting_share > 1:
-            raise ValueError(f"Limits: drifting_share must be at most 1, got {self.drifting_share}")
 
 
 @final
