@@ -116,6 +116,7 @@ def test_a_training_that_ends_in_the_middle_goes_on_to_the_bit(tmp_path: Path) -
     assert_same(folder, through)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("kind", [None, "nf4"])
 def test_adapters_go_on_to_the_bit(kind: str | None, tmp_path: Path) -> None:
