@@ -120,7 +120,7 @@ def _execute(name: str, config: DictConfig, overrides: list[str]) -> None:
     else:
         from redi_lab.verbs.evaluate.command import run_evaluation
 
-        folder = run_evaluation(config, overrides)
+        folder = run_evaluation(config)
     print(f"Results:    {folder}")
 
 

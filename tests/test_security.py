@@ -7,11 +7,12 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -296,7 +297,8 @@ def test_an_interrupted_run_goes_on_while_its_variables_keep_their_values(
     def run() -> Path:
         config = load_config("train", overrides)
         settings = {"prompt_template": config.data.prompt_template}
-        with suppress(RunInterruptedError), running(config, overrides, [_Stage(settings)]) as begun:
+        stage: Any = SimpleNamespace(name="sft", identity=settings, fingerprint=content_digest(settings))
+        with suppress(RunInterruptedError), running(config, overrides, [stage]) as begun:
             raise RunInterruptedError("SIGTERM")
         return begun.folder
 
@@ -308,16 +310,6 @@ def test_an_interrupted_run_goes_on_while_its_variables_keep_their_values(
     overrides.append(f"paths.output_dir={folder}")
     with pytest.raises(UserError, match="fingerprint"):
         run()
-
-
-@dataclass(frozen=True)
-class _Stage:
-    identity: Mapping[str, Any]
-    name: str = "sft"
-
-    @property
-    def fingerprint(self) -> str:
-        return content_digest(self.identity)
 
 
 def test_error_messages_show_no_secret(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,7 +41,7 @@ def evaluate(outputs: Path, checkpoint: Path, name: str, seed: int) -> dict[str,
     if not (folder / "summary.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
         overrides = [f"checkpoint={checkpoint}", f"seed={seed}", COMMON[0], *places(outputs, folder)]
-        run_evaluation(load_config("evaluate", overrides), overrides)
+        run_evaluation(load_config("evaluate", overrides))
     metrics = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["metrics"]
     scores = {key: round(metrics[key]["value"], 5) for key in SCORES if key in metrics}
     return scores | {f"pass_at_1_ci_{end}": round(metrics["pass_at_1"][f"ci_{end}"], 5) for end in ("low", "high")}

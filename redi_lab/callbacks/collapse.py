@@ -37,7 +37,7 @@ _LOG = logging.getLogger(__name__)
 _WINDOW_SHARE = 0.1
 EVENTS = "events.jsonl"
 SNAPSHOT = "last_healthy"
-Action = Literal["warn", "stop", "prune", "rollback"]
+Action = Literal["warn", "stop", "rollback"]
 
 
 @final
@@ -52,16 +52,13 @@ class CollapseDetector(StoppingCallback):
 
     Args:
         folder: of the run; events.jsonl and the snapshot go there.
-        action: on collapse: "warn"; "stop" training; "prune", which also spares the final evaluation; or "rollback".
+        action: on collapse: "warn"; "stop" training; or "rollback".
         lr_factor: a rollback multiplies the learning rate by it.
         alpha_factor: a rollback multiplies the objective's alpha by it; 1 where it has none.
         max_rollbacks: after this many rollbacks, the next collapse stops training.
         snapshot_every_n_steps: least number of steps between two snapshots, which only rollbacks need.
         window_steps: steps within which a fall counts; None: a tenth of the training, but at least those of `Limits`.
         **limits: the others of `Limits`.
-
-    Raises:
-        ValueError: a limit is out of range.
     """
 
     def __init__(
@@ -188,16 +185,11 @@ class CollapseDetector(StoppingCallback):
             self._memory = observe(self._memory, trainer.global_step, accuracy, self.limits)
 
     def _act(self, trainer: pl.Trainer, module: pl.LightningModule, verdict: CollapseVerdict) -> None:
-        step = trainer.global_step
-        match self.action:
-            case "stop":
-                self._report(trainer, "stop", "training ends here")
-                self.end_training(trainer, Stop("collapse", step, verdict.reason))
-            case "prune":
-                self._report(trainer, "prune", "training ends here, without a final evaluation")
-                self.end_training(trainer, Stop("pruner", step, f"collapse: {verdict.reason}"))
-            case "rollback":
-                self._roll_back(trainer, module, verdict)
+        if self.action == "stop":
+            self._report(trainer, "stop", "training ends here")
+            self.end_training(trainer, Stop("collapse", trainer.global_step, verdict.reason))
+        elif self.action == "rollback":
+            self._roll_back(trainer, module, verdict)
 
     def _roll_back(self, trainer: pl.Trainer, module: pl.LightningModule, verdict: CollapseVerdict) -> None:
         if self._snapshot is None or self.num_rollbacks == self.max_rollbacks:

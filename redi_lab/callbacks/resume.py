@@ -48,9 +48,6 @@ class TrainingStates(pl.Callback):
         every_n_steps: batches between two states; None: time alone decides.
         every_minutes: minutes between two states; None: steps alone decide. With both None, only a signal saves.
         keep_last: how many states are kept. With two, one may be damaged.
-
-    Raises:
-        ValueError: a number is not positive.
     """
 
     def __init__(
@@ -60,10 +57,6 @@ class TrainingStates(pl.Callback):
         every_minutes: float | None = 10.0,
         keep_last: int = 2,
     ) -> None:
-        given = {"every_n_steps": every_n_steps, "every_minutes": every_minutes, "keep_last": keep_last}
-        for name, value in given.items():
-            if value is not None and value <= 0:
-                raise ValueError(f"TrainingStates: {name} must be positive, got {value}")
         self.folder = folder
         self.every_n_steps = every_n_steps
         self.every_minutes = every_minutes

@@ -35,7 +35,6 @@ def known_metrics(
     loss: str,
     *,
     has_validation: bool,
-    log_entropy: bool = False,
     has_divergence: bool = False,
     callbacks: Collection[str] = (),
 ) -> list[str]:
@@ -44,7 +43,6 @@ def known_metrics(
     Args:
         loss: `_target_` of the loss group.
         has_validation: whether problems are kept for validation.
-        log_entropy: whether train/entropy is asked for.
         has_divergence: whether the loss has a term that keeps tokens near the reference.
         callbacks: those of `CALLBACK_METRICS` that are on.
     """
@@ -58,8 +56,7 @@ def known_metrics(
     if has_divergence:
         shared += ("kl",)
     names = [f"train/{name}" for name in shared] + [f"val/{name}" for name in shared if has_validation]
-    extra = [*_STEP_MEASURES, "entropy"] if log_entropy else list(_STEP_MEASURES)
     observed = [name for callback in callbacks for name in CALLBACK_METRICS[callback]]
     if loss.endswith("SFTModule"):
         observed = [name for name in observed if name not in _NEED_REJECTED]
-    return sorted(names + [f"train/{name}" for name in extra] + observed)
+    return sorted(names + [f"train/{name}" for name in _STEP_MEASURES] + observed)

@@ -67,7 +67,7 @@ DIAGNOSTICS = (
     Panel("Likelihood displacement", "nats/token", ("probe/displacement",)),
     Panel("Least likely token of the probes", "nats", ("probe/min_token_logp",)),
     Panel("Probe tokens less likely than at the start", "share", ("probe/fallen_share",), is_share=True),
-    Panel("Entropy at the probes", "nats", ("probe/entropy", "train/entropy")),
+    Panel("Entropy at the probes", "nats", ("probe/entropy",)),
     Panel("End of turn where the probes end", "probability", ("probe/eos_probability",), is_share=True),
     Panel("Generation length", "tokens", ("val/mean_tokens",)),
     Panel("Truncated generations", "share", ("val/truncation_rate",), is_share=True),

@@ -41,14 +41,12 @@ class TokenLogps(NamedTuple):
 
 
 class WeightedLogpSum(NamedTuple):
-    """A weighted sum of token log-probs, and the (detached) terms for the curves."""
+    """A weighted sum of token log-probs, and these themselves."""
 
     total: Tensor
     """() Σ_t (f_t · w_t + h_t) · log π(y_t | x, y_<t), the only differentiable field."""
     logps: Tensor
     """(N,) detached log π(y_t | x, y_<t) in nats."""
-    entropy: Tensor | None
-    """(N,) detached entropy in nats, None unless asked for."""
 
 
 def token_logps(hidden: Tensor, head: Head, targets: Tensor, *, with_entropy: bool = False) -> TokenLogps:
@@ -84,7 +82,6 @@ def weighted_logp_sum(
     *,
     groups: Groups | None = None,
     slopes_of: TokenSlopes | None = None,
-    with_entropy: bool = False,
 ) -> WeightedLogpSum:
     """Σ_t (f_t · w_t + h_t) · log π(y_t | x, y_<t), with its gradients taken in the same pass over the vocabulary.
 
@@ -106,10 +103,9 @@ def weighted_logp_sum(
             pairs. A constant: it must not require grad.
         groups: give the factors f_t.
         slopes_of: gives the h_t; constants, as `token_weights`.
-        with_entropy: As for `token_logps`.
 
     Returns:
-        `total` () fp32 (fp64 from fp64), differentiable; `logps` (N,) and `entropy` (N,) or None, both detached.
+        `total` () fp32 (fp64 from fp64), differentiable; `logps` (N,), detached.
 
     Raises:
         ValueError: As for `token_logps`, or `token_weights` requires grad, or the groups do not make up the tokens.
@@ -131,7 +127,6 @@ def weighted_logp_sum(
             targets,
             token_weights,
             head[2:],
-            with_entropy,
             groups,
             slopes_of,
             wants_gradients,
@@ -182,12 +177,11 @@ class _WeightedLogpSum(torch.autograd.Function):
         targets: Tensor,
         token_weights: Tensor,
         options: _HeadOptions,
-        with_entropy: bool,
         groups: Groups | None,
         slopes_of: TokenSlopes | None,
         wants_gradients: bool,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        once = VocabularyPass(hidden, Head(weight, bias, *options), targets, with_entropy=with_entropy)
+    ) -> tuple[Tensor, Tensor]:
+        once = VocabularyPass(hidden, Head(weight, bias, *options), targets)
         token_weights = token_weights.to(once.dtype)
         if wants_gradients and any(ctx.needs_input_grad):
             # Held at unit size until backward: weights near 1e-7 would underflow where the gradients are fp16.
@@ -204,18 +198,18 @@ class _WeightedLogpSum(torch.autograd.Function):
                 token_weights = token_weights * groups.factors_of(everything, once.logps)
             if slopes_of is not None:
                 token_weights = token_weights + slopes_of(everything, once.logps)
-        ctx.mark_non_differentiable(*(value for value in (once.logps, once.entropy) if value is not None))
-        return (token_weights * once.logps).sum(), once.logps, once.entropy
+        ctx.mark_non_differentiable(once.logps)
+        return (token_weights * once.logps).sum(), once.logps
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         # No saved tensors: those outlive this call, and beside the scaled copy the head's would be held twice.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("the gradients of this sum were handed over by an earlier backward pass")
         factor = grad_total * ctx.size
-        return *(None if gradient is None else gradient.mul_(factor) for gradient in gradients), *(None,) * 7
+        return *(None if gradient is None else gradient.mul_(factor) for gradient in gradients), *(None,) * 6
 
 
 def _in_dtypes_of(inputs: Sequence[Tensor | None], gradients: Gradients) -> list[Tensor | None]:

@@ -44,7 +44,6 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         optimizer: makes the optimizer from parameter groups; None where the module only scores.
         scheduler: makes the learning-rate schedule from the optimizer and the number of steps.
         max_grad_norm: gradients are clipped to this norm; None leaves them.
-        log_entropy: also log the entropy of the policy at completion tokens (one more buffer of a chunk).
         alpha_schedule: weight of the negative term over the training, see `redi_lab.losses.alpha_schedule`.
         kl_weight: β ≥ 0 of a term β · mean over the completion tokens of e^d − d − 1, d = log π_ref − log π. It keeps
             every token near the reference; the tokens are the data's, so it is not an estimate of a divergence.
@@ -77,7 +76,6 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
         max_grad_norm: float | None = None,
-        log_entropy: bool = False,
         alpha_schedule: AlphaSchedule = "constant",
         kl_weight: float = 0.0,
     ) -> None:
@@ -85,7 +83,6 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         self.automatic_optimization = False
         self.backbone = backbone
         self.max_grad_norm = max_grad_norm
-        self.log_entropy = log_entropy
         self.alpha_schedule = alpha_schedule
         self.kl_weight = kl_weight
         if kl_weight > 0:
@@ -149,7 +146,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
             progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
             self.negative_strength = strength(self.alpha_schedule, progress)
         self.prepare(batch)
-        sums, entropy = self._accumulate_gradients(batch)
+        sums = self._accumulate_gradients(batch)
         for observe in self.gradient_observers:
             observe(batch, sums)
         trained = (p for p in self.parameters() if p.requires_grad)
@@ -165,8 +162,6 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         extra = {"grad_norm": grad_norm, "lr": learning_rate, "tokens_per_second": self._tokens_per_second(batch)}
         extra |= {"padding_share": batch.padding_share, "row_fill": batch.row_fill}
         self.log_dict({f"train/{name}": value for name, value in extra.items()}, batch_size=1)
-        if entropy is not None:
-            self.log("train/entropy", entropy, batch_size=1, sync_dist=self.trainer.world_size > 1, reduce_fx="sum")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss and its metrics on held-back examples."""
@@ -191,22 +186,19 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         steps = int(self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer, steps)}
 
-    def _accumulate_gradients(self, batch: Batch) -> tuple[TokenSums, Tensor | None]:
-        """Backward through every micro-batch; the batch's sums and, if asked for, this rank's part of mean entropy."""
+    def _accumulate_gradients(self, batch: Batch) -> TokenSums:
+        """Backward through every micro-batch; the batch's sums."""
         sums = self._no_sums(batch)
         form = self._linear_form(batch) if self.is_linear or self.head_gradient == "accumulate" else None
-        entropy = sums.logps.new_zeros(())
 
         def loss_of(micro: MicroBatch) -> Tensor:
-            nonlocal sums, entropy
-            loss, logps, token_entropy = self._micro_loss(micro, batch, form)
+            nonlocal sums
+            loss, logps = self._micro_loss(micro, batch, form)
             sums = sums.plus(self.sums(batch, micro, logps.detach()))
-            if token_entropy is not None:
-                entropy = entropy + token_entropy.sum() / batch.num_completion_tokens
             return loss
 
         self.add_gradients(batch, loss_of)
-        return self.over_ranks(sums), entropy if self.log_entropy else None
+        return self.over_ranks(sums)
 
     def add_gradients(self, batch: Batch, loss_of: Callable[[MicroBatch], Tensor]) -> None:
         """Add the gradients of a loss, whose share of each micro-batch is (), to those that are there."""
@@ -269,9 +261,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         form = self.slopes(batch, zeros._replace(logps=start))
         return form._replace(logps=batch.lengths.reciprocal()) if self.is_separable else form
 
-    def weighted_sum(
-        self, micro: MicroBatch, form: TokenSums, *, groups: Groups | None = None, with_entropy: bool = False
-    ) -> WeightedLogpSum:
+    def weighted_sum(self, micro: MicroBatch, form: TokenSums, groups: Groups | None = None) -> WeightedLogpSum:
         """A pass over a micro-batch with the gradient of the sums times (S,) `form`, and times the groups' factors."""
         weights = form.logps[micro.sequence_index]
         if micro.token_weights is not None:
@@ -282,27 +272,24 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
             token_weights=weights,
             groups=groups,
             slopes_of=partial(self._token_slopes, micro, form) if has_slopes else None,
-            with_entropy=with_entropy,
         )
         found: WeightedLogpSum = self.backbone(micro, use)
         return found
 
-    def _micro_loss(
-        self, micro: MicroBatch, batch: Batch, form: TokenSums | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """() its share of the loss, (N,) token log-probs, (N,) entropy where asked for."""
+    def _micro_loss(self, micro: MicroBatch, batch: Batch, form: TokenSums | None) -> tuple[Tensor, Tensor]:
+        """() its share of the loss, and (N,) token log-probs."""
         if form is None:
-            tokens = self.backbone(micro, partial(token_logps, with_entropy=self.log_entropy))
-            sums = self.sums(batch, micro, tokens.logps)
+            logps = self.backbone(micro, token_logps).logps
+            sums = self.sums(batch, micro, logps)
             here = examples_of(batch, sums, micro.sequences)  # whole pairs: objectives that couple them are packed so
-            return self._whole_loss(here, batch), tokens.logps, tokens.entropy
+            return self._whole_loss(here, batch), logps
         groups = None
         if not self.is_linear:  # then the total stands for the loss in its gradient alone
             lengths: Sequence[int] = micro.completion_lengths
             if not self.is_separable:
                 lengths = [sum(pair) for pair in zip(lengths[::2], lengths[1::2], strict=True)]
             groups = Groups(lengths, partial(self._factors, micro, batch, form))
-        return self.weighted_sum(micro, form, groups=groups, with_entropy=self.log_entropy)
+        return self.weighted_sum(micro, form, groups)
 
     def _factors(self, micro: MicroBatch, batch: Batch, form: TokenSums, tokens: slice, logps: Tensor) -> Tensor:
         """(c,) slope of the loss over that of `form` at the tokens of some whole groups with log-probs (c,)."""

@@ -17,23 +17,17 @@ class DPOModule(PreferenceModule):
     """Eq. 2. The reference's log-probs arrive with the batch (`backbone/reference.py`), so it needs no memory here.
 
     Args:
-        beta: scale of the log-prob ratios.
         head_gradient: see `HeadGradient`.
-        **options: see `CausalLMModule`.
+        **options: `beta`, scale of the log-prob ratios, and those of `CausalLMModule`.
     """
 
-    is_linear = False
     is_logistic = True
     needs_reference = True
+    pair_loss = staticmethod(dpo_loss)
 
-    def __init__(self, *, beta: float, head_gradient: HeadGradient, **options: Any) -> None:
+    def __init__(self, *, head_gradient: HeadGradient, **options: Any) -> None:
         super().__init__(**options)
-        self.beta = beta
         self.head_gradient = head_gradient
-
-    def pair_losses(self, chosen: SequenceLogps, rejected: SequenceLogps) -> Tensor:
-        """(n,) −log σ(β·(difference of log-prob ratios))."""
-        return dpo_loss(chosen, rejected, beta=self.beta)
 
     def rewards(self, sequences: SequenceLogps) -> Tensor:
         """(n,) β · log π/π_ref."""

@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, final
-
-from torch import Tensor
+from typing import final
 
 from redi_lab.losses.redi import redi_loss
-from redi_lab.losses.sequences import SequenceLogps
 from redi_lab.modules.preference import PreferenceModule
 
 
 @final
 class REDIModule(PreferenceModule):
-    """Eq. 5; with ``alpha=1`` the symmetric Eq. 4.
-
-    Args:
-        alpha: weight of the negative term, in [0, 1].
-        **options: see `CausalLMModule`.
-    """
+    """Eq. 5, −m_w + α m_l with α in [0, 1]; with ``alpha=1`` the symmetric Eq. 4."""
 
     is_linear = True
-
-    def __init__(self, *, alpha: float, **options: Any) -> None:
-        super().__init__(**options)
-        self.alpha = alpha
-
-    def pair_losses(self, chosen: SequenceLogps, rejected: SequenceLogps) -> Tensor:
-        """(n,) −log π(y_w)/|y_w| + α·log π(y_l)/|y_l|."""
-        return redi_loss(chosen, rejected, alpha=self.alpha * self.negative_strength)
-
-    def rewards(self, sequences: SequenceLogps) -> Tensor:
-        """(n,) log-probs per token."""
-        return sequences.mean_logps
+    pair_loss = staticmethod(redi_loss)

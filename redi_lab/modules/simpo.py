@@ -17,25 +17,19 @@ class SimPOModule(PreferenceModule):
     """Eq. 3.
 
     Args:
-        beta: scale of the rewards.
-        gamma: margin that chosen is to have over rejected.
         head_gradient: see `HeadGradient`.
-        **options: see `CausalLMModule`.
+        **options: `beta`, scale of the rewards, `gamma`, the margin that chosen is to have over rejected, and those of
+            `CausalLMModule`.
     """
 
-    is_linear = False
     is_logistic = True
+    pair_loss = staticmethod(simpo_loss)
 
-    def __init__(self, *, beta: float, gamma: float, head_gradient: HeadGradient, **options: Any) -> None:
+    def __init__(self, *, head_gradient: HeadGradient, **options: Any) -> None:
         super().__init__(**options)
-        self.beta = beta
-        self.gamma = gamma
         self.head_gradient = head_gradient
-
-    def pair_losses(self, chosen: SequenceLogps, rejected: SequenceLogps) -> Tensor:
-        """(n,) −log σ(β·(mean log-prob margin) − γ)."""
-        return simpo_loss(chosen, rejected, beta=self.beta, gamma=self.gamma)
 
     def rewards(self, sequences: SequenceLogps) -> Tensor:
         """(n,) β · log-probs per token."""
-        return self.beta * sequences.mean_logps
+        rewards: Tensor = self.beta * sequences.mean_logps
+        return rewards

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import TYPE_CHECKING, Any, final
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, Field
@@ -24,27 +24,14 @@ from redi_lab.config.overrides import quoted
 from redi_lab.errors import UserError, in_short, interruptible
 from redi_lab.files import explained, is_locked, locked, naming
 from redi_lab.redaction import redacted
-from redi_lab.run.record import COMMAND, SUMMARY, make_output_dir, write_json
+from redi_lab.run.record import SUMMARY, make_output_dir, write_json
+
+if TYPE_CHECKING:
+    from redi_lab.run.stages import Stage
 
 RECORD = "run.json"
 AUTO, NEVER = "auto", "never"
 LOCK = ".run.lock"
-
-
-class IdentifiedStage(Protocol):
-    """What is needed of a stage."""
-
-    @property
-    def name(self) -> str:
-        """Name of its experiment."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Key of its result."""
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """What the fingerprint is made of."""
 
 
 @final
@@ -130,7 +117,7 @@ def recorded_overrides(overrides: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def running(config: DictConfig, overrides: Sequence[str], chain: Sequence[IdentifiedStage]) -> Iterator[Run]:
+def running(config: DictConfig, overrides: Sequence[str], chain: Sequence[Stage]) -> Iterator[Run]:
     """The time of a run: it has its folder to itself, and interruptions and full disks end it with one line.
 
     Args:
@@ -175,13 +162,11 @@ def ending_in_one_line(folder: Path) -> Iterator[None]:
 
 def _withdraw(folder: Path) -> None:
     """Leave nothing of a run that was refused before it wrote anything."""
-    if {path.name for path in folder.iterdir()} <= {RECORD, LOCK, COMMAND}:
+    if {path.name for path in folder.iterdir()} <= {RECORD, LOCK}:
         shutil.rmtree(folder)
 
 
-def _open(
-    config: DictConfig, overrides: Sequence[str], chain: Sequence[IdentifiedStage], folder: Path, command: str
-) -> Run:
+def _open(config: DictConfig, overrides: Sequence[str], chain: Sequence[Stage], folder: Path, command: str) -> Run:
     """The run of a folder, new or continued."""
     stages = _recorded(chain)
     used = UserError(f"paths.output_dir={folder}: already holds a run; name another folder or remove it")
@@ -206,7 +191,7 @@ def _open(
     return run
 
 
-def _recorded(chain: Sequence[IdentifiedStage]) -> dict[str, Any]:
+def _recorded(chain: Sequence[Stage]) -> dict[str, Any]:
     """What identifies the stages, as `run.json` keeps it: by its hash where a part of it is hidden."""
     whole: dict[str, Any] = json.loads(json.dumps({stage.name: dict(stage.identity) for stage in chain}))
     shown: dict[str, Any] = redacted(whole)
@@ -239,7 +224,7 @@ def _command(config: DictConfig) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _interrupted(command: str, place: Path, chain: Sequence[IdentifiedStage]) -> Path | None:
+def _interrupted(command: str, place: Path, chain: Sequence[Stage]) -> Path | None:
     """The folder of the last run of the same command if it is unfinished and can go on; prints what was found."""
     run = last_runs(read_runs(path.parent for path in place.glob(f"*/{RECORD}")).values()).get(command)
     if run is None or (run.folder / SUMMARY).exists() or is_locked(run.folder / LOCK):

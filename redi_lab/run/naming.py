@@ -6,10 +6,12 @@ run_name(config)  # redi α.8 lr 2e-4 s42 · demo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 _SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "γ"}
+_ONE_WORD = {"SimPO": "simpo", "SimPER": "simper", "AsymRE": "asymre"}
 _WITHOUT_EFFECT = {"kl_weight": 0.0, "prefix_weight": 1.0, "tail_weight": 1.0}
 
 
@@ -28,11 +30,17 @@ def run_name(config: Mapping[str, Any]) -> str:
 
 
 def objective(loss: Mapping[str, Any]) -> str:
-    """``redi α.8``, ``simpo β10 γ1``, ``sft``: the module's file is named after the objective."""
-    word = ".".join(["", *str(loss.get("_target_")).split(".")][-2:-1]).replace("_", " ")
+    """``redi α.8``, ``simpo β10 γ1``, ``sft``: the class is named after the objective."""
+    word = objective_name(str(loss.get("_target_"))).replace("_", " ")
     numbers = {k: float(v) for k, v in loss.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     shown = {k: v for k, v in numbers.items() if v != _WITHOUT_EFFECT.get(k)}
     return " ".join([word, *(f"{_SYMBOLS.get(k, f'{k} ')}{_short(v)}" for k, v in shown.items())])
+
+
+def objective_name(target: str) -> str:
+    """``bounded_redi`` of the path of BoundedREDIModule."""
+    name = target.rpartition(".")[2].removesuffix("Module")
+    return _ONE_WORD.get(name) or re.sub("(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def _short(value: float) -> str:

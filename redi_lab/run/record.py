@@ -10,14 +10,14 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from redi_lab.errors import RunInterruptedError, UserError, in_short, interruptible
+from redi_lab.errors import UserError, in_short, interruptible
 from redi_lab.files import is_disk_full, naming, write_text
 from redi_lab.redaction import redacted
 from redi_lab.run.naming import objective, run_name
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from redi_lab.tracking.logger import RunLogger
 
 SUMMARY = "summary.json"
-COMMAND = "command"
-"""The folder, inside a results folder, of the command's own record; its stages are nested under it in MLflow."""
 
 
 def make_output_dir(folder: Path) -> None:
@@ -78,47 +76,24 @@ def make_logger(config: DictConfig, folder: Path, parent: str | None, tags: Mapp
         parent: see `RunLogger`.
         tags: of the run.
     """
-    logger = _open_logger(config, folder, run_name(config), parent, {**tags, **environment_tags()})
+    from redi_lab.tracking.logger import RunLogger
+
+    settings = config.logger
+    logger = RunLogger(
+        folder,
+        run_name(config),
+        experiment=settings.experiment_name,
+        tracking_uri=settings.tracking_uri,
+        parent=parent,
+        tags={**tags, **environment_tags()},
+        flush_seconds=settings.flush_seconds,
+    )
     plain = redacted(OmegaConf.to_container(config))
     logger.log_text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
     logged = {str(k): v for k, v in plain.items() if k not in ("paths", "logger", "debug")}
     logger.log_hyperparams(logged | ({"objective": objective(config.loss)} if config.get("loss") else {}))
     logger.log_text("environment.txt", environment_text())
     return logger
-
-
-def _open_logger(config: DictConfig, folder: Path, name: str, parent: str | None, tags: Mapping[str, str]) -> RunLogger:
-    from redi_lab.tracking.logger import RunLogger
-
-    settings = config.logger
-    return RunLogger(
-        folder,
-        name,
-        experiment=settings.experiment_name,
-        tracking_uri=settings.tracking_uri,
-        parent=parent,
-        tags=tags,
-        flush_seconds=settings.flush_seconds,
-    )
-
-
-@contextmanager
-def command_run(config: DictConfig, overrides: Sequence[str], folder: Path) -> Iterator[str]:
-    """The record of the whole command, in `folder/command`: yields that folder, the parent of the stages' runs.
-
-    It ends as FINISHED, KILLED (a signal) or FAILED (any other exception).
-    """
-    tags = {"redi_lab.command": " ".join(overrides) or "(default)"}
-    logger = _open_logger(config, folder / COMMAND, f"{run_name(config)} (command)", None, tags)
-    status = "failed"
-    try:
-        yield str(folder / COMMAND)
-        status = "success"
-    except (KeyboardInterrupt, RunInterruptedError):
-        status = "interrupted"
-        raise
-    finally:
-        logger.finalize(status)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

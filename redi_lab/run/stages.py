@@ -8,13 +8,15 @@ fingerprint, same result, so a stage that others start from is trained once.
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
@@ -27,24 +29,53 @@ from redi_lab.backbone.hub import from_hub
 from redi_lab.backbone.weights import check_folder
 from redi_lab.config.compose import experiment_names
 from redi_lab.config.inheritance import earlier_overrides, load_earlier
+from redi_lab.data.selection import with_far_negatives
+from redi_lab.data.traces import TraceCorpus
 from redi_lab.errors import UserError
 from redi_lab.evaluation.results import checkpoint_hash, content_digest
 from redi_lab.files import write_text
 from redi_lab.run.arguments import check_arguments
-from redi_lab.run.code import code_digest
-from redi_lab.run.devices import check_devices
-from redi_lab.run.opened import OpenedData
-from redi_lab.run.precision import settle_precision
+from redi_lab.run.build import make_source
+from redi_lab.run.devices import check_devices, settle_precision
+from redi_lab.run.screen import waiting
 
+_PACKAGE = Path(__file__).parents[1]
 _CODE = ("backbone", "data", "losses", "modules")  # what computes the weights
 _NO_EFFECT = {
     # A source counts by its content, not its name.
     "data": ("source", "path", "max_new_tokens", "num_development", "development_path"),
-    "loss": ("log_entropy",),
     # Ranks share the same batches, so that weights differ by rounding alone.
     "trainer": ("log_every_n_steps", "enable_model_summary", "profiler", "val_check_interval", "limit_val_batches",
                 "check_val_every_n_epoch", "devices", "num_nodes", "strategy", "fsdp_offload"),
 }  # fmt: skip
+
+
+@final
+class OpenedData:
+    """The source that a configuration names: made, hashed and read once, whichever stages share it.
+
+    Args:
+        config: with the group data.
+
+    Raises:
+        UserError: as the source's constructor; `digest` and `corpus` raise what its methods do.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self.source = make_source(config)
+        self._name = str(config.name)
+        self._negatives, self._seed = config.data.negatives, config.seed
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the content and of the options that shape the corpus."""
+        return self.source.digest()
+
+    @cached_property
+    def corpus(self) -> TraceCorpus:
+        """What the source gives."""
+        with waiting(f"Reading traces of {self._name}") as on_progress:
+            return with_far_negatives(self.source.load(on_progress), self._negatives, self._seed)
 
 
 @final
@@ -152,6 +183,30 @@ def _identity(config: DictConfig, data: OpenedData, start: str) -> dict[str, Any
         "code": code_digest(*_CODE),
         "versions": {package: version(package) for package in ("torch", "transformers")},
     }
+
+
+@cache
+def code_digest(*folders: str, package: Path = _PACKAGE) -> str:
+    """The code's share of a fingerprint, which ignores comments and docstrings: SHA-256 over names and syntax trees.
+
+    Args:
+        folders: whose modules count.
+        package: where these are.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(file for folder in folders for file in (package / folder).glob("*.py")):
+        tree = _WithoutProse().visit(ast.parse(file.read_bytes()))
+        digest.update(f"{file.relative_to(package)}\0{ast.dump(tree)}\0".encode())
+    return digest.hexdigest()
+
+
+@final
+class _WithoutProse(ast.NodeTransformer):
+    """Takes out strings that stand alone: docstrings, also those under fields."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        is_prose = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_prose else node
 
 
 @final

@@ -24,12 +24,11 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from redi_lab.errors import UserError
 from redi_lab.files import write_text
 from redi_lab.tracking.journal import MetricsJournal
-from redi_lab.tracking.mirror import BackgroundMirror, upload_command
+from redi_lab.tracking.mirror import PARENT_TAG, BackgroundMirror, upload_command
 from redi_lab.tracking.state import (
     LOCK,
     METRICS_FILE,
     RECORD_FILE,
-    Dataset,
     RunRecord,
     RunState,
     flatten,
@@ -56,7 +55,7 @@ class RunLogger(Logger):
         experiment: MLflow experiment, created if absent.
         tracking_uri: MLflow tracking URI, `sqlite:///` with an absolute path; None: local records alone. If the run was
             mirrored in another store before, it is copied to this one as a whole.
-        parent: run to nest this one under: the folder of its record, or its id.
+        parent: MLflow id of the run to nest this one under.
         tags: tags of the run.
         flush_seconds: seconds between two mirrorings. What was not mirrored is never lost, only late.
 
@@ -84,7 +83,8 @@ class RunLogger(Logger):
         self._last_step = 0
         self._is_open = False
         self._journal: MetricsJournal | None = None
-        self._record = RunRecord(name=run_name, experiment=experiment, parent=parent, tags=dict(tags or {}))
+        nesting = {} if parent is None else {PARENT_TAG: parent}
+        self._record = RunRecord(name=run_name, experiment=experiment, tags={**(tags or {}), **nesting})
         self._lock = filelock.FileLock(self.folder / LOCK, timeout=0, thread_local=False)
         self._mirror = BackgroundMirror(self.folder, tracking_uri, flush_seconds, self._lock.release)
         self._begin()
@@ -159,12 +159,6 @@ class RunLogger(Logger):
         self._update(artifacts=list(dict.fromkeys([*self._record.artifacts, name])))
 
     @rank_zero_only  # type: ignore[misc, unused-ignore]
-    def log_dataset(self, name: str, digest: str, source: str, num_rows: int, context: str = "training") -> None:
-        """Record a dataset that the run reads, see `Dataset`."""
-        dataset = Dataset(name=name, digest=digest, source=source, num_rows=num_rows, context=context)
-        self._update(datasets=list(dict.fromkeys([*self._record.datasets, dataset])))
-
-    @rank_zero_only  # type: ignore[misc, unused-ignore]
     def finalize(self, status: str) -> None:
         """End the run and mirror what is left; says how to complete the mirror if that fails.
 
@@ -196,7 +190,7 @@ class RunLogger(Logger):
             wanted, before = self._record, None
             if (self.folder / RECORD_FILE).exists():
                 before = load_record(self.folder)
-                changes = {"name": wanted.name, "experiment": wanted.experiment, "parent": wanted.parent}
+                changes = {"name": wanted.name, "experiment": wanted.experiment}
                 self._record = before.model_copy(update=changes | {"tags": before.tags | wanted.tags})
             if self._uri is not None:
                 known = load_state(self.folder)

@@ -1,14 +1,13 @@
 """Makes a tracking store say what the local record of a run says: `mirror(folder)`, now or in the background.
 
 A mirror compares and sends what is missing, so it can be killed anywhere and repeated. The store is asked for the run
-(by its id, else by the key that is a tag of it), its params, tags, inputs and status. Metrics lie behind the confirmed
-offset of `mlflow.json`; if the answer to a batch is lost, the batch is sent again, and since every line keeps its own
-time, MLflow finds the points of equal step, time and value and stores them once.
+(by its id, else by the key that is a tag of it), its params, tags and status. Metrics lie behind the confirmed offset
+of `mlflow.json`; if the answer to a batch is lost, the batch is sent again, and since every line keeps its own time,
+MLflow finds the points of equal step, time and value and stores them once.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 import threading
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, final
 
 from redi_lab.errors import UserError
-from redi_lab.files import is_locked, locked
+from redi_lab.files import locked
 from redi_lab.tracking.journal import read_records
 from redi_lab.tracking.state import LOCK, METRICS_FILE, RunRecord, RunState, load_record, load_state
 from redi_lab.tracking.store import RUN_KEY_TAG, MlflowStore, StoreError, accepted, mlflow_key, open_store, sqlite_path
@@ -29,7 +28,6 @@ MAX_METRICS_PER_CALL = 1000
 MAX_PARAMS_PER_CALL = 100
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
-MAX_DIGEST_LENGTH = 36
 PARENT_TAG = "mlflow.parentRunId"
 PATIENCE_SECONDS = 30.0
 """The longest that a command waits for a store, at the beginning and at the end of a run."""
@@ -44,7 +42,7 @@ class MirrorReport:
         run_id: the run in the store.
         tracking_uri: the store.
         lines: lines of `metrics.jsonl` that were sent.
-        items: params, tags, datasets and artifacts that were sent.
+        items: params, tags and artifacts that were sent.
         missing: artifacts that could not be sent because their files are gone.
     """
 
@@ -71,20 +69,19 @@ def mirror(folder: Path) -> MirrorReport:
     run_id, client = run.info.run_id, store.client
     lines = _send_metrics(folder, store, state, run_id)
     params = [Param(*p) for p in accepted(record.params, MAX_PARAM_LENGTH).items() if p[0] not in run.data.params]
-    tags = accepted(record.tags | _nesting(record, state), MAX_TAG_LENGTH).items() - run.data.tags.items()
+    tags = accepted(record.tags, MAX_TAG_LENGTH).items() - run.data.tags.items()
     with store.doing("log params and tags"):
         for some in _batched(params, MAX_PARAMS_PER_CALL):
             client.log_batch(run_id, params=some)
         for some in _batched([RunTag(*item) for item in tags], MAX_PARAMS_PER_CALL):
             client.log_batch(run_id, tags=some)
-    datasets = _send_datasets(store, record, run)
     artifacts, missing = _send_artifacts(folder, store, record, state, run_id)
     with store.doing("set the run's status"):
         if run.info.status != record.status == "RUNNING":
             client.update_run(run_id, status=record.status)
         elif run.info.status != record.status:
             client.set_terminated(run_id, status=record.status)
-    return MirrorReport(run_id, state.tracking_uri, lines, len(params) + len(tags) + datasets + artifacts, missing)
+    return MirrorReport(run_id, state.tracking_uri, lines, len(params) + len(tags) + artifacts, missing)
 
 
 def find_or_create(folder: Path) -> tuple[MlflowStore, RunRecord, RunState, Any]:
@@ -139,32 +136,6 @@ def _send_metrics(folder: Path, store: MlflowStore, state: RunState, run_id: str
     return lines
 
 
-def _send_datasets(store: MlflowStore, record: RunRecord, run: Any) -> int:
-    from mlflow import entities
-
-    known = {(found.dataset.name, found.dataset.digest) for found in (run.inputs.dataset_inputs if run.inputs else ())}
-    inputs = []
-    for one in record.datasets:
-        digest, source = one.digest[:MAX_DIGEST_LENGTH], json.dumps({"uri": one.source})
-        profile = json.dumps({"num_rows": one.num_rows, "digest": one.digest})
-        found = entities.Dataset(name=one.name, digest=digest, source_type="local", source=source, profile=profile)
-        tags = [entities.InputTag("mlflow.data.context", one.context)]
-        inputs += [entities.DatasetInput(found, tags)] if (one.name, digest) not in known else []
-    if inputs:
-        with store.doing("log datasets"):
-            store.client.log_inputs(run.info.run_id, inputs)
-    return len(inputs)
-
-
-def _nesting(record: RunRecord, state: RunState) -> dict[str, str]:
-    """The tag that nests a run under its parent, as soon as this store has the parent."""
-    run_id = record.parent
-    if record.parent_folder is not None:
-        parent = load_state(record.parent_folder)
-        run_id = parent.run_id if parent is not None and parent.tracking_uri == state.tracking_uri else None
-    return {} if run_id is None or Path(run_id).is_absolute() else {PARENT_TAG: run_id}
-
-
 def _send_artifacts(
     folder: Path, store: MlflowStore, record: RunRecord, state: RunState, run_id: str
 ) -> tuple[int, tuple[str, ...]]:
@@ -189,7 +160,7 @@ def _batched(items: list[Any], size: int) -> Iterator[list[Any]]:
 
 
 def upload(output_dir: Path | str, tracking_uri: str | None = None) -> MirrorReport:
-    """Complete the mirror of a run, and of the command that it belongs to.
+    """Complete the mirror of a run.
 
     A run whose process was killed is ended as KILLED. A run that the store has lost is created anew, as a whole.
 
@@ -202,28 +173,21 @@ def upload(output_dir: Path | str, tracking_uri: str | None = None) -> MirrorRep
         UserError: the folder is not that of a run, the run is still going on, or the store fails.
     """
     folder = Path(output_dir).absolute()
-    parent = load_record(folder).parent_folder  # before a lock file is made in a folder that is not a run's
-    if parent is not None and not is_locked(parent / LOCK):
-        upload(parent, tracking_uri)
-    try:
-        with locked(folder / LOCK, f"{folder} is still being written; upload it when the run has ended"):
-            return _upload(folder, tracking_uri)
-    except StoreError as error:
-        command = upload_command(folder)
-        raise UserError(f"{error}. What arrived is recorded; once the store works, go on with: {command}") from error
-
-
-def _upload(folder: Path, tracking_uri: str | None) -> MirrorReport:
-    record, known = load_record(folder), load_state(folder)
-    if tracking_uri is not None and (known is None or tracking_uri != known.tracking_uri):
-        sqlite_path(tracking_uri)
-        RunState(tracking_uri=tracking_uri).save(folder)
-        if record.parent_folder is None:
-            record.parent = None  # an id of the other store
-    if record.status == "RUNNING":
-        record.status = "KILLED"
-    record.save(folder)
-    return mirror(folder)
+    load_record(folder)  # before a lock file is made in a folder that is not a run's
+    with locked(folder / LOCK, f"{folder} is still being written; upload it when the run has ended"):
+        record, known = load_record(folder), load_state(folder)
+        if tracking_uri is not None and (known is None or tracking_uri != known.tracking_uri):
+            sqlite_path(tracking_uri)
+            RunState(tracking_uri=tracking_uri).save(folder)
+            record.tags.pop(PARENT_TAG, None)  # an id of the other store
+        if record.status == "RUNNING":
+            record.status = "KILLED"
+        record.save(folder)
+        try:
+            return mirror(folder)
+        except StoreError as error:
+            go_on = f"once the store works, go on with: {upload_command(folder)}"
+            raise UserError(f"{error}. What arrived is recorded; {go_on}") from error
 
 
 @final

@@ -25,14 +25,11 @@ def ui_command(tracking_uri: str, port: int = 5000) -> list[str]:
         port: TCP port on 127.0.0.1.
 
     Raises:
-        UserError: the URI is not a local database (a remote server has its own UI at its address) or the port is out
-            of range.
+        UserError: the URI is not a local database: a remote server has its own UI at its address.
     """
     database = sqlite_path(tracking_uri)
     if database is None:
         raise UserError(f"{tracking_uri} is not a local database: open that address itself in a browser")
-    if not 1 <= port <= 65535:
-        raise UserError(f"port must lie between 1 and 65535, got {port}")
     artifacts = str(database.parent / "mlflow-artifacts")
     store = ["--backend-store-uri", tracking_uri, "--default-artifact-root", artifacts]
     network = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]

@@ -27,26 +27,7 @@ _File = TypeVar("_File", bound=BaseModel)
 
 
 @final
-class Dataset(BaseModel, extra="forbid", frozen=True):
-    """A dataset that a run reads.
-
-    Attributes:
-        name: name shown in the UI.
-        digest: hash of the content. MLflow shows 36 characters of it; the dataset's profile has all.
-        source: where the data comes from (path or URI).
-        num_rows: number of rows.
-        context: what it is read for: "training", "validation" or "evaluation".
-    """
-
-    name: str
-    digest: str
-    source: str
-    num_rows: int
-    context: str
-
-
-@final
-class RunRecord(BaseModel, extra="forbid"):
+class RunRecord(BaseModel):
     """The content of `record.json`.
 
     Attributes:
@@ -54,10 +35,8 @@ class RunRecord(BaseModel, extra="forbid"):
         experiment: MLflow experiment.
         key: random identity, a tag of the run in every store: finds it there whatever else was lost.
         status: how the run is doing.
-        parent: run to nest this one under: the folder of its record, or its id if that folder is on another machine.
         tags: name to text.
         params: dotted name to text.
-        datasets: what the run reads.
         artifacts: files to show in a store; relative to the folder if they are inside it.
     """
 
@@ -65,17 +44,9 @@ class RunRecord(BaseModel, extra="forbid"):
     experiment: str
     key: str = Field(default_factory=lambda: uuid.uuid4().hex)
     status: Status = "RUNNING"
-    parent: str | None = None
     tags: dict[str, str] = {}
     params: dict[str, str] = {}
-    datasets: list[Dataset] = []
     artifacts: list[str] = []
-
-    @property
-    def parent_folder(self) -> Path | None:
-        """The folder of the parent's record, if it is on this machine."""
-        folder = Path(self.parent or "")
-        return folder if folder.is_absolute() and (folder / RECORD_FILE).exists() else None
 
     def save(self, folder: Path) -> None:
         """Replace `record.json`."""
@@ -83,7 +54,7 @@ class RunRecord(BaseModel, extra="forbid"):
 
 
 @final
-class RunState(BaseModel, extra="forbid"):
+class RunState(BaseModel):
     """The content of `mlflow.json`.
 
     Attributes:

@@ -29,8 +29,8 @@ RUNS_VIEW = "redi_lab"
 _VIEW_TAG = f"mlflow.sharedViewState.{RUNS_VIEW}"
 _VIEW = json.dumps(
     {
-        "searchFilter": "tags.`redi_lab.stage` LIKE '%'",  # a command's own run has no score
-        "orderByKey": "metrics.`eval/pass_at_1`",  # by time of creation, MLflow would hide stages under their command
+        "searchFilter": "tags.`redi_lab.stage` LIKE '%'",  # a study's own run has no score
+        "orderByKey": "metrics.`eval/pass_at_1`",  # by time of creation, MLflow would hide trials under their study
         "orderByAsc": False,
         "selectedColumns": ["metrics.`eval/pass_at_1`", "params.`objective`", "params.`optimizer.lr`"],
     }

@@ -136,7 +136,7 @@ def check_torch() -> Iterator[Finding]:
     """The build of torch, the precision that suits the machine, and the devices that torch can use."""
     import torch
 
-    from redi_lab.run.precision import fastest_precision
+    from redi_lab.run.devices import fastest_precision
 
     build = "CPU build" if torch.version.cuda is None else f"CUDA {torch.version.cuda}"
     precision = f"trainer.precision=auto is {fastest_precision()}"

@@ -19,12 +19,11 @@ from redi_lab.errors import UserError
 from redi_lab.files import as_size
 from redi_lab.planning.rates import Rates, device_name
 from redi_lab.run import build
-from redi_lab.run.opened import OpenedData
+from redi_lab.run.devices import settle_precision
 from redi_lab.run.plan import Lengths, StagePlan, cheapest_fit, plan_stage
-from redi_lab.run.precision import settle_precision
 from redi_lab.run.record import quieten_libraries
 from redi_lab.run.screen import CONSOLE, say, waiting
-from redi_lab.run.stages import chain_configs
+from redi_lab.run.stages import OpenedData, chain_configs
 
 
 def run_plan(config: DictConfig, overrides: Sequence[str], words: PlanWords, assumed: PlanConfig) -> None:

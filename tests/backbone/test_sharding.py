@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.backbone.sharding import Sharded, is_sharded, layers_to_shard, part, whole
-from redi_lab.callbacks.sharded_state import SavedRows, save_rows
+from redi_lab.callbacks.training_state import SavedRows, save_rows
 from redi_lab.data.packing import MicroBatch, make_batch
 from redi_lab.errors import UserError
 from redi_lab.losses.logps import token_logps, weighted_logp_sum

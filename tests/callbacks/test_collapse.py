@@ -45,15 +45,14 @@ def test_a_warning_is_logged_and_changes_nothing(tmp_path: Path, caplog: pytest.
     assert detector.stop is None
 
 
-@pytest.mark.parametrize(("action", "by"), [("stop", "collapse"), ("prune", "pruner")])
-def test_stop_and_prune_end_training(action: str, by: str, tmp_path: Path) -> None:
-    detector = make_detector(tmp_path, action)
+def test_stop_ends_training(tmp_path: Path) -> None:
+    detector = make_detector(tmp_path, "stop")
     run, _ = run_scripted(tmp_path, detector=detector)
     assert run.trainer.global_step == 3
     assert detector.stop is not None
-    assert (detector.stop.by, detector.stop.step) == (by, 3)
+    assert (detector.stop.by, detector.stop.step) == ("collapse", 3)
     assert "held-back positives fell by 1 nats" in detector.stop.reason
-    assert events(tmp_path) == [(3, "collapsed"), (3, action)]
+    assert events(tmp_path) == [(3, "collapsed"), (3, "stop")]
 
 
 def test_a_rollback_restores_the_weights_and_nothing_else(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from redi_lab.callbacks.resume import TrainingStates, states_in
+from redi_lab.callbacks.resume import states_in
 from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError
 from tests.callbacks.resume_runs import (
     BATCH_SIZES,
@@ -116,6 +116,7 @@ def test_a_training_that_ends_in_the_middle_goes_on_to_the_bit(tmp_path: Path) -
     assert_same(folder, through)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("kind", [None, "nf4"])
 def test_adapters_go_on_to_the_bit(kind: str | None, tmp_path: Path) -> None:
@@ -181,9 +182,3 @@ def test_a_signal_saves_and_says_resume_me(
     finish(tmp_path, "redi", every_n_steps=None)
     assert 0 < int(state.name.removeprefix("step-")) < STEPS
     assert_same(tmp_path, uninterrupted("redi"))
-
-
-@pytest.mark.parametrize("option", ["every_n_steps", "every_minutes", "keep_last"])
-def test_nonsense_is_refused(option: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"{option} must be positive, got 0"):
-        TrainingStates(tmp_path, **{option: 0})

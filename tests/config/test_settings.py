@@ -218,7 +218,7 @@ def test_several_machines_are_several_devices(strategy: str) -> None:
         ("loss._target_", "os.system", "loss._target_=os.system: must be an objective"),
         ("loss._partial_", False, "loss._partial_=false: must be true"),
         ("data.source._target_", None, "data.source._target_=null: must be"),
-        ("loss.gamma", 1.0, "unknown key loss.gamma: loss has log_entropy, kl_weight"),
+        ("loss.gamma", 1.0, "unknown key loss.gamma: loss has kl_weight"),
         ("loss.prefix_weight", -0.5, "loss.prefix_weight=-0.5: must be at least 0"),
         ("data.token_weights", "steps", "data.token_weights=steps: must be none, spans, after_first_error or"),
         ("model.foo", 1, "unknown key model.foo: model has path, tokenizer"),

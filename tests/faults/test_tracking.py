@@ -49,16 +49,14 @@ def uri_of(database: Path) -> str:
 
 
 def train(uri: str, folder: Path, in_the_middle: Callable[[], None] = lambda: None) -> RunLogger:
-    """What a command does with its loggers, and a training that logs."""
-    command = RunLogger(folder / "command", "command", tracking_uri=uri, flush_seconds=0.05)
-    logger = RunLogger(folder, "run", tracking_uri=uri, parent=str(command.folder), flush_seconds=0.05)
+    """A training that logs."""
+    logger = RunLogger(folder, "run", tracking_uri=uri, flush_seconds=0.05)
     logger.log_hyperparams({"seed": 1})
     for step in range(STEPS):
         logger.log_metrics({"loss": 1.0 / (step + 1)}, step)
         if step == STEPS // 2:
             in_the_middle()
     logger.finalize("success")
-    command.finalize("success")
     assert [record.step for record in read_records(folder / "metrics.jsonl")] == list(range(STEPS))
     return logger
 
@@ -69,8 +67,6 @@ def assert_complete(uri: str, run_id: str | None) -> None:
     assert sorted((point.step, point.value) for point in points) == [(s, 1.0 / (s + 1)) for s in range(STEPS)]
     run = client.get_run(run_id)
     assert (run.info.status, run.data.params) == ("FINISHED", {"seed": "1"})
-    parent = client.get_run(run.data.tags["mlflow.parentRunId"])
-    assert (parent.info.status, parent.info.run_name) == ("FINISHED", "command")
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -98,9 +94,8 @@ def test_a_locked_database(database: Path, tmp_path: Path, caplog: pytest.LogCap
         state = load_state(tmp_path / "run")
         assert state is not None
         assert (state.run_id, state.offset) == (None, 0)
-    of_run, of_command = warnings_of(caplog)
-    assert of_run.endswith(f"redi-lab upload {tmp_path / 'run'}")
-    assert of_command.endswith(f"redi-lab upload {tmp_path / 'run' / 'command'}")
+    (advice,) = warnings_of(caplog)
+    assert advice.endswith(f"redi-lab upload {tmp_path / 'run'}")
     wait_for_uploads()  # the lock is gone: what was left behind arrives by itself
     assert_complete(uri_of(database), upload(tmp_path / "run").run_id)
 
@@ -139,7 +134,7 @@ def test_a_database_that_cannot_be_written(database: Path, tmp_path: Path, caplo
     with read_only(database):
         train(uri_of(database), tmp_path / "run")
     wait_for_uploads()
-    assert sum("Permission denied" in text for text in warnings_of(caplog)) == 2  # of the command and of the run
+    assert sum("Permission denied" in text for text in warnings_of(caplog)) == 1
     assert_complete(uri_of(database), upload(tmp_path / "run").run_id)
 
 
@@ -166,7 +161,6 @@ def test_a_store_that_answers_late(slow: str, database: Path, tmp_path: Path, mo
     assert not logger.is_complete
     gate.event.set()
     wait_for_uploads()
-    upload(tmp_path / "run")  # the nesting, should the command's run be later than its stage's
     assert_complete(uri_of(database), logger.version)
 
 

@@ -73,11 +73,7 @@ def test_smoothing_keeps_lines_and_ends_and_skips_nan() -> None:
 
 
 def test_every_panel_draws_metrics_that_are_logged() -> None:
-    known = {
-        name
-        for loss in LOSSES
-        for name in known_metrics(loss, has_validation=True, log_entropy=True, callbacks=CALLBACK_METRICS)
-    }
+    known = {name for loss in LOSSES for name in known_metrics(loss, has_validation=True, callbacks=CALLBACK_METRICS)}
     for panel in (*PANELS, *DIAGNOSTICS):
         drawn = [*panel.metrics, *([panel.dotted] if panel.dotted else []), *panel.band]
         assert {name for name in drawn if not name.startswith("eval/")} <= known, panel.title

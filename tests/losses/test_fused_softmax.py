@@ -62,13 +62,13 @@ def test_every_kind_of_pass_agrees_with_plain_torch(dtype: torch.dtype, monkeypa
 
     def passes() -> list[torch.Tensor]:
         found: list[torch.Tensor] = []
-        linear = weighted_logp_sum(hidden, head, targets, weights, with_entropy=True)
-        grouped = weighted_logp_sum(hidden, head, targets, weights, groups=groups, with_entropy=True)
+        linear = weighted_logp_sum(hidden, head, targets, weights)
+        grouped = weighted_logp_sum(hidden, head, targets, weights, groups=groups)
         tokens = token_logps(hidden, head, targets, with_entropy=True)
-        for total, logps, entropy in (linear, grouped, ((tokens.logps * weights).sum(), *tokens)):
-            assert entropy is not None
-            found += [logps.detach(), entropy, *torch.autograd.grad(total, (hidden, weight))]
-        return found
+        assert tokens.entropy is not None
+        for total, logps in (linear, grouped, ((tokens.logps * weights).sum(), tokens.logps)):
+            found += [logps.detach(), *torch.autograd.grad(total, (hidden, weight))]
+        return [*found, tokens.entropy]
 
     assert vocabulary._has_triton()
     fused = passes()

@@ -72,19 +72,18 @@ def naive_logps(
     return torch.log_softmax(logits, -1)[torch.arange(len(targets)), targets]
 
 
-def weighted_through_tokens(problem: Problem, with_entropy: bool = False, **head: Any) -> Tensor:
-    logps = token_logps(problem.hidden, Head(problem.weight, **head), problem.targets, with_entropy=with_entropy).logps
+def weighted_through_tokens(problem: Problem, **head: Any) -> Tensor:
+    logps = token_logps(problem.hidden, Head(problem.weight, **head), problem.targets, with_entropy=True).logps
     return (problem.token_weights.to(logps.dtype) * logps).sum()
 
 
-def weighted(problem: Problem, groups: Groups | None = None, with_entropy: bool = False, **head: Any) -> Any:
+def weighted(problem: Problem, groups: Groups | None = None, **head: Any) -> Any:
     return weighted_logp_sum(
         problem.hidden,
         Head(problem.weight, **head),
         problem.targets,
         problem.token_weights,
         groups=groups,
-        with_entropy=with_entropy,
     )
 
 
@@ -162,21 +161,16 @@ def test_fp32_values_match_an_fp64_twin(tokens: int, vocabulary: int, options: d
     torch.testing.assert_close(logps.logps.double(), twin, rtol=1e-6, atol=2e-6)  # atol: one ulp of logits near 10
 
 
-@pytest.mark.parametrize("with_entropy", [False, True])
-def test_entropy_is_that_of_the_whole_distribution_and_detached(with_entropy: bool) -> None:
+def test_entropy_is_that_of_the_whole_distribution_and_detached() -> None:
     problem = make_problem()
     distribution = torch.softmax(naive_logits(problem.hidden, problem.weight, None, 2.0, 1.0), -1)
     expected = -(distribution * distribution.log()).sum(-1).detach()
     head = Head(problem.weight, softcap=2.0, chunk_size=4)
-    tokens = token_logps(problem.hidden, head, problem.targets, with_entropy=with_entropy)
-    summed = weighted(problem, with_entropy=with_entropy, softcap=2.0, chunk_size=4)
-    for entropy in (tokens.entropy, summed.entropy):
-        if not with_entropy:
-            assert entropy is None
-            continue
-        assert entropy is not None
-        assert not entropy.requires_grad
-        torch.testing.assert_close(entropy, expected)
+    assert token_logps(problem.hidden, head, problem.targets).entropy is None
+    entropy = token_logps(problem.hidden, head, problem.targets, with_entropy=True).entropy
+    assert entropy is not None
+    assert not entropy.requires_grad
+    torch.testing.assert_close(entropy, expected)
 
 
 def test_entropy_of_a_distribution_with_forbidden_tokens_is_finite() -> None:
@@ -437,7 +431,7 @@ def test_extreme_logits_stay_finite(weighted_sum: WeightedSum, magnitude: float)
 def test_no_tokens_give_zero_gradients(weighted_sum: WeightedSum) -> None:
     problem = make_problem(0)
     inputs = (problem.hidden, problem.weight, problem.bias)
-    loss = weighted_sum(problem, bias=problem.bias, with_entropy=True)
+    loss = weighted_sum(problem, bias=problem.bias)
     assert loss.item() == 0.0
     for value, gradient in zip(inputs, torch.autograd.grad(loss, inputs), strict=True):
         assert gradient.shape == value.shape
@@ -458,7 +452,7 @@ def test_memory_is_bounded_by_the_chunk(weighted_sum: WeightedSum, softcap: floa
     tokens, hidden, vocabulary, chunk_size = 400, 4, 101, 16
     problem = make_problem(tokens, hidden, vocabulary)
     with TensorWatch() as watch:
-        loss = weighted_sum(problem, chunk_size=chunk_size, softcap=softcap, with_entropy=True)
+        loss = weighted_sum(problem, chunk_size=chunk_size, softcap=softcap)
         torch.autograd.grad(loss, (problem.hidden, problem.weight))
     assert max(watch.numels) == chunk_size * vocabulary
 

@@ -1,6 +1,6 @@
 """Trains on gloo ranks and saves what came out; started by test_ranks.py, and for the table in docs/distributed.md.
 
-    python -m tests.modules.ranks_worker FOLDER STRATEGY RANKS OBJECTIVE/LAYOUT[/OPTION] …
+    python -m tests.modules.ranks_worker FOLDER STRATEGY[,STRATEGY] RANKS OBJECTIVE/LAYOUT[/OPTION] …
     python -m tests.modules.ranks_worker table
 
 Lightning starts the other ranks by running the same command again.
@@ -73,7 +73,7 @@ def train(case: str, folder: Path | None = None, **trainer: Any) -> dict[str, An
         backbone.model.get_input_embeddings().weight.requires_grad_(False)
     if "bf16" in options:
         trainer["precision"] = "bf16-mixed"
-    module = make_module(objective, backbone, log_entropy=True)
+    module = make_module(objective, backbone)
     if module.needs_mismatched:
         for split in data.datasets:
             split.mismatch()
@@ -127,9 +127,10 @@ alone = cache(train)
 """On one device."""
 
 
-def on_ranks(strategy: str, ranks: int, cases: Sequence[str], folder: Path) -> list[dict[str, Any]]:
-    """Outcomes of each case, as each rank saw them."""
-    command = [sys.executable, "-m", "tests.modules.ranks_worker", str(folder), strategy, str(ranks), *cases]
+def on_ranks(strategies: Sequence[str], ranks: int, cases: Sequence[str], folder: Path) -> list[dict[str, Any]]:
+    """Outcomes of each strategy and case, as each rank saw them."""
+    places = [str(folder), ",".join(strategies), str(ranks)]
+    command = [sys.executable, "-m", "tests.modules.ranks_worker", *places, *cases]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "SLURM"))}
     done = subprocess.run(
         command, cwd=REPOSITORY, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=540
@@ -158,7 +159,7 @@ def print_table() -> None:
     print("|---|" + "---|" * len(objectives))
     for strategy, ranks in WORLDS:
         with tempfile.TemporaryDirectory() as folder:
-            (first, *_) = on_ranks(strategy, ranks, exact, Path(folder))
+            first = on_ranks([strategy], ranks, exact, Path(folder))[0][strategy]
         cells = []
         for objective in objectives:
             found = [errors(case, first[case]) for case in exact if case.split("/")[0] == objective]
@@ -171,9 +172,12 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["table"]:
         print_table()
     else:
-        place, strategy, ranks, *cases = sys.argv[1:]
+        place, strategies, ranks, *cases = sys.argv[1:]
         outcomes = {
-            case: train(case, Path(place) / case, devices=int(ranks), strategy=make_strategy(strategy))
-            for case in cases
+            name: {
+                case: train(case, Path(place) / name / case, devices=int(ranks), strategy=make_strategy(name))
+                for case in cases
+            }
+            for name in strategies.split(",")
         }
-        torch.save(outcomes, Path(place) / f"rank-{outcomes[cases[0]]['rank']}.pt")
+        torch.save(outcomes, Path(place) / f"rank-{torch.distributed.get_rank()}.pt")

@@ -80,7 +80,7 @@ def move(batch: Batch, to: Any) -> Batch:
     return found
 
 
-@pytest.mark.parametrize("objective", ["sft", "redi", "dpo", "simpo"])
+@pytest.mark.parametrize("objective", ["redi", "dpo"])  # one of each kernel
 def test_no_micro_batch_asks_for_a_value(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors without values have none to give: reading one, or selecting by a mask, raises."""
     monkeypatch.setattr(sequences, "is_any", lambda *_: False)  # as on a GPU
@@ -88,7 +88,7 @@ def test_no_micro_batch_asks_for_a_value(objective: str, monkeypatch: pytest.Mon
     _, batch = make_step(objective, make_backbone())
     with FakeTensorMode() as fake:
         module, _ = make_step(objective, make_backbone())
-        found, _ = module._accumulate_gradients(move(batch, fake.from_tensor))
+        found = module._accumulate_gradients(move(batch, fake.from_tensor))
         with pytest.raises(RuntimeError, match="_local_scalar_dense"):
             found.logps.sum().item()
 
@@ -121,13 +121,13 @@ def gradients(module: CausalLMModule) -> Tensor:
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
 def test_gradients_are_those_of_a_cpu(objective: str, checkpointing: str, dtype: torch.dtype, tolerance: float) -> None:
     module, batch = make_step(objective, make_backbone())
-    wanted, _ = module._accumulate_gradients(batch)
+    wanted = module._accumulate_gradients(batch)
     expected = gradients(module)
     module.zero_grad()
     module.cuda()
     set_checkpointing(module.backbone.model, checkpointing)
     with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        found, _ = module._accumulate_gradients(move(batch, Tensor.cuda))
+        found = module._accumulate_gradients(move(batch, Tensor.cuda))
     assert (found.logps.cpu() - wanted.logps).norm() <= tolerance * wanted.logps.norm()
     assert (gradients(module) - expected).norm() <= tolerance * expected.norm()
 

@@ -17,22 +17,28 @@ pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNIN
 FEW = ["redi/packed", "rpo/padded", "kto/packed"]
 """Sides of a pair on different ranks, pairs that stay together, a number of the whole batch."""
 OTHERS = [case for case in (*CASES, *OPTIONS) if case not in FEW]
-Outcomes = Callable[[str, int, bool], list[dict[str, Any]]]
+Outcomes = Callable[[str, int], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The few cases under both strategies, trained in one go: to start ranks takes longest."""
+    return on_ranks(["ddp", "fsdp2"], 2, FEW, tmp_path_factory.mktemp("few"))
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """All few or all other cases of a strategy and number of ranks, trained in one go: to start ranks takes longest."""
+    """All other cases of a strategy and number of ranks, likewise."""
 
     @cache  # also of a failure, which would else be waited for in every case
-    def train(strategy: str, ranks: int, is_few: bool) -> list[dict[str, Any]] | AssertionError:
+    def train(strategy: str, ranks: int) -> list[dict[str, Any]] | AssertionError:
         try:
-            return on_ranks(strategy, ranks, FEW if is_few else OTHERS, tmp_path_factory.mktemp(strategy))
+            return [found[strategy] for found in on_ranks([strategy], ranks, OTHERS, tmp_path_factory.mktemp(strategy))]
         except AssertionError as error:
             return error
 
-    def found(strategy: str, ranks: int, is_few: bool) -> list[dict[str, Any]]:
-        outcome = train(strategy, ranks, is_few)
+    def found(strategy: str, ranks: int) -> list[dict[str, Any]]:
+        outcome = train(strategy, ranks)
         if isinstance(outcome, AssertionError):
             raise outcome
         return outcome
@@ -42,8 +48,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
 
 @pytest.mark.parametrize("case", FEW)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_ranks_do_what_one_does(strategy: str, case: str, outcomes: Outcomes) -> None:
-    compare_with_one(case, [rank[case] for rank in outcomes(strategy, 2, True)])
+def test_two_ranks_do_what_one_does(strategy: str, case: str, few: list[dict[str, Any]]) -> None:
+    compare_with_one(case, [rank[strategy][case] for rank in few])
 
 
 @pytest.mark.slow
@@ -51,13 +57,13 @@ def test_two_ranks_do_what_one_does(strategy: str, case: str, outcomes: Outcomes
 @pytest.mark.parametrize("case", OTHERS)
 @pytest.mark.parametrize(("strategy", "ranks"), WORLDS)
 def test_any_ranks_do_what_one_does(strategy: str, ranks: int, case: str, outcomes: Outcomes) -> None:
-    compare_with_one(case, [rank[case] for rank in outcomes(strategy, ranks, False)])
+    compare_with_one(case, [rank[case] for rank in outcomes(strategy, ranks)])
 
 
 @pytest.mark.slow
 def test_two_ranks_train_adapters_on_4_bit_weights_as_one_does(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="pip install 'redi-lab[qlora]'")
-    compare_with_one(IN_4_BITS, [rank[IN_4_BITS] for rank in on_ranks("ddp", 2, [IN_4_BITS], tmp_path)])
+    compare_with_one(IN_4_BITS, [rank["ddp"][IN_4_BITS] for rank in on_ranks(["ddp"], 2, [IN_4_BITS], tmp_path)])
 
 
 def compare_with_one(case: str, ranks: list[dict[str, Any]]) -> None:

@@ -35,8 +35,7 @@ def step(objective: str, rate: float, batch_size: int, **options: Any) -> Tensor
     return result.tap.parameters[0] - before
 
 
-@pytest.mark.parametrize("batch_size", [1, 6])
-@pytest.mark.parametrize("gamma", [0.0, 1.0])
+@pytest.mark.parametrize(("gamma", "batch_size"), [(1.0, 1), (0.0, 6)])
 def test_small_beta_steps_as_symmetric_redi(gamma: float, batch_size: int) -> None:
     """With R the margin of mean log-probs of a pair, |σ(γ − βR) − σ(γ)| ≤ β|R|/4 bounds the difference pair by pair.
 

@@ -99,7 +99,7 @@ def make_step(objective: str, head_gradient: str | None) -> Any:
         weights = None
         if module.is_linear or module.head_gradient == "accumulate":
             weights = module._linear_form(batch)
-        loss, _, _ = module._micro_loss(batch.micro_batches[0], batch, weights)
+        loss, _ = module._micro_loss(batch.micro_batches[0], batch, weights)
         torch.autograd.backward(loss)
 
     return step

@@ -34,28 +34,6 @@ def linear(optimizer: torch.optim.Optimizer, num_steps: int, *, warmup: int) -> 
     return get_scheduler("linear", optimizer, num_warmup_steps=warmup, num_training_steps=num_steps)
 
 
-@every_objective
-def test_entropy_is_the_mean_over_completion_tokens(objective: str, tmp_path: Path) -> None:
-    data = make_data(objective, budget=0)
-    if objective == "dpo":
-        attach_reference(data, make_backbone(seed=1), tmp_path)
-    twin = NaiveTwin(make_backbone())
-    with torch.no_grad():
-        logps = torch.cat([twin.token_distributions(s) for example in batches_of(data)[0] for s in example])
-    expected = -(logps.exp() * logps).sum(-1).mean().item()
-    result = fit(make_module(objective, make_backbone(), log_entropy=True), data)
-    assert result.train[0]["train/entropy"] == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("objective", ["redi", "simpo"])  # one of each kernel
-def test_entropy_leaves_the_step_alone(objective: str) -> None:
-    steps = [
-        fit(make_module(objective, make_backbone(), log_entropy=log_entropy), make_data(objective))
-        for log_entropy in (False, True)
-    ]
-    assert torch.equal(steps[0].tap.gradients[0], steps[1].tap.gradients[0])
-
-
 def test_clipping_bounds_the_update_and_logs_the_unclipped_norm() -> None:
     data, before = make_data("redi"), flat(list(make_backbone().parameters()))
     free = fit(make_module("redi", make_backbone()), data)
@@ -72,8 +50,7 @@ def test_clipping_bounds_the_update_and_logs_the_unclipped_norm() -> None:
     assert torch.equal(loose.tap.parameters[0], free.tap.parameters[0])
 
 
-@pytest.mark.parametrize(("max_steps", "max_epochs"), [(6, None), (-1, 2)], ids=["steps", "epochs"])
-def test_learning_rate_warms_up_and_decays_by_optimizer_steps(max_steps: int, max_epochs: int | None) -> None:
+def test_learning_rate_warms_up_and_decays_by_optimizer_steps() -> None:
     """Rate 1, 6 steps of which 2 warm up: k/2, then (6 − k)/4. 17 pairs in batches of 6 make 3 steps an epoch."""
     module = make_module(
         "redi", make_backbone(), optimizer=partial(SGD, lr=1.0), scheduler=partial(linear, warmup=2), max_grad_norm=0.01
@@ -81,7 +58,7 @@ def test_learning_rate_warms_up_and_decays_by_optimizer_steps(max_steps: int, ma
     before = flat(list(module.parameters()))
     data = make_data("redi", budget=0)
     assert len(data.train_examples) == 17
-    result = fit(module, data, max_steps=max_steps, max_epochs=max_epochs)
+    result = fit(module, data, max_steps=-1, max_epochs=2)
     assert [call["train/lr"] for call in result.train] == pytest.approx([0.0, 0.5, 1.0, 0.75, 0.5, 0.25])
     states = [before, *result.tap.parameters]
     moved = [(after - state).norm().item() for state, after in pairwise(states)]

@@ -23,6 +23,7 @@ from redi_lab.losses.sequences import SequenceLogps
 from redi_lab.modules.base import CausalLMModule
 from redi_lab.modules.examples import Examples
 from redi_lab.modules.redi import REDIModule
+from redi_lab.run.naming import objective_name
 from tests.modules.tiny_runs import (
     HARMLESS_WARNINGS,
     HUGE,
@@ -37,7 +38,7 @@ from tests.modules.tiny_runs import (
 )
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNINGS]
-KINDS: dict[str, type[CausalLMModule]] = {path.split(".")[-2]: get_class(path) for path in LOSSES}
+KINDS: dict[str, type[CausalLMModule]] = {objective_name(path): get_class(path) for path in LOSSES}
 PAIRWISE = {"beta": 0.02, "head_gradient": "accumulate"}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("sft", {}),
@@ -123,13 +124,12 @@ def examples_by_hand(
 
 
 def with_and_without_divergence() -> list[object]:
-    """Each case without it; with it, which the class of cost decides how to add, by default one case of each class."""
-    classes = {
-        case: LOSSES[f"{KINDS[name].__module__}.{KINDS[name].__name__}"].cost_class for case, (name, _) in CASES.items()
-    }
-    shown = {kind: case for case, kind in reversed(classes.items())}.values()
+    """Each case without it, and with it; by default one of each way to take the gradient, which may add it."""
+    slow = ("dpo recomputed", "asymre by problem")
+    plain = [pytest.param(case, 0.0, marks=pytest.mark.slow if case in slow else []) for case in CASES]
+    shown = ("redi", "dpo", "rpo", "unlikelihood")
     marked = [pytest.param(case, KL_WEIGHT, marks=[] if case in shown else pytest.mark.slow) for case in CASES]
-    return [*((case, 0.0) for case in CASES), *marked]
+    return [*plain, *marked]
 
 
 @pytest.fixture(scope="module")

@@ -28,14 +28,13 @@ from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
 from redi_lab.data.traces import TraceCorpus
 from redi_lab.modules.base import CausalLMModule
 from redi_lab.modules.dpo import DPOModule
-from redi_lab.modules.kto import KTOModule
-from redi_lab.modules.npo import NPOModule
+from redi_lab.modules.dpo_variants import RPOModule
 from redi_lab.modules.redi import REDIModule
-from redi_lab.modules.rpo import RPOModule
+from redi_lab.modules.separable import NPOModule
 from redi_lab.modules.sft import SFTModule
 from redi_lab.modules.simpo import SimPOModule
-from redi_lab.modules.token_topr import TokenTOPRModule
-from redi_lab.modules.unpaired_redi import UnpairedREDIModule
+from redi_lab.modules.token_local import TokenTOPRModule
+from redi_lab.modules.unpaired import KTOModule, UnpairedREDIModule
 
 HARMLESS_WARNINGS = (
     r"ignore:.*does not have many workers",  # packing a batch takes a millisecond

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from hydra.utils import get_class, instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from redi_lab.backbone.adapters import Adapters
@@ -32,7 +32,6 @@ NEEDED = {
     ("data", "openr1_math"): ["data.batch_size=4"],
     ("data", "openr1_220k"): ["data.batch_size=4"],
     ("data", "curated"): ["data.path=someone/some-data"],
-    ("eval", "jsonl"): [f"eval.path={__file__}"],
 }
 
 
@@ -41,10 +40,10 @@ def _options(group: str) -> list[str]:
 
 
 CHOICES = {
-    group: [option for option in _options(group) if option != "paper_suite"]  # see test_evaluate.py
-    for group in ("model", "data", "optimizer", "scheduler", "trainer", "callbacks", "engine", "eval")
+    group: _options(group) for group in ("model", "data", "optimizer", "scheduler", "trainer", "callbacks", "engine")
 }
-LOSSES = _options("loss")
+TOGETHER = {"loss": _options("loss"), "eval": [name for name in _options("eval") if name != "paper_suite"]}
+"""Groups with many options; the suite is tested with the verb evaluate, as no training takes it."""
 ALONE = {"protocol": "train", "curation": "curate"}
 """Groups whose options change what others say, and the verbs that read them."""
 NOT_OBJECTS = ("debug", "experiment", "launcher", "logger", "paths")
@@ -134,7 +133,6 @@ CHECKS: dict[str, Callable[[DictConfig, Path], None]] = {
     "trainer": _trainer,
     "callbacks": _callbacks,
     "engine": _engine,
-    "eval": _eval,
     "protocol": _protocol,
     "curation": _curation,
 }
@@ -144,8 +142,6 @@ CHECKS: dict[str, Callable[[DictConfig, Path], None]] = {
 def test_every_option_becomes_an_object(number: int, tmp_path: Path) -> None:
     """Each composition takes the next option of every group: together they take all."""
     chosen = {group: options[number % len(options)] for group, options in CHOICES.items()}
-    if chosen["eval"] == "heldout":  # of the embedded task it is known how many problems that are
-        chosen["data"] = "arithmetic"
     needed = [override for choice in chosen.items() for override in NEEDED.get(choice, [])]
     config = load_config("train", [*(f"{group}={option}" for group, option in chosen.items()), *dict.fromkeys(needed)])
     for group in chosen:
@@ -161,19 +157,22 @@ def test_every_option_of_adapters_is_what_the_backbone_takes(option: str) -> Non
 
 
 @cache
-def _losses() -> tuple[DictConfig, DictConfig]:
-    """The default configuration, and all losses: Hydra composes them at once, each under its name."""
-    names = [f"+loss@losses.{name}={name}" for name in LOSSES]
-    return load_config("train", []), _compose("train", names, CONFIG_DIR).losses
+def _together() -> tuple[DictConfig, DictConfig]:
+    """The default configuration, and all losses and benchmarks: Hydra composes them at once, each under its name."""
+    names = [f"+{group}@all.{group}.{name}={name}" for group, options in TOGETHER.items() for name in options]
+    return load_config("train", ["data.source.num_problems=9"]), _compose("train", names, CONFIG_DIR)["all"]
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_becomes_an_object(name: str, tmp_path: Path) -> None:
-    default, losses = _losses()
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group, names in TOGETHER.items() for name in names])
+def test_every_option_of_a_large_group_becomes_an_object(group: str, name: str, tmp_path: Path) -> None:
+    default, options = _together()
     config = copy.deepcopy(default)
-    config.loss = losses[name]
+    option = options[group][name]
+    config[group] = OmegaConf.merge(config.eval, option) if group == "eval" else option  # which protocol adds to, too
+    if name == "jsonl":
+        config.eval.path = __file__
     check(config, "train")
-    _loss(config, tmp_path)
+    {"loss": _loss, "eval": _eval}[group](config, tmp_path)
 
 
 @pytest.mark.parametrize(("group", "option"), [(group, option) for group in ALONE for option in _options(group)])
@@ -182,14 +181,16 @@ def test_every_option_that_speaks_for_other_groups_becomes_an_object(group: str,
     CHECKS[group](load_config(ALONE[group], [f"{group}={option}", *needed]), tmp_path)
 
 
-@pytest.mark.parametrize("group", ["debug", "logger", "paths"])
-def test_every_option_that_is_no_object_composes(group: str) -> None:
-    for option in _options(group):
-        assert load_config("train", [f"{group}={option}"])[group] is not None
+def test_every_option_that_is_no_object_composes() -> None:
+    groups = {group: _options(group) for group in ("debug", "logger", "paths")}
+    for number in range(max(map(len, groups.values()))):
+        chosen = [f"{group}={options[number % len(options)]}" for group, options in groups.items()]
+        config = load_config("train", chosen)
+        assert all(config[group] is not None for group in groups)
 
 
 def test_every_group_is_covered() -> None:
-    assert {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()} == {*CHOICES, *ALONE, *NOT_OBJECTS, "loss"}
+    assert {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()} == {*CHOICES, *ALONE, *NOT_OBJECTS, *TOGETHER}
 
 
 def test_the_problems_of_the_embedded_task_are_the_same_whichever_group_names_them() -> None:

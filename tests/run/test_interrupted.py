@@ -8,8 +8,8 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import filelock
@@ -22,7 +22,6 @@ from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError, UserError
 from redi_lab.evaluation.results import content_digest
 from redi_lab.run.evaluation import evaluate_checkpoint
 from redi_lab.run.interrupted import LOCK, RECORD, Run, differences, recorded_overrides, running
-from redi_lab.run.record import COMMAND
 
 Tiny = Callable[..., list[str]]
 STEPS = 3
@@ -109,7 +108,7 @@ def test_the_same_command_goes_on(
 
 
 def assert_one_mlflow_run_each(outputs: Path) -> None:
-    """One for the command and each stage, finished, and with one point a step."""
+    """One for each stage, finished, and with one point a step."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{outputs / 'mlflow.db'}")
@@ -117,9 +116,9 @@ def assert_one_mlflow_run_each(outputs: Path) -> None:
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     experiments = Counter(str(run.info.run_name).split(" · ")[1] for run in runs)
-    assert experiments == {"demo (command)": 1, "demo_sft": 1, "demo": 1}
+    assert experiments == {"demo_sft": 1, "demo": 1}
     assert {run.info.status for run in runs} == {"FINISHED"}
-    for run in (run for run in runs if "command" not in str(run.info.run_name)):
+    for run in runs:
         steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
         assert sorted(steps) == list(range(STEPS))
 
@@ -205,14 +204,8 @@ def test_a_signal_in_the_last_step_does_not_train_again(
     assert len(log(the_run(tmp_path / "outputs"))) == STEPS
 
 
-@dataclass(frozen=True)
-class FakeStage:
-    identity: Mapping[str, Any]
-    name: str = "demo"
-
-    @property
-    def fingerprint(self) -> str:
-        return content_digest(self.identity)
+def fake_stage(identity: Mapping[str, Any]) -> Any:
+    return SimpleNamespace(identity=identity, name="demo", fingerprint=content_digest(identity))
 
 
 class Command:
@@ -227,7 +220,7 @@ class Command:
         where = {"outputs_dir": "o", "cache_dir": "c", "output_dir": str(self.outputs / f"{self.count:02}_demo")}
         config = OmegaConf.create({"loss": {"alpha": alpha}, "resume": resume, "paths": where})
         expected = nullcontext() if ends_by is None else pytest.raises(type(ends_by))
-        with expected, running(config, [f"loss.alpha={alpha}"], [FakeStage({"data": data})]) as run:
+        with expected, running(config, [f"loss.alpha={alpha}"], [fake_stage({"data": data})]) as run:
             (run.folder / "metrics.jsonl").touch()
             if ends_by is not None:
                 raise ends_by
@@ -281,8 +274,7 @@ def test_a_run_that_is_refused_before_it_wrote_anything_leaves_nothing(tmp_path:
     config = OmegaConf.create({"resume": "auto", "paths": {k: str(tmp_path / k) for k in PATHS}})
 
     def run() -> None:
-        with running(config, [], [FakeStage({})]) as begun:
-            (begun.folder / COMMAND).mkdir()
+        with running(config, [], [fake_stage({})]):
             raise UserError("no data")
 
     with pytest.raises(UserError, match="no data"):
@@ -294,7 +286,7 @@ def test_a_full_disk_says_how_to_go_on(tmp_path: Path) -> None:
     config = OmegaConf.create({"resume": "auto", "paths": {k: str(tmp_path / k) for k in PATHS}})
 
     def run() -> None:
-        with running(config, [], [FakeStage({})]):
+        with running(config, [], [fake_stage({})]):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(UserError, match=rf"the disk is full .* redi-lab resume={tmp_path / 'output_dir'}"):
@@ -306,7 +298,7 @@ def test_a_folder_that_is_named_holds_one_run(tmp_path: Path) -> None:
     config = OmegaConf.create({"resume": "auto", "paths": {k: str(tmp_path / k) for k in PATHS}})
 
     def run(data: str) -> None:
-        with running(config, overrides, [FakeStage({"data": data})]):
+        with running(config, overrides, [fake_stage({"data": data})]):
             raise SIGNAL
 
     for _ in range(2):

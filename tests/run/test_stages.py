@@ -1,7 +1,8 @@
-"""Fingerprints, inheritance and the stage cache."""
+"""Fingerprints, which follow what is computed and not how it is explained; inheritance and the stage cache."""
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
 
 from redi_lab.config.compose import load_config
 from redi_lab.config.inheritance import inherited
 from redi_lab.errors import UserError
 from redi_lab.run import stages
-from redi_lab.run.stages import StageCache, StageRecord, resolve_chain
+from redi_lab.run.stages import Stage, StageCache, StageRecord, code_digest, resolve_chain
 
 
 def test_what_is_trained_reaches_the_earlier_stage_and_how_does_not() -> None:
@@ -61,41 +63,55 @@ def fingerprints(*overrides: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def default() -> list[str]:
-    """The fingerprints of the default command."""
-    return fingerprints()
+def chain() -> list[Stage]:
+    """The stages of the default command."""
+    return resolve_chain(load_config("train", []), [])
 
 
-def test_a_chain_is_fingerprinted_before_anything_runs(default: list[str]) -> None:
-    chain = resolve_chain(load_config("train", []), [])
+@pytest.fixture(scope="module")
+def default(chain: list[Stage]) -> list[str]:
+    """Their fingerprints."""
+    return [stage.fingerprint for stage in chain]
+
+
+def test_a_chain_is_fingerprinted_before_anything_runs(chain: list[Stage], default: list[str]) -> None:
     assert [stage.name for stage in chain] == ["demo_sft", "demo"]
-    assert default == [stage.fingerprint for stage in chain]
+    assert default == fingerprints()
     assert chain[0].data is chain[1].data
 
 
 @pytest.mark.parametrize(
     ("override", "changes"),
     [
-        ("seed=7", (True, True)),
         ("data.source.num_problems=6999", (True, True)),
-        ("model.config.num_hidden_layers=2", (True, True)),
-        ("data.prompt_template='Q {problem}'", (True, True)),
         ("init_overrides=['optimizer.lr=1e-3']", (True, True)),  # another parent is another start
-        ("data.token_weights=spans", (True, True)),
         ("loss.alpha=0.7", (False, True)),
-        ("loss.prefix_weight=0", (False, True)),
-        ("optimizer.lr=1e-4", (False, True)),
-        ("scheduler=cosine", (False, True)),
-        ("data.batch_size=8", (False, True)),
-        ("eval.num_samples=2", (False, False)),
-        ("data.max_new_tokens=95", (False, False)),
-        ("loss.log_entropy=true", (False, False)),
-        ("callbacks.checkpoints.every_n_steps=5", (False, False)),
-        ("name=other", (False, False)),
+        ("eval.num_samples=2 data.max_new_tokens=95 callbacks.checkpoints.every_n_steps=5 name=other", (False, False)),
     ],
 )
 def test_the_fingerprint_covers_what_matters(default: list[str], override: str, changes: tuple[bool, bool]) -> None:
-    assert tuple(a != b for a, b in zip(default, fingerprints(override), strict=True)) == changes
+    assert tuple(a != b for a, b in zip(default, fingerprints(*override.split()), strict=True)) == changes
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 7),
+        ("model.config.num_hidden_layers", 2),
+        ("data.prompt_template", "Q {problem}"),
+        ("data.token_weights", "spans"),
+        ("data.batch_size", 8),
+        ("loss.prefix_weight", 0.0),
+        ("loss.alpha_schedule", "linear"),
+        ("optimizer.lr", 1e-4),
+        ("scheduler.name", "cosine"),
+    ],
+)
+def test_a_stage_with_other_settings_is_another_one(chain: list[Stage], key: str, value: object) -> None:
+    stage = chain[-1]
+    config = copy.deepcopy(stage.config)
+    OmegaConf.update(config, key, value)
+    assert stages._identity(config, stage.data, stage.identity["init"]) != stage.identity
 
 
 def test_a_stage_is_the_same_on_any_number_of_devices() -> None:
@@ -214,3 +230,49 @@ def test_a_stage_that_is_gone_is_said_to_be_trained_again(
     shutil.rmtree(checkpoint)
     assert cache.find("f") is None
     assert str(checkpoint) in capsys.readouterr().out
+
+
+LOSS = '''"""A loss."""
+
+RATE = 0.5
+"""Of the negative term."""
+
+
+def loss(x: float) -> float:
+    """The weighted loss."""
+    return x * RATE
+'''
+
+
+def digest(folder: Path, source: str, name: str = "loss.py") -> str:
+    """The digest of a package of one module."""
+    (folder / "losses").mkdir(parents=True)
+    (folder / "losses" / name).write_text(source)
+    return code_digest("losses", package=folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_same"),
+    [
+        ("RATE = 0.5", "RATE = 0.5  # a comment", True),
+        ('"""A loss."""\n\n', "", True),
+        ("The weighted", "The very weighted", True),
+        ('"""Of the negative term."""\n', "", True),
+        ("x * RATE", "(x\n * RATE)", True),
+        ("RATE = 0.5", "RATE = 0.25", False),
+        ("x * RATE", "x / RATE", False),
+        ("return x", 'return "a string" or x', False),
+    ],
+)
+def test_prose_does_not_count_and_numbers_do(tmp_path: Path, old: str, new: str, is_same: bool) -> None:
+    assert old in LOSS
+    changed = digest(tmp_path / "b", LOSS.replace(old, new))
+    assert (changed == digest(tmp_path / "a", LOSS)) == is_same
+
+
+def test_the_names_of_modules_count(tmp_path: Path) -> None:
+    assert digest(tmp_path / "a", LOSS) != digest(tmp_path / "b", LOSS, "other.py")
+
+
+def test_the_code_of_the_lab_is_found() -> None:
+    assert code_digest("losses") == code_digest("losses") != code_digest("losses", "data")

@@ -42,7 +42,7 @@ def failing_after(action: Callable[..., Any]) -> Callable[..., Any]:
     return lost
 
 
-@pytest.mark.parametrize("call", ["create_run", "log_batch", "log_inputs", "log_artifact", "set_terminated"])
+@pytest.mark.parametrize("call", ["create_run", "log_batch", "log_artifact", "set_terminated"])
 def test_a_lost_answer_leaves_one_copy(
     call: str, new_logger: NewLogger, tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,7 +53,6 @@ def test_a_lost_answer_leaves_one_copy(
         logger = new_logger(experiment=f"lost {call}", tags={"stage": "train"})
         logger.log_hyperparams({"seed": 1})
         logger.log_text("config.yaml", "seed: 1\n")
-        logger.log_dataset("arithmetic", "ab" * 32, "embedded", 2048)
         for step in range(3):
             logger.log_metrics({"a": step, "b": step, "c": step}, step)  # three lines, three calls
         logger.finalize("success")
@@ -63,7 +62,6 @@ def test_a_lost_answer_leaves_one_copy(
     assert run.info.run_id == report.run_id
     assert (run.info.status, run.data.params, run.data.tags["stage"]) == ("FINISHED", {"seed": "1"}, "train")
     assert history(tracking_uri, report.run_id, "a") == [(0, 0.0), (1, 1.0), (2, 2.0)]
-    assert len(run.inputs.dataset_inputs) == 1
     assert [artifact.path for artifact in client(tracking_uri).list_artifacts(report.run_id)] == ["config.yaml"]
     again = upload(tmp_path)
     assert (again.run_id, again.lines, again.items) == (report.run_id, 0, 0)
@@ -140,26 +138,19 @@ def test_without_mlflow_json_the_run_is_found_by_its_key(
     assert history(tracking_uri, report.run_id, "loss") == [(0, 1.0)]
 
 
-def assert_both_were_killed(uri: str, folder: Path) -> None:
+def assert_was_killed(uri: str, folder: Path) -> None:
     report = upload(folder)
     assert report.lines == 1
-    run = client(uri).get_run(report.run_id)
-    parent = client(uri).get_run(run.data.tags["mlflow.parentRunId"])
-    assert (run.info.status, parent.info.status, parent.info.run_name) == ("KILLED", "KILLED", "run")
+    assert client(uri).get_run(report.run_id).info.status == "KILLED"
 
 
-def test_a_killed_run_and_its_command_are_completed_as_killed(
-    new_logger: NewLogger, tracking_uri: str, tmp_path: Path
-) -> None:
+def test_a_killed_run_is_completed_as_killed(new_logger: NewLogger, tracking_uri: str, tmp_path: Path) -> None:
     """The files as they are in the middle of a run are what a kill leaves behind."""
-    running, killed = tmp_path / "running", tmp_path / "killed"
-    parent = new_logger(running / "command")
-    logger = new_logger(running, parent=str(killed / "command"))
+    logger = new_logger(tmp_path / "running")
     logger.log_metrics({"loss": 1.0}, 0)
-    shutil.copytree(running, killed)
-    assert_both_were_killed(tracking_uri, killed)
+    shutil.copytree(tmp_path / "running", tmp_path / "killed")
+    assert_was_killed(tracking_uri, tmp_path / "killed")
     logger.finalize("success")
-    parent.finalize("success")
 
 
 @pytest.mark.slow
@@ -167,15 +158,13 @@ def test_a_run_that_is_really_killed(tracking_uri: str, tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\n"
         "from redi_lab.tracking.logger import RunLogger\n"
-        "options = {'tracking_uri': sys.argv[1], 'flush_seconds': 3600.0}\n"
-        "parent = RunLogger(sys.argv[2] + '/command', 'run', **options)\n"
-        "logger = RunLogger(sys.argv[2], 'run', parent=str(parent.folder), **options)\n"
+        "logger = RunLogger(sys.argv[2], 'run', tracking_uri=sys.argv[1], flush_seconds=3600.0)\n"
         "logger.log_metrics({'loss': 1.0}, 0)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     command = [sys.executable, "-c", script, tracking_uri, str(tmp_path)]
     assert subprocess.run(command, cwd=REPOSITORY, check=False).returncode == -9
-    assert_both_were_killed(tracking_uri, tmp_path)
+    assert_was_killed(tracking_uri, tmp_path)
 
 
 def test_missing_artifacts_are_reported_not_dropped(new_logger: NewLogger, tmp_path: Path) -> None:
@@ -192,16 +181,17 @@ def test_missing_artifacts_are_reported_not_dropped(new_logger: NewLogger, tmp_p
     assert (report.items, report.missing) == (1, ())
 
 
-def test_a_run_is_nested_under_the_folder_or_the_id_of_its_parent(
-    new_logger: NewLogger, tracking_uri: str, tmp_path: Path
+def test_a_run_is_nested_under_its_parent_in_the_parents_store_alone(
+    new_logger: NewLogger, tracking_uri: str, mlflow_database: Path, tmp_path: Path
 ) -> None:
-    parent = new_logger(tmp_path / "command")
-    ways = {"folder": str(parent.folder), "id": parent.version}
-    children = [new_logger(tmp_path / way, parent=value) for way, value in ways.items()]
-    for logger in (*children, parent):
+    parent = new_logger(tmp_path / "parent")
+    child = new_logger(tmp_path / "child", parent=parent.version)
+    for logger in (child, parent):
         logger.finalize("success")
-    for child in children:
-        assert client(tracking_uri).get_run(child.version).data.tags["mlflow.parentRunId"] == parent.version
+    assert client(tracking_uri).get_run(child.version).data.tags["mlflow.parentRunId"] == parent.version
+    another = f"sqlite:///{shutil.copy(mlflow_database, tmp_path / 'another.db')}"
+    copied = client(another).get_run(upload(tmp_path / "child", another).run_id)
+    assert "mlflow.parentRunId" not in copied.data.tags
 
 
 def test_artifacts_lie_beside_the_database(tracking_uri: str) -> None:

@@ -74,7 +74,7 @@ class CollapseConfig(TargetSettings, extra="forbid"):
     """The collapse rule (`redi_lab.callbacks.collapse_rule.Limits`), and what is done about a collapse."""
 
     target: Literal["redi_lab.callbacks.collapse.CollapseDetector"] = Field(alias="_target_")
-    action: Literal["warn", "stop", "prune", "rollback"]
+    action: Literal["warn", "stop", "rollback"]
     drifting_nats: Positive
     collapsed_nats: Positive
     harm_share: PositiveShare

@@ -29,7 +29,6 @@ class LossConfig(TargetSettings):
         alias="_target_"
     )
     partial: Literal[True] = Field(alias="_partial_")
-    log_entropy: bool
     kl_weight: NotNegative
 
 
@@ -87,27 +86,27 @@ _Pairs, _Alpha, _Scheduled, _Reference = PairsConfig, AlphaConfig, ScheduledConf
 
 LOSSES: Mapping[str, type[LossConfig]] = by_target(
     _objective("sft.SFTModule", "A"),
-    _objective("unpaired_redi.UnpairedREDIModule", "A", _Alpha),
+    _objective("unpaired.UnpairedREDIModule", "A", _Alpha),
     _objective("redi.REDIModule", "A", _Pairs, _Alpha),
     _objective("dpo.DPOModule", "C2", _Reference, PairwiseConfig),
     _objective("simpo.SimPOModule", "C2", PairwiseConfig, gamma=NotNegative),
-    _objective("simper.SimPERModule", "C1", _Pairs),
-    _objective("bounded_redi.BoundedREDIModule", "C1", _Pairs, _Alpha, gamma=NotNegative, is_detached=bool),
-    _objective("gated_redi.GatedREDIModule", "C1", _Pairs, _Alpha, kappa=Positive, tau=Share),
-    _objective("hinge.HingeModule", "C1", _Pairs, _Alpha, delta=Positive),
-    _objective("topr.TOPRModule", "C1", _Pairs, _Alpha, _Reference),
-    _objective("npo.NPOModule", "C1", _Pairs, _Alpha, _Reference, beta=Positive),
-    _objective("nca.NCAModule", "C1", _Pairs, _Reference, beta=Positive),
-    _objective("dpo_shift.DPOShiftModule", "C2", _Pairs, _Alpha, _Reference, beta=Positive),
-    _objective("rpo.RPOModule", "C3", _Pairs, _Reference, beta=Positive, nll_weight=NotNegative),
-    _objective("dpop.DPOPModule", "C3", _Pairs, _Reference, beta=Positive, penalty=NotNegative),
-    _objective("cal_dpo.CalDPOModule", "C3", _Pairs, _Reference, beta=Positive),
-    _objective("w_reinforce.WReinforceModule", "A", _Scheduled, positive_weight=NotNegative, negative_weight=float),
-    _objective("asymre.AsymREModule", "A", _Scheduled, baseline=_Baseline, is_relative=bool),
-    _objective("oreal.OREALModule", "A", _Scheduled, negative_weight=NotNegative),
-    _objective("a_star_po.AStarPOModule", "C1", _Reference, beta=Positive, value_beta=Positive),
+    _objective("separable.SimPERModule", "C1", _Pairs),
+    _objective("separable.BoundedREDIModule", "C1", _Pairs, _Alpha, gamma=NotNegative, is_detached=bool),
+    _objective("separable.GatedREDIModule", "C1", _Pairs, _Alpha, kappa=Positive, tau=Share),
+    _objective("separable.HingeModule", "C1", _Pairs, _Alpha, delta=Positive),
+    _objective("separable.TOPRModule", "C1", _Pairs, _Alpha, _Reference),
+    _objective("separable.NPOModule", "C1", _Pairs, _Alpha, _Reference, beta=Positive),
+    _objective("separable.NCAModule", "C1", _Pairs, _Reference, beta=Positive),
+    _objective("dpo_variants.DPOShiftModule", "C2", _Pairs, _Alpha, _Reference, beta=Positive),
+    _objective("dpo_variants.RPOModule", "C3", _Pairs, _Reference, beta=Positive, nll_weight=NotNegative),
+    _objective("dpo_variants.DPOPModule", "C3", _Pairs, _Reference, beta=Positive, penalty=NotNegative),
+    _objective("dpo_variants.CalDPOModule", "C3", _Pairs, _Reference, beta=Positive),
+    _objective("unpaired.WReinforceModule", "A", _Scheduled, positive_weight=NotNegative, negative_weight=float),
+    _objective("unpaired.AsymREModule", "A", _Scheduled, baseline=_Baseline, is_relative=bool),
+    _objective("unpaired.OREALModule", "A", _Scheduled, negative_weight=NotNegative),
+    _objective("unpaired.AStarPOModule", "C1", _Reference, beta=Positive, value_beta=Positive),
     _objective(
-        "kto.KTOModule",
+        "unpaired.KTOModule",
         "D",
         _Scheduled,
         _Reference,
@@ -115,9 +114,9 @@ LOSSES: Mapping[str, type[LossConfig]] = by_target(
         chosen_weight=NotNegative,
         rejected_weight=NotNegative,
     ),
-    _objective("unlikelihood.UnlikelihoodModule", "B", _Pairs, _Alpha),
-    _objective("luffy.LUFFYModule", "B", _Pairs, _Alpha, gamma=Positive),
-    _objective("token_topr.TokenTOPRModule", "B", _Pairs, _Alpha, _Reference),
+    _objective("token_local.UnlikelihoodModule", "B", _Pairs, _Alpha),
+    _objective("token_local.LUFFYModule", "B", _Pairs, _Alpha, gamma=Positive),
+    _objective("token_local.TokenTOPRModule", "B", _Pairs, _Alpha, _Reference),
 )
 """The objectives: path of the module → model of its settings."""
 

@@ -104,7 +104,6 @@ class TrainVerb(_Verb):
         return known_metrics(
             self.loss.target,
             has_validation=self.data.num_validation > 0,
-            log_entropy=self.loss.log_entropy,
             has_divergence=self.loss.kl_weight > 0,
             callbacks=[name for name in CALLBACK_METRICS if name in logging],
         )

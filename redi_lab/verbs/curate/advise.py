@@ -132,8 +132,8 @@ class Advice:
 def _examples(config: DictConfig, most: int) -> tuple[Any, Any]:
     """The pairs as training would have them, or a random choice of `most`; and what turns token ids into text."""
     from redi_lab.run import build
-    from redi_lab.run.opened import OpenedData
     from redi_lab.run.screen import waiting
+    from redi_lab.run.stages import OpenedData
 
     corpus = OpenedData(config).corpus
     init = None if config.init_from is None else Path(config.init_from)

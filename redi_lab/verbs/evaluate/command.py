@@ -24,14 +24,20 @@ from redi_lab.figures.scores import plot_scores
 from redi_lab.run.arguments import check_arguments
 from redi_lab.run.benchmarks import make_benchmarks
 from redi_lab.run.build import make_engine, make_grader, make_source
-from redi_lab.run.evaluation import BASE_MODEL, advancing, evaluate_benchmarks, make_evaluation, nested_metrics
-from redi_lab.run.record import command_run, make_logger, quieten_libraries, results_folder, write_summary
+from redi_lab.run.evaluation import (
+    BASE_MODEL,
+    advancing,
+    evaluate_benchmarks,
+    make_evaluation,
+    nested_metrics,
+)
+from redi_lab.run.record import make_logger, quieten_libraries, results_folder, write_summary
 from redi_lab.run.screen import CONSOLE, progress_bar
 from redi_lab.run.training_record import read_record, settle_protocol
 from redi_lab.verbs.evaluate.question import Answer, ask
 
 
-def run_evaluation(config: DictConfig, overrides: Sequence[str]) -> Path:
+def run_evaluation(config: DictConfig) -> Path:
     """Evaluate `config.checkpoint` and write a results folder.
 
     Raises:
@@ -55,23 +61,22 @@ def run_evaluation(config: DictConfig, overrides: Sequence[str]) -> Path:
         if base is not None:  # under the same protocol, down to the tokens of its prompts
             tokenizer = load_tokenizer(str(checkpoint), key="checkpoint")
             models[BASE_MODEL] = evaluate_benchmarks(config, base, benchmarks, BASE_MODEL, tokenizer)
-        with command_run(config, overrides, output_dir) as parent:
-            logger = make_logger(config, output_dir, parent, {"redi_lab.stage": "evaluate"})
-            logger.log_metrics({f"eval/{k}": v for k, v in _metrics(config, results, answer).items()}, step=0)
-            page = log_samples(logger, output_dir, results, benchmarks)
-            content = {
-                "name": config.name,
-                "verb": "evaluate",
-                "checkpoint": str(checkpoint),
-                "mlflow_run_id": logger.version,
-                "sequential": answer and answer.summary,
-                "baseline": None if base is None else {"checkpoint": str(base), **_summary(models[BASE_MODEL])},
-                **_summary(results),
-            }
-            logger.log_artifact(write_summary(output_dir, config, content))
-            if len(results) > 1:
-                logger.log_artifact(plot_scores(_scores(results), checkpoint.name, output_dir / "scores.png"))
-            logger.finalize("success")
+        logger = make_logger(config, output_dir, None, {"redi_lab.stage": "evaluate"})
+        logger.log_metrics({f"eval/{k}": v for k, v in _metrics(config, results, answer).items()}, step=0)
+        page = log_samples(logger, output_dir, results, benchmarks)
+        content = {
+            "name": config.name,
+            "verb": "evaluate",
+            "checkpoint": str(checkpoint),
+            "mlflow_run_id": logger.version,
+            "sequential": answer and answer.summary,
+            "baseline": None if base is None else {"checkpoint": str(base), **_summary(models[BASE_MODEL])},
+            **_summary(results),
+        }
+        logger.log_artifact(write_summary(output_dir, config, content))
+        if len(results) > 1:
+            logger.log_artifact(plot_scores(_scores(results), checkpoint.name, output_dir / "scores.png"))
+        logger.finalize("success")
     CONSOLE.print(_table(models))
     for model, result in ((model, result) for model, each in models.items() for result in each):
         if (reason := explain_zero(result)) is not None:

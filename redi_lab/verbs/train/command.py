@@ -6,7 +6,6 @@ Each stage: traces → tokens → batches → policy under an objective → Hugg
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,8 +19,8 @@ from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.run import build
 from redi_lab.run.benchmarks import make_benchmark
 from redi_lab.run.evaluation import evaluate_checkpoint
-from redi_lab.run.interrupted import Run, running
-from redi_lab.run.record import command_run, quieten_libraries
+from redi_lab.run.interrupted import running
+from redi_lab.run.record import quieten_libraries
 from redi_lab.run.stages import Stage, StageCache, resolve_chain
 from redi_lab.verbs.train import report
 from redi_lab.verbs.train.outcome import Outcome
@@ -43,7 +42,7 @@ def run_training(
         config: composed and checked.
         overrides: those that made it, which earlier stages partly take over.
         callbacks: further ones for the last stage, in addition to those of the callbacks group.
-        parent_run_id: MLflow run to nest the stages under, or the folder of its record; None opens one for the command.
+        parent_run_id: MLflow run to nest the stages under.
         tags: further ones of the last stage's MLflow run.
 
     Returns:
@@ -59,24 +58,17 @@ def run_training(
     with running(config, overrides, chain) as run:
         benchmark = make_benchmark(config, lambda: chain[-1].data.corpus)
         base = _base_model(chain[0], is_wanted=config.baseline)
-        with _command_run(config, overrides, run, parent_run_id) as parent:
-            baseline = _baseline(config, chain[0], base, benchmark)
-            stages = StageCache(Path(config.paths.cache_dir))
-            outcomes: list[Outcome] = []
-            for number, stage in enumerate(chain, start=1):
-                report.announce(stage.config, number, len(chain))
-                start = outcomes[-1].record.checkpoint if outcomes else stage.init
-                job = Job(stage, start, benchmark, config, parent, tuple(outcomes), base, baseline, stages)
-                last = number == len(chain)
-                outcomes.append(job.train(run.folder, callbacks, tags) if last else job.find_or_train())
+        baseline = _baseline(config, chain[0], base, benchmark)
+        stages = StageCache(Path(config.paths.cache_dir))
+        outcomes: list[Outcome] = []
+        for number, stage in enumerate(chain, start=1):
+            report.announce(stage.config, number, len(chain))
+            start = outcomes[-1].record.checkpoint if outcomes else stage.init
+            job = Job(stage, start, benchmark, config, parent_run_id, tuple(outcomes), base, baseline, stages)
+            last = number == len(chain)
+            outcomes.append(job.train(run.folder, callbacks, tags) if last else job.find_or_train())
         report.finish(config, run.folder, outcomes, baseline)
         return run.folder
-
-
-def _command_run(
-    config: DictConfig, overrides: Sequence[str], run: Run, parent_run_id: str | None
-) -> AbstractContextManager[str | None]:
-    return command_run(config, overrides, run.folder) if parent_run_id is None else nullcontext(parent_run_id)
 
 
 def _base_model(first: Stage, *, is_wanted: bool) -> str | None:

@@ -28,8 +28,8 @@ from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem, load_file_ben
 from redi_lab.generation.engines import SamplingParams
 from redi_lab.grading.grader import Grader
 from redi_lab.run import build
-from redi_lab.run.opened import OpenedData
 from redi_lab.run.screen import say
+from redi_lab.run.stages import OpenedData
 
 
 @final

@@ -94,10 +94,14 @@ class Job:
             layers_to_shard(backbone)  # before ranks are started
         data.check_positions(backbone.max_positions, backbone.unsupported_window)
         module = build.make_module(config, backbone)
-        tags = {"redi_lab.stage": self.stage.name, "redi_lab.fingerprint": self.stage.fingerprint, **further_tags}
+        tags = {
+            "redi_lab.stage": self.stage.name,
+            "redi_lab.fingerprint": self.stage.fingerprint,
+            "data.source": redacted(corpus.source),
+            "data.digest": data.digest(),
+            **further_tags,
+        }
         logger = make_logger(config, folder, self.parent_run_id, tags)
-        source = redacted(corpus.source)
-        logger.log_dataset(source, data.digest(), source, len(data.train_examples))
         probes = choose_observed(config, development, data, encoder)
         notes = {RECORD_FILE: redacted(TrainingRecord.of(config, self.base).model_dump())}
         fit = Fit(

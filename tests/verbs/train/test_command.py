@@ -229,7 +229,7 @@ def assert_columns_exist(experiment: Any, stage: Any) -> None:
     assert stage.data.params["objective"] == "redi α.5"
 
 
-def test_mlflow_holds_a_run_for_the_command_and_one_for_each_stage(
+def test_mlflow_holds_a_run_for_each_stage(
     tiny: Tiny, tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow.tracking import MlflowClient
@@ -242,17 +242,15 @@ def test_mlflow_holds_a_run_for_the_command_and_one_for_each_stage(
     assert experiment is not None
     runs = {found.info.run_name: found for found in client.search_runs([experiment.experiment_id])}
     sft, demo = "sft lr 2e-3 s42 · demo_sft", "redi α.5 lr 2e-4 s42 · demo"
-    assert runs.keys() == {f"{demo} (command)", sft, demo}
-    parent = runs[f"{demo} (command)"].info.run_id
+    assert runs.keys() == {sft, demo}
     stage = runs[demo]
     assert stage.info.run_id == summary["mlflow_run_id"]
-    assert {runs[n].data.tags["mlflow.parentRunId"] for n in (sft, demo)} == {parent}
     assert stage.data.tags["redi_lab.fingerprint"] == summary["fingerprint"]
     assert stage.data.params["loss.alpha"] == "0.5"
     assert_columns_exist(experiment, stage)
     assert stage.data.metrics["eval/pass_at_1"] == summary["metrics"]["pass_at_1"]["value"]
     assert len(client.get_metric_history(stage.info.run_id, REJECTED)) == 3
-    assert stage.inputs.dataset_inputs[0].dataset.digest
+    assert (stage.data.tags["data.source"], len(stage.data.tags["data.digest"])) == ("arithmetic", 64)
     names = {artifact.path for artifact in client.list_artifacts(stage.info.run_id)}
     assert {"config.yaml", "environment.txt", "summary.json", "curves.png"} <= names
     assert {found.info.status for found in runs.values()} == {"FINISHED"}
@@ -264,11 +262,10 @@ def test_mlflow_holds_a_run_for_the_command_and_one_for_each_stage(
     assert list(curves.axes[2].lines[1].get_ydata()) == read_curves(tmp_path / "run" / "metrics.jsonl")[REJECTED].values
 
 
-def test_validation_best_checkpoint_and_entropy(tiny: Tiny, tmp_path: Path) -> None:
+def test_validation_and_best_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
     more = [
         "init_from=null",
         "data.num_validation=4",
-        "loss.log_entropy=true",
         "callbacks.checkpoints.every_n_steps=2",
         "callbacks.checkpoints.monitor=val/loss",
         "trainer.val_check_interval=1",
@@ -279,9 +276,7 @@ def test_validation_best_checkpoint_and_entropy(tiny: Tiny, tmp_path: Path) -> N
     assert {Path(folder).name for folder in summary["checkpoints"]} == {"best", "last", "step-2"}
     assert summary["data"]["batches"]["validation"] == 4
     curves = read_curves(tmp_path / "run" / "metrics.jsonl")
-    expected = known_metrics(
-        summary["loss"]["_target_"], has_validation=True, log_entropy=True, callbacks=CALLBACK_METRICS
-    )
+    expected = known_metrics(summary["loss"]["_target_"], has_validation=True, callbacks=CALLBACK_METRICS)
     assert sorted(name for name in curves if not name.startswith(("epoch", "plan/"))) == expected
 
 

@@ -17,7 +17,7 @@ from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.run import build
 from redi_lab.run.benchmarks import make_benchmark
-from redi_lab.run.opened import OpenedData
+from redi_lab.run.stages import OpenedData
 from redi_lab.tracking.journal import read_curves
 from redi_lab.verbs.train.development import Development, choose_probes, load_development
 
