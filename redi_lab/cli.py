@@ -126,7 +126,7 @@ def _execute(name: str, config: DictConfig, overrides: list[str]) -> None:
 
 def _curate(arguments: list[str]) -> None:
     if arguments[:1] == ["preview"]:
-        from redi_lab.verbs.curate.preview.command import run_preview
+        from redi_lab.verbs.curate.preview import run_preview
 
         run_preview(arguments[1:])
     elif arguments[:1] == ["advise"]:
