@@ -34,9 +34,8 @@ from redi_lab.run.arguments import check_arguments
 from redi_lab.run.build import make_source
 from redi_lab.run.record import quieten_libraries, results_folder, write_summary
 from redi_lab.run.screen import progress_bar
-from redi_lab.verbs.curate.grading import Chunk, graded_chunks
 from redi_lab.verbs.curate.report import print_report
-from redi_lab.verbs.curate.worker import WorkerPlan
+from redi_lab.verbs.curate.worker import Chunk, WorkerPlan, graded_chunks
 
 REPORT_FILE = "report.json"
 MANIFEST_FILE = "manifest.json"

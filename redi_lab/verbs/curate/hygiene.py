@@ -24,8 +24,7 @@ from redi_lab.curation.parallel import map_ordered
 from redi_lab.data.traces import Dropped
 from redi_lab.figures.page import render_page, table
 from redi_lab.verbs.curate.command import Recipe, make_recipe, work_of
-from redi_lab.verbs.curate.grading import Chunk
-from redi_lab.verbs.curate.worker import WorkerPlan
+from redi_lab.verbs.curate.worker import Chunk, WorkerPlan
 
 PAGE = "hygiene.html"
 _EXCERPT = 400

@@ -23,7 +23,7 @@ from redi_lab.data.traces import Dropped, Generation, Problem
 from redi_lab.errors import UserError
 from redi_lab.files import file_digest
 from redi_lab.grading.grader import Grader
-from redi_lab.verbs.curate.grading import grade_chunk
+from redi_lab.verbs.curate.worker import grade_chunk
 from tests.verbs.train.test_command import run
 
 RAW = "openr1/SYNTHETIC_openr1_math_raw.jsonl"
