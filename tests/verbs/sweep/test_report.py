@@ -208,5 +208,6 @@ def test_plots_name_the_objective(
     sweep = replace(fakes.make_sweep(tmp_path, space=space), overrides=overrides)
     titles: list[str] = []
     monkeypatch.setattr("redi_lab.verbs.sweep.report.plot_map", lambda *args: titles.append(args[-1]))
+    monkeypatch.setattr("redi_lab.verbs.sweep.report.plot_with_optuna", lambda *_: [])
     write_report(sweep, planned(sweep)[0], None)
     assert titles == [title]
