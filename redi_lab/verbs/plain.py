@@ -11,9 +11,7 @@ from pathlib import Path
 from redi_lab.config.compose import CONFIG_DIR, load_config
 from redi_lab.config.schema.plan import PlanWords, load_assumptions
 from redi_lab.config.schema.words import (
-    CompareWords,
     DoctorWords,
-    GradeWords,
     RunsWords,
     UiWords,
     UploadWords,
@@ -25,31 +23,9 @@ from redi_lab.errors import UserError
 
 def compare(arguments: list[str]) -> None:
     """Compare runs: a page, and links into MLflow."""
-    names, words, overrides = read_words(CompareWords, arguments)
-    config = load_config("evaluate", ["checkpoint=.", "name=compare", *overrides], check_paths=False)
-    from redi_lab.run.record import results_folder, write_summary
-    from redi_lab.verbs.compare import compare as compare_runs
+    from redi_lab.verbs.compare import run_compare
 
-    with results_folder(config) as folder:
-        done = compare_runs(
-            names,
-            outputs_dir=Path(config.paths.outputs_dir),
-            tracking_uri=config.logger.tracking_uri,
-            destination=folder / "index.html",
-            last=words.last,
-            ui_url=f"http://127.0.0.1:{words.port}",
-        )
-        content = {"name": "compare", "verb": "compare", "runs": done.metrics, "page": str(done.page)}
-        write_summary(folder, config, content | {"mlflow_url": done.mlflow_url, "curves_url": done.curves_url})
-    print(f"Compared:   {', '.join(done.runs)}")
-    for title, url in (("MLflow", done.mlflow_url), ("Curves", done.curves_url)):
-        if url is not None:
-            print(f"{title + ':':<12}{url}")
-    if done.not_in_store:
-        print(f"Not in MLflow (redi-lab upload RUN_DIR): {', '.join(done.not_in_store)}")
-    print("The links need the UI: redi-lab ui")
-    print(f"Page:       {done.page}")
-    print(f"Results:    {folder}")
+    run_compare(arguments)
 
 
 def doctor(arguments: list[str]) -> None:
@@ -65,38 +41,9 @@ def doctor(arguments: list[str]) -> None:
 
 def grade(arguments: list[str]) -> None:
     """Add a verdict and its reason to every row of a file."""
-    names, words, overrides = read_words(GradeWords, arguments)
-    if len(names) != 1:
-        raise UserError(
-            "grade takes one file: redi-lab grade FILE.jsonl [prediction=KEY gold=KEY workers=N answers=WHERE]"
-        )
-    config = load_config("evaluate", ["checkpoint=.", "name=grade", *overrides], check_paths=False)
-    from redi_lab.grading.grader import Grader
-    from redi_lab.run.record import results_folder, write_summary
-    from redi_lab.verbs.grade import check_rows, grade_file
+    from redi_lab.verbs.grade import run_grade
 
-    file, keys, limits = Path(names[0]), {"prediction": words.prediction, "gold": words.gold}, config.eval.grader
-    num_rows = check_rows(file, **keys)
-    with (
-        results_folder(config) as folder,
-        Grader(words.workers, limits.timeout_seconds, limits.memory_mb, words.answers) as grader,
-    ):
-        done = grade_file(
-            file, folder / "graded.jsonl", grader, prediction=keys["prediction"], gold=keys["gold"], num_rows=num_rows
-        )
-        content = {
-            "name": "grade",
-            "verb": "grade",
-            "file": str(file.absolute()),
-            "graded": str(done.path),
-            "keys": keys,
-        }
-        tally = {"num_rows": done.num_rows, "verdicts": done.verdicts, "reasons": done.reasons}
-        write_summary(folder, config, content | tally | {"grader": dict(grader.settings)})
-    for reason, count in done.reasons.items():
-        print(f"{count:>8}  {reason}")
-    print(f"Graded:     {done.num_rows} rows: " + ", ".join(f"{n} {verdict}" for verdict, n in done.verdicts.items()))
-    print(f"Results:    {folder}")
+    run_grade(arguments)
 
 
 def plan(arguments: list[str]) -> None:
