@@ -8,6 +8,7 @@ once.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -22,13 +23,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from redi_lab.config.checks import check_choices, options
+from redi_lab.config.checks import check_choices, check_secrets, options
 from redi_lab.config.explain import explain_composition
 from redi_lab.config.interpolation import register_resolvers, resolve
 from redi_lab.config.overrides import quote_paths
 from redi_lab.config.schema.base import listed, validated
 from redi_lab.config.schema.verbs import VERBS, TrainVerb
-from redi_lab.config.secrets import check_secrets
 from redi_lab.errors import UserError
 from redi_lab.hub import is_hub_id
 
@@ -38,6 +38,10 @@ CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "c
 PROTOCOL_FROM_TRAINING = ("prompt_template", "thinking_prefix", "max_new_tokens")
 """Keys of the groups data and eval: where eval leaves them null, an evaluation asks as training did."""
 _NOT_READ = {"curate": ("data.batch_size",)}  # keys that a verb can do without, although their group requires them
+# What an earlier stage takes over from the command line.
+_INHERITED = ("model", "data", "paths", "logger", "seed", "debug")
+_DEVICES = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.fsdp_offload")
+_OF_ONE_STAGE = ("data.batch_size", "data.micro_batch_tokens", "data.negatives")
 
 register_resolvers()
 
@@ -117,6 +121,34 @@ def check(config: DictConfig, name: str, *, check_paths: bool = True) -> None:
             config.eval[key] = config.data[key] if config.eval[key] is None else config.eval[key]
     if check_paths:
         _check_paths(config)
+
+
+def earlier_overrides(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """The overrides that compose the experiment which `config.init_from` names."""
+    return [f"+experiment={config.init_from}", *inherited(overrides), *config.init_overrides]
+
+
+def load_earlier(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of the experiment that `config.init_from` names.
+
+    Raises:
+        UserError: it is not allowed; the message names the stage, for init_overrides may be to blame.
+    """
+    try:
+        return load_config("train", earlier_overrides(config, overrides))
+    except UserError as error:
+        raise UserError(f"in the stage init_from={config.init_from}: {error}") from error
+
+
+def inherited(overrides: Sequence[str]) -> list[str]:
+    """The overrides that an earlier stage takes over: those that say what is trained on what, and where it is kept."""
+    kept = []
+    for override in overrides:
+        key = override.lstrip("+~").split("=", 1)[0]
+        is_inherited = re.split(r"[./]", key)[0] in _INHERITED or key in _DEVICES
+        if is_inherited and key not in _OF_ONE_STAGE and key != "paths.output_dir":
+            kept.append(override)
+    return kept
 
 
 def experiment_names(config_dir: Path = CONFIG_DIR) -> list[str]:

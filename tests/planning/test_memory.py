@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from redi_lab.backbone.adapters import Adapters
 from redi_lab.planning.footprint import Layers, Sizes, measure_layers, new_model
-from redi_lab.planning.memory import gathered_memory, step_memory
+from redi_lab.planning.step import gathered_memory, step_memory
 from tests.modules.tiny_runs import make_backbone
 
 LORA: dict[str, Any] = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "down_proj"], "quantization": None}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from redi_lab.planning.rates import Rates
-from redi_lab.planning.work import Work, forward_work
+from redi_lab.planning.step import Work, forward_work
 
 
 def test_operations_by_hand() -> None:

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 
-from redi_lab.config.compose import load_config
-from redi_lab.config.inheritance import inherited
+from redi_lab.config.compose import inherited, load_config
 from redi_lab.errors import UserError
 from redi_lab.run import stages
 from redi_lab.run.stages import StageCache, StageRecord, resolve_chain
