@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import numpy as np
 import optuna
@@ -116,11 +116,8 @@ class RunResult:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-class RunTraining(Protocol):
-    """Trains once; tests put something quicker in its place."""
-
-    def __call__(self, spec: RunSpec, report: Report) -> RunResult:
-        """Train, and pass each measurement to `report`."""
+RunTraining = Callable[[RunSpec, Report], RunResult]
+"""Trains once, and passes each measurement to `report`; tests put something quicker in its place."""
 
 
 def open_study(sweep: Sweep) -> optuna.Study:
