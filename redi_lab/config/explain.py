@@ -15,7 +15,6 @@ from yaml import MarkedYAMLError
 
 from redi_lab.config.checks import options
 from redi_lab.config.schema.base import listed, unknown_key
-from redi_lab.config.schema.losses import LOSSES
 from redi_lab.errors import UserError, in_short
 
 
@@ -45,10 +44,7 @@ def explain_composition(error: Exception, name: str, overrides: Sequence[str], c
         return f"{needed[1]} is required and has no default: add {needed[1]}=NAME, one of {', '.join(found)}"
     if option := re.search(r"Could not find '([\w/]+)/([^/']+)'", text):
         group, wrong = option.groups()
-        if (group, wrong) == ("model", "hf_lora"):
-            return "model=hf_lora: is model=hf model/lora=default now, with rank for r and alpha for lora_alpha"
-        shown = _by_class(config_dir) if group == "loss" else ""
-        return f"{group}={wrong}: no such option; choose {listed(options(config_dir, group), wrong, shown)}"
+        return f"{group}={wrong}: no such option; choose {listed(options(config_dir, group), wrong)}"
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     return _explain_key(unknown[1], name, overrides, config_dir) if unknown else in_short(error)
 
@@ -72,14 +68,3 @@ def _explain_key(key: str, name: str, overrides: Sequence[str], config_dir: Path
     if last in siblings or not siblings:  # of a group that takes any keys, such as model.config_overrides
         return f"{key}: new keys are added one by one: +{key}{'.KEY' if siblings else ''}=VALUE"
     return unknown_key(last, prefix, siblings)
-
-
-def _by_class(config_dir: Path) -> str:
-    """The objectives by what they cost beside SFT."""
-    found: dict[str, list[str]] = {}
-    for name in options(config_dir, "loss"):
-        content = OmegaConf.load(config_dir / "loss" / f"{name}.yaml")
-        while "_target_" not in content:  # a variant of another one
-            content = OmegaConf.load(config_dir / "loss" / f"{content.defaults[-1]}.yaml")
-        found.setdefault(LOSSES[content._target_].cost_class, []).append(name)
-    return "; ".join(f"class {kind}: {', '.join(names)}" for kind, names in sorted(found.items()))

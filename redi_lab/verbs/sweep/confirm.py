@@ -14,16 +14,15 @@ from typing import Any, final
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from redi_lab.config.schema.sweep import SweepConfig
+from redi_lab.config.schema.verbs import SweepConfig
 from redi_lab.errors import UserError
 from redi_lab.evaluation.comparison import Comparison, Finding, compare
 from redi_lab.evaluation.metrics import Values, Verdicts
 from redi_lab.evaluation.over_seeds import compare_over_seeds
 from redi_lab.run.screen import say
-from redi_lab.verbs.sweep.claims import Claims
 from redi_lab.verbs.sweep.space import as_overrides
 from redi_lab.verbs.sweep.study import RunTraining, Sweep, open_study
-from redi_lab.verbs.sweep.workers import run_workers
+from redi_lab.verbs.sweep.workers import Claims, run_workers
 
 
 @final

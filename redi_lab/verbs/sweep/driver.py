@@ -17,18 +17,17 @@ import optuna
 from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.config.compose import CONFIG_DIR, load_config, metric_names
-from redi_lab.config.schema.sweep import SweepConfig
+from redi_lab.config.schema.verbs import SweepConfig
 from redi_lab.errors import UserError, interruptible
 from redi_lab.files import naming
 from redi_lab.redaction import redact, redacted
 from redi_lab.run.preflight import check_adapters, check_hub
 from redi_lab.run.study_storage import check_storage, study_lock
-from redi_lab.verbs.sweep.claims import Claims
 from redi_lab.verbs.sweep.confirm import Confirmation, confirm
 from redi_lab.verbs.sweep.results import best_trial
 from redi_lab.verbs.sweep.space import Space, check_space, grid, parse_space
 from redi_lab.verbs.sweep.study import Sweep, open_study
-from redi_lab.verbs.sweep.workers import run_workers
+from redi_lab.verbs.sweep.workers import Claims, run_workers
 
 _OWN = ("sweeps", "sweep", "name", "seed", "launcher")
 _SHARED = ("paths", "logger", "debug")

@@ -11,8 +11,9 @@ import numpy as np
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, Trial
 
-from redi_lab.config.schema.sweep import SweepConfig
+from redi_lab.config.schema.verbs import SweepConfig
 from redi_lab.errors import UserError
 from redi_lab.redaction import redact
 from redi_lab.run.study_storage import open_storage, quieten_optuna, study_lock
@@ -184,3 +185,8 @@ def make_pruner(settings: SweepConfig, study: optuna.Study) -> BasePruner:
         steps = (step for trial in study.get_trials(deepcopy=False) for step in trial.intermediate_values if step > 0)
         return HyperbandPruner(min_resource=min(steps, default=1))
     return NopPruner()
+
+
+def origin(trial: FrozenTrial | Trial) -> int:
+    """Number of the first attempt at what this trial tries."""
+    return int(trial.user_attrs.get("retry_of", trial.number))

@@ -31,7 +31,6 @@ from redi_lab.files import explained, is_disk_full, naming
 from redi_lab.run.record import SUMMARY
 from redi_lab.tracking.journal import read_curves
 from redi_lab.tracking.state import METRICS_FILE
-from redi_lab.verbs.sweep.claims import origin
 from redi_lab.verbs.sweep.space import as_overrides, suggest
 from redi_lab.verbs.sweep.study import (
     Report,
@@ -42,6 +41,7 @@ from redi_lab.verbs.sweep.study import (
     make_pruner,
     make_sampler,
     open_study,
+    origin,
 )
 
 CONSTRAINT = "collapse"

@@ -24,7 +24,7 @@ from redi_lab.run.interrupted import Run, running
 from redi_lab.run.record import command_run, quieten_libraries
 from redi_lab.run.stages import Stage, StageCache, resolve_chain
 from redi_lab.verbs.train import report
-from redi_lab.verbs.train.outcome import Outcome
+from redi_lab.verbs.train.report import Outcome
 from redi_lab.verbs.train.stage import Job
 
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})

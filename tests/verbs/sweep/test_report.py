@@ -15,8 +15,7 @@ from matplotlib._pylab_helpers import Gcf
 
 from redi_lab.run.study_storage import open_storage
 from redi_lab.verbs.sweep.confirm import compare_arms, confirm
-from redi_lab.verbs.sweep.pictures import Axis, plot_map, plot_with_optuna
-from redi_lab.verbs.sweep.report import summarise, write_report
+from redi_lab.verbs.sweep.report import Axis, plot_map, plot_with_optuna, summarise, write_report
 from redi_lab.verbs.sweep.results import TrialView, best_trial, seed_interval, view_trials
 from redi_lab.verbs.sweep.space import parse_space
 from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, open_study

@@ -21,11 +21,10 @@ from optuna.trial import TrialState
 
 from redi_lab.errors import RunInterruptedError, UserError, interruptible
 from redi_lab.executor.local import share_of_machine
-from redi_lab.verbs.sweep.claims import Claims, fixed_parameters
 from redi_lab.verbs.sweep.results import best_trial, budget, view_trials
 from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, make_pruner, make_sampler, open_study
 from redi_lab.verbs.sweep.trial import _try, violation
-from redi_lab.verbs.sweep.workers import run_workers
+from redi_lab.verbs.sweep.workers import Claims, fixed_parameters, run_workers
 from tests.conftest import REPOSITORY
 from tests.verbs.sweep import fakes
 from tests.verbs.sweep.fakes import work
@@ -258,7 +257,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The time that observers of a study see, as `now`."""
     clock = SimpleNamespace(now=0.0)
     clock.monotonic = lambda: clock.now
-    monkeypatch.setattr("redi_lab.verbs.sweep.claims.time", clock)
+    monkeypatch.setattr("redi_lab.verbs.sweep.workers.time", clock)
     return clock
 
 
