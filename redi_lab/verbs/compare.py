@@ -116,16 +116,13 @@ def _find(name: str, outputs_dir: Path) -> Path:
     for folder in (Path(name), outputs_dir / name):
         if (folder / METRICS_FILE).is_file():
             return folder
-    found = [folder for folder in find_runs(outputs_dir) if name in _identities(_read_run(folder))]
+    runs = map(_read_run, find_runs(outputs_dir))
+    found = [run.folder for run in runs if name in (run.name, run.label, run.mlflow and run.mlflow.run_id)]
     if len(found) == 1:
         return found[0]
     if not found:
         raise UserError(f"{name!r} is neither an output folder nor the MLflow run id or name of a run in {outputs_dir}")
     raise UserError(f"{name!r} is the name of {len(found)} runs; name a folder: {', '.join(map(str, found))}")
-
-
-def _identities(run: _Run) -> tuple[str | None, ...]:
-    return run.name, run.label, run.summary.get("mlflow_run_id"), run.mlflow.run_id if run.mlflow else None
 
 
 def _read_run(folder: Path) -> _Run:

@@ -49,12 +49,12 @@ def allowed(is_allowed: Callable[[Any], bool], words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _names_files(name: str) -> bool:
-    return bool(re.fullmatch(r"\w[\w.+-]*", name))
-
-
 Name = Annotated[
-    Text, allowed(_names_files, "letters, digits and . _ + -, beginning with a letter or digit: it names files")
+    Text,
+    allowed(
+        lambda text: re.fullmatch(r"\w[\w.+-]*", text),
+        "letters, digits and . _ + -, beginning with a letter or digit: it names files",
+    ),
 ]
 Template = Annotated[Text, allowed(lambda text: "{problem}" in text, "a string with {problem} in it")]
 

@@ -115,27 +115,14 @@ def _is_share(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _is_interval(value: Any) -> bool:
-    return _is_share(value) and value > 0
-
-
-def _is_time(value: str) -> bool:
-    return bool(re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value))
-
-
-def _unchanged(value: Any) -> Any:
-    """1 is one batch, 1.0 all of them: neither may become the other."""
-    return value
-
-
-_Batches = Annotated[
-    float, PlainValidator(_unchanged), allowed(_is_share, "a share from 0.0 to 1.0 or a number of batches")
-]
+_Unchanged = Annotated[float, PlainValidator(lambda value: value)]
+"""1 is one batch, 1.0 all of them: neither may become the other."""
+_Batches = Annotated[_Unchanged, allowed(_is_share, "a share from 0.0 to 1.0 or a number of batches")]
 _Interval = Annotated[
-    float,
-    PlainValidator(_unchanged),
-    allowed(_is_interval, "a share of an epoch in (0.0, 1.0] or a number of steps"),
+    _Unchanged,
+    allowed(lambda value: _is_share(value) and value > 0, "a share of an epoch in (0.0, 1.0] or a number of steps"),
 ]
+_Time = Annotated[str, allowed(lambda text: re.fullmatch(r"\d+:\d\d:\d\d:\d\d", text), "a time DD:HH:MM:SS in quotes")]
 
 
 class TrainerConfig(Settings):
@@ -154,7 +141,7 @@ class TrainerConfig(Settings):
     min_epochs: Whole | None
     max_steps: int
     min_steps: Whole | None
-    max_time: Annotated[str, allowed(_is_time, "a time DD:HH:MM:SS in quotes")] | None
+    max_time: _Time | None
     limit_train_batches: _Batches | None
     limit_val_batches: _Batches | None
     val_check_interval: _Interval

@@ -157,7 +157,7 @@ def test_arms_are_compared_over_seeds_and_over_problems() -> None:
     found = compare_arms((7, 8, 9), [three, four, three], baseline, has_same_problems=False)
     assert (found.winner, found.baseline) == ((0.75, 1.0, 0.75), (0.5, 0.5, 0.5))
     assert found.difference == pytest.approx(found.over_problems.difference.value)
-    assert found.over_seeds == pytest.approx((1 / 3 - 4.3027 * 0.25 / 3, 1 / 3 + 4.3027 * 0.25 / 3), abs=1e-4)
+    assert found.interval() == pytest.approx((1 / 3 - 4.3027 * 0.25 / 3, 1 / 3 + 4.3027 * 0.25 / 3), abs=1e-4)
     assert found.verdict().startswith("On 3 fresh seeds the winner is not told apart from the run without")
     assert "12 problems" in found.verdict()
 
