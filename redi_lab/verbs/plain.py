@@ -1,6 +1,6 @@
 """The verbs that take words rather than a whole configuration: compare, doctor, grade, plan, runs, ui, upload.
 
-Each reads its arguments first and imports what is heavy afterwards, so that a mistake is reported at once.
+What is heavy is imported after the arguments are read, so that a mistake is reported at once.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from pathlib import Path
 from redi_lab.config.compose import CONFIG_DIR, load_config
 from redi_lab.config.schema.plan import PlanWords, load_assumptions
 from redi_lab.config.schema.words import (
-    DoctorWords,
-    RunsWords,
     UiWords,
     UploadWords,
     read_words,
@@ -30,13 +28,9 @@ def compare(arguments: list[str]) -> None:
 
 def doctor(arguments: list[str]) -> None:
     """Say what works here and what does not; exits with 1 where something needed does not."""
-    names, words, overrides = read_words(DoctorWords, arguments)
-    if names:
-        raise UserError("doctor takes no words: redi-lab doctor [engine.python=PATH]")
-    config = load_config("evaluate", ["checkpoint=.", *overrides], check_paths=False)
-    from redi_lab.verbs.doctor import make_checks, run_doctor
+    from redi_lab.verbs.doctor import run_doctor
 
-    sys.exit(not run_doctor(make_checks(config, words.python)))
+    run_doctor(arguments)
 
 
 def grade(arguments: list[str]) -> None:
@@ -61,33 +55,9 @@ def plan(arguments: list[str]) -> None:
 
 def runs(arguments: list[str]) -> None:
     """List the runs below outputs/, or say what of them can go and, on request, remove it."""
-    names, words, overrides = read_words(RunsWords, arguments)
-    if names not in ([], ["clean"]):
-        raise UserError(f"runs {' '.join(names)}: unknown; runs lists, runs clean shows what can be removed")
-    config = load_config("evaluate", ["checkpoint=.", *overrides], check_paths=False)
-    from redi_lab.files import as_size
-    from redi_lab.verbs.runs import describe, find_runs, removable, remove
+    from redi_lab.verbs.runs import run_runs
 
-    outputs = Path(config.paths.outputs_dir)
-    found = find_runs(outputs, Path(config.paths.cache_dir))
-    if not names:
-        print(
-            *describe(found),
-            f"{len(found)} runs and stages in {outputs}, {as_size(sum(r.size for r in found))}",
-            sep="\n",
-        )
-        return
-    can_go = removable(found, keep_days=words.keep_days, interrupted=words.interrupted)
-    for item in can_go:
-        print(f"{as_size(item.size):>9}  {item.folder}  ({item.reason})")
-    freed = as_size(sum(item.size for item in can_go))
-    if words.yes:
-        remove(can_go)
-        print(f"Removed:    {len(can_go)} folders, {freed}")
-    else:
-        print(
-            f"Can go:     {len(can_go)} folders, {freed}; nothing was removed (to do it: redi-lab runs clean yes=true)"
-        )
+    run_runs(arguments)
 
 
 def ui(arguments: list[str]) -> None:

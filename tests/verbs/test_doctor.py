@@ -16,7 +16,7 @@ from redi_lab.cli import main
 from redi_lab.run import preflight
 from redi_lab.tracking.store import MlflowStore, StoreError
 from redi_lab.verbs import doctor as checks
-from redi_lab.verbs.doctor import Finding, run_doctor
+from redi_lab.verbs.doctor import Finding, examine
 
 
 def only(findings: Iterator[Finding]) -> Finding:
@@ -32,12 +32,12 @@ def test_a_check_that_breaks_stops_no_other(capsys: pytest.CaptureFixture[str]) 
         yield Finding("ok", "here [or there]")
         yield Finding("warning", "slow", "wait")
 
-    assert not run_doctor({"broken": broken, "fine": fine})
+    assert not examine({"broken": broken, "fine": fine})
     shown = capsys.readouterr().out
     assert "the check itself failed: RuntimeError: no way" in shown
     assert "here [or there]" in shown
     assert "Does not work: broken\n" in shown
-    assert run_doctor({"fine": fine})
+    assert examine({"fine": fine})
     assert "slow" in capsys.readouterr().out
 
 

@@ -7,26 +7,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from redi_lab.config.metrics import CALLBACK_METRICS, GRADIENT_METRICS, known_metrics
-from redi_lab.config.schema.base import (
-    Count,
-    Name,
-    Positive,
-    Seed,
-    Settings,
-    Text,
-    Whole,
-    Workers,
-    allowed,
-    listed,
-)
+from redi_lab.config.schema.base import Name, Positive, Seed, Settings, Text, allowed, listed
 from redi_lab.config.schema.callbacks import Callbacks
 from redi_lab.config.schema.curation import CurationConfig
 from redi_lab.config.schema.data import DataConfig
 from redi_lab.config.schema.evaluation import Engine, EvalConfig, SequentialConfig, VLLMEngineConfig
 from redi_lab.config.schema.losses import Loss, ReferenceConfig
+from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.config.schema.training import ModelConfig, Optimizer, SchedulerConfig, TrainerConfig
 from redi_lab.errors import UserError
 
@@ -275,25 +265,6 @@ class CurateVerb(_Verb):
         if self.launcher.address is not None and self.curation.num_workers == 0:
             raise UserError("curation.num_workers=0: launcher=ray needs workers; give their number")
         return self
-
-
-class SweepConfig(Settings):
-    """An Optuna study: which training runs are tried, how they are chosen, ended, kept and confirmed."""
-
-    overrides: list[str]
-    space: dict[str, Any] | None
-    num_trials: Annotated[int, Field(ge=1, le=100_000)] | None
-    seeds: list[Seed]
-    metric: Text
-    mode: Literal["min", "max"]
-    sampler: Literal["tpe", "grid", "random", "gp"]
-    pruner: Literal["none", "collapse", "median", "hyperband"]
-    storage: Text
-    num_workers: Workers
-    gpus_per_trial: Count | None
-    lease_seconds: Positive
-    max_retries: Whole
-    confirm_seeds: list[Seed]
 
 
 class SweepVerb(_Verb):

@@ -14,7 +14,7 @@ from typing import Any, final
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from redi_lab.config.schema.verbs import SweepConfig
+from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.errors import UserError
 from redi_lab.evaluation.comparison import Comparison, Finding, compare
 from redi_lab.evaluation.metrics import Verdicts

@@ -17,7 +17,7 @@ import optuna
 from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.config.compose import CONFIG_DIR, load_config, metric_names
-from redi_lab.config.schema.verbs import SweepConfig
+from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.errors import UserError, interruptible
 from redi_lab.files import naming
 from redi_lab.redaction import redact, redacted

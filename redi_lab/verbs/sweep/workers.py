@@ -20,7 +20,7 @@ from typing import Any, final
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from redi_lab.config.schema.verbs import SweepConfig
+from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.errors import UserError
 from redi_lab.executor.crew import Crew, Worker
 from redi_lab.executor.local import share_of_machine, starter

@@ -18,7 +18,7 @@ from typing import Any, final
 from omegaconf import OmegaConf
 
 from redi_lab.config.compose import load_config
-from redi_lab.config.schema.verbs import SweepConfig
+from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.errors import UserError
 from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, RunTraining, Sweep, open_study
 from redi_lab.verbs.sweep.trial import make_work
