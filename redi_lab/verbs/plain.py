@@ -1,7 +1,4 @@
-"""The verbs that take words rather than a whole configuration: compare, doctor, grade, plan, runs, ui, upload.
-
-What is heavy is imported after the arguments are read, so that a mistake is reported at once.
-"""
+"""Small verbs: plan, ui and upload read their words, and import what is heavy once nothing is wrong with them."""
 
 from __future__ import annotations
 
@@ -10,34 +7,8 @@ from pathlib import Path
 
 from redi_lab.config.compose import CONFIG_DIR, load_config
 from redi_lab.config.schema.plan import PlanWords, load_assumptions
-from redi_lab.config.schema.words import (
-    UiWords,
-    UploadWords,
-    read_words,
-    split_words,
-)
+from redi_lab.config.schema.words import UiWords, UploadWords, read_words, split_words
 from redi_lab.errors import UserError
-
-
-def compare(arguments: list[str]) -> None:
-    """Compare runs: a page, and links into MLflow."""
-    from redi_lab.verbs.compare import run_compare
-
-    run_compare(arguments)
-
-
-def doctor(arguments: list[str]) -> None:
-    """Say what works here and what does not; exits with 1 where something needed does not."""
-    from redi_lab.verbs.doctor import run_doctor
-
-    run_doctor(arguments)
-
-
-def grade(arguments: list[str]) -> None:
-    """Add a verdict and its reason to every row of a file."""
-    from redi_lab.verbs.grade import run_grade
-
-    run_grade(arguments)
 
 
 def plan(arguments: list[str]) -> None:
@@ -51,13 +22,6 @@ def plan(arguments: list[str]) -> None:
     from redi_lab.verbs.plan import run_plan
 
     run_plan(config, overrides, words, assumed)
-
-
-def runs(arguments: list[str]) -> None:
-    """List the runs below outputs/, or say what of them can go and, on request, remove it."""
-    from redi_lab.verbs.runs import run_runs
-
-    run_runs(arguments)
 
 
 def ui(arguments: list[str]) -> None:
