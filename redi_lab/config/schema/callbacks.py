@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, create_model
 
 from redi_lab.config.schema.base import (
     Count,
@@ -19,91 +19,51 @@ from redi_lab.config.schema.base import (
 )
 
 
-class StatesConfig(TargetSettings, extra="forbid"):
-    """Whole training states, to resume from."""
-
-    target: Literal["redi_lab.callbacks.resume.TrainingStates"] = Field(alias="_target_")
-    every_n_steps: Count | None
-    every_minutes: Positive | None
-    keep_last: Count
-
-
-class NumericsConfig(TargetSettings, extra="forbid"):
-    """What becomes of NaN, infinities and explosions."""
-
-    target: Literal["redi_lab.callbacks.numerics.NumericsGuard"] = Field(alias="_target_")
-    action: Literal["stop", "skip"]
-    max_skips: Count
-    explosion: Annotated[float, Field(gt=1)] | None
-
-
-class UpdateNormConfig(TargetSettings, extra="forbid"):
-    """train/update_norm."""
-
-    target: Literal["redi_lab.callbacks.update_norm.UpdateNorm"] = Field(alias="_target_")
-
-
-class AccuracyConfig(TargetSettings, extra="forbid"):
-    """Accuracy during training. All but the interval decide what measures it (`redi_lab.run.build.make_accuracy`)."""
-
-    target: Literal["redi_lab.callbacks.accuracy.InTrainingAccuracy"] = Field(alias="_target_")
-    every_n_steps: Count | None
-    num_samples: Annotated[int, Field(ge=1, le=100_000)]
-    temperature: NotNegative | None
-    max_new_tokens: Count | None
-    max_batch_tokens: Count
-
-
-class ProbesConfig(TargetSettings, extra="forbid"):
-    """Sequences that are scored again and again; `num_examples` decides which are given to the callback."""
-
-    target: Literal["redi_lab.callbacks.probes.Probes"] = Field(alias="_target_")
-    every_n_steps: Count
-    num_examples: Count
-
-
-class GradientConflictConfig(TargetSettings, extra="forbid"):
-    """Norms and cosine of the gradients of right and wrong traces."""
-
-    target: Literal["redi_lab.callbacks.gradient_conflict.GradientConflict"] = Field(alias="_target_")
-    every_n_steps: Count
-
-
-class CollapseConfig(TargetSettings, extra="forbid"):
-    """The collapse rule (`redi_lab.callbacks.collapse_rule.Limits`), and what is done about a collapse."""
-
-    target: Literal["redi_lab.callbacks.collapse.CollapseDetector"] = Field(alias="_target_")
-    action: Literal["warn", "stop", "prune", "rollback"]
-    token_nats: Positive
-    chosen_nats: Positive
-    window_steps: Count | None
-    confirmations: Count
-    drifting_share: PositiveShare
-    deviations: Positive
-    lr_factor: PositiveShare
-    alpha_factor: PositiveShare
-    max_rollbacks: Whole
-    snapshot_every_n_steps: Count
-
-
-class CheckpointsConfig(TargetSettings, extra="forbid"):
-    """Hugging Face folders, the last and the best."""
-
-    target: Literal["redi_lab.callbacks.checkpoints.ExportCheckpoints"] = Field(alias="_target_")
-    every_n_steps: Count | None
-    monitor: Text | None
-    mode: Literal["min", "max"]
+def _callback(path: str, **settings: Any) -> type[TargetSettings]:
+    """The settings of one callback: the path of its class below redi_lab.callbacks, and name to type."""
+    target = (Literal[f"redi_lab.callbacks.{path}"], Field(alias="_target_"))
+    options = {"extra": "forbid"}
+    return create_model(
+        path.rpartition(".")[2], __base__=TargetSettings, __cls_kwargs__=options, target=target, **settings
+    )
 
 
 CALLBACKS = by_target(
-    StatesConfig,
-    NumericsConfig,
-    UpdateNormConfig,
-    AccuracyConfig,
-    ProbesConfig,
-    GradientConflictConfig,
-    CollapseConfig,
-    CheckpointsConfig,
+    _callback("resume.TrainingStates", every_n_steps=Count | None, every_minutes=Positive | None, keep_last=Count),
+    _callback(
+        "numerics.NumericsGuard",
+        action=Literal["stop", "skip"],
+        max_skips=Count,
+        explosion=Annotated[float, Field(gt=1)] | None,
+    ),
+    _callback("update_norm.UpdateNorm"),
+    _callback(  # all but the interval decide what measures it, see `redi_lab.run.build.make_accuracy`
+        "accuracy.InTrainingAccuracy",
+        every_n_steps=Count | None,
+        num_samples=Annotated[int, Field(ge=1, le=100_000)],
+        temperature=NotNegative | None,
+        max_new_tokens=Count | None,
+        max_batch_tokens=Count,
+    ),
+    _callback("probes.Probes", every_n_steps=Count, num_examples=Count),  # examples that are given to it
+    _callback("gradient_conflict.GradientConflict", every_n_steps=Count),
+    _callback(  # the rule is `redi_lab.callbacks.collapse_rule.Limits`
+        "collapse.CollapseDetector",
+        action=Literal["warn", "stop", "prune", "rollback"],
+        token_nats=Positive,
+        chosen_nats=Positive,
+        window_steps=Count | None,
+        confirmations=Count,
+        drifting_share=PositiveShare,
+        deviations=Positive,
+        lr_factor=PositiveShare,
+        alpha_factor=PositiveShare,
+        max_rollbacks=Whole,
+        snapshot_every_n_steps=Count,
+    ),
+    _callback(
+        "checkpoints.ExportCheckpoints", every_n_steps=Count | None, monitor=Text | None, mode=Literal["min", "max"]
+    ),
 )
 
 Callbacks = dict[str, Annotated[SerializeAsAny[TargetSettings], fitting(CALLBACKS)] | None]

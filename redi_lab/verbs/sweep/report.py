@@ -1,14 +1,12 @@
 """The results of a study: one page without external resources, its pictures, its numbers.
 
-The map of two parameters is ours; parallel coordinates and importances are as Optuna draws them. In the map, collapsed
-trials are crosses with the step at which they collapsed, in a red frame.
+In the map of two parameters, collapsed trials are crosses with the step at which they collapsed, in a red frame.
 """
 
 from __future__ import annotations
 
 import html
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from redi_lab.config.compose import load_config
 from redi_lab.figures.page import embedded_image, render_page, table
@@ -35,33 +33,22 @@ PAGE = "index.html"
 _COLOURS = "viridis"
 _MOST_BINS = 8
 _MOST_POINTS = 24
-_FEW_FOR_IMPORTANCE = 4
 _OUTCOMES = ("finished", "collapsed", "pruned", "failed")
 
 
 def write_report(sweep: Sweep, study: optuna.Study, confirmation: Confirmation | None) -> list[Path]:
-    """Write pictures and page into the study's folder.
-
-    Returns:
-        The files, the page last.
-    """
+    """Write the map, if the space has one, and the page into the study's folder; the files, the page last."""
     trials, page = view_trials(study), sweep.folder / PAGE
     map_file = plot_map(trials, sweep.space, sweep.settings.metric, sweep.folder / "map.png", _title(sweep))
-    pictures = [
-        *([] if map_file is None else [map_file]),
-        *plot_with_optuna(study, sweep.settings.metric, sweep.folder),
-    ]
     sentences = "".join(f"<p>{html.escape(line)}</p>\n" for line in conclusions(sweep, study, confirmation))
-    images = "".join(embedded_image(picture.stem, picture) for picture in pictures)
     storage = html.escape(redact(sweep.settings.storage).removeprefix("journal://"))
     body = f"""<h1>{html.escape(sweep.name)}</h1>
-{sentences}<h2>Plots</h2>
-{images}
+{sentences}{"" if map_file is None else embedded_image("map", map_file)}
 <h2>Trials</h2>
 {_table(sweep, trials)}
-<p>Live view: <code>optuna-dashboard {storage}</code></p>"""
+<p>Live view, importances and parallel coordinates: <code>optuna-dashboard {storage}</code></p>"""
     write_text(page, render_page(sweep.name, body))
-    return [*pictures, page]
+    return [page] if map_file is None else [map_file, page]
 
 
 def summarise(sweep: Sweep, study: optuna.Study, confirmation: Confirmation | None) -> dict[str, Any]:
@@ -214,33 +201,6 @@ class Axis:
 
     def _position(self, value: Any) -> float:
         return math.log(value) if self._is_log else float(value)
-
-
-def plot_with_optuna(study: optuna.Study, metric: str, folder: Path) -> list[Path]:
-    """Parallel coordinates and importances (PED-ANOVA); none that too few or too equal trials cannot fill."""
-    import matplotlib
-    from matplotlib import pyplot
-    from optuna.visualization import matplotlib as drawing
-
-    values = [t.value for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
-    finite = [value for value in values if value is not None and math.isfinite(value)]
-    drawn: dict[str, Any] = {"parallel": drawing.plot_parallel_coordinate} if finite else {}
-    if len(finite) >= _FEW_FOR_IMPORTANCE and len(set(finite)) > 1:
-        drawn["importances"] = drawing.plot_param_importances
-    files = []
-    pyplot.switch_backend("agg")  # Optuna draws through pyplot, which must not open windows
-    for name, plot in drawn.items():
-        with matplotlib.rc_context(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about parameters with a single value; they get 0
-            axes = plot(study, target_name=metric)
-            axes.set_title("")  # it would lie on the legend
-            for lines in axes.collections:
-                lines.set_cmap(_COLOURS)  # in Optuna's colours the worst, and so every collapsed trial, is white
-            figure = axes.figure
-            figure.set(size_inches=(9.0, 5.0), layout_engine="tight")
-            files.append(save_figure(figure, folder / f"{name}.png"))
-            pyplot.close(figure)
-    return files
 
 
 def _map_axes(space: Space) -> tuple[Parameter, Parameter] | None:

@@ -69,7 +69,7 @@ def run_training(
                 job = Job(stage, start, benchmark, config, parent, tuple(outcomes), base, baseline, stages)
                 last = number == len(chain)
                 outcomes.append(job.train(run.folder, callbacks, tags) if last else job.find_or_train())
-        report.finish(config, run.folder, outcomes, baseline)
+        report.finish(run.folder, outcomes, baseline)
         return run.folder
 
 

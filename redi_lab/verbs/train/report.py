@@ -1,4 +1,4 @@
-"""What came of stages, and what a person sees of it: the table at the end, the curves, and what to try next."""
+"""What came of stages, and what a person sees of it: the table at the end, and the curves."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ from redi_lab.evaluation.scoring import explain_zero, verdicts_of
 from redi_lab.figures.curves import plot_curves
 from redi_lab.figures.panels import DIAGNOSTICS
 from redi_lab.run.evaluation import BASE_MODEL, nested_metrics
-from redi_lab.run.naming import objective, run_label
+from redi_lab.run.naming import run_label
 from redi_lab.run.screen import CONSOLE, say, say_path
 from redi_lab.run.stages import Stage, StageRecord
 from redi_lab.tracking.journal import read_curves
 
-_NEXT = ("demo_symmetric", "demo_sft_continued", "demo_dpo", "demo_simpo")
 _EMBEDDED = {"greedy": "greedy_pass_at_1", "haste": "haste", "columns": "columns"}
 """What only the embedded task has, heading to metric; see `redi_lab.data.teacher.describe_work`."""
 CURVES = "curves.png"
@@ -119,10 +118,8 @@ def describe_room(data: TraceDataModule, config: DictConfig) -> None:
         )
 
 
-def finish(
-    config: DictConfig, output_dir: Path, outcomes: Sequence[Outcome], baseline: EvaluationResult | None = None
-) -> None:
-    """The table, the curves, the next commands and the results folder."""
+def finish(output_dir: Path, outcomes: Sequence[Outcome], baseline: EvaluationResult | None = None) -> None:
+    """The table, and where curves, samples and checkpoint lie."""
     if outcomes[-1].result is not None:
         CONSOLE.print(score_table(outcomes, baseline))
         for line in verdicts(outcomes, baseline):
@@ -133,16 +130,6 @@ def finish(
         say_path("Samples", page)
     say_path("Checkpoint", outcomes[-1].record.checkpoint)
     say("Compare runs in the browser: redi-lab ui, or as a page: redi-lab compare")
-    if config.name.startswith("demo"):
-        say("Try next:")
-        for name in next_experiments(config):
-            say(f"  python -m redi_lab +experiment={name}")
-
-
-def next_experiments(config: DictConfig) -> list[str]:
-    """Experiments of the embedded task to go on with; not the one that has just ended, under whatever name."""
-    loss = objective(config.loss).split()[0]
-    return [name for name in _NEXT if name not in (config.name, f"demo_{loss}")]
 
 
 def draw_curves(config: DictConfig, folder: Path) -> list[Path]:

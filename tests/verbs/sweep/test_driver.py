@@ -158,7 +158,7 @@ def test_a_whole_sweep_is_traceable_both_ways(tmp_path: Path, monkeypatch: pytes
     parent = client.get_run(summary["mlflow_run_id"])
     assert parent.info.status == "FINISHED"
     artifacts = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
-    assert {"index.html", "map.png", "parallel.png", "summary.json", "config.yaml"} <= artifacts
+    assert {"index.html", "map.png", "summary.json", "config.yaml"} <= artifacts
     for trial in summary["trials"]:
         run = client.get_run(trial["runs"][0]["mlflow_run_id"])
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id

@@ -92,7 +92,6 @@ def test_the_demo_trains_evaluates_and_records_both_stages(demo: Demo) -> None:
     assert drawn["num_samples"] == 1
     assert {key: drawn[key] for key in final} == final | {"num_samples": 1}
     assert f"Results:    {demo.folder / 'run'}" in screen
-    assert "Try next:" in screen
     assert "heldout: 6 problems × 2 samples" in screen
     assert (demo.folder / "run" / "curves.png").stat().st_size > 10_000
     model = AutoModelForCausalLM.from_pretrained(summary["checkpoint"])
