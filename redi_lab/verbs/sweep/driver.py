@@ -2,7 +2,7 @@
 
 A trial is the command `python -m redi_lab OVERRIDES VALUES seed=S`. The study is kept in a storage that any number of
 workers share; killed at any moment, the same command goes on with it. Results: a page with the map of α and learning
-rate and other plots, the command of the best configuration, and, on fresh seeds, whether it is better indeed.
+rate, the command of the best configuration, and, on fresh seeds, whether it is better indeed.
 """
 
 from __future__ import annotations
