@@ -46,7 +46,7 @@ def run_grade(arguments: Sequence[str]) -> Path:
         Grader(words.workers, limits.timeout_seconds, limits.memory_mb, words.answers) as grader,
     ):
         graded = folder / "graded.jsonl"
-        tally = grade_file(file, graded, grader, **keys, num_rows=num_rows)
+        tally = grade_file(file, graded, grader, prediction=words.prediction, gold=words.gold, num_rows=num_rows)
         verdicts = {verdict.value: 0 for verdict in Verdict}
         for (verdict, _), count in tally.items():
             verdicts[verdict] += count

@@ -22,10 +22,8 @@ from redi_lab.config.schema.base import (
 def _callback(path: str, **settings: Any) -> type[TargetSettings]:
     """The settings of one callback: the path of its class below redi_lab.callbacks, and name to type."""
     target = (Literal[f"redi_lab.callbacks.{path}"], Field(alias="_target_"))
-    options = {"extra": "forbid"}
-    return create_model(
-        path.rpartition(".")[2], __base__=TargetSettings, __cls_kwargs__=options, target=target, **settings
-    )
+    fields: dict[str, Any] = {"target": target, **settings}
+    return create_model(path.rpartition(".")[2], __base__=TargetSettings, __cls_kwargs__={"extra": "forbid"}, **fields)
 
 
 CALLBACKS = by_target(
