@@ -115,7 +115,8 @@ def check(config: DictConfig, name: str, *, check_paths: bool = True) -> None:
     check_secrets(content)
     checked = validated(VERBS[name], content)
     for key, value in checked.model_dump(by_alias=True, exclude_unset=True).items():
-        config[key] = value
+        if repr(value) != repr(content[key]):  # most are as they were, and to make a group's nodes anew takes long
+            config[key] = value
     if name == "train":
         for key in PROTOCOL_FROM_TRAINING:
             config.eval[key] = config.data[key] if config.eval[key] is None else config.eval[key]
