@@ -111,7 +111,7 @@ def check(config: DictConfig, name: str, *, check_paths: bool = True) -> None:
     resolve(config)
     if "experiment" in config:
         raise UserError("experiment: its YAML file must begin with # @package _global_ and hold KEY: VALUE lines")
-    content = OmegaConf.to_container(config)
+    content: Any = OmegaConf.to_container(config)
     check_secrets(content)
     checked = validated(VERBS[name], content)
     for key, value in checked.model_dump(by_alias=True, exclude_unset=True).items():
