@@ -12,6 +12,7 @@ import torch
 
 from redi_lab.cli import main
 from redi_lab.config.compose import load_config
+from redi_lab.planning.footprint import Layers
 from redi_lab.run import plan
 from tests.modules.tiny_runs import make_backbone, make_data
 
@@ -37,6 +38,13 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers hold a megabyte: what they do hold is measured in tests/planning, and of the demo here."""
+    monkeypatch.setattr(plan, "measure_layers", lambda *_, **__: Layers(10**6, 10**6))
+
+
+@pytest.mark.usefixtures("unmeasured")
 def test_a_plan_of_two_stages_without_weights_and_data(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,6 +67,7 @@ def test_a_plan_of_two_stages_without_weights_and_data(
     assert not (tmp_path / "outputs").exists()  # nothing is written
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_sharding_divides_what_a_device_holds(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +85,7 @@ def test_sharding_divides_what_a_device_holds(
     assert "trainer.fsdp_offload=true: offloading cannot be planned" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_model_that_does_not_fit_gets_the_settings_that_do(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
