@@ -83,8 +83,9 @@ def _composed(name: str, overrides: Sequence[str], config_dir: Path) -> DictConf
             config = copy.deepcopy(_compose_choices(name, choices, config_dir, files))
             ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(values), config)
             return config
-        except (HydraException, OmegaConfBaseException, YAMLError, ValueError):
-            pass
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+            if "Could not override" in str(error):  # as Hydra would say
+                raise
     return _compose(name, overrides, config_dir)
 
 
