@@ -17,8 +17,7 @@ from typing import NoReturn
 from omegaconf import DictConfig
 
 from redi_lab.config.checks import check_choices
-from redi_lab.config.compose import CONFIG_DIR, check, load_config
-from redi_lab.config.explain import explain_composition
+from redi_lab.config.compose import CONFIG_DIR, check, explain_composition, load_config
 from redi_lab.config.overrides import quote_paths
 from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError, UserError
 from redi_lab.files import explained
