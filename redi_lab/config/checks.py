@@ -106,8 +106,10 @@ def check_secrets(content: Any) -> None:
         UserError: some value holds one, or a name holds a variable that records hide; the message names the key and
             not the secret.
     """
-    for key, value in _texts(content):
-        secret = None if key in _MAY_HOLD_PASSWORD else secret_in(value)
+    texts = list(_texts(content))
+    is_clean = secret_in("\n".join(value for key, value in texts if key not in _MAY_HOLD_PASSWORD)) is None
+    for key, value in texts:
+        secret = None if is_clean or key in _MAY_HOLD_PASSWORD else secret_in(value)
         if secret is not None:
             raise UserError(
                 f"{key}={redact(value)}: holds {secret}, which every record of the run would show; leave it in the"
