@@ -11,13 +11,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from importlib import import_module
 from typing import NoReturn
 
 from omegaconf import DictConfig
 
 from redi_lab.config.checks import check_choices
-from redi_lab.config.compose import CONFIG_DIR, check, load_config
-from redi_lab.config.explain import explain_composition
+from redi_lab.config.compose import CONFIG_DIR, check, explain_composition, load_config
 from redi_lab.config.overrides import quote_paths
 from redi_lab.errors import EXIT_RESUMABLE, RunInterruptedError, UserError
 from redi_lab.files import explained
@@ -61,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(verb: str, rest: list[str]) -> None:
     wants_traceback = any(a in ("debug=traceback", "debug=fast", "debug.traceback=true") for a in rest)
     try:
-        _VERBS[verb](rest)
+        if (run := _SUBVERBS.get((verb, *rest[:1]))) is not None:
+            run(rest[1:])
+        else:
+            _VERBS[verb](rest)
     except Exception as error:
         mistake = error if isinstance(error, UserError) else explained(error)
         if wants_traceback or mistake is None:
@@ -125,38 +128,23 @@ def _execute(name: str, config: DictConfig, overrides: list[str]) -> None:
 
 
 def _curate(arguments: list[str]) -> None:
-    if arguments[:1] == ["preview"]:
-        from redi_lab.verbs.curate.preview.command import run_preview
-
-        run_preview(arguments[1:])
-    elif arguments[:1] == ["advise"]:
-        from redi_lab.verbs.curate.advise import run_advise
-
-        run_advise(arguments[1:])
-    elif arguments[:1] == ["hygiene"]:
-        from redi_lab.verbs.curate.hygiene import run_hygiene
-
-        run_hygiene(arguments[1:])
-    elif any(argument.lstrip("+").startswith("data.source.num_heldout=") for argument in arguments):
+    if any(argument.lstrip("+").startswith("data.source.num_heldout=") for argument in arguments):
         raise UserError(
             "data.source.num_heldout: curate keeps every problem; hold problems out when training on its result:"
             " data=curated data.path=RESULTS_FOLDER data.source.num_heldout=N"
         )
-    else:
-        _configured("curate")(arguments)
+    _configured("curate")(arguments)
 
 
-def _evaluate(arguments: list[str]) -> None:
-    if arguments[:1] == ["compare"] and "--over-seeds" in arguments:
+def _compare_evaluations(arguments: list[str]) -> None:
+    if "--over-seeds" in arguments:
         from redi_lab.verbs.evaluate.over_seeds import run_seed_comparison
 
-        run_seed_comparison([argument for argument in arguments[1:] if argument != "--over-seeds"])
-    elif arguments[:1] == ["compare"]:
+        run_seed_comparison([argument for argument in arguments if argument != "--over-seeds"])
+    else:
         from redi_lab.verbs.evaluate.compare import run_evaluation_compare
 
-        run_evaluation_compare(arguments[1:])
-    else:
-        _configured("evaluate")(arguments)
+        run_evaluation_compare(arguments)
 
 
 def _sweep(arguments: list[str]) -> None:
@@ -219,17 +207,29 @@ def _execute_apart(name: str, config: DictConfig, overrides: list[str]) -> None:
     subprocess.run([sys.executable, "-m", "redi_lab", *verb, *searched, *overrides, *folder], check=True)
 
 
-_VERBS: dict[str, Callable[[list[str]], None]] = {
+def _imported(place: str) -> Callable[[list[str]], object]:
+    """A function of a verb's module, which is imported when it is called: most need libraries that take seconds."""
+    module, name = place.split(":")
+    return lambda arguments: getattr(import_module(f"redi_lab.verbs.{module}"), name)(arguments)
+
+
+_VERBS: dict[str, Callable[[list[str]], object]] = {
     "train": _configured("train"),
-    "evaluate": _evaluate,
+    "evaluate": _configured("evaluate"),
     "curate": _curate,
     "sweep": _sweep,
-    "grade": verbs.grade,
-    "compare": verbs.compare,
+    "grade": _imported("grade:run_grade"),
+    "compare": _imported("compare:run_compare"),
     "plan": verbs.plan,
-    "runs": verbs.runs,
-    "doctor": verbs.doctor,
+    "runs": _imported("runs:run_runs"),
+    "doctor": _imported("doctor:run_doctor"),
     "slurm": run_slurm,
     "ui": verbs.ui,
     "upload": verbs.upload,
+}
+_SUBVERBS: dict[tuple[str, ...], Callable[[list[str]], object]] = {
+    ("curate", "preview"): _imported("curate.preview:run_preview"),
+    ("curate", "advise"): _imported("curate.advise:run_advise"),
+    ("curate", "hygiene"): _imported("curate.hygiene:run_hygiene"),
+    ("evaluate", "compare"): _compare_evaluations,
 }

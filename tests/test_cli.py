@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from redi_lab.cli import _VERBS, main
+from redi_lab.cli import _SUBVERBS, _VERBS, main
 from tests.conftest import REPOSITORY
 
 
@@ -41,6 +41,16 @@ def test_an_unknown_verb_lists_the_known(capsys: pytest.CaptureFixture[str]) -> 
         main(["trian"])
     assert ended.value.code == 2
     assert "unknown verb trian; choose one of train, evaluate, curate, sweep, grade, compare" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [("compare",), ("doctor",), ("grade",), ("runs",), *_SUBVERBS])
+def test_a_verb_that_is_imported_when_it_is_called_is_there(
+    verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*verb, "nonsense=1"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("redi_lab: ")
 
 
 def test_help_shows_verbs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,7 +47,7 @@ from redi_lab.modules.dpo import DPOModule
 from redi_lab.modules.redi import REDIModule
 from redi_lab.modules.sft import SFTModule
 from redi_lab.modules.simpo import SimPOModule
-from redi_lab.planning.work import forward_work
+from redi_lab.planning.step import forward_work
 
 BF16 = torch.bfloat16
 PAIRS_OF_THE_PAPER = 53_175

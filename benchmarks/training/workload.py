@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
-from redi_lab.planning.work import forward_work
+from redi_lab.planning.step import forward_work
 
 
 @final

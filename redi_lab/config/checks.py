@@ -1,11 +1,12 @@
-"""What is checked before Hydra composes: the options that overrides choose, and the YAML files that it reads."""
+"""Checks beside the models: options that overrides choose, YAML files that Hydra reads, secrets in what it composed."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra._internal.config_repository import ConfigRepository
@@ -13,7 +14,10 @@ from hydra.plugins.config_source import ConfigResult
 from yaml.reader import ReaderError
 
 from redi_lab.errors import UserError, in_short
+from redi_lab.redaction import redact, redacted, secret_in
 
+_NAMING = re.compile(r"(name|eval\.name|paths\..*|logger\..*)$")
+_MAY_HOLD_PASSWORD = ("sweep.storage",)  # a database's only place for it; redacted wherever it is shown or kept
 _OPTION = re.compile(r"\s*[A-Za-z*][\w.*-]*(/[\w-][\w.-]*)*\s*")
 
 
@@ -93,3 +97,35 @@ def check_aliases(file: Path) -> None:
     with file.open(encoding="utf-8") as stream:  # which names the file in errors
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(stream, yaml.SafeLoader)):
             raise ValueError("holds a YAML alias (*NAME); write its values out, or ${KEY}")
+
+
+def check_secrets(content: Any) -> None:
+    """Refuse secrets in a configuration, given as plain mappings and lists: every record of a run holds it.
+
+    Raises:
+        UserError: some value holds one, or a name holds a variable that records hide; the message names the key and
+            not the secret.
+    """
+    texts = list(_texts(content))
+    is_clean = secret_in("\n".join(value for key, value in texts if key not in _MAY_HOLD_PASSWORD)) is None
+    for key, value in texts:
+        secret = None if is_clean or key in _MAY_HOLD_PASSWORD else secret_in(value)
+        if secret is not None:
+            raise UserError(
+                f"{key}={redact(value)}: holds {secret}, which every record of the run would show; leave it in the"
+                " environment, where the libraries find it (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD,"
+                " PGPASSWORD or ~/.pgpass, HF_TOKEN)"
+            )
+        if _NAMING.match(key) and redacted(value) != value:
+            raise UserError(
+                f"{key}={redact(value)}: names what is written, so the variable cannot be hidden; write its value out,"
+                " or call it REDI_LAB_NAME"
+            )
+
+
+def _texts(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(node, str):
+        yield prefix, node
+    elif isinstance(node, Mapping | list):
+        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from _texts(value, f"{prefix}.{key}" if prefix else str(key))

@@ -8,6 +8,7 @@ once.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -17,19 +18,17 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
-from redi_lab.config.checks import check_choices, options
-from redi_lab.config.explain import explain_composition
+from redi_lab.config.checks import check_choices, check_secrets, options
 from redi_lab.config.interpolation import register_resolvers, resolve
 from redi_lab.config.overrides import quote_paths
-from redi_lab.config.schema.base import listed, validated
+from redi_lab.config.schema.base import listed, unknown_key, validated
 from redi_lab.config.schema.verbs import VERBS, TrainVerb
-from redi_lab.config.secrets import check_secrets
-from redi_lab.errors import UserError
+from redi_lab.errors import UserError, in_short
 from redi_lab.hub import is_hub_id
 
 _PACKAGED = Path(__file__).parents[1] / "conf"
@@ -37,7 +36,12 @@ CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "c
 """The configuration tree: inside an installed package, else at the top of the repository."""
 PROTOCOL_FROM_TRAINING = ("prompt_template", "thinking_prefix", "max_new_tokens")
 """Keys of the groups data and eval: where eval leaves them null, an evaluation asks as training did."""
+_OF_COMPOSING = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 _NOT_READ = {"curate": ("data.batch_size",)}  # keys that a verb can do without, although their group requires them
+# What an earlier stage takes over from the command line.
+_INHERITED = ("model", "data", "paths", "logger", "seed", "debug")
+_DEVICES = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.fsdp_offload")
+_OF_ONE_STAGE = ("data.batch_size", "data.micro_batch_tokens", "data.negatives")
 
 register_resolvers()
 
@@ -60,7 +64,7 @@ def load_config(
     check_choices(overrides, config_dir)
     try:
         config = _composed(name, overrides, config_dir.resolve())
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+    except _OF_COMPOSING as error:
         raise UserError(explain_composition(error, name, overrides, config_dir)) from error
     check(config, name, check_paths=check_paths)
     return config
@@ -79,8 +83,9 @@ def _composed(name: str, overrides: Sequence[str], config_dir: Path) -> DictConf
             config = copy.deepcopy(_compose_choices(name, choices, config_dir, files))
             ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(values), config)
             return config
-        except (HydraException, OmegaConfBaseException, YAMLError, ValueError):
-            pass
+        except _OF_COMPOSING as error:
+            if "Could not override" in str(error):  # as Hydra would say
+                raise
     return _compose(name, overrides, config_dir)
 
 
@@ -95,6 +100,56 @@ def _compose(name: str, overrides: Sequence[str], config_dir: Path) -> DictConfi
         return compose(name, list(overrides))
 
 
+def explain_composition(error: Exception, name: str, overrides: Sequence[str], config_dir: Path) -> str:
+    """What went wrong, in one line.
+
+    Args:
+        error: raised by Hydra, OmegaConf or PyYAML.
+        name: of the top-level YAML file.
+        overrides: of the command line.
+        config_dir: the configuration tree.
+    """
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: {error.problem}; correct the YAML there"
+    if isinstance(error, UserError):
+        return str(error)
+    text = str(error)
+    if ambiguous := re.search(r"Ambiguous value for argument '(.+)'", text):
+        return f"{ambiguous[1]}: to run several values, use -m; a list is written in brackets: KEY=[A,B]"
+    if there := re.search(r"Could not append to config. An item is already at '(.+)'", text):
+        return f"+{there[1]}: exists already; drop the +"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read as KEY=VALUE ({in_short(error)}); quote what holds = , [ or {{"
+    if isinstance(error, ConfigCompositionException) and (needed := re.match(r"You must specify '(\w+)'", text)):
+        found = options(config_dir, needed[1])
+        return f"{needed[1]} is required and has no default: add {needed[1]}=NAME, one of {', '.join(found)}"
+    if option := re.search(r"Could not find '([\w/]+)/([^/']+)'", text):
+        group, wrong = option.groups()
+        return f"{group}={wrong}: no such option; choose {listed(options(config_dir, group), wrong)}"
+    unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
+    return _explain_key(unknown[1], name, overrides, config_dir) if unknown else in_short(error)
+
+
+def _explain_key(key: str, name: str, overrides: Sequence[str], config_dir: Path) -> str:
+    good = [o for o in overrides if not o.lstrip("+~").startswith(f"{key}=")]
+    prefix, _, last = key.rpartition(".")
+    if key.split(".")[0] == "experiment":
+        names = options(config_dir, "experiment")
+        return f"{key}: experiments are appended, write +experiment=NAME with one of {', '.join(names)}"
+    try:
+        node = _composed(name, good, config_dir.resolve())
+        siblings = [str(name) for name in (OmegaConf.select(node, prefix) if prefix else node) or ()]
+    except (*_OF_COMPOSING, TypeError):
+        return f"unknown key {key}: --cfg job shows the keys that there are"
+    group = prefix.replace(".", "/")
+    if not siblings and (config_dir / group).is_dir():  # an option that stands for none
+        return f"{key}: {prefix} has no settings; choose one of {group}={', '.join(options(config_dir, group))}"
+    if last in siblings or not siblings:  # of a group that takes any keys, such as model.config_overrides
+        return f"{key}: new keys are added one by one: +{key}{'.KEY' if siblings else ''}=VALUE"
+    return unknown_key(last, prefix, siblings)
+
+
 def check(config: DictConfig, name: str, *, check_paths: bool = True) -> None:
     """Resolve `config` in place, hold it against the models of its verb, and give values the types of their fields.
 
@@ -107,16 +162,45 @@ def check(config: DictConfig, name: str, *, check_paths: bool = True) -> None:
     resolve(config)
     if "experiment" in config:
         raise UserError("experiment: its YAML file must begin with # @package _global_ and hold KEY: VALUE lines")
-    content = OmegaConf.to_container(config)
+    content: Any = OmegaConf.to_container(config)
     check_secrets(content)
     checked = validated(VERBS[name], content)
     for key, value in checked.model_dump(by_alias=True, exclude_unset=True).items():
-        config[key] = value
+        if repr(value) != repr(content[key]):  # most are as they were, and to make a group's nodes anew takes long
+            config[key] = value
     if name == "train":
         for key in PROTOCOL_FROM_TRAINING:
             config.eval[key] = config.data[key] if config.eval[key] is None else config.eval[key]
     if check_paths:
         _check_paths(config)
+
+
+def earlier_overrides(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """The overrides that compose the experiment which `config.init_from` names."""
+    return [f"+experiment={config.init_from}", *inherited(overrides), *config.init_overrides]
+
+
+def load_earlier(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of the experiment that `config.init_from` names.
+
+    Raises:
+        UserError: it is not allowed; the message names the stage, for init_overrides may be to blame.
+    """
+    try:
+        return load_config("train", earlier_overrides(config, overrides))
+    except UserError as error:
+        raise UserError(f"in the stage init_from={config.init_from}: {error}") from error
+
+
+def inherited(overrides: Sequence[str]) -> list[str]:
+    """The overrides that an earlier stage takes over: those that say what is trained on what, and where it is kept."""
+    kept = []
+    for override in overrides:
+        key = override.lstrip("+~").split("=", 1)[0]
+        is_inherited = re.split(r"[./]", key)[0] in _INHERITED or key in _DEVICES
+        if is_inherited and key not in _OF_ONE_STAGE and key != "paths.output_dir":
+            kept.append(override)
+    return kept
 
 
 def experiment_names(config_dir: Path = CONFIG_DIR) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def write_pages(
         The pages, the first one first.
     """
     parts = list(_parts(_by_problem(result, benchmark), page_characters))
-    stem, title = f"samples_{_file_name(benchmark.name)}", f"Samples on {benchmark.name}"
+    stem, title = "samples_" + re.sub(r"[^\w.-]", "_", benchmark.name), f"Samples on {benchmark.name}"
     paths = [folder / f"{stem}{'' if number == 1 else f'_{number}'}.html" for number in range(1, len(parts) + 1)]
     first = 1
     for number, (path, part) in enumerate(zip(paths, parts, strict=True)):
@@ -105,13 +105,13 @@ def _parts(samples: Sequence[_Samples], page_characters: int) -> Iterator[list[_
 def _embedded(part: Sequence[_Samples]) -> str:
     """JSON that can stand in an HTML script element: no "<" can end it, whatever a model wrote."""
     problems = [{"id": p.id, "problem": p.problem, "answers": p.answers} for p, _ in part]
-    samples = [_sample(number, row) for number, (_, rows) in enumerate(part) for row in rows]
-    return json.dumps({"problems": problems, "samples": samples}).replace("<", "\\u003c")
-
-
-def _sample(problem: int, row: ResultRow) -> Mapping[str, Any]:
     names = ("sample", "verdict", "reason", "answer", "finish_reason", "num_tokens", "text")
-    return {"problem": problem, **{name: getattr(row, name) for name in names}}
+    samples = [
+        {"problem": number, **{name: getattr(row, name) for name in names}}
+        for number, (_, rows) in enumerate(part)
+        for row in rows
+    ]
+    return json.dumps({"problems": problems, "samples": samples}).replace("<", "\\u003c")
 
 
 def _subtitle(result: EvaluationResult) -> str:
@@ -131,7 +131,3 @@ def _links(paths: Sequence[Path], current: int) -> str:
         for number, path in enumerate(paths)
     )
     return f" Filters and search look at this page alone. Page {' '.join(pages)}"
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]", "_", name)

@@ -22,9 +22,8 @@ from redi_lab.data.datamodule import TraceDataModule
 from redi_lab.data.packing import pack_into_rows
 from redi_lab.errors import UserError, in_short
 from redi_lab.planning.footprint import Sizes, measure_layers, new_model
-from redi_lab.planning.memory import gathered_memory, step_memory
 from redi_lab.planning.rates import Planned, Rates, device_name
-from redi_lab.planning.work import forward_work
+from redi_lab.planning.step import forward_work, gathered_memory, step_memory
 from redi_lab.run.build import objective_class
 from redi_lab.run.screen import say
 

@@ -10,8 +10,7 @@ from urllib.request import Request, urlopen
 
 from omegaconf import DictConfig
 
-from redi_lab.config.compose import benchmarks, experiment_names, is_url
-from redi_lab.config.inheritance import load_earlier
+from redi_lab.config.compose import benchmarks, experiment_names, is_url, load_earlier
 from redi_lab.errors import UserError
 from redi_lab.hub import TIMEOUT_S, ask_hub, is_hub_id
 

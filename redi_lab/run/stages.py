@@ -27,8 +27,7 @@ from transformers import AutoConfig
 
 from redi_lab.backbone.hub import from_hub
 from redi_lab.backbone.weights import check_folder
-from redi_lab.config.compose import experiment_names
-from redi_lab.config.inheritance import earlier_overrides, load_earlier
+from redi_lab.config.compose import earlier_overrides, experiment_names, load_earlier
 from redi_lab.data.selection import with_far_negatives
 from redi_lab.data.traces import TraceCorpus
 from redi_lab.errors import UserError

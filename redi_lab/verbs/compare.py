@@ -1,7 +1,4 @@
-"""Puts runs side by side: links into MLflow's compare view and a self-contained HTML page that needs no server.
-
-    comparison = compare([], outputs_dir=outputs, tracking_uri=uri, destination=outputs / "compare.html")
-    print(comparison.page, comparison.mlflow_url)
+"""`redi-lab compare`: runs side by side, as links into MLflow's compare view and an HTML page that needs no server.
 
 A run is an output folder with `metrics.jsonl` and, once it is finished, `summary.json`; `config.yaml` and `mlflow.json`
 are used where they exist. Whatever is missing is shown as missing.
@@ -21,12 +18,14 @@ from urllib.parse import quote
 import yaml
 
 from redi_lab.config.checks import check_aliases
+from redi_lab.config.compose import load_config
+from redi_lab.config.schema.words import CompareWords, read_words
 from redi_lab.errors import UserError, in_short
 from redi_lab.figures.curves import plot_curves
 from redi_lab.figures.page import embedded_image, render_page, table
 from redi_lab.figures.panels import DIAGNOSTICS, PANELS
 from redi_lab.run.naming import objective, run_label
-from redi_lab.run.record import SUMMARY, read_summary
+from redi_lab.run.record import SUMMARY, read_summary, results_folder, write_summary
 from redi_lab.tracking.server import TRAINING_MODE
 from redi_lab.tracking.state import METRICS_FILE, STATE_FILE, RunState, flatten, load_state
 
@@ -60,59 +59,39 @@ class _Run:
         return f"{100 * value:.1f} %{interval}"
 
 
-@final
-@dataclass(frozen=True)
-class Comparison:
-    """The result of `compare`.
-
-    Attributes:
-        page: The HTML page.
-        runs: Labels of the compared runs.
-        mlflow_url: MLflow's compare view of the runs; None unless at least one of them is in the store.
-        curves_url: MLflow's overlay of their log-prob curves; None likewise.
-        not_in_store: Runs that the links leave out because this store does not have them.
-        metrics: Of each run's folder, the metrics of its summary.
-    """
-
-    page: Path
-    runs: tuple[str, ...]
-    mlflow_url: str | None
-    curves_url: str | None
-    not_in_store: tuple[str, ...]
-    metrics: Mapping[str, Any]
-
-
-def compare(
-    run_dirs_or_ids: Sequence[str],
-    *,
-    outputs_dir: Path,
-    tracking_uri: str,
-    destination: Path,
-    last: int = 2,
-    ui_url: str = "http://127.0.0.1:5000",
-) -> Comparison:
-    """Compare named runs, or the newest ones.
+def run_compare(arguments: Sequence[str]) -> Path:
+    """The verb: `compare [RUN RUN ...] [last=2] [port=5000]`.
 
     Args:
-        run_dirs_or_ids: Output folders, MLflow run ids or run names; empty means the newest `last` runs.
-        outputs_dir: Folder below which runs are looked for.
-        tracking_uri: Store that the links are for.
-        destination: HTML file to write; its folder is created.
-        last: How many runs to take if none is named.
-        ui_url: Address of the MLflow UI.
+        arguments: output folders, MLflow run ids or run names (none of them: the newest `last` runs), and settings.
+
+    Returns:
+        The results folder, with index.html and summary.json.
 
     Raises:
-        UserError: If a name fits no run or several, fewer than two runs are found, or no run has metrics.
+        UserError: a name fits no run or several, fewer than two runs are found, or no run has metrics.
     """
-    runs = [_read_run(folder) for folder in _select(run_dirs_or_ids, outputs_dir, last)]
-    labels = _distinct_labels(runs)
-    stored = {label: state for label, run in zip(labels, runs, strict=True) if (state := _in_store(run, tracking_uri))}
-    urls = _mlflow_urls(list(stored.values()), ui_url)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    destination.write_text(_page(dict(zip(labels, runs, strict=True)), urls), encoding="utf-8")
-    metrics = {str(run.folder): run.summary.get("metrics", {}) for run in runs}
-    absent = tuple(label for label in labels if label not in stored)
-    return Comparison(destination, tuple(labels), *urls, absent, metrics)
+    names, words, overrides = read_words(CompareWords, arguments)
+    config = load_config("evaluate", ["checkpoint=.", "name=compare", *overrides], check_paths=False)
+    with results_folder(config) as folder:
+        found = [_read_run(run) for run in _select(names, Path(config.paths.outputs_dir), words.last)]
+        runs = dict(zip(_distinct_labels(found), found, strict=True))
+        uri = config.logger.tracking_uri
+        states = {label: run.mlflow for label, run in runs.items() if run.mlflow and run.mlflow.run_id}
+        stored = {label: state for label, state in states.items() if state.tracking_uri == uri}
+        urls = _mlflow_urls(list(stored.values()), f"http://127.0.0.1:{words.port}")
+        page = folder / "index.html"
+        page.write_text(_page(runs, urls), encoding="utf-8")
+        metrics = {str(run.folder): run.summary.get("metrics", {}) for run in found}
+        content = {"name": "compare", "verb": "compare", "runs": metrics, "page": str(page)}
+        write_summary(folder, config, content | {"mlflow_url": urls.get("MLflow"), "curves_url": urls.get("Curves")})
+    print(f"Compared:   {', '.join(runs)}")
+    for title, url in urls.items():
+        print(f"{title + ':':<12}{url}")
+    if absent := [label for label in runs if label not in stored]:
+        print(f"Not in MLflow (redi-lab upload RUN_DIR): {', '.join(absent)}")
+    print(f"The links need the UI: redi-lab ui\nPage:       {page}\nResults:    {folder}")
+    return folder
 
 
 def find_runs(outputs_dir: Path) -> list[Path]:
@@ -126,8 +105,6 @@ def find_runs(outputs_dir: Path) -> list[Path]:
 
 
 def _select(wanted: Sequence[str], outputs_dir: Path, last: int) -> list[Path]:
-    if not wanted and last < 2:
-        raise UserError(f"last={last}: must be at least 2 to compare runs")
     folders = [_find(name, outputs_dir) for name in wanted] or find_runs(outputs_dir)[-last:]
     unique = list(dict.fromkeys(folder.resolve() for folder in folders))
     if len(unique) < 2:
@@ -139,16 +116,13 @@ def _find(name: str, outputs_dir: Path) -> Path:
     for folder in (Path(name), outputs_dir / name):
         if (folder / METRICS_FILE).is_file():
             return folder
-    found = [folder for folder in find_runs(outputs_dir) if name in _identities(_read_run(folder))]
+    runs = map(_read_run, find_runs(outputs_dir))
+    found = [run.folder for run in runs if name in (run.name, run.label, run.mlflow and run.mlflow.run_id)]
     if len(found) == 1:
         return found[0]
     if not found:
         raise UserError(f"{name!r} is neither an output folder nor the MLflow run id or name of a run in {outputs_dir}")
     raise UserError(f"{name!r} is the name of {len(found)} runs; name a folder: {', '.join(map(str, found))}")
-
-
-def _identities(run: _Run) -> tuple[str | None, ...]:
-    return run.name, run.label, run.summary.get("mlflow_run_id"), run.mlflow.run_id if run.mlflow else None
 
 
 def _read_run(folder: Path) -> _Run:
@@ -182,32 +156,24 @@ def _distinct_labels(runs: Sequence[_Run]) -> list[str]:
     return next(labels for labels in ways if len(set(labels)) == len(runs))
 
 
-def _in_store(run: _Run, tracking_uri: str) -> RunState | None:
-    state = run.mlflow
-    return state if state and state.tracking_uri == tracking_uri and state.run_id is not None else None
-
-
-def _mlflow_urls(states: Sequence[RunState], ui_url: str) -> tuple[str | None, str | None]:
+def _mlflow_urls(states: Sequence[RunState], ui_url: str) -> dict[str, str]:
+    """MLflow's compare view of the runs, and its overlay of their log-prob curves; none where it has no run."""
     if not states:
-        return None, None
-    base = ui_url.rstrip("/")
+        return {}
     runs = _query([state.run_id for state in states])
     experiments = _query(sorted({str(state.experiment_id) for state in states}))
     both = f"runs={runs}&experiments={experiments}&{TRAINING_MODE}"
     metrics = f"metric={_query(_CURVES[0])}&plot_metric_keys={_query(_CURVES)}&x_axis=step"
-    return f"{base}/#/compare-runs?{both}", f"{base}/#/metric?{both}&{metrics}"
+    return {"MLflow": f"{ui_url}/#/compare-runs?{both}", "Curves": f"{ui_url}/#/metric?{both}&{metrics}"}
 
 
 def _query(value: Any) -> str:
     return quote(json.dumps(value, separators=(",", ":")), safe="")
 
 
-def _page(runs: Mapping[str, _Run], urls: tuple[str | None, str | None]) -> str:
-    links = [
-        f'<a href="{html.escape(url)}">{text}</a>'
-        for url, text in zip(urls, ("MLflow: parameters and metrics", "MLflow: log-prob curves"), strict=True)
-        if url is not None
-    ]
+def _page(runs: Mapping[str, _Run], urls: Mapping[str, str]) -> str:
+    names = {"MLflow": "MLflow: parameters and metrics", "Curves": "MLflow: log-prob curves"}
+    links = [f'<a href="{html.escape(url)}">{names[title]}</a>' for title, url in urls.items()]
     title, metrics = " — ".join(runs), {label: run.folder / METRICS_FILE for label, run in runs.items()}
     with tempfile.TemporaryDirectory() as folder:
         curves, diagnostics = (

@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, final
+from typing import Literal, NoReturn, final
 
-from omegaconf import DictConfig
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from redi_lab.config.compose import load_config
+from redi_lab.config.schema.words import DoctorWords, read_words
+from redi_lab.errors import UserError
 from redi_lab.files import as_size
 
 _REINSTALL = "make install (or pip install -r requirements.lock)"
@@ -64,44 +66,47 @@ class Finding:
 Check = Callable[[], Iterator[Finding]]
 
 
-def make_checks(config: DictConfig, python: str) -> dict[str, Check]:
-    """All checks by name.
+def run_doctor(arguments: Sequence[str]) -> NoReturn:
+    """The verb: `doctor [engine.python=PATH]`; exits with 1 where something that is needed does not work.
 
-    Args:
-        config: its paths and logger groups.
-        python: of vLLM's environment; empty: this one.
+    Raises:
+        UserError: an argument is not allowed.
     """
-    return {
+    names, words, overrides = read_words(DoctorWords, arguments)
+    if names:
+        raise UserError("doctor takes no words: redi-lab doctor [engine.python=PATH]")
+    config = load_config("evaluate", ["checkpoint=.", *overrides], check_paths=False)
+    checks: dict[str, Check] = {
         "versions": check_versions,
         "torch": check_torch,
         "outputs": partial(check_folder, Path(config.paths.outputs_dir), "paths.outputs_dir"),
         "cache": partial(check_folder, Path(config.paths.cache_dir), "paths.cache_dir"),
         "hub": check_hub,
         "MLflow": partial(check_mlflow, config.logger.tracking_uri, config.logger.experiment_name),
-        "vLLM": partial(check_vllm, python),
+        "vLLM": partial(check_vllm, words.python),
         "training": check_training,
     }
+    sys.exit(not examine(checks))
 
 
-def run_doctor(checks: Mapping[str, Check]) -> bool:
-    """Examine, print a table, and say whether everything that is needed works."""
-    found: dict[str, Sequence[Finding]] = {}
+def examine(checks: Mapping[str, Check]) -> bool:
+    """Look at everything, print a table, and say whether all that is needed works."""
+    table = Table(box=None, header_style="bold")
+    for heading in ("", "", "Found", "To mend it"):
+        table.add_column(heading, overflow="fold")
+    failed = []
     with Console(stderr=True).status("") as status:
         for name, check in checks.items():
             status.update(f"Looking at {name}")
             try:
-                found[name] = list(check())
+                findings = list(check())
             except Exception as error:  # whatever is broken here is what the user wants to know, and stops no other
                 what = f"the check itself failed: {type(error).__name__}: {' '.join(str(error).split())}"
-                found[name] = [Finding("failed", what)]
-    table = Table(box=None, header_style="bold")
-    for heading in ("", "", "Found", "To mend it"):
-        table.add_column(heading, overflow="fold")
-    for name, findings in found.items():
-        for finding in findings:
-            table.add_row(_SIGNS[finding.status], name, escape(finding.what), escape(finding.fix))
+                findings = [Finding("failed", what)]
+            for finding in findings:
+                table.add_row(_SIGNS[finding.status], name, escape(finding.what), escape(finding.fix))
+            failed += [name] * any(finding.status == "failed" for finding in findings)
     Console().print(table)
-    failed = [name for name, findings in found.items() if any(finding.status == "failed" for finding in findings)]
     print(f"Does not work: {', '.join(failed)}" if failed else "Everything that is needed works.")
     return not failed
 

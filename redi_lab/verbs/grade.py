@@ -8,34 +8,66 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import tee
 from pathlib import Path
-from typing import final
 
+from redi_lab.config.compose import load_config
+from redi_lab.config.schema.words import GradeWords, read_words
 from redi_lab.data.jsonl import read_jsonl
 from redi_lab.errors import UserError
 from redi_lab.files import replacing
 from redi_lab.grading.grader import Gold, Grader, Verdict
+from redi_lab.run.record import results_folder, write_summary
 from redi_lab.run.screen import progress_bar
 
 ADDED_KEYS = ("verdict", "reason")
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class GradedFile:
-    """Where the graded rows lie, and how many got each verdict and each reason."""
+def run_grade(arguments: Sequence[str]) -> Path:
+    """The verb: `grade FILE.jsonl [prediction=KEY] [gold=KEY] [answers=WHERE] [workers=N]`.
 
-    path: Path
-    verdicts: dict[str, int]
-    reasons: dict[str, int]
+    Returns:
+        The results folder, with graded.jsonl and summary.json.
 
-    @property
-    def num_rows(self) -> int:
-        """Rows graded."""
-        return sum(self.verdicts.values())
+    Raises:
+        UserError: an argument is not allowed, or see `check_rows`.
+    """
+    names, words, overrides = read_words(GradeWords, arguments)
+    if len(names) != 1:
+        raise UserError(
+            "grade takes one file: redi-lab grade FILE.jsonl [prediction=KEY gold=KEY workers=N answers=WHERE]"
+        )
+    config = load_config("evaluate", ["checkpoint=.", "name=grade", *overrides], check_paths=False)
+    file, keys, limits = Path(names[0]), {"prediction": words.prediction, "gold": words.gold}, config.eval.grader
+    num_rows = check_rows(file, **keys)
+    with (
+        results_folder(config) as folder,
+        Grader(words.workers, limits.timeout_seconds, limits.memory_mb, words.answers) as grader,
+    ):
+        graded = folder / "graded.jsonl"
+        tally = grade_file(file, graded, grader, prediction=words.prediction, gold=words.gold, num_rows=num_rows)
+        verdicts = {verdict.value: 0 for verdict in Verdict}
+        for (verdict, _), count in tally.items():
+            verdicts[verdict] += count
+        reasons = {f"{verdict}: {reason}": count for (verdict, reason), count in tally.most_common()}
+        content = {
+            "name": "grade",
+            "verb": "grade",
+            "file": str(file.absolute()),
+            "graded": str(graded),
+            "keys": keys,
+            "num_rows": num_rows,
+            "verdicts": verdicts,
+            "reasons": reasons,
+            "grader": dict(grader.settings),
+        }
+        write_summary(folder, config, content)
+    for reason, count in reasons.items():
+        print(f"{count:>8}  {reason}")
+    print(f"Graded:     {num_rows} rows: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()))
+    print(f"Results:    {folder}")
+    return folder
 
 
 def check_rows(file: Path, *, prediction: str, gold: str) -> int:
@@ -52,8 +84,8 @@ def check_rows(file: Path, *, prediction: str, gold: str) -> int:
 
 def grade_file(
     file: Path, destination: Path, grader: Grader, *, prediction: str, gold: str, num_rows: int | None = None
-) -> GradedFile:
-    """Grade every row of a JSONL file and write the rows with verdict and reason.
+) -> Counter[tuple[str, str]]:
+    """Grade every row of a JSONL file and write the rows with verdict and reason; how often each of these pairs came.
 
     The destination appears when it is whole.
 
@@ -68,18 +100,17 @@ def grade_file(
     Raises:
         UserError: as `check_rows`.
     """
-    verdicts, reasons = Counter({verdict.value: 0 for verdict in Verdict}), Counter[str]()
+    tally = Counter[tuple[str, str]]()
     rows, pairs = tee(_rows(file, prediction, gold))
     with replacing(destination) as partial, progress_bar() as progress, partial.open("w", encoding="utf-8") as output:
         task = progress.add_task("Grading", total=num_rows)
         grades = grader.grade_stream((text, accepted) for _, text, accepted in pairs)
         for (values, _, _), made in zip(rows, grades, strict=True):
-            added = dict(zip(ADDED_KEYS, (made.verdict.value, made.reason), strict=True))
-            output.write(json.dumps(values | added, ensure_ascii=False) + "\n")
-            verdicts[made.verdict.value] += 1
-            reasons[f"{made.verdict.value}: {made.reason}"] += 1
+            added = (made.verdict.value, made.reason)
+            output.write(json.dumps(values | dict(zip(ADDED_KEYS, added, strict=True)), ensure_ascii=False) + "\n")
+            tally[added] += 1
             progress.advance(task)
-    return GradedFile(destination, dict(verdicts), dict(reasons.most_common()))
+    return tally
 
 
 def _rows(file: Path, prediction: str, gold: str) -> Iterator[tuple[dict[str, object], str, Gold]]:

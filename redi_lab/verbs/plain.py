@@ -1,7 +1,4 @@
-"""The verbs that take words rather than a whole configuration: compare, doctor, grade, plan, runs, ui, upload.
-
-Each reads its arguments first and imports what is heavy afterwards, so that a mistake is reported at once.
-"""
+"""Small verbs: plan, ui and upload read their words, and import what is heavy once nothing is wrong with them."""
 
 from __future__ import annotations
 
@@ -10,93 +7,8 @@ from pathlib import Path
 
 from redi_lab.config.compose import CONFIG_DIR, load_config
 from redi_lab.config.schema.plan import PlanWords, load_assumptions
-from redi_lab.config.schema.words import (
-    CompareWords,
-    DoctorWords,
-    GradeWords,
-    RunsWords,
-    UiWords,
-    UploadWords,
-    read_words,
-    split_words,
-)
+from redi_lab.config.schema.words import UiWords, UploadWords, read_words, split_words
 from redi_lab.errors import UserError
-
-
-def compare(arguments: list[str]) -> None:
-    """Compare runs: a page, and links into MLflow."""
-    names, words, overrides = read_words(CompareWords, arguments)
-    config = load_config("evaluate", ["checkpoint=.", "name=compare", *overrides], check_paths=False)
-    from redi_lab.run.record import results_folder, write_summary
-    from redi_lab.verbs.compare import compare as compare_runs
-
-    with results_folder(config) as folder:
-        done = compare_runs(
-            names,
-            outputs_dir=Path(config.paths.outputs_dir),
-            tracking_uri=config.logger.tracking_uri,
-            destination=folder / "index.html",
-            last=words.last,
-            ui_url=f"http://127.0.0.1:{words.port}",
-        )
-        content = {"name": "compare", "verb": "compare", "runs": done.metrics, "page": str(done.page)}
-        write_summary(folder, config, content | {"mlflow_url": done.mlflow_url, "curves_url": done.curves_url})
-    print(f"Compared:   {', '.join(done.runs)}")
-    for title, url in (("MLflow", done.mlflow_url), ("Curves", done.curves_url)):
-        if url is not None:
-            print(f"{title + ':':<12}{url}")
-    if done.not_in_store:
-        print(f"Not in MLflow (redi-lab upload RUN_DIR): {', '.join(done.not_in_store)}")
-    print("The links need the UI: redi-lab ui")
-    print(f"Page:       {done.page}")
-    print(f"Results:    {folder}")
-
-
-def doctor(arguments: list[str]) -> None:
-    """Say what works here and what does not; exits with 1 where something needed does not."""
-    names, words, overrides = read_words(DoctorWords, arguments)
-    if names:
-        raise UserError("doctor takes no words: redi-lab doctor [engine.python=PATH]")
-    config = load_config("evaluate", ["checkpoint=.", *overrides], check_paths=False)
-    from redi_lab.verbs.doctor import make_checks, run_doctor
-
-    sys.exit(not run_doctor(make_checks(config, words.python)))
-
-
-def grade(arguments: list[str]) -> None:
-    """Add a verdict and its reason to every row of a file."""
-    names, words, overrides = read_words(GradeWords, arguments)
-    if len(names) != 1:
-        raise UserError(
-            "grade takes one file: redi-lab grade FILE.jsonl [prediction=KEY gold=KEY workers=N answers=WHERE]"
-        )
-    config = load_config("evaluate", ["checkpoint=.", "name=grade", *overrides], check_paths=False)
-    from redi_lab.grading.grader import Grader
-    from redi_lab.run.record import results_folder, write_summary
-    from redi_lab.verbs.grade import check_rows, grade_file
-
-    file, keys, limits = Path(names[0]), {"prediction": words.prediction, "gold": words.gold}, config.eval.grader
-    num_rows = check_rows(file, **keys)
-    with (
-        results_folder(config) as folder,
-        Grader(words.workers, limits.timeout_seconds, limits.memory_mb, words.answers) as grader,
-    ):
-        done = grade_file(
-            file, folder / "graded.jsonl", grader, prediction=keys["prediction"], gold=keys["gold"], num_rows=num_rows
-        )
-        content = {
-            "name": "grade",
-            "verb": "grade",
-            "file": str(file.absolute()),
-            "graded": str(done.path),
-            "keys": keys,
-        }
-        tally = {"num_rows": done.num_rows, "verdicts": done.verdicts, "reasons": done.reasons}
-        write_summary(folder, config, content | tally | {"grader": dict(grader.settings)})
-    for reason, count in done.reasons.items():
-        print(f"{count:>8}  {reason}")
-    print(f"Graded:     {done.num_rows} rows: " + ", ".join(f"{n} {verdict}" for verdict, n in done.verdicts.items()))
-    print(f"Results:    {folder}")
 
 
 def plan(arguments: list[str]) -> None:
@@ -110,37 +22,6 @@ def plan(arguments: list[str]) -> None:
     from redi_lab.verbs.plan import run_plan
 
     run_plan(config, overrides, words, assumed)
-
-
-def runs(arguments: list[str]) -> None:
-    """List the runs below outputs/, or say what of them can go and, on request, remove it."""
-    names, words, overrides = read_words(RunsWords, arguments)
-    if names not in ([], ["clean"]):
-        raise UserError(f"runs {' '.join(names)}: unknown; runs lists, runs clean shows what can be removed")
-    config = load_config("evaluate", ["checkpoint=.", *overrides], check_paths=False)
-    from redi_lab.files import as_size
-    from redi_lab.verbs.runs import describe, find_runs, removable, remove
-
-    outputs = Path(config.paths.outputs_dir)
-    found = find_runs(outputs, Path(config.paths.cache_dir))
-    if not names:
-        print(
-            *describe(found),
-            f"{len(found)} runs and stages in {outputs}, {as_size(sum(r.size for r in found))}",
-            sep="\n",
-        )
-        return
-    can_go = removable(found, keep_days=words.keep_days, interrupted=words.interrupted)
-    for item in can_go:
-        print(f"{as_size(item.size):>9}  {item.folder}  ({item.reason})")
-    freed = as_size(sum(item.size for item in can_go))
-    if words.yes:
-        remove(can_go)
-        print(f"Removed:    {len(can_go)} folders, {freed}")
-    else:
-        print(
-            f"Can go:     {len(can_go)} folders, {freed}; nothing was removed (to do it: redi-lab runs clean yes=true)"
-        )
 
 
 def ui(arguments: list[str]) -> None:

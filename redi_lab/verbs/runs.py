@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
 
+from redi_lab.config.compose import load_config
+from redi_lab.config.schema.words import RunsWords, read_words
 from redi_lab.errors import UserError
 from redi_lab.evaluation.results import content_digest
 from redi_lab.files import as_size, is_locked
@@ -59,6 +61,38 @@ class Removable:
     folder: Path
     reason: str
     size: int
+
+
+def run_runs(arguments: Sequence[str]) -> None:
+    """The verb: list the runs below outputs/, or say what of them can go and, on request, remove it.
+
+    Raises:
+        UserError: an argument is not allowed.
+    """
+    names, words, overrides = read_words(RunsWords, arguments)
+    if names not in ([], ["clean"]):
+        raise UserError(f"runs {' '.join(names)}: unknown; runs lists, runs clean shows what can be removed")
+    config = load_config("evaluate", ["checkpoint=.", *overrides], check_paths=False)
+    outputs = Path(config.paths.outputs_dir)
+    found = find_runs(outputs, Path(config.paths.cache_dir))
+    if not names:
+        for run in found:
+            score = "" if run.score is None else f"pass@1 {run.score:.3f}"
+            kind = f"{run.state} stage" if run.is_stage else run.state
+            changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.modified))
+            print(f"{changed}  {kind:<17}  {as_size(run.size):>9}  {score:<12}  {run.name}  {run.folder}")
+        print(f"{len(found)} runs and stages in {outputs}, {as_size(sum(run.size for run in found))}")
+        return
+    can_go = removable(found, keep_days=words.keep_days, interrupted=words.interrupted)
+    for item in can_go:
+        print(f"{as_size(item.size):>9}  {item.folder}  ({item.reason})")
+    all_of_it = f"{len(can_go)} folders, {as_size(sum(item.size for item in can_go))}"
+    if not words.yes:
+        print(f"Can go:     {all_of_it}; nothing was removed (to do it: redi-lab runs clean yes=true)")
+        return
+    for item in can_go:
+        shutil.rmtree(item.folder)
+    print(f"Removed:    {all_of_it}")
 
 
 def find_runs(outputs_dir: Path, cache_dir: Path) -> list[FoundRun]:
@@ -126,24 +160,9 @@ def removable(runs: Sequence[FoundRun], *, keep_days: float = 0.0, interrupted: 
     return found
 
 
-def remove(found: Sequence[Removable]) -> None:
-    """Delete the folders."""
-    for item in found:
-        shutil.rmtree(item.folder)
-
-
 def _files(folder: Path) -> list[os.stat_result]:
     return [path.stat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
 
 
 def _size(files: Sequence[os.stat_result]) -> int:
     return sum(file.st_size for file in files)
-
-
-def describe(runs: Sequence[FoundRun]) -> Iterator[str]:
-    """The list as lines of text."""
-    for run in runs:
-        score = "" if run.score is None else f"pass@1 {run.score:.3f}"
-        kind = f"{run.state} stage" if run.is_stage else run.state
-        changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.modified))
-        yield f"{changed}  {kind:<17}  {as_size(run.size):>9}  {score:<12}  {run.name}  {run.folder}"

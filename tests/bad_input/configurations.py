@@ -12,7 +12,6 @@ _TRAIN: dict[tuple[str, ...], tuple[str, ...]] = {
     ("loss.alhpa=0.3",): ("unknown key loss.alhpa", "did you mean alpha?"),
     ("model.config.hidden_siez=97",): ("unknown key model.config.hidden_siez", "did you mean hidden_size?"),
     ("model.lora.rank=3",): ("model.lora.rank", "model/lora=default"),
-    ("model=hf_lora",): ("model=hf_lora", "model/lora=default"),
     ("+callbacks.collapse.foo=1",): ("unknown key callbacks.collapse.foo",),
     ("loss=rdi",): ("loss=rdi", "did you mean redi?"),
     ("loss=",): ("loss=:", "dpo"),

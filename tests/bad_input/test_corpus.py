@@ -17,7 +17,7 @@ from tests.conftest import REPOSITORY
 
 KINDS: dict[str, list[Case]] = {**configurations.KINDS, **rows.KINDS, **checkpoints.KINDS, **tokenizers.KINDS}
 SLOW_BEYOND = {
-    "an override of train": 22,
+    "an override of train": 14,
     "settings of another's class": 4,
     "a sweep": 3,
     "an experiment's YAML": 5,

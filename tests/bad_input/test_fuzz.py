@@ -115,7 +115,7 @@ WORDS = st.sampled_from(
 VALUES = st.one_of(WORDS, st.text(max_size=6), st.integers().map(str), st.floats().map(str))
 
 
-@sizes(8, 1000)
+@sizes(4, 1000)
 def test_any_override_is_taken_or_refused(examples: int) -> None:
     def check(overrides: list[tuple[str, str, str]]) -> None:
         words = [f"{sign}{key}" if sign == "~" else f"{sign}{key}={value}" for sign, key, value in overrides]

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
 from redi_lab.config.checks import options
-from redi_lab.config.compose import CONFIG_DIR, _compose, load_config
+from redi_lab.config.compose import CONFIG_DIR, _compose
 from redi_lab.config.schema.losses import LOSSES
-from redi_lab.errors import UserError
 
 PRESETS = [name for name in options(CONFIG_DIR, "loss") if name != "mild_redi"]  # REDI with another alpha
 
@@ -31,8 +28,3 @@ def test_the_class_is_that_of_the_settings() -> None:
     )  # all of them at once
     classes = {name: LOSSES[preset._target_].cost_class for name, preset in composed.presets.items()}
     assert classes == documented()
-
-
-def test_a_wrong_name_is_answered_by_class() -> None:
-    with pytest.raises(UserError, match=r"^loss=redii: .*class A: .*redi, .*; class D: kto \(did you mean redi\?\)$"):
-        load_config("train", ["loss=redii"])

@@ -24,9 +24,8 @@ from redi_lab.executor.local import starter
 from redi_lab.files import file_digest
 from redi_lab.generation.engines import SamplingParams
 from redi_lab.generation.vllm_engine import VLLMEngine
-from redi_lab.verbs.sweep.claims import Claims
 from redi_lab.verbs.sweep.study import open_study
-from redi_lab.verbs.sweep.workers import run_workers
+from redi_lab.verbs.sweep.workers import Claims, run_workers
 from tests.evaluation.test_samples import stored
 from tests.executor import works
 from tests.executor.conftest import TwoNodes

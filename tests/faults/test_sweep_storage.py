@@ -18,8 +18,8 @@ import pytest
 
 from redi_lab.errors import UserError
 from redi_lab.run import study_storage as sweep_storage
-from redi_lab.verbs.sweep.claims import Claims
 from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, open_study
+from redi_lab.verbs.sweep.workers import Claims
 from tests.verbs.sweep import fakes
 
 

@@ -14,8 +14,7 @@ import pytest
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from redi_lab.config.compose import load_config
-from redi_lab.config.inheritance import inherited
+from redi_lab.config.compose import inherited, load_config
 from redi_lab.errors import UserError
 from redi_lab.run import stages
 from redi_lab.run.stages import Stage, StageCache, StageRecord, code_digest, resolve_chain

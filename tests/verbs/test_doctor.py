@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +16,7 @@ from redi_lab.cli import main
 from redi_lab.run import preflight
 from redi_lab.tracking.store import MlflowStore, StoreError
 from redi_lab.verbs import doctor as checks
-from redi_lab.verbs.doctor import Finding, run_doctor
+from redi_lab.verbs.doctor import Finding, examine
 
 
 def only(findings: Iterator[Finding]) -> Finding:
@@ -31,12 +32,12 @@ def test_a_check_that_breaks_stops_no_other(capsys: pytest.CaptureFixture[str]) 
         yield Finding("ok", "here [or there]")
         yield Finding("warning", "slow", "wait")
 
-    assert not run_doctor({"broken": broken, "fine": fine})
+    assert not examine({"broken": broken, "fine": fine})
     shown = capsys.readouterr().out
     assert "the check itself failed: RuntimeError: no way" in shown
     assert "here [or there]" in shown
     assert "Does not work: broken\n" in shown
-    assert run_doctor({"fine": fine})
+    assert examine({"fine": fine})
     assert "slow" in capsys.readouterr().out
 
 
@@ -142,8 +143,10 @@ def test_vllm_elsewhere(script: str | None, status: str, what: str, tmp_path: Pa
 
 
 def test_a_training_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last line of the command; a whole training that succeeds is part of `test_this_machine`."""
     monkeypatch.setattr(checks, "_TINY", ("loss.alhpa=1",))
+    said = subprocess.CompletedProcess[str]([], 2, "", "warning\nredi_lab: unknown key loss.alhpa\n")
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: said)
     finding = only(checks.check_training())
-    assert finding.status == "failed"
-    assert "unknown key loss.alhpa" in finding.what
+    assert (finding.status, finding.what) == ("failed", "redi_lab: unknown key loss.alhpa")
     assert finding.fix == "redi-lab loss.alhpa=1 debug=traceback"

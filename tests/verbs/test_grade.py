@@ -27,15 +27,18 @@ def write(folder: Path, rows: list[dict[str, object]]) -> Path:
 
 
 def test_every_row_keeps_its_keys_and_gets_a_verdict(tmp_path: Path) -> None:
+    destination = tmp_path / "g.jsonl"
     with Grader() as grader:
-        done = grade_file(write(tmp_path, ROWS), tmp_path / "g.jsonl", grader, prediction="prediction", gold="gold")
-    graded = [json.loads(line) for line in done.path.read_text(encoding="utf-8").splitlines()]
+        tally = grade_file(write(tmp_path, ROWS), destination, grader, prediction="prediction", gold="gold")
+    graded = [json.loads(line) for line in destination.read_text(encoding="utf-8").splitlines()]
     assert [{k: row[k] for k in row if k not in ("verdict", "reason")} for row in graded] == ROWS
     assert [row["verdict"] for row in graded] == ["right", "right", "wrong", "unknown"]
     assert graded[3]["reason"] == "no final answer"
-    assert done.verdicts == {"right": 2, "wrong": 1, "unknown": 1}
-    assert done.num_rows == 4
-    assert done.reasons == {"right: same answer": 2, "wrong: different answer": 1, "unknown: no final answer": 1}
+    assert tally == {
+        ("right", "same answer"): 2,
+        ("wrong", "different answer"): 1,
+        ("unknown", "no final answer"): 1,
+    }
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g.jsonl", "rows.jsonl"]
 
 
@@ -73,6 +76,7 @@ def test_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[-2:] == ["Graded:     2 rows: 1 right, 1 wrong, 0 unknown", f"Results:    {tmp_path / 'out'}"]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
     assert summary["verdicts"] == {"right": 1, "wrong": 1, "unknown": 0}
+    assert (summary["num_rows"], sum(summary["reasons"].values())) == (2, 2)
     assert summary["grader"]["timeout_seconds"] == 10.0
     assert len((tmp_path / "out" / "graded.jsonl").read_text(encoding="utf-8").splitlines()) == 2
 

@@ -49,12 +49,12 @@ def allowed(is_allowed: Callable[[Any], bool], words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _names_files(name: str) -> bool:
-    return bool(re.fullmatch(r"\w[\w.+-]*", name))
-
-
 Name = Annotated[
-    Text, allowed(_names_files, "letters, digits and . _ + -, beginning with a letter or digit: it names files")
+    Text,
+    allowed(
+        lambda text: re.fullmatch(r"\w[\w.+-]*", text),
+        "letters, digits and . _ + -, beginning with a letter or digit: it names files",
+    ),
 ]
 Template = Annotated[Text, allowed(lambda text: "{problem}" in text, "a string with {problem} in it")]
 
@@ -177,7 +177,7 @@ def unknown_key(key: str, group: str, known: Sequence[str]) -> str:
     return f"unknown key {place}: {f'{group} has' if group else 'there are'} {listed(names, key)}"
 
 
-def listed(names: Sequence[str], wrong: object, shown: str = "") -> str:
-    """Names (as they are `shown`), and which of them may be meant."""
+def listed(names: Sequence[str], wrong: object) -> str:
+    """Names, and which of them may be meant."""
     close = difflib.get_close_matches(str(wrong), names, n=1)
-    return (shown or ", ".join(names)) + (f" (did you mean {close[0]}?)" if close else "")
+    return ", ".join(names) + (f" (did you mean {close[0]}?)" if close else "")

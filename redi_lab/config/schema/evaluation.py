@@ -124,11 +124,10 @@ class SequentialConfig(Settings):
         return self.width is not None or self.better_than is not None
 
 
-def _is_device(name: str) -> bool:
-    return bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name))
-
-
 _Dtype = Literal["auto", "float32", "bfloat16"]
+_Device = Annotated[
+    Text, allowed(lambda text: re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text), "auto, cpu, mps, cuda or cuda:N")
+]
 
 
 class TransformersEngineConfig(TargetSettings, extra="forbid"):
@@ -137,7 +136,7 @@ class TransformersEngineConfig(TargetSettings, extra="forbid"):
     target: Literal["redi_lab.generation.transformers_engine.TransformersEngine"] = Field(alias="_target_")
     max_batch_tokens: Count
     dtype: _Dtype
-    device: Annotated[Text, allowed(_is_device, "auto, cpu, mps, cuda or cuda:N")]
+    device: _Device
 
 
 class VLLMEngineConfig(TargetSettings, extra="forbid"):

@@ -16,9 +16,8 @@ from redi_lab.config.schema.curation import CurationConfig
 from redi_lab.config.schema.data import DataConfig
 from redi_lab.config.schema.evaluation import Engine, EvalConfig, SequentialConfig, VLLMEngineConfig
 from redi_lab.config.schema.losses import Loss, ReferenceConfig
-from redi_lab.config.schema.model import ModelConfig
 from redi_lab.config.schema.sweep import SweepConfig
-from redi_lab.config.schema.training import Optimizer, SchedulerConfig, TrainerConfig
+from redi_lab.config.schema.training import ModelConfig, Optimizer, SchedulerConfig, TrainerConfig
 from redi_lab.errors import UserError
 
 _STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "file", "databricks")

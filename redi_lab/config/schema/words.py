@@ -20,7 +20,7 @@ class Words(Settings, strict=False):
 class CompareWords(Words):
     """`compare`."""
 
-    last: Count = 2
+    last: Annotated[int, Field(ge=2)] = 2
     port: Port = 5000
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, final
 
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
 
 from redi_lab.curation.account import Account
 from redi_lab.curation.curator import RowResult, RowRules, given_up
@@ -33,9 +35,7 @@ from redi_lab.run.arguments import check_arguments
 from redi_lab.run.build import make_source
 from redi_lab.run.record import quieten_libraries, results_folder, write_summary
 from redi_lab.run.screen import progress_bar
-from redi_lab.verbs.curate.grading import Chunk, graded_chunks
-from redi_lab.verbs.curate.report import print_report
-from redi_lab.verbs.curate.worker import WorkerPlan
+from redi_lab.verbs.curate.worker import Chunk, WorkerPlan, graded_chunks
 
 REPORT_FILE = "report.json"
 MANIFEST_FILE = "manifest.json"
@@ -44,6 +44,7 @@ _OUTPUTS = (SFT_FILE, PAIRS_FILE, NEGATIVES_FILE, REPORT_FILE)
 _LIBRARIES = ("pyarrow", "numpy", "transformers", "tokenizers", "rapidfuzz", "datasketch", "math-verify")
 _CHUNK_ROWS = 64
 _CHUNK_CHARACTERS = 2**20  # a few chunks a worker are in memory at a time
+_MOST_MATCHES = 10
 _NOT_OPTIONS = ("num_workers", "benchmarks", "tokenizer", "grading")  # no effect, or known by their content
 
 
@@ -199,3 +200,45 @@ def _manifest(recipe: Recipe, folder: Path, report: dict[str, Any]) -> dict[str,
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(redacted(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def print_report(source: str, report: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the content of report.json for people: every reason with its count and its share.
+
+    Args:
+        source: what the rows are called.
+        report: see `Account.as_dict`.
+        console: where to; None for the screen.
+    """
+    screen = console or Console()
+    verdicts = report["verdicts"]
+    graded = verdicts["right"] + verdicts["wrong"] + sum(verdicts["unknown"].values())
+    table = Table(box=None, pad_edge=False)
+    table.add_column()
+    table.add_column("number", justify="right")
+    table.add_column("share", justify="right")
+    for section, whole in (
+        ("rows", report["rows"]["read"]),
+        ("generations", report["generations"]["read"]),
+        ("verdicts", graded),
+    ):
+        table.add_row(f"[bold]{section}[/bold]")
+        for name, value in report[section].items():
+            title = name.replace("_", " ")
+            counts = {title: value} if isinstance(value, int) else {f"{title}: {why}": n for why, n in value.items()}
+            for shown, number in counts.items():
+                table.add_row(f"  {shown}", f"{number:,}", f"{100 * number / whole:.1f} %" if whole else "")
+    screen.print(f"\n{source}", highlight=False, soft_wrap=True)
+    screen.print(table)
+    shown = ", ".join(f"{number:,} {name}" for name, number in report["written"].items())
+    screen.print(f"\n{shown}", highlight=False)
+    for name, numbers in report["pairs"].items():
+        if numbers is not None:
+            shown = ", ".join(f"{key} {value:,.2f}" for key, value in numbers.items())
+            screen.print(f"  {name.replace('_', ' ')}: {shown}", highlight=False)
+    matches = report["benchmark_matches"]
+    if matches:
+        screen.print(f"\n{len(matches):,} rows share an n-gram with a benchmark (all of them in report.json):")
+    for match in matches[:_MOST_MATCHES]:
+        line = f"  row {match['source_row']} ({match['id']}) with {match['benchmark_id']}: {match['ngram']}"
+        screen.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -11,8 +11,9 @@ import html
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 
 from rich.table import Table
 
@@ -21,11 +22,10 @@ from redi_lab.config.schema.curation import Flaw
 from redi_lab.config.schema.words import HygieneWords, split_words
 from redi_lab.curation.hygiene import FLAWS
 from redi_lab.curation.parallel import map_ordered
-from redi_lab.data.traces import Dropped
+from redi_lab.data.traces import Dropped, Problem
 from redi_lab.figures.page import render_page, table
 from redi_lab.verbs.curate.command import Recipe, make_recipe, work_of
-from redi_lab.verbs.curate.grading import Chunk
-from redi_lab.verbs.curate.worker import WorkerPlan
+from redi_lab.verbs.curate.worker import Chunk, WorkerPlan
 
 PAGE = "hygiene.html"
 _EXCERPT = 400
@@ -40,6 +40,15 @@ _MEANINGS: dict[Flaw, str] = {
     "other_language": "in another script than its problem",
     "long": "over three times as long as the problem's right traces",
 }
+
+
+class Row(NamedTuple):
+    """A row: why it was dropped, and (place, flaws, excerpt) of each generation that is not known to be right."""
+
+    id: str
+    reason: str | None
+    num_generations: int
+    negatives: tuple[tuple[int, tuple[Flaw, ...], str], ...] = ()
 
 
 @final
@@ -84,38 +93,17 @@ class Findings:
         return [(name, f"{n:,}", f"{n / max(1, self.negatives):.1%}", meaning) for name, n, meaning in each]
 
 
-@final
-@dataclass(frozen=True)
-class Row:
-    """A row: why it was dropped, and (place, flaws, excerpt) of each generation that is not known to be right."""
-
-    id: str
-    reason: str | None
-    num_generations: int
-    negatives: tuple[tuple[int, tuple[Flaw, ...], str], ...] = ()
-
-
-@final
-@dataclass(frozen=True)
-class _Judge:
+def _judging(plan: WorkerPlan) -> Callable[[Chunk], list[Row]]:
     """Makes the function that looks at a chunk of rows; for `map_ordered`."""
+    curator, grade = plan.curator(), plan.grade()
 
-    plan: WorkerPlan
+    def judge(problem: Problem | Dropped) -> Row:
+        if isinstance(problem, Dropped):
+            return Row(problem.id, problem.reason, problem.num_generations)
+        found = tuple((place, flaws, _excerpt(one.text)) for place, one, flaws in curator.judge(problem))
+        return Row(problem.id, None, len(problem.generations), found)
 
-    def __call__(self) -> Callable[[Chunk], list[Row]]:
-        curator, grade = self.plan.curator(), self.plan.grade()
-
-        def judge(chunk: Chunk) -> list[Row]:
-            rows = []
-            for _, problem in grade(chunk):
-                if isinstance(problem, Dropped):
-                    rows.append(Row(problem.id, problem.reason, problem.num_generations))
-                    continue
-                found = tuple((place, flaws, _excerpt(one.text)) for place, one, flaws in curator.judge(problem))
-                rows.append(Row(problem.id, None, len(problem.generations), found))
-            return rows
-
-        return judge
+    return lambda chunk: [judge(problem) for _, problem in grade(chunk)]
 
 
 def run_hygiene(arguments: Sequence[str]) -> Path:
@@ -165,7 +153,7 @@ def _look(recipe: Recipe, most_examples: int) -> Findings:
     plan, chunks = work_of(recipe)
     with progress_bar() as progress:
         task = progress.add_task("Looking at negatives", total=recipe.source.table().num_rows())
-        for rows in map_ordered(_Judge(plan), chunks, settings.num_workers, recipe.config.launcher.address):
+        for rows in map_ordered(partial(_judging, plan), chunks, settings.num_workers, recipe.config.launcher.address):
             for row in rows:
                 findings.add(row)
             progress.update(task, completed=findings.rows)

@@ -1,19 +1,30 @@
-"""What a worker process of `curate` runs. Apart from the rest of the verb, so that workers start quickly."""
+"""What a worker process of `curate` runs, and our own verdict, as one more verifier or where there is none.
+
+On one machine the verdict is given in the parent process: the grader has limited worker processes of its own. Apart
+from the rest of the verb, so that workers start quickly.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, final
 
 from redi_lab.curation.curator import RowCurator, RowResult, RowRules
 from redi_lab.curation.decontamination import index_benchmarks
+from redi_lab.curation.hygiene import GRADER
 from redi_lab.data.tokenization import TraceEncoder
+from redi_lab.data.traces import Dropped, Generation, Problem
 from redi_lab.grading.extraction import Answers, extract_answer
-from redi_lab.grading.grader import Grader
-from redi_lab.verbs.curate.grading import Chunk, grade_chunk
+from redi_lab.grading.grader import Grade, Grader, Verdict
+
+Chunk = Sequence[tuple[int, Problem | Dropped]]
+"""Rows with their index in the source."""
+NO_GOLD = "no answer to grade against"
+
+_WORDS = {Verdict.RIGHT: True, Verdict.WRONG: False, Verdict.UNKNOWN: None}
 
 
 @final
@@ -68,8 +79,65 @@ class WorkerPlan:
     def curator(self) -> RowCurator:
         """What curates a row."""
         benchmarks = index_benchmarks(map(Path, self.benchmarks), self.ngram) if self.benchmarks else None
-        return RowCurator(self.rules, self.encoder(), benchmarks, partial(_has_answer, answers=self.answers))
+        return RowCurator(self.rules, self.encoder(), benchmarks, self.has_answer)
+
+    def has_answer(self, text: str) -> bool:
+        """Whether a generation states one."""
+        return extract_answer(text, self.answers) is not None
 
 
-def _has_answer(text: str, answers: Answers) -> bool:
-    return extract_answer(text, answers) is not None
+def graded_chunks(chunks: Iterable[Chunk], when: str, limits: Mapping[str, Any]) -> Iterator[Chunk]:
+    """The chunks as they come, with the grader's verdicts.
+
+    Args:
+        chunks: rows with their index.
+        when: "never", or see `grade_chunk`.
+        limits: arguments of `Grader`.
+    """
+    if when == "never":
+        yield from chunks
+        return
+    with Grader(**limits) as grader:
+        for chunk in chunks:
+            yield grade_chunk(chunk, when, grader)
+
+
+def grade_chunk(chunk: Chunk, when: str, grader: Grader) -> Chunk:
+    """Add the grader's verdict to generations.
+
+    Args:
+        chunk: rows with their index.
+        when: "always", or "missing": only where no verifier says right or wrong.
+        grader: gives the verdicts.
+    """
+    tasks = [
+        (generation.text, problem.answer)
+        for _, problem in chunk
+        if isinstance(problem, Problem) and problem.answer is not None
+        for generation in problem.generations
+        if _is_wanted(generation, when)
+    ]
+    grades = iter(grader.grade_all(tasks))
+    return [
+        (index, problem if isinstance(problem, Dropped) else _graded(problem, when, grades)) for index, problem in chunk
+    ]
+
+
+def _is_wanted(generation: Generation, when: str) -> bool:
+    return when == "always" or all(word is None for _, word in generation.verdicts)
+
+
+def _graded(problem: Problem, when: str, grades: Iterator[Grade]) -> Problem:
+    """The problem with the next grades, one for each generation that is to have one."""
+    generations = []
+    for generation in problem.generations:
+        if _is_wanted(generation, when):
+            correct, reason = None, NO_GOLD
+            if problem.answer is not None:
+                grade = next(grades)
+                correct, reason = _WORDS[grade.verdict], grade.reason
+            earlier = generation.verdicts if when == "always" else ()  # nulls, which the grader stands in for
+            unknown = reason if correct is None else generation.unknown_reason
+            generation = replace(generation, verdicts=(*earlier, (GRADER, correct)), unknown_reason=unknown)
+        generations.append(generation)
+    return replace(problem, generations=tuple(generations))

@@ -16,11 +16,12 @@ from omegaconf import DictConfig
 from redi_lab.config.compose import load_config
 from redi_lab.errors import UserError
 from redi_lab.evaluation.comparison import Comparison, Finding, compare, explain, holm, swap_test
-from redi_lab.evaluation.metrics import Estimate, Values, Verdicts, average, mean_difference, solved_within
+from redi_lab.evaluation.metrics import Estimate, Verdicts, average, mean_difference, solved_within
 from redi_lab.evaluation.results import EvaluationResult, load_result
 from redi_lab.evaluation.scoring import verdicts_of
 from redi_lab.figures.scores import plot_scores
 
+PICTURE = "comparison.png"
 _USAGE = (
     "evaluate compare [--over-seeds] OLD_FOLDER NEW_FOLDER [NEW_FOLDER ...]: results folders of evaluations or training"
     " runs"
@@ -69,15 +70,7 @@ class RunComparison:
     comparison: Comparison
     pass_at_k: Difference | None
     """With k the number of samples; None where that is 1."""
-    differences: Values
-    """Of pass@1, for each problem."""
     holm: float = 1.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        fields = asdict(self)
-        del fields["differences"]
-        return fields | {"finding": self.finding}
 
     @property
     def finding(self) -> Finding:
@@ -97,25 +90,18 @@ def run_evaluation_compare(arguments: Sequence[str]) -> Path:
     folders, config = read_arguments(arguments)
     old, *news = runs = _with_distinct_names([read_run(folder) for folder in folders])
     comparisons = compare_all(old, news)
-    from redi_lab.run.record import results_folder, write_summary  # heavy: after everything that can be refused
-
     is_suite = len(old.results) > 1
-    averages = _averages(comparisons) if is_suite else {}
+    averages = _averages(old, news, comparisons) if is_suite else {}
     content = {
-        "name": "evaluate_compare",
         "verb": "evaluate compare",
-        "folders": [str(folder.absolute()) for folder in folders],
-        "comparisons": [made.as_dict() for made in comparisons],
+        "comparisons": [asdict(made) | {"finding": made.finding} for made in comparisons],
         "averages": {name: asdict(difference) for name, difference in averages.items()},
     }
     labels = [f"{made.new}, {made.benchmark}" if is_suite else made.new for made in comparisons]
     lines = {label: made.comparison.difference for label, made in zip(labels, comparisons, strict=True)}
     lines |= {f"average of {name}": difference.estimate for name, difference in averages.items()}
-    with results_folder(config) as output_dir:
-        picture = plot_scores(lines, f"against {old.name}", output_dir / "comparison.png", is_difference=True)
-        write_summary(output_dir, config, content)
-    for line in protocol_differences(runs):
-        print(f"Note:       {line}")
+    output_dir = write_results(config, folders, content, lines, f"against {old.name}")
+    print_protocols(runs)
     for made in comparisons:
         where = f"{made.benchmark}: " if is_suite else ""
         print(where + explain(made.comparison, made.new, made.old, made.holm if len(comparisons) > 1 else None))
@@ -123,7 +109,20 @@ def run_evaluation_compare(arguments: Sequence[str]) -> Path:
             print(f"{where}{made.new} − {made.old}, pass@{made.pass_at_k.estimate.num_samples}: {made.pass_at_k}")
     for name, difference in averages.items():
         print(f"average: {name}, pass@1: {difference}")
-    print(f"Plot:       {picture}\nResults:    {output_dir}")
+    print(f"Plot:       {output_dir / PICTURE}\nResults:    {output_dir}")
+    return output_dir
+
+
+def write_results(
+    config: DictConfig, folders: Sequence[Path], content: Mapping[str, Any], lines: Mapping[str, Estimate], title: str
+) -> Path:
+    """Write a results folder with summary.json and a picture of differences."""
+    from redi_lab.run.record import results_folder, write_summary  # heavy: after everything that can be refused
+
+    about = {"name": "evaluate_compare", "folders": [str(folder.absolute()) for folder in folders]}
+    with results_folder(config) as output_dir:
+        plot_scores(lines, title, output_dir / PICTURE, is_difference=True)
+        write_summary(output_dir, config, about | dict(content))
     return output_dir
 
 
@@ -180,20 +179,18 @@ def compare_all(old: EvaluatedRun, news: Sequence[EvaluatedRun]) -> list[RunComp
     for new in news:
         check_same_problems(old, new)
         for name, result in old.results.items():
-            ours, theirs = as_many_samples(verdicts_of(new.results[name]), verdicts_of(result))
-            differences = ours.mean(axis=1) - theirs.mean(axis=1)
-            made.append(
-                RunComparison(new.name, old.name, name, compare(ours, theirs), _pass_at_k(ours, theirs), differences)
-            )
+            pair = paired_verdicts(new.results[name], result)
+            made.append(RunComparison(new.name, old.name, name, compare(*pair), _pass_at_k(*pair)))
     at_k = iter(_adjusted([one.pass_at_k for one in made if one.pass_at_k is not None]))
     corrected = zip(made, holm([one.comparison.p_value for one in made]), strict=True)
     return [replace(one, holm=p, pass_at_k=one.pass_at_k and next(at_k)) for one, p in corrected]
 
 
-def as_many_samples(new: Verdicts, old: Verdicts) -> tuple[Verdicts, Verdicts]:
-    """The first samples of both runs, as many as both have."""
-    number = min(new.shape[1], old.shape[1])
-    return new[:, :number], old[:, :number]
+def paired_verdicts(new: EvaluationResult, old: EvaluationResult) -> tuple[Verdicts, Verdicts]:
+    """Those of the first samples of both runs, as many as both have."""
+    ours, theirs = verdicts_of(new), verdicts_of(old)
+    number = min(ours.shape[1], theirs.shape[1])
+    return ours[:, :number], theirs[:, :number]
 
 
 def _pass_at_k(new: Verdicts, old: Verdicts) -> Difference | None:
@@ -226,26 +223,26 @@ def check_same_problems(old: EvaluatedRun, new: EvaluatedRun) -> None:
             )
 
 
-def _averages(comparisons: Sequence[RunComparison]) -> dict[str, Difference]:
+def _averages(
+    old: EvaluatedRun, news: Sequence[EvaluatedRun], comparisons: Sequence[RunComparison]
+) -> dict[str, Difference]:
     """For each new run, the mean of its differences over the benchmarks, each counted once."""
-    by_run: dict[str, list[RunComparison]] = {}
-    for made in comparisons:
-        by_run.setdefault(f"{made.new} − {made.old}", []).append(made)
-    found = [
-        Difference(average([m.comparison.difference for m in each]), swap_test([m.differences for m in each]))
-        for each in by_run.values()
-    ]
-    return dict(zip(by_run, _adjusted(found), strict=True))
+    made = iter(comparisons)
+    found = []
+    for new in news:
+        pairs = [paired_verdicts(new.results[name], result) for name, result in old.results.items()]
+        estimates = [next(made).comparison.difference for _ in pairs]
+        differences = [ours.mean(axis=1) - theirs.mean(axis=1) for ours, theirs in pairs]
+        found.append(Difference(average(estimates), swap_test(differences)))
+    return dict(zip([f"{new.name} − {old.name}" for new in news], _adjusted(found), strict=True))
 
 
-def protocol_differences(runs: Sequence[EvaluatedRun]) -> list[str]:
-    """What differed between the runs beside their checkpoints: the comparison includes it."""
-    old = runs[0]
-    lines = []
-    for new in runs[1:]:
+def print_protocols(runs: Sequence[EvaluatedRun]) -> None:
+    """Say what differs between runs beside their checkpoints: a comparison includes it."""
+    old, *news = runs
+    for new in news:
         for benchmark, result in old.results.items():
             mine, other = result.protocol, new.results[benchmark].protocol
-            keys = sorted(key for key in mine.keys() | other.keys() if mine.get(key) != other.get(key))
-            if keys:
-                lines.append(f"{old.name} and {new.name} differ in more than weights: {', '.join(keys)} ({benchmark})")
-    return lines
+            if keys := sorted(key for key in mine.keys() | other.keys() if mine.get(key) != other.get(key)):
+                also = f"{old.name} and {new.name} differ in more than weights: {', '.join(keys)} ({benchmark})"
+                print(f"Note:       {also}")

@@ -16,15 +16,15 @@ import numpy as np
 from redi_lab.errors import UserError
 from redi_lab.evaluation.comparison import Finding, SeedComparison, compare_over_seeds, holm
 from redi_lab.evaluation.metrics import Values
-from redi_lab.evaluation.scoring import verdicts_of
-from redi_lab.figures.scores import plot_scores
 from redi_lab.verbs.evaluate.compare import (
+    PICTURE,
     EvaluatedRun,
-    as_many_samples,
     check_same_problems,
-    protocol_differences,
+    paired_verdicts,
+    print_protocols,
     read_arguments,
     read_run,
+    write_results,
 )
 
 Kinds = Mapping[str, Mapping[int, EvaluatedRun]]
@@ -78,25 +78,16 @@ def run_seed_comparison(arguments: Sequence[str]) -> Path:
     folders, config = read_arguments(arguments)
     kinds = read_kinds(folders)
     made = compare_kinds(kinds)
-    from redi_lab.run.record import results_folder, write_summary  # heavy: after everything that can be refused
-
     old = next(iter(kinds))
     is_suite = len({one.benchmark for one in made}) > 1
     lines = {f"{one.new}, {one.benchmark}" if is_suite else one.new: one.comparison.estimate for one in made}
-    content = {
-        "name": "evaluate_compare",
-        "verb": "evaluate compare --over-seeds",
-        "folders": [str(folder.absolute()) for folder in folders],
-        "comparisons": [asdict(one) | {"finding": one.finding} for one in made],
-    }
-    with results_folder(config) as output_dir:
-        picture = plot_scores(lines, f"against {old}, over seeds", output_dir / "comparison.png", is_difference=True)
-        write_summary(output_dir, config, content)
-    for line in protocol_differences([run for runs in kinds.values() for run in runs.values()]):
-        print(f"Note:       {line}")
+    found = [asdict(one) | {"finding": one.finding} for one in made]
+    content = {"verb": "evaluate compare --over-seeds", "comparisons": found}
+    output_dir = write_results(config, folders, content, lines, f"against {old}, over seeds")
+    print_protocols([run for runs in kinds.values() for run in runs.values()])
     for one in made:
         print(one.explain())
-    print(f"Plot:       {picture}\nResults:    {output_dir}")
+    print(f"Plot:       {output_dir / PICTURE}\nResults:    {output_dir}")
     return output_dir
 
 
@@ -166,10 +157,7 @@ def compare_kinds(kinds: Kinds) -> list[KindComparison]:
 def _compare(
     new: Mapping[int, EvaluatedRun], old: Mapping[int, EvaluatedRun], seeds: Sequence[int], benchmark: str
 ) -> SeedComparison:
-    pairs = [
-        as_many_samples(verdicts_of(new[seed].results[benchmark]), verdicts_of(old[seed].results[benchmark]))
-        for seed in seeds
-    ]
+    pairs = [paired_verdicts(new[seed].results[benchmark], old[seed].results[benchmark]) for seed in seeds]
     differences: list[Values] = [ours.mean(axis=1) - theirs.mean(axis=1) for ours, theirs in pairs]
     number = min(map(len, differences))
     if any(len(one) != number for one in differences):

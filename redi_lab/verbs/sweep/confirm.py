@@ -16,13 +16,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.errors import UserError
-from redi_lab.evaluation.comparison import Comparison, Finding, compare, compare_over_seeds
-from redi_lab.evaluation.metrics import Values, Verdicts
+from redi_lab.evaluation.comparison import Comparison, Finding, SeedComparison, compare, compare_over_seeds
+from redi_lab.evaluation.metrics import Verdicts
 from redi_lab.run.screen import say
-from redi_lab.verbs.sweep.claims import Claims
 from redi_lab.verbs.sweep.space import as_overrides
 from redi_lab.verbs.sweep.study import RunTraining, Sweep, open_study
-from redi_lab.verbs.sweep.workers import run_workers
+from redi_lab.verbs.sweep.workers import Claims, run_workers
 
 
 @final
@@ -34,7 +33,7 @@ class Confirmation:
         seeds: On which both were trained.
         winner: pass@1 of each seed.
         baseline: pass@1 of each seed.
-        over_seeds: 95 % interval of the mean difference over seeds and problems; None with a single seed.
+        over_seeds: The mean difference over seeds and problems; None with a single seed.
         over_problems: Both on the same problems, with all these runs: other problems, but these very runs. Where all
             seeds have the same problems, the seeds' samples are samples of one problem.
     """
@@ -42,7 +41,7 @@ class Confirmation:
     seeds: tuple[int, ...]
     winner: tuple[float, ...]
     baseline: tuple[float, ...]
-    over_seeds: tuple[float, float] | None
+    over_seeds: SeedComparison | None
     over_problems: Comparison
 
     @property
@@ -53,10 +52,8 @@ class Confirmation:
     def verdict(self) -> str:
         """In words; what generalises to another training is the interval over seeds."""
         e = self.over_problems.difference
-        finding = self.over_problems.finding()
-        low, high = self.over_seeds or (e.ci_low, e.ci_high)
-        if self.over_seeds is not None:
-            finding = Finding.BETTER if low > 0 else Finding.WORSE if high < 0 else Finding.UNDECIDED
+        finding = (self.over_seeds or self.over_problems).finding()
+        low, high = self.interval() or (e.ci_low, e.ci_high)
         word = "not told apart from" if finding is Finding.UNDECIDED else f"{finding} than"
         unit = f"{len(self.seeds)} fresh seeds" if self.over_seeds else f"{e.num_problems} problems of one fresh seed"
         return (
@@ -64,6 +61,10 @@ class Confirmation:
             f" (95 % CI {low:+.3f} to {high:+.3f}); paired over the {e.num_problems} problems of these runs"
             f" {e.value:+.3f} ({e.ci_low:+.3f} to {e.ci_high:+.3f})"
         )
+
+    def interval(self) -> tuple[float, float] | None:
+        """Over seeds and problems, 95 %; None with a single seed."""
+        return self.over_seeds and (self.over_seeds.estimate.ci_low, self.over_seeds.estimate.ci_high)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -73,7 +74,7 @@ class Confirmation:
             "winner": list(self.winner),
             "baseline": list(self.baseline),
             "difference": self.difference,
-            "over_seeds": self.over_seeds,
+            "over_seeds": self.interval(),
             "over_problems": {key: getattr(e, key) for key in ("value", "ci_low", "ci_high", "num_problems")},
             "verdict": self.verdict(),
         }
@@ -117,21 +118,16 @@ def compare_arms(
     scores = [tuple(float(verdicts.mean()) for verdicts in arm) for arm in (winner, baseline)]
     gaps = [w.mean(axis=1) - b.mean(axis=1) for w, b in zip(winner, baseline, strict=True)]
     joined = [np.concatenate(arm, axis=1 if has_same_problems else 0) for arm in (winner, baseline)]
+    over_seeds = None
+    if len(seeds) > 1:
+        over_seeds = compare_over_seeds(np.stack(gaps), 1, has_same_problems=has_same_problems and len(gaps[0]) > 1)
     return Confirmation(
         seeds=seeds,
         winner=scores[0],
         baseline=scores[1],
-        over_seeds=_over_seeds(np.stack(gaps), has_same_problems=has_same_problems),
+        over_seeds=over_seeds,
         over_problems=compare(*joined),
     )
-
-
-def _over_seeds(gaps: Values, *, has_same_problems: bool) -> tuple[float, float] | None:
-    seeds, problems = gaps.shape
-    if seeds < 2:
-        return None
-    estimate = compare_over_seeds(gaps, 1, has_same_problems=has_same_problems and problems > 1).estimate
-    return estimate.ci_low, estimate.ci_high
 
 
 def _run_arm(

@@ -2,7 +2,7 @@
 
 A trial is the command `python -m redi_lab OVERRIDES VALUES seed=S`. The study is kept in a storage that any number of
 workers share; killed at any moment, the same command goes on with it. Results: a page with the map of α and learning
-rate and other plots, the command of the best configuration, and, on fresh seeds, whether it is better indeed.
+rate, the command of the best configuration, and, on fresh seeds, whether it is better indeed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from redi_lab.files import naming
 from redi_lab.redaction import redact, redacted
 from redi_lab.run.preflight import check_adapters, check_hub
 from redi_lab.run.study_storage import check_storage, study_lock
-from redi_lab.verbs.sweep.claims import Claims
 from redi_lab.verbs.sweep.confirm import Confirmation, confirm
 from redi_lab.verbs.sweep.results import best_trial
 from redi_lab.verbs.sweep.space import Space, check_space, grid, parse_space
 from redi_lab.verbs.sweep.study import Sweep, open_study
-from redi_lab.verbs.sweep.workers import run_workers
+from redi_lab.verbs.sweep.workers import Claims, run_workers
 
 _OWN = ("sweeps", "sweep", "name", "seed", "launcher")
 _SHARED = ("paths", "logger", "debug")

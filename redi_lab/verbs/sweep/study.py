@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import numpy as np
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, Trial
 
 from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.errors import UserError
@@ -116,11 +117,8 @@ class RunResult:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-class RunTraining(Protocol):
-    """Trains once; tests put something quicker in its place."""
-
-    def __call__(self, spec: RunSpec, report: Report) -> RunResult:
-        """Train, and pass each measurement to `report`."""
+RunTraining = Callable[[RunSpec, Report], RunResult]
+"""Trains once, and passes each measurement to `report`; tests put something quicker in its place."""
 
 
 def open_study(sweep: Sweep) -> optuna.Study:
@@ -187,3 +185,8 @@ def make_pruner(settings: SweepConfig, study: optuna.Study) -> BasePruner:
         steps = (step for trial in study.get_trials(deepcopy=False) for step in trial.intermediate_values if step > 0)
         return HyperbandPruner(min_resource=min(steps, default=1))
     return NopPruner()
+
+
+def origin(trial: FrozenTrial | Trial) -> int:
+    """Number of the first attempt at what this trial tries."""
+    return int(trial.user_attrs.get("retry_of", trial.number))

@@ -9,22 +9,43 @@ PRUNED by the Gaussian process, and the last value looks good when the alarm com
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import shlex
+import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import Trial, TrialState
 
+from redi_lab.config.compose import load_config
 from redi_lab.errors import UserError
+from redi_lab.evaluation.results import load_result
+from redi_lab.evaluation.scoring import verdicts_of
 from redi_lab.files import explained, is_disk_full, naming
-from redi_lab.verbs.sweep.claims import origin
+from redi_lab.run.record import SUMMARY
+from redi_lab.tracking.journal import read_curves
+from redi_lab.tracking.state import METRICS_FILE
 from redi_lab.verbs.sweep.space import as_overrides, suggest
-from redi_lab.verbs.sweep.study import RunResult, RunSpec, RunTraining, Sweep, make_pruner, make_sampler, open_study
+from redi_lab.verbs.sweep.study import (
+    Report,
+    RunResult,
+    RunSpec,
+    RunTraining,
+    Sweep,
+    make_pruner,
+    make_sampler,
+    open_study,
+    origin,
+)
 
 CONSTRAINT = "collapse"
+_DETAILS = ("mlflow_run_id", "commit", "commit_is_dirty", "fingerprint", "checkpoint", "metrics", "config")
 
 
 def make_work(sweep: Sweep, run: RunTraining | None) -> Callable[[int], str | None]:
@@ -34,11 +55,7 @@ def make_work(sweep: Sweep, run: RunTraining | None) -> Callable[[int], str | No
         sweep: the study and how its trials run.
         run: trains once; None: as the verb train does.
     """
-    if run is None:
-        from redi_lab.verbs.sweep.trial_run import train  # imports torch
-
-        run = train
-    study, train_once = open_study(sweep), run
+    study, train_once = open_study(sweep), run or train
 
     def work(trial_id: int) -> str | None:
         # Reads all trials: Optuna's cache takes no values for one that it does not know.
@@ -138,3 +155,66 @@ def reported_value(results: Sequence[RunResult], mode: str) -> float:
     nothing = -math.inf if mode == "max" else math.inf
     values = [r.value if r.collapse_step is None else r.worst for r in results]
     return sum(nothing if v is None or math.isnan(v) else v for v in values) / len(values)
+
+
+def train(spec: RunSpec, report: Report) -> RunResult:
+    """Train as `python -m redi_lab` does, and say what came of it; its screen is a file in the run's folder."""
+    from redi_lab.callbacks.pruning import PruningCallback  # Lightning and torch, for worker processes alone
+    from redi_lab.verbs.train.command import run_training
+
+    overrides = [*spec.overrides, *as_overrides({"paths.output_dir": str(spec.folder)})]
+    config = load_config("train", overrides)
+    callback = PruningCallback(spec.metric, report)
+    _send_screen_to(spec.folder / "screen.log")
+    run_training(config, overrides, [callback], spec.parent_run_id, spec.tags)
+    summary = json.loads((spec.folder / SUMMARY).read_text(encoding="utf-8"))
+    stopped, measured = summary["stopped"] or {}, callback.measurements
+    collapse_step, reason = _collapse(summary, spec.metric, measured)
+    curves = read_curves(spec.folder / METRICS_FILE)
+    low, high = (curves.get(f"{spec.metric}_{end}") for end in ("ci_low", "ci_high"))
+    return RunResult(
+        value=measured[max(measured)] if measured else None,
+        worst=(min if spec.mode == "max" else max)(measured.values(), default=None),
+        ci_low=low and low.values[-1],
+        ci_high=high and high.values[-1],
+        steps=callback.last_step,
+        planned_steps=callback.planned_steps,
+        stopped_by=stopped.get("by"),
+        collapse_step=collapse_step,
+        reason=reason or stopped.get("reason"),
+        seconds=round(summary["seconds"], 1),
+        details=_details(summary, spec.folder, Path(config.paths.cache_dir)),
+    )
+
+
+def _collapse(summary: Mapping[str, Any], metric: str, measured: Mapping[int, float]) -> tuple[int | None, str | None]:
+    """Step and reason, whether the collapse ended the run, was only noticed, or shows in the metric itself."""
+    stopped, noticed = summary["stopped"] or {}, summary.get("collapse") or {}
+    if stopped.get("by") == "collapse":
+        return stopped["step"], stopped["reason"]
+    if noticed.get("state") == "collapsed":
+        return noticed["step"], noticed["reason"]
+    lost = [step for step, value in measured.items() if not math.isfinite(value)]
+    return (lost[0], f"{metric} is {measured[lost[0]]}") if lost else (None, None)
+
+
+def _details(summary: Mapping[str, Any], folder: Path, cache_dir: Path) -> dict[str, Any]:
+    details = {"folder": str(folder), **{key: summary[key] for key in _DETAILS}}
+    evaluation = summary["evaluation"]
+    result = None if evaluation is None else load_result(cache_dir / "evaluations", evaluation["key"])
+    if result is None:
+        return details
+    verdicts = verdicts_of(result)
+    details["right"] = verdicts.sum(axis=1).tolist()  # of each problem, how many samples
+    details["benchmark_digest"], details["num_samples"] = result.benchmark_digest, verdicts.shape[1]
+    return details
+
+
+def _send_screen_to(path: Path) -> None:
+    """Send what this process writes to the screen from now on, also by libraries and child processes, to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with path.open("ab") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)

@@ -23,7 +23,7 @@ from redi_lab.run.interrupted import running
 from redi_lab.run.record import quieten_libraries
 from redi_lab.run.stages import Stage, StageCache, resolve_chain
 from redi_lab.verbs.train import report
-from redi_lab.verbs.train.outcome import Outcome
+from redi_lab.verbs.train.report import Outcome
 from redi_lab.verbs.train.stage import Job
 
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
@@ -67,7 +67,7 @@ def run_training(
             job = Job(stage, start, benchmark, config, parent_run_id, tuple(outcomes), base, baseline, stages)
             last = number == len(chain)
             outcomes.append(job.train(run.folder, callbacks, tags) if last else job.find_or_train())
-        report.finish(config, run.folder, outcomes, baseline)
+        report.finish(run.folder, outcomes, baseline)
         return run.folder
 
 

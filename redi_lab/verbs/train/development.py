@@ -26,8 +26,6 @@ from redi_lab.data.traces import Pair
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem, load_file_benchmark
 from redi_lab.generation.engines import SamplingParams
-from redi_lab.grading.grader import Grader
-from redi_lab.run import build
 from redi_lab.run.screen import say
 from redi_lab.run.stages import OpenedData
 
@@ -103,34 +101,6 @@ def choose_observed(
     probes, origin = choose_probes(data, encoder, development.pairs, config.callbacks.probes.num_examples)
     say(f"probes: {len(probes)} {origin}")
     return probes
-
-
-def make_observers(
-    config: DictConfig,
-    eval_config: DictConfig,
-    benchmark: Benchmark | None,
-    probes: Sequence[TokenizedSequence],
-    encoder: TraceEncoder,
-    grader: Grader,
-) -> dict[str, dict[str, Any] | None]:
-    """What the callbacks that look at the policy need in addition to their settings, by name.
-
-    Args:
-        config: with the groups data and callbacks.
-        eval_config: with the group eval, whose protocol holds for all stages of a command.
-        benchmark: the development problems.
-        probes: see `choose_observed`.
-        encoder: turns text into tokens.
-        grader: stays open as long as the training lasts.
-    """
-    observers: dict[str, dict[str, Any] | None] = {}
-    if config.callbacks.get("accuracy"):
-        observers["accuracy"] = None
-        if benchmark is not None:
-            observers["accuracy"] = {"measure": build.make_accuracy(config, eval_config, benchmark, encoder, grader)}
-    if config.callbacks.get("probes"):
-        observers["probes"] = {"probes": probes, "token_budget": config.data.micro_batch_tokens}
-    return observers
 
 
 def _check_disjoint(benchmark: Benchmark, texts: Iterable[str], where: str) -> None:

@@ -21,7 +21,6 @@ from redi_lab.run import build
 from redi_lab.run.plan import plan_run
 from redi_lab.run.screen import progress_bar, say
 from redi_lab.run.trained import finish_training
-from redi_lab.verbs.train.development import make_observers
 
 if TYPE_CHECKING:
     from redi_lab.tracking.logger import RunLogger
@@ -71,14 +70,22 @@ class Fit:
         Raises:
             RunInterruptedError: a signal; the state is saved.
         """
-        grader = build.make_grader(self.command_config)
-        observers = make_observers(self.config, self.command_config, self.development, probes, encoder, grader)
+        config, grader = self.config, build.make_grader(self.command_config)
+        # What the callbacks that look at the policy need in addition to their settings.
+        observers: dict[str, dict[str, Any] | None] = {}
+        if config.callbacks.get("accuracy"):
+            observers["accuracy"] = None
+            if (problems := self.development) is not None:
+                measure = build.make_accuracy(config, self.command_config, problems, encoder, grader)
+                observers["accuracy"] = {"measure": measure}
+        if config.callbacks.get("probes"):
+            observers["probes"] = {"probes": probes, "token_budget": config.data.micro_batch_tokens}
         callbacks = [
-            *build.make_callbacks(self.config, self.checkpoint.parent, encoder.end_of_turn_id, observers, self.notes),
-            Forecast(say, partial(plan_run, self.config, data, module.backbone)),
+            *build.make_callbacks(config, self.checkpoint.parent, encoder.end_of_turn_id, observers, self.notes),
+            Forecast(say, partial(plan_run, config, data, module.backbone)),
             *further_callbacks,
         ]
-        trainer = build.make_trainer(self.config, [*callbacks, TrainingProgress(progress_bar(COLUMN))], logger)
+        trainer = build.make_trainer(config, [*callbacks, TrainingProgress(progress_bar(COLUMN))], logger)
         with grader:
             trainer.fit(module, datamodule=data)
         if trainer.is_global_zero:

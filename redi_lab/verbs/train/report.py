@@ -1,10 +1,13 @@
-"""What a person sees of a run: stages as they come, the table at the end, the curves, and what to try next."""
+"""What came of stages, and what a person sees of it: the table at the end, and the curves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
+from typing import Any, final
 
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
@@ -18,15 +21,73 @@ from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.evaluation.scoring import explain_zero, verdicts_of
 from redi_lab.figures.curves import plot_curves
 from redi_lab.figures.panels import DIAGNOSTICS
-from redi_lab.run.evaluation import BASE_MODEL
-from redi_lab.run.naming import objective, run_label
+from redi_lab.run.evaluation import BASE_MODEL, nested_metrics
+from redi_lab.run.naming import run_label
 from redi_lab.run.screen import CONSOLE, say, say_path
-from redi_lab.verbs.train.outcome import Outcome
+from redi_lab.run.stages import Stage, StageRecord
+from redi_lab.tracking.journal import read_curves
 
-_NEXT = ("demo_symmetric", "demo_sft_continued", "demo_dpo", "demo_simpo")
 _EMBEDDED = {"greedy": "greedy_pass_at_1", "haste": "haste", "columns": "columns"}
 """What only the embedded task has, heading to metric; see `redi_lab.data.teacher.describe_work`."""
 CURVES = "curves.png"
+_ENDS = {
+    **dict.fromkeys(("probe/chosen_mean_logps", "probe/rejected_mean_logps", "probe/displacement_per_nat"), 1),
+    **dict.fromkeys(("train/mean_logps/chosen", "train/mean_logps/rejected", "train/rewards/slope"), 10),
+}
+"""Curves of which a summary says where they begin and end, and over how many values: single batches are noisy."""
+
+
+def metrics_of(result: EvaluationResult | None) -> dict[str, Any]:
+    """Scores with their intervals, for a summary."""
+    return {} if result is None else nested_metrics(result.metrics)
+
+
+def ends_of_curves(folder: Path) -> dict[str, dict[str, float]]:
+    """Where the curves that describe a training begin and end, those of `_ENDS` that the journal in a folder has."""
+    curves = read_curves(folder / "metrics.jsonl")
+    known = {name: (curves[name].values, number) for name, number in _ENDS.items() if name in curves}
+    return {name: {"start": fmean(v[:number]), "end": fmean(v[-number:])} for name, (v, number) in known.items()}
+
+
+@final
+@dataclass(frozen=True)
+class Best:
+    """The checkpoint that `callbacks.checkpoints.monitor` chose during training, evaluated as the last one is.
+
+    `note` says at which step and by which value it was chosen.
+    """
+
+    checkpoint: Path
+    note: Mapping[str, float]
+    result: EvaluationResult | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a summary."""
+        return {"checkpoint": str(self.checkpoint), "chosen": dict(self.note), "metrics": metrics_of(self.result)}
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """A stage that is trained and evaluated: its last checkpoint and, where one was chosen, its best."""
+
+    stage: Stage
+    record: StageRecord
+    result: EvaluationResult | None
+    best: Best | None
+    is_reused: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a summary."""
+        return {
+            "name": self.stage.name,
+            "fingerprint": self.stage.fingerprint,
+            "checkpoint": str(self.record.checkpoint),
+            "output_dir": str(self.record.output_dir),
+            "is_reused": self.is_reused,
+            "metrics": metrics_of(self.result),
+            "best": self.best and self.best.as_dict(),
+        }
 
 
 def announce(config: DictConfig, number: int, total: int) -> None:
@@ -57,10 +118,8 @@ def describe_room(data: TraceDataModule, config: DictConfig) -> None:
         )
 
 
-def finish(
-    config: DictConfig, output_dir: Path, outcomes: Sequence[Outcome], baseline: EvaluationResult | None = None
-) -> None:
-    """The table, the curves, the next commands and the results folder."""
+def finish(output_dir: Path, outcomes: Sequence[Outcome], baseline: EvaluationResult | None = None) -> None:
+    """The table, and where curves, samples and checkpoint lie."""
     if outcomes[-1].result is not None:
         CONSOLE.print(score_table(outcomes, baseline))
         for line in verdicts(outcomes, baseline):
@@ -71,16 +130,6 @@ def finish(
         say_path("Samples", page)
     say_path("Checkpoint", outcomes[-1].record.checkpoint)
     say("Compare runs in the browser: redi-lab ui, or as a page: redi-lab compare")
-    if config.name.startswith("demo"):
-        say("Try next:")
-        for name in next_experiments(config):
-            say(f"  python -m redi_lab +experiment={name}")
-
-
-def next_experiments(config: DictConfig) -> list[str]:
-    """Experiments of the embedded task to go on with; not the one that has just ended, under whatever name."""
-    loss = objective(config.loss).split()[0]
-    return [name for name in _NEXT if name not in (config.name, f"demo_{loss}")]
 
 
 def draw_curves(config: DictConfig, folder: Path) -> list[Path]:

@@ -36,7 +36,7 @@ from redi_lab.run.training_record import RECORD_FILE, TrainingRecord
 from redi_lab.verbs.train import report
 from redi_lab.verbs.train.development import choose_observed, load_development
 from redi_lab.verbs.train.fit import Fit
-from redi_lab.verbs.train.outcome import Best, Outcome, ends_of_curves, metrics_of
+from redi_lab.verbs.train.report import Best, Outcome, ends_of_curves, metrics_of
 
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
 

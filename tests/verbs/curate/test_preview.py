@@ -16,8 +16,8 @@ from redi_lab.data.student_tokenizer import train_tokenizer
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import UNWEIGHTED
 from redi_lab.errors import UserError
-from redi_lab.verbs.curate.preview.command import preview, run_preview
-from redi_lab.verbs.curate.preview.marks import END_OF_TURN, Piece, Window, mark_pair, visible
+from redi_lab.verbs.curate.marks import END_OF_TURN, Piece, Window, mark_pair, visible
+from redi_lab.verbs.curate.preview import _lengths, run_preview
 
 PNG = b"\x89PNG\r\n\x1a\n"
 ALL = Window(head=10_000, around=0, tail=0)
@@ -51,22 +51,11 @@ def demonstration(**changes: Any) -> dict[str, Any]:
     return row | {"completion": "It is 2.", "generation_index": 1, "verdicts": "{}"} | UNWEIGHTED.as_columns() | changes
 
 
-def write_folder(
-    folder: Path, pairs: Sequence[dict[str, Any]], sft: Sequence[dict[str, Any]], report: object = None
-) -> Path:
+def write_folder(folder: Path, pairs: Sequence[dict[str, Any]], sft: Sequence[dict[str, Any]]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_table(pa.Table.from_pylist(list(pairs), schema=PAIRS_SCHEMA), folder / "pairs.parquet", row_group_size=2)
     write_table(pa.Table.from_pylist(list(sft), schema=TRACE_SCHEMA), folder / "sft.parquet")
-    if report is not None:
-        (folder / "report.json").write_text(json.dumps(report))
     return folder
-
-
-REPORT = {
-    "rows": {"read": 10, "used": 6, "dropped": {NASTY: 3, "no generations": 1}, "used_without_pair": {"none": 2}},
-    "generations": {"read": 40, "used": 9, "not_used": {"right, but not chosen": 31}},
-    "verdicts": {"right": 20, "wrong": 12, "unknown": {"truncated": 8}, "unknown_used_as_negative": {"truncated": 2}},
-}
 
 
 class Page(HTMLParser):
@@ -92,9 +81,9 @@ class Page(HTMLParser):
             self.pieces.append((*self._open[-1], data))
 
 
-def shown(folder: Path, tmp_path: Path, tokenizer: Any = None, num_pairs: int = 3) -> str:
+def shown(folder: Path, *arguments: str) -> str:
     """The page."""
-    return preview(folder, tmp_path / "page" / "index.html", num_pairs=num_pairs, tokenizer=tokenizer).read_text()
+    return run_preview([f"path={folder}", *arguments]).read_text()
 
 
 def card(page: str) -> Page:
@@ -108,6 +97,14 @@ def loss_text(pieces: Sequence[Piece]) -> str:
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     return train_tokenizer(["I add one and one. It is 2. What is 1+1?"], 300)
+
+
+@pytest.fixture(scope="module")
+def by_tokens(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The argument that makes pieces tokens."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save_pretrained(folder)
+    return f"tokenizer={folder}"
 
 
 def test_words_are_marked() -> None:
@@ -157,7 +154,7 @@ def test_characters_of_several_tokens_are_shown_whole(tokenizer: Any) -> None:
     assert any(piece.size > 1 for piece in view.chosen)
 
 
-@pytest.mark.parametrize("length", [0, 1, 40, 59, 60, 61, 5000])
+@pytest.mark.parametrize("length", [0, 1, 40, 59, 60, 61, 300])
 def test_what_is_left_out_is_said(length: int, tokenizer: Any) -> None:
     start = "word " * length
     for encoder in (None, TraceEncoder(tokenizer)):
@@ -168,17 +165,16 @@ def test_what_is_left_out_is_said(length: int, tokenizer: Any) -> None:
             assert sum(piece.is_parting for piece in side) == 1
             assert side[-1].kind == "end"
             gaps = [piece for piece in side if piece.kind == "gap"]
-            assert len(gaps) == (length == 5000) or length < 100
+            assert len(gaps) == (length == 300) or length < 100
             assert all(piece.size > 0 for piece in gaps)
 
 
-def test_nothing_of_the_data_becomes_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_of_the_data_becomes_markup(tmp_path: Path) -> None:
     row = pair(
         id=NASTY, problem=NASTY, chosen=NASTY, rejected=NASTY + "!", answer=NASTY, source=NASTY,
         chosen_verdicts=json.dumps({NASTY: True}), rejected_verdicts=NASTY,
     )  # fmt: skip
-    folder = write_folder(tmp_path / NASTY.split("/")[0], [row], [demonstration()], REPORT)
-    page = shown(folder, tmp_path)
+    page = shown(write_folder(tmp_path / "<b> [bold]", [row], [demonstration()]))
     seen = Page(page)
     assert "script" not in seen.tags
     ours = "html head meta title style body h1 h2 h3 h4 p article div span img i b s"
@@ -187,32 +183,17 @@ def test_nothing_of_the_data_becomes_markup(tmp_path: Path, capsys: pytest.Captu
     assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e]", page)
     assert "default-src 'none'" in page
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)
-    screen = capsys.readouterr().out
-    assert "\x1b" not in screen
-    assert "\u202e" not in screen
     assert visible("\x1b\x00\x7f\u202e a\n\t") == "␛␀␡⟨U+202E⟩ a\n\t"
 
 
-def test_the_page_marks_prompt_loss_parting_and_end(
-    tmp_path: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = shown(write_folder(tmp_path / "data", [pair()], [demonstration()], REPORT), tmp_path, tokenizer)
-    pieces = card(page).pieces
+def test_the_page_marks_prompt_loss_parting_and_end(tmp_path: Path, by_tokens: str) -> None:
+    pieces = card(shown(write_folder(tmp_path / "data", [pair()], [demonstration()]), by_tokens)).pieces
     assert "".join(text for _, name, text in pieces if name == "prompt") == "What is 1+1?"
     assert [text for tag, _, text in pieces if tag == "b"] == ["<|endoftext|>"] * 2
     assert len([text for tag, name, text in pieces if (tag, name) == ("i", "part")]) == 2
     assert "".join(text for tag, _, text in pieces if tag == "i") == pair()["chosen"] + pair()["rejected"]
     badges = {text for _, name, text in pieces if name == "badge"}
     assert {'{"math_verify": true, "llama": null}', '{"math_verify": false}', "generation 0", "row 4", "slip"} <= badges
-    screen = capsys.readouterr().out.splitlines()
-    assert screen == [
-        "rows: 10 read, 6 used (60.0 %)",
-        "generations: 40 read, 9 used (22.5 %)",
-        "demonstrations (right traces for SFT): 1; pairs: 1",
-        "verdicts: 20 right, 12 wrong, 8 unknown",
-        "WARNING: 2 unknown traces are used as wrong ones: rejected, though nobody knows",
-    ]
-    assert all(line in page for line in screen)
 
 
 WEIGHED = pair(
@@ -223,10 +204,9 @@ WEIGHED = pair(
 
 
 @pytest.mark.parametrize("is_in_tokens", [False, True])
-def test_weights_are_shades_of_what_they_do(tmp_path: Path, tokenizer: Any, is_in_tokens: bool) -> None:
+def test_weights_are_shades_of_what_they_do(tmp_path: Path, by_tokens: str, is_in_tokens: bool) -> None:
     folder = write_folder(tmp_path / "data", [WEIGHED], [demonstration()])
-    part = tokenizer if is_in_tokens else None
-    page = preview(folder, tmp_path / "p.html", num_pairs=1, tokenizer=part, rule="step_advantages").read_text()
+    page = shown(folder, *[by_tokens] * is_in_tokens, "token_weights=step_advantages")
     piece = r'<[ib] class="(?:part )?(\w+)" title="[^"]*weight ([^"]*)" style="--w:([^"]*)">([^<]*)'
     texts: dict[tuple[str, str, str], str] = {}
     for name, weight, share, text in re.findall(piece, page.split("<article>")[1]):
@@ -249,58 +229,54 @@ def test_weights_are_shades_of_what_they_do(tmp_path: Path, tokenizer: Any, is_i
     assert {"weight 2", "pass rate 0.25"} <= chips
 
 
-def test_the_manifest_says_how_prompts_are_written(tmp_path: Path, tokenizer: Any) -> None:
+def test_the_manifest_says_how_prompts_are_written(tmp_path: Path, by_tokens: str) -> None:
     folder = write_folder(tmp_path / "data", [pair()], [demonstration()])
     manifest = {"decided_by": {"prompt_template": "Please: {problem}", "thinking_prefix": "<think>"}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    page = shown(folder, tmp_path, tokenizer)
+    page = shown(folder, by_tokens)
     prompt = "".join(text for _, name, text in card(page).pieces if name == "prompt")
     assert prompt == "Please: What is 1+1?<think>"
 
 
 def test_pairs_are_spread_over_the_file(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "data", [pair(id=f"row-{i}-") for i in range(9)], [demonstration()])
-    page = shown(folder, tmp_path, num_pairs=3)
+    page = shown(folder)
     assert re.findall(r"row-\d-", page) == ["row-1-", "row-4-", "row-7-"]
-    page = shown(folder, tmp_path, num_pairs=100)
+    page = shown(folder, "n=100")
     assert len(re.findall(r"row-\d-", page)) == 9
-    page = shown(folder, tmp_path, num_pairs=0)
-    assert "no pair" in page
 
 
 def test_lengths_are_drawn(tmp_path: Path) -> None:
     sft = [demonstration(completion="x" * 10**i) for i in range(5)]
-    folder = write_folder(tmp_path / "data", [pair()], sft, REPORT)
-    page = shown(folder, tmp_path)
-    assert (tmp_path / "page" / "lengths.png").read_bytes().startswith(PNG)
+    folder = write_folder(tmp_path / "data", [pair()], sft)
+    page = shown(folder)
+    assert (folder / "preview" / "lengths.png").read_bytes().startswith(PNG)
     assert page.count("data:image/png;base64,") == 1
-    assert shown(folder, tmp_path) == page
+    assert shown(folder) == page
 
 
 def test_lengths_are_in_tokens_only_where_all_rows_have_them(tmp_path: Path) -> None:
-    from redi_lab.verbs.curate.preview.command import _lengths
-
     some = [demonstration(completion_tokens=5), demonstration(completion="abc")]
     pairs = [pair(rejected_tokens=7)]
     mixed = _lengths(write_folder(tmp_path / "mixed", pairs, some))
-    assert (mixed.unit, list(mixed.right), list(mixed.wrong)) == ("characters", [8, 3], [27])
+    assert mixed == ("characters", {"right": [8, 3], "wrong": [27]})
     full = _lengths(write_folder(tmp_path / "full", pairs, some[:1]))
-    assert (full.unit, list(full.right), list(full.wrong)) == ("tokens", [5], [7])
+    assert full == ("tokens", {"right": [5], "wrong": [7]})
 
 
 def test_an_empty_folder_of_curate_is_shown(tmp_path: Path) -> None:
-    page = shown(write_folder(tmp_path / "data", [], []), tmp_path)
+    page = shown(write_folder(tmp_path / "data", [], []))
     assert "There is no pair in this folder." in page
 
 
-def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str], tokenizer: Any) -> None:
-    folder = write_folder(tmp_path / "data", [pair()], [demonstration()], REPORT)
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
-    page = run_preview([f"path={folder}", "n=1", f"tokenizer={tmp_path / 'tokenizer'}"])
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str], by_tokens: str) -> None:
+    """The tokenizer that curated is the one that shows."""
+    folder = write_folder(tmp_path / "data", [pair()], [demonstration()])
+    (folder / "manifest.json").write_text(json.dumps({"tokenizer": by_tokens.partition("=")[2]}))
+    page = run_preview([f"path={folder}", "n=1"])
     assert page == folder / "preview" / "index.html"
     assert f"Page:       {page}" in capsys.readouterr().out
-    (folder / "manifest.json").write_text(json.dumps({"tokenizer": str(tmp_path / "tokenizer")}))
-    assert "&lt;|endoftext|&gt;" in run_preview([f"path={folder}"]).read_text()
+    assert "&lt;|endoftext|&gt;" in page.read_text()
 
 
 @pytest.mark.parametrize(
@@ -321,28 +297,28 @@ def test_mistakes_are_named(arguments: list[str], message: str) -> None:
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "data", [pair()], [demonstration()])
-    (folder / "report.json").write_text("{")
-    with pytest.raises(UserError, match=r"report\.json is damaged"):
-        shown(folder, tmp_path)
-    (folder / "report.json").unlink()
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+        shown(folder)
+    (folder / "manifest.json").unlink()
     (folder / "pairs.parquet").write_bytes(b"no parquet")
     with pytest.raises(UserError, match=r"pairs\.parquet: not a readable Parquet file"):
-        shown(folder, tmp_path)
+        shown(folder)
     write_table(pa.table({"problem": ["x"]}), folder / "pairs.parquet")
     with pytest.raises(UserError, match=r"pairs\.parquet: without the columns chosen, rejected"):
-        shown(folder, tmp_path)
+        shown(folder)
     with pytest.raises(UserError, match=r"tokenizer=.*nowhere: cannot load its tokenizer"):
         run_preview([f"path={folder}", f"tokenizer={tmp_path / 'nowhere'}"])
 
 
-def test_real_long_traces(tmp_path: Path, shared_data: Callable[[str], Path], tokenizer: Any) -> None:
+def test_real_long_traces(tmp_path: Path, shared_data: Callable[[str], Path], by_tokens: str) -> None:
     with shared_data("traces/sky_aime24.jsonl").open() as file:
         rows = [json.loads(next(file)) for _ in range(2)]
     pairs = []
     for row in rows:
         by_verdict = {generation["correct"]: generation["text"] for generation in row["generations"]}
         pairs.append(pair(id=row["id"], problem=row["problem"], chosen=by_verdict[True], rejected=by_verdict[False]))
-    page = shown(write_folder(tmp_path / "data", pairs, [demonstration()]), tmp_path, tokenizer)
+    page = shown(write_folder(tmp_path / "data", pairs, [demonstration()]), by_tokens)
     assert len(page) < 2_000_000
     assert "tokens not shown" in page
     assert rows[0]["id"] in page

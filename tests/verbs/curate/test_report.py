@@ -9,7 +9,7 @@ from rich.console import Console
 from redi_lab.curation.account import Account
 from redi_lab.curation.curator import RowCurator
 from redi_lab.data.traces import Dropped, Problem
-from redi_lab.verbs.curate.report import print_report
+from redi_lab.verbs.curate.command import print_report
 from tests.curation.rules import rules
 from tests.curation.test_curator import row
 

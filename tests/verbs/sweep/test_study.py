@@ -21,11 +21,10 @@ from optuna.trial import TrialState
 
 from redi_lab.errors import RunInterruptedError, UserError, interruptible
 from redi_lab.executor.local import share_of_machine
-from redi_lab.verbs.sweep.claims import Claims, fixed_parameters
 from redi_lab.verbs.sweep.results import best_trial, budget, view_trials
 from redi_lab.verbs.sweep.study import Report, RunResult, RunSpec, Sweep, make_pruner, make_sampler, open_study
 from redi_lab.verbs.sweep.trial import _try, violation
-from redi_lab.verbs.sweep.workers import run_workers
+from redi_lab.verbs.sweep.workers import Claims, fixed_parameters, run_workers
 from tests.conftest import REPOSITORY
 from tests.verbs.sweep import fakes
 from tests.verbs.sweep.fakes import work
@@ -90,10 +89,10 @@ def test_workers_that_start_together_do_not_propose_the_same(tmp_path: Path) -> 
     assert first[0] != first[1]
 
 
-@pytest.mark.parametrize("storage", ["sqlite", "journal"])
-def test_a_grid_is_run_once_point_by_point(storage: str, tmp_path: Path) -> None:
+def test_a_grid_is_run_once_point_by_point(tmp_path: Path) -> None:
+    """In the default storage; the other tests keep their studies in a journal, which is quicker."""
     space = {"loss": ["redi", "dpo"], "loss.beta": {"choices": [0.1, 1.0], "when": {"loss": "dpo"}}}
-    sweep = fakes.make_sweep(tmp_path, storage, space=space, sampler="grid", num_trials=None)
+    sweep = fakes.make_sweep(tmp_path, "sqlite", space=space, sampler="grid", num_trials=None)
     study, claims = planned(sweep)
     claims.plan(sweep.budget())
     work(sweep, fakes.train)
@@ -258,7 +257,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The time that observers of a study see, as `now`."""
     clock = SimpleNamespace(now=0.0)
     clock.monotonic = lambda: clock.now
-    monkeypatch.setattr("redi_lab.verbs.sweep.claims.time", clock)
+    monkeypatch.setattr("redi_lab.verbs.sweep.workers.time", clock)
     return clock
 
 
@@ -364,6 +363,7 @@ def test_a_signal_to_the_command_ends_its_workers_and_gives_their_trials_back(tm
     assert sum(trial.state == TrialState.WAITING for trial in study.trials) == 1
 
 
+@pytest.mark.slow  # what one worker says is tested above, and how it crosses processes in tests/executor
 def test_a_worker_that_gives_up_says_why(tmp_path: Path) -> None:
     sweep = fakes.make_sweep(tmp_path)
     study, _ = planned(sweep)

@@ -1,4 +1,4 @@
-"""What a step holds: by hand on a tiny shape, and as it was measured on a GPU."""
+"""What a step holds and computes: by hand on a tiny shape, and as it was measured on a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from redi_lab.backbone.adapters import Adapters
 from redi_lab.planning.footprint import Layers, Sizes, measure_layers, new_model
-from redi_lab.planning.memory import gathered_memory, step_memory
+from redi_lab.planning.step import Work, forward_work, gathered_memory, step_memory
 from tests.modules.tiny_runs import make_backbone
 
 LORA: dict[str, Any] = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "down_proj"], "quantization": None}
@@ -182,3 +182,22 @@ def test_moments_are_what_adamw_has() -> None:
     weight.grad = torch.ones(3)
     optimizer.step()
     assert sum(value.nbytes for value in optimizer.state[weight].values() if value.dim()) == 2 * weight.nbytes
+
+
+def test_operations_by_hand() -> None:
+    """Sequences of 3 and 5 tokens: 2·8·7 in layers, 2·(9 + 25)·4 in attention, 2·(2 + 4)·6 in the head."""
+    assert forward_work([(3, 2), (5, 4)], products=7, attention_width=4, head=6) == Work(112.0, 272.0, 72.0)
+
+
+@pytest.mark.parametrize(
+    ("share", "is_head_trained", "mode", "expected"),
+    [
+        (1.0, True, "none", 3 * 111),
+        (1.0, True, "selective", 3 * 111),
+        (1.0, True, "full", 4 * 110 + 3),
+        (0.0, False, "none", 2 * 100 + 3 * 10 + 2),
+    ],
+)
+def test_a_step_by_hand(share: float, is_head_trained: bool, mode: str, expected: float) -> None:
+    work = Work(100.0, 10.0, 1.0)
+    assert work.of_a_step(trained_share=share, is_head_trained=is_head_trained, checkpointing=mode) == expected
