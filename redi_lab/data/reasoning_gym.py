@@ -165,19 +165,18 @@ class ReasoningGymSource:
 
     def _distinct(self, seed: int, is_held_out: bool) -> Iterator[HeldOut]:
         """Problems with different texts, from one task after the other."""
-        seen: set[str] = set()
+        seen: set[bytes] = set()
         for stream in cycle([self._of_task(task, seed, is_held_out, seen) for task in self.tasks]):
             yield next(stream)
 
-    def _of_task(self, task: str, seed: int, is_held_out: bool, seen: set[str]) -> Iterator[HeldOut]:
+    def _of_task(self, task: str, seed: int, is_held_out: bool, seen: set[bytes]) -> Iterator[HeldOut]:
         num_found = misses = 0
         for number in count():
             identifier = f"{task}/{seed}/{number}"
             entry = self.entry(identifier)
-            text = text_key(entry["question"])
-            is_theirs = hashlib.sha256(text.encode()).digest()[0] % _HELD_OUT_SHARE == 0
-            if is_theirs == is_held_out and text not in seen:
-                seen.add(text)
+            key = text_key(entry["question"])
+            if (key[0] % _HELD_OUT_SHARE == 0) == is_held_out and key not in seen:
+                seen.add(key)
                 num_found, misses = num_found + 1, 0
                 yield HeldOut(identifier, entry["question"], (str(entry["answer"]),))
             elif (misses := misses + 1) == _PATIENCE:

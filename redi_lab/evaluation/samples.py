@@ -58,10 +58,10 @@ class Sample:
     @classmethod
     def of_row(cls, row: Sequence[Any]) -> Self:
         """What `as_row` made."""
-        if len(row) == 3:
-            return cls(*row)
-        *head, token_ids, token_logps = row
-        return cls(*head, array("i", token_ids), array("f", token_logps))
+        text, finish_reason, num_tokens, *tokens = row
+        if not tokens:
+            return cls(text, finish_reason, num_tokens)
+        return cls(text, finish_reason, num_tokens, array("i", tokens[0]), array("f", tokens[1]))
 
     def as_row(self) -> list[Any]:
         """As JSON values."""

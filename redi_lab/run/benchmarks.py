@@ -93,8 +93,8 @@ def _fresh_problems(config: DictConfig, corpus: TraceCorpus) -> Sequence[HeldOut
         )
     if number is None:
         raise UserError("eval.limit=null: eval=fresh makes as many problems as eval.limit says; give a number")
-    rows = (*corpus.demonstrations, *corpus.pairs, *corpus.negatives, *corpus.held_out)
-    problems, _ = source.further(aside + number, 0, {row.problem for row in rows})
+    groups = (corpus.demonstrations, corpus.pairs, corpus.negatives, corpus.held_out)
+    problems, _ = source.further(aside + number, 0, {row.problem for rows in groups for row in rows})
     return problems[aside:]
 
 

@@ -80,7 +80,6 @@ _OTHER_VERBS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("generate", "checkpoint=/nowhere", "eval=fresh"): ("checkpoint=/nowhere",),
     ("generate", "checkpoint=.", "eval=none"): ("eval=none", "eval=fresh"),
     ("generate", "checkpoint=.", "eval=paper_suite"): ("eval=paper_suite", "single benchmark"),
-    ("generate", "checkpoint=.", "eval=jsonl", "eval.path=/nowhere"): ("eval.path=/nowhere",),
     ("generate", "checkpoint=.", "eval=fresh", "stop.right=0"): ("stop.right=0", "at least 1"),
     ("generate", "checkpoint=.", "eval=fresh", "data=reasoning_gym"): ("data.source.tasks is required",),
     ("data=reasoning_gym", "data.source.tasks=[gcd]"): ("data=reasoning_gym", "generate"),

@@ -118,6 +118,7 @@ def test_a_task_that_is_used_up_says_so() -> None:
 
 @needs_package
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # some tasks leave files open
 def test_all_tasks_make_problems_that_are_found_again() -> None:
     from reasoning_gym.factory import DATASETS
 

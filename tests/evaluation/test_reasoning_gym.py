@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from redi_lab.data.reasoning_gym import ReasoningGymSource
+from redi_lab.data.reasoning_gym import UNFREE, ReasoningGymSource
 from redi_lab.evaluation.benchmarks import EvalProblem
 from redi_lab.evaluation.reasoning_gym import RUNS_ANSWERS, ReasoningGymVerifier, score
 from redi_lab.grading.grader import Grade
@@ -101,6 +101,20 @@ def test_every_scorer_that_runs_an_answer_is_known() -> None:
         ):
             running.add(task)
     assert running - {"number_sorting"} == set(RUNS_ANSWERS)  # which runs its own answer
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # some tasks leave files open
+def test_every_tasks_own_answer_is_right() -> None:
+    from reasoning_gym.factory import DATASETS
+
+    unlike = []
+    for task in sorted(set(DATASETS) - {"composite", *UNFREE}):
+        source = ReasoningGymSource([task])
+        entry = source.entry(f"{task}/0/0")
+        if score(task, source.configuration(task), entry, str(entry["answer"])) != 1.0:
+            unlike.append(task)
+    assert unlike == []
 
 
 def test_settings_decide_the_verdict(source: ReasoningGymSource) -> None:

@@ -41,7 +41,7 @@ def _options(group: str) -> list[str]:
 
 
 CHOICES = {
-    group: [option for option in _options(group) if option != "paper_suite"]  # see test_evaluate.py
+    group: [option for option in _options(group) if option not in ("paper_suite", "reasoning_gym")]  # not of train
     for group in ("model", "data", "optimizer", "scheduler", "trainer", "callbacks", "engine", "eval")
 }
 LOSSES = _options("loss")

@@ -23,6 +23,7 @@ from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.cli import main
 from redi_lab.config.compose import load_config
 from redi_lab.data.arithmetic import ArithmeticSource
+from redi_lab.data.reasoning_gym import ReasoningGymSource
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
@@ -54,8 +55,9 @@ def generate(student: Path, tmp_path: Path) -> Run:
 
     def run(*overrides: str, folder: str = "traces") -> Path:
         places = [f"paths.outputs_dir={tmp_path}", f"paths.output_dir={tmp_path / folder}"]
-        task = ["data.source.num_problems=48", "data.source.num_heldout=6", "eval.max_new_tokens=24"]
-        main(["generate", f"checkpoint={student}", *places, *task, *overrides])
+        task = ["data.source.num_problems=48"] if "data=reasoning_gym" not in overrides else []
+        small = ["data.source.num_heldout=6", "eval.max_new_tokens=24"]
+        main(["generate", f"checkpoint={student}", *places, *task, *small, *overrides])
         return tmp_path / folder
 
     return run
@@ -256,6 +258,15 @@ def test_killed_at_any_chunk_it_goes_on_and_draws_nothing_twice(qwen_folder: Pat
         assert lost in rest.requests
 
 
+def test_reasoning_gym_is_built_from_its_settings() -> None:
+    words = ["data=reasoning_gym", "data.source.tasks=[gcd]", "data.source.options={gcd: {max_value: 9}}"]
+    config = load_config("generate", ["checkpoint=.", "eval=fresh", "seed=7", *words], check_paths=False)
+    source = make_source(config)
+    assert isinstance(source, ReasoningGymSource)
+    assert (source.tasks, source.options, source.seed) == (("gcd",), {"gcd": {"max_value": 9}}, 7)
+    assert (source.difficulty, source.num_heldout, source.heldout_seed) == (None, 300, 0)
+
+
 def test_fresh_problems_are_in_no_corpus_and_no_development_set() -> None:
     config = load_config("generate", ["checkpoint=.", "eval=fresh", "eval.limit=40"], check_paths=False)
     config.data.source.num_problems, config.data.source.num_heldout, config.data.num_development = 500, 50, 20
@@ -265,10 +276,42 @@ def test_fresh_problems_are_in_no_corpus_and_no_development_set() -> None:
     [benchmark] = make_benchmarks(config, lambda: corpus)
     fresh = {problem.problem for problem in benchmark.problems}
     assert len(fresh) == 40
-    known = {row.problem for row in (*corpus.demonstrations, *corpus.held_out)}
+    known = {row.problem for rows in (corpus.demonstrations, corpus.held_out) for row in rows}
     development, _ = source.further(20, 0, known)
     assert not fresh & (known | {row.problem for row in development})
     assert all(problem.answers == (str(answer_of(problem.problem)),) for problem in benchmark.problems)
+
+
+def test_reasoning_gyms_scorers_give_the_verdicts_on_its_problems(
+    generate: Run, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(
+        "reasoning_gym", reason="reasoning-gym is not installed (pip install 'redi-lab[reasoning-gym]')"
+    )
+    source, tokenizer = ReasoningGymSource(["chain_sum"], seed=42), load_tokenizer(str(student))
+    problems = (*source.further(4, 0, ())[0], *source.load().held_out)
+
+    def says(prompt: tuple[int, ...], sample: int) -> str:
+        asked = tokenizer.decode(prompt)
+        [answer] = next(problem.answers for problem in problems if problem.problem in asked)
+        return f"\\boxed{{{answer}}}" if sample == 0 else f"\\boxed{{{answer} or so}}"  # which math-verify may take
+
+    for place in ("redi_lab.verbs.generate.make_engine", "redi_lab.run.evaluation.make_engine"):
+        monkeypatch.setattr(place, lambda config: ScriptedEngine(says))
+    gym = ["data=reasoning_gym", "data.source.tasks=[chain_sum]", "eval.num_samples=2"]
+    folder = generate(*gym, "eval=fresh", "eval.limit=4")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["metrics"]["right"], summary["metrics"]["wrong"]) == (4, 4)
+    assert summary["protocol"]["grader"]["name"] == "reasoning-gym"
+    reasons = [one["reason"] for row in rows_of(folder / TRACES_FILE) for one in row["generations"]]
+    assert reasons[0] == "score 1"
+    assert reasons[1].startswith("score 0.")
+    places = [f"paths.outputs_dir={tmp_path}", f"paths.output_dir={tmp_path / 'score'}", "logger=none"]
+    main(["evaluate", f"checkpoint={student}", *gym, "eval=heldout", "data.source.num_heldout=5", *places])
+    score = json.loads((tmp_path / "score" / "summary.json").read_text())
+    assert score["metrics"]["pass_at_1"]["value"] == 0.5
+    assert score["metrics"]["num_problems"]["value"] == 5
+    assert score["evaluation"]["protocol"]["grader"]["name"] == "reasoning-gym"
 
 
 def test_rows_of_a_file_make_no_fresh_problems(own_rows: Path) -> None:
