@@ -259,7 +259,7 @@ def test_killed_at_any_chunk_it_goes_on_and_draws_nothing_twice(qwen_folder: Pat
 
 
 def test_reasoning_gym_is_built_from_its_settings() -> None:
-    words = ["data=reasoning_gym", "data.source.tasks=[gcd]", "data.source.options={gcd: {max_value: 9}}"]
+    words = ["data=reasoning_gym", "data.source.tasks=[gcd]", "+data.source.options.gcd.max_value=9"]
     config = load_config("generate", ["checkpoint=.", "eval=fresh", "seed=7", *words], check_paths=False)
     source = make_source(config)
     assert isinstance(source, ReasoningGymSource)
