@@ -217,8 +217,8 @@ def _next_command(config: DictConfig, path: Path) -> str:
     """How to curate the traces, with the prompts that they answer and the rule that found their answers."""
     words = [f"data.path={path}"]
     for key in ("prompt_template", "thinking_prefix"):
-        text = config.eval[key]
-        words.append(f"data.{key}={quoted(text)}" if '"' in text or text.endswith("\\") else f'data.{key}="{text}"')
+        if text := config.eval[key]:
+            words.append(f"data.{key}={quoted(text)}" if '"' in text or text.endswith("\\") else f'data.{key}="{text}"')
     if config.eval.grader.answers != "boxed":
         words.append(f"curation.grading.answers={config.eval.grader.answers}")
     return f"redi-lab curate data=jsonl curation=strict {shlex.join(words)}"
