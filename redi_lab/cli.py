@@ -106,9 +106,10 @@ def _configured(name: str) -> Callable[[list[str]], None]:
 
 def _execute(name: str, config: DictConfig, overrides: list[str]) -> None:
     if name != "curate":
-        from redi_lab.run.preflight import check_adapters, check_engine, check_hub
+        from redi_lab.run.preflight import check_adapters, check_engine, check_hub, check_source
 
         check_engine(config)
+        check_source(config)
         if name == "train":
             check_adapters(config)
         check_hub(config, overrides)
@@ -120,6 +121,10 @@ def _execute(name: str, config: DictConfig, overrides: list[str]) -> None:
         from redi_lab.verbs.curate.command import run_curation
 
         folder = run_curation(config)
+    elif name == "generate":
+        from redi_lab.verbs.generate import run_generation
+
+        folder = run_generation(config)
     else:
         from redi_lab.verbs.evaluate.command import run_evaluation
 
@@ -216,6 +221,7 @@ def _imported(place: str) -> Callable[[list[str]], object]:
 _VERBS: dict[str, Callable[[list[str]], object]] = {
     "train": _configured("train"),
     "evaluate": _configured("evaluate"),
+    "generate": _configured("generate"),
     "curate": _curate,
     "sweep": _sweep,
     "grade": _imported("grade:run_grade"),

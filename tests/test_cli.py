@@ -40,7 +40,7 @@ def test_an_unknown_verb_lists_the_known(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit) as ended:
         main(["trian"])
     assert ended.value.code == 2
-    assert "unknown verb trian; choose one of train, evaluate, curate, sweep, grade, compare" in capsys.readouterr().err
+    assert "unknown verb trian; choose one of train, evaluate, generate, curate, sweep" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", [("compare",), ("doctor",), ("grade",), ("runs",), *_SUBVERBS])

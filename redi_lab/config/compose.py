@@ -52,7 +52,7 @@ def load_config(
     """Compose, resolve and check a configuration.
 
     Args:
-        name: "train", "evaluate", "curate" or "sweep".
+        name: "train", "evaluate", "generate", "curate" or "sweep".
         overrides: Hydra overrides, as on the command line.
         config_dir: the configuration tree.
         check_paths: whether what is to be read must exist.

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
-from redi_lab.evaluation.benchmarks import Benchmark
+from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.evaluation.results import (
     EvaluationResult,
     ResultRow,
@@ -26,11 +26,20 @@ from redi_lab.evaluation.results import (
     load_result,
     save_result,
 )
-from redi_lab.evaluation.samples import Draw, SampleStore, draw_samples
+from redi_lab.evaluation.samples import Draw, Sample, SampleStore, draw_samples
 from redi_lab.evaluation.scoring import grade_completions, score
 from redi_lab.generation.engines import Engine, Progress, SamplingParams
-from redi_lab.grading.grader import Gold, Grader
+from redi_lab.grading.grader import Gold, Grade, Grader
 from redi_lab.redaction import redacted
+
+
+class GradedSample(NamedTuple):
+    """A sample, whose it is (indices of the problem in the benchmark, and of the sample), and its grade."""
+
+    problem_index: int
+    sample_index: int
+    sample: Sample
+    grade: Grade
 
 
 @final
@@ -45,7 +54,7 @@ class Evaluation:
         encode: From a problem's text to the token ids of its prompt. The ids enter the protocol by their hash, so a
             changed template is a different evaluation even if `protocol_extras` does not say so.
         sampling: How completions are drawn.
-        grader: What grades them.
+        grader: What grades them, unless the benchmark has a verifier.
         protocol_extras: Further JSON values of the protocol, such as the prompt template.
         folder: Where results are kept, and below it, in `samples`, what is drawn.
         chunk_completions: See `redi_lab.evaluation.samples.Draw`.
@@ -99,18 +108,9 @@ class Evaluation:
             UserError: As `result`.
             RuntimeError: As `result`.
         """
-        sampling = replace(self.sampling, first_sample=first_sample, num_samples=num_samples)
-        [drawn] = draw_samples(self.engine, self.checkpoint, [self._draw(sampling, on_progress)])
-        samples = [
-            (problem, index, sample)
-            for problem, of_problem in zip(self.benchmark.problems, drawn, strict=True)
-            for index, sample in enumerate(of_problem, start=first_sample)
-        ]
-        texts: list[tuple[str, Gold]] = [(sample.text, problem.answers) for problem, _, sample in samples]
-        grades = grade_completions(self.grader, texts, require_closed_thought=self.require_closed_thought)
         return [
             ResultRow(
-                id=problem.id,
+                id=self.benchmark.problems[problem].id,
                 sample=index,
                 text=sample.text,
                 finish_reason=sample.finish_reason,
@@ -119,12 +119,51 @@ class Evaluation:
                 answer=grade.answer,
                 num_tokens=sample.num_tokens,
             )
-            for (problem, index, sample), grade in zip(samples, grades, strict=True)
+            for problem, index, sample, grade in self.graded(first_sample, num_samples, on_progress)
         ]
 
-    def _draw(self, sampling: SamplingParams, on_progress: Progress | None) -> Draw:
-        store = SampleStore(self.folder / "samples", {"checkpoint_hash": self.checkpoint_hash, **self._drawing})
-        return Draw(self._prompts, sampling, store, self.chunk_completions, on_progress or (lambda done, total: None))
+    def graded(
+        self,
+        first_sample: int,
+        num_samples: int,
+        on_progress: Progress | None = None,
+        problems: Sequence[int] | None = None,
+    ) -> list[GradedSample]:
+        """As `rows`, with all that is kept of a sample, and of some problems alone.
+
+        Args:
+            first_sample: As `rows`.
+            num_samples: As `rows`.
+            on_progress: As `rows`.
+            problems: Their indices in the benchmark; None for all.
+        """
+        sampling = replace(self.sampling, first_sample=first_sample, num_samples=num_samples)
+        draw = self._draw(sampling, on_progress, problems)
+        [drawn] = draw_samples(self.engine, self.checkpoint, [draw])
+        samples = [
+            (problem, index, sample)
+            for problem, of_problem in zip(draw.wanted, drawn, strict=True)
+            for index, sample in enumerate(of_problem, start=first_sample)
+        ]
+        grades = self._grades([(sample.text, self.benchmark.problems[problem]) for problem, _, sample in samples])
+        return [GradedSample(*sample, grade) for sample, grade in zip(samples, grades, strict=True)]
+
+    def _grades(self, completions: Sequence[tuple[str, EvalProblem]]) -> list[Grade]:
+        if self.benchmark.verifier is not None:
+            return grade_completions(
+                self.benchmark.verifier, completions, require_closed_thought=self.require_closed_thought
+            )
+        texts: list[tuple[str, Gold]] = [(text, problem.answers) for text, problem in completions]
+        return grade_completions(self.grader, texts, require_closed_thought=self.require_closed_thought)
+
+    def _draw(
+        self, sampling: SamplingParams, on_progress: Progress | None, problems: Sequence[int] | None = None
+    ) -> Draw:
+        identity = {"checkpoint_hash": self.checkpoint_hash, **self._drawing}
+        if sampling.wants_token_logps:
+            identity["token_logps"] = True
+        store, report = SampleStore(self.folder / "samples", identity), on_progress or (lambda done, total: None)
+        return Draw(self._prompts, sampling, store, self.chunk_completions, report, problems)
 
     def _metrics(self, rows: Sequence[ResultRow]) -> dict[str, float]:
         describe, further = self.benchmark.describe, {}
@@ -149,10 +188,18 @@ class Evaluation:
         own = {
             "sampling": {"num_samples": self.sampling.num_samples, **self._drawing["sampling"]},
             "engine": self._drawing["engine"],
-            "grader": {**self.grader.settings, "require_closed_thought": self.require_closed_thought},
+            "grader": self._grading,
             "prompts_sha256": self._drawing["prompts_sha256"],
         }
         return dict(self.protocol_extras) | own
+
+    @property
+    def _grading(self) -> dict[str, Any]:
+        """What decides a verdict, for the protocol."""
+        return {
+            **(self.benchmark.verifier or self.grader).settings,
+            "require_closed_thought": self.require_closed_thought,
+        }
 
     @cached_property
     def _prompts(self) -> list[list[int]]:

@@ -18,12 +18,13 @@ import json
 import logging
 import os
 import warnings
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Self, final
 
 import filelock
 
@@ -38,11 +39,34 @@ _LOG = logging.getLogger(__name__)
 @final
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What is kept of a completion; `finish_reason` is "stop" or "length"."""
+    """What is kept of a completion.
+
+    Attributes:
+        text: See `Completion`.
+        finish_reason: "stop" or "length".
+        num_tokens: How many tokens it has.
+        token_ids: These tokens; None unless their log-probs were asked for.
+        token_logps: See `Completion`; None likewise.
+    """
 
     text: str
     finish_reason: str
     num_tokens: int
+    token_ids: array[int] | None = None
+    token_logps: array[float] | None = None
+
+    @classmethod
+    def of_row(cls, row: Sequence[Any]) -> Self:
+        """What `as_row` made."""
+        text, finish_reason, num_tokens, *tokens = row
+        if not tokens:
+            return cls(text, finish_reason, num_tokens)
+        return cls(text, finish_reason, num_tokens, array("i", tokens[0]), array("f", tokens[1]))
+
+    def as_row(self) -> list[Any]:
+        """As JSON values."""
+        row = [self.text, self.finish_reason, self.num_tokens]
+        return row if self.token_logps is None else [*row, list(self.token_ids or ()), list(self.token_logps)]
 
 
 Samples = dict[int, dict[int, Sample]]
@@ -97,7 +121,7 @@ class SampleStore:
         try:
             chunk = json.loads(line)
             found = [
-                (problem, chunk["first_sample"] + offset, Sample(*sample))
+                (problem, chunk["first_sample"] + offset, Sample.of_row(sample))
                 for problem, drawn in zip(chunk["problems"], chunk["samples"], strict=True)
                 for offset, sample in enumerate(drawn)
             ]
@@ -118,7 +142,7 @@ class SampleStore:
             first_sample: Index of the first sample of each problem.
             samples: By problem, in the order of `problems`.
         """
-        rows = [[astuple(sample) for sample in drawn] for drawn in samples]
+        rows = [[sample.as_row() for sample in drawn] for drawn in samples]
         chunk = {"problems": list(problems), "first_sample": first_sample, "samples": rows}
         with appending(self.path, is_synced=False) as file:
             head = b"" if file.tell() else self._head() + b"\n"
@@ -140,6 +164,7 @@ class Draw:
         chunk_completions: About how many completions an engine draws together that draws in batches. Not part of the
             store's name: with another number, samples differ by rounding alone.
         on_progress: Called with (completions there, completions wanted).
+        problems: Indices of the prompts that are wanted; None for all.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -147,13 +172,18 @@ class Draw:
     store: SampleStore
     chunk_completions: int
     on_progress: Progress = lambda done, total: None
+    problems: Sequence[int] | None = None
+
+    @property
+    def wanted(self) -> Sequence[int]:
+        """Indices of the prompts that are wanted."""
+        return range(len(self.prompts)) if self.problems is None else self.problems
 
     def requests(self, samples: Samples) -> Iterator[tuple[list[int], Request]]:
         """What is missing, in chunks that do not depend on what is there: problems, and what to ask for them."""
         size = max(1, self.chunk_completions // self.sampling.num_samples)
-        for start in range(0, len(self.prompts), size):
-            chunk = range(start, min(start + size, len(self.prompts)))
-            for problems, wanted in _runs(samples, chunk, self.sampling):
+        for start in range(0, len(self.wanted), size):
+            for problems, wanted in _runs(samples, self.wanted[start : start + size], self.sampling):
                 yield problems, Request([self.prompts[problem] for problem in problems], wanted)
 
 
@@ -168,7 +198,7 @@ def draw_samples(engine: Engine, checkpoint: Path, draws: Sequence[Draw]) -> lis
         draws: What is wanted, with different stores.
 
     Returns:
-        By draw, then prompt, then sample.
+        By draw, then wanted prompt, then sample.
 
     Raises:
         UserError: See the engine and `SampleStore.read`.
@@ -179,7 +209,7 @@ def draw_samples(engine: Engine, checkpoint: Path, draws: Sequence[Draw]) -> lis
             locks.enter_context(draw.store.locked())
         found = [draw.store.read() for draw in draws]
         asked = [(i, *one) for i, draw in enumerate(draws) for one in draw.requests(found[i])]
-        totals = [len(draw.prompts) * draw.sampling.num_samples for draw in draws]
+        totals = [len(draw.wanted) * draw.sampling.num_samples for draw in draws]
         num_done = totals.copy()
         for i, _, request in asked:
             num_done[i] -= len(request.indices)
@@ -205,7 +235,7 @@ def draw_samples(engine: Engine, checkpoint: Path, draws: Sequence[Draw]) -> lis
     if left:
         raise RuntimeError(f"the engine did not return {len(left)} of the completions that it was asked for")
     return [
-        [[samples[problem][index] for index in draw.sampling.sample_indices] for problem in range(len(draw.prompts))]
+        [[samples[problem][index] for index in draw.sampling.sample_indices] for problem in draw.wanted]
         for draw, samples in zip(draws, found, strict=True)
     ]
 
@@ -215,6 +245,9 @@ def _keep(completions: Sequence[Completion], problems: Sequence[int], store: Sam
     drawn: dict[int, dict[int, Sample]] = {}
     for made in completions:
         sample = Sample(made.text, made.finish_reason, len(made.token_ids))
+        if made.token_logps is not None:
+            tokens = array("i", made.token_ids), array("f", made.token_logps)
+            sample = replace(sample, token_ids=tokens[0], token_logps=tokens[1])
         drawn.setdefault(problems[made.problem_index], {})[made.sample_index] = sample
     for indices, group in groupby(drawn.items(), key=lambda item: list(item[1])):
         if indices != list(range(indices[0], indices[0] + len(indices))):

@@ -7,13 +7,14 @@ metrics["pass_at_1"], metrics["pass_at_1_ci_low"], metrics["pass_at_16"], metric
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from redi_lab.evaluation.metrics import Estimate, Verdicts, pass_at_1, pass_at_k
 from redi_lab.evaluation.results import EvaluationResult, ResultRow
-from redi_lab.grading.grader import Gold, Grade, Grader, Verdict
+from redi_lab.grading.grader import Grade, Verdict
 
 UNFINISHED_THOUGHT = "unfinished_thought"
 """Reason of a completion that is wrong because its thought never ends."""
@@ -23,14 +24,25 @@ _WAIT = re.compile(r"\bWait\b")
 """Opens a second thought in reasoning traces; in lower case the word mostly belongs to the problem's story."""
 
 
+Asked_contra = TypeVar("Asked_contra", contravariant=True)
+Asked = TypeVar("Asked")
+
+
+class Grades(Protocol[Asked_contra]):
+    """What grades completions: a `Grader`, against accepted answers, or a benchmark's verifier."""
+
+    def grade_all(self, pairs: Iterable[tuple[str, Asked_contra]]) -> list[Grade]:
+        """A grade for each completion, in order."""
+
+
 def grade_completions(
-    grader: Grader, completions: Sequence[tuple[str, Gold]], *, require_closed_thought: bool
+    grader: Grades[Asked], completions: Sequence[tuple[str, Asked]], *, require_closed_thought: bool
 ) -> list[Grade]:
     """Grade completions of a model, in their order.
 
     Args:
-        grader: Compares answers.
-        completions: Texts with their accepted answer or answers.
+        grader: Gives the verdicts.
+        completions: Texts with what they are graded against: accepted answers or, for a verifier, their problem.
         require_closed_thought: Search the answer only in what follows the first `</think>` (and precedes a second), and
             count a completion without one as wrong whatever it says: how the paper's code grades its tables (rllm,
             `RewardMathFn`). Otherwise the whole text is searched.

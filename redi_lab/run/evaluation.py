@@ -86,6 +86,8 @@ def make_evaluation(
     grader: Grader,
     console: Console,
     tokenizer: Any | None = None,
+    *,
+    wants_token_logps: bool = False,
 ) -> Evaluation:
     """The evaluation that the groups eval and paths describe; the console shows what `eval.fit_context` changes.
 
@@ -95,7 +97,7 @@ def make_evaluation(
     settings = config.eval
     tokenizer = tokenizer or load_tokenizer(str(checkpoint), key="checkpoint")
     encoder = TraceEncoder(tokenizer, settings.prompt_template, settings.thinking_prefix)
-    sampling = make_sampling(config)
+    sampling = replace(make_sampling(config), wants_token_logps=wants_token_logps)
     if settings.fit_context:
         longest = max(len(encoder.prompt_ids(problem.problem)) for problem in benchmark.problems)
         sampling = _fitted(sampling, Checkpoint.open(checkpoint).max_positions, longest, benchmark.name, console)

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from redi_lab.config.compose import benchmarks, experiment_names, is_url, load_earlier
@@ -58,6 +59,16 @@ def check_engine(config: DictConfig) -> None:
         raise UserError(f"engine.python={engine.python} cannot be run ({error.strerror}); {remedy}") from error
     if answer.returncode:
         raise UserError(f"engine.python={engine.python}: vLLM is not installed in that environment; {remedy}")
+
+
+def check_source(config: DictConfig) -> None:
+    """Check that a procedural source of problems is installed, and that its settings are some.
+
+    Raises:
+        UserError: see `ReasoningGymSource.check`.
+    """
+    if config.data.source._target_ == "redi_lab.data.reasoning_gym.ReasoningGymSource":
+        instantiate(config.data.source, _convert_="all").check()
 
 
 def check_adapters(config: DictConfig) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import final
 
+from hydra.utils import get_class
 from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict, Field
 
 from redi_lab.config.compose import PROTOCOL_FROM_TRAINING
+from redi_lab.data.simulated import SimulatedSource
 from redi_lab.errors import UserError
 
 RECORD_FILE = "redi_lab.json"
@@ -87,7 +89,8 @@ def settle_protocol(config: DictConfig, checkpoint: Path, record: TrainingRecord
         UserError: the problems would be the embedded task's, on which the checkpoint was not trained.
     """
     trained_on = None if record is None else record.data
-    if uses_data and trained_on is not None and config.data.path is None:
+    is_embedded = issubclass(get_class(config.data.source._target_), SimulatedSource)
+    if uses_data and trained_on is not None and is_embedded:
         raise UserError(
             f"eval=heldout: {checkpoint} was trained on {trained_on}, and data=arithmetic keeps other problems: add"
             f" data=jsonl data.path={trained_on}, or choose eval=jsonl eval.path=FILE"
@@ -95,7 +98,7 @@ def settle_protocol(config: DictConfig, checkpoint: Path, record: TrainingRecord
     left_open = [key for key in PROTOCOL_FROM_TRAINING if config.eval[key] is None]
     if record is not None:
         known = record.model_dump()
-    elif uses_data and config.data.path is not None:
+    elif uses_data and not is_embedded:
         known = config.data
     else:
         known = {"prompt_template": "{problem}", "thinking_prefix": "", "max_new_tokens": DEFAULT_NEW_TOKENS}

@@ -30,6 +30,13 @@ evaluate compare --over-seeds RESULTS RESULTS RESULTS RESULTS [...]     is this 
 
 See docs/benchmarks.md and docs/statistics.md.""",
     ),
+    "generate": (
+        "sample a Hugging Face folder's own traces of problems, graded, to curate and train on",
+        """\
+generate checkpoint=FOLDER eval=fresh|jsonl|gsm8k|... [stop.right=N stop.wrong=M] [engine=vllm]
+
+The same command goes on where it was interrupted. See docs/generate.md.""",
+    ),
     "curate": (
         "from raw generations to demonstrations and pairs, or look at the result",
         """\

@@ -123,6 +123,7 @@ WRONG: dict[str, tuple[str, ...]] = {
         "sequential.confidence=1",
         "launcher.address=auto ray://host:10001 host:port",
     ),
+    "generate": ("stop.right=0 1.5", "stop.wrong=-1 x"),
     "curate": (
         "curation.unknown=x",
         "curation.pair_order=best",
@@ -145,6 +146,7 @@ WRONG: dict[str, tuple[str, ...]] = {
 BASE = {
     "train": [],
     "evaluate": ["checkpoint=."],
+    "generate": ["checkpoint=.", "eval=fresh"],
     "curate": ["data=openr1_math"],
     "sweep": ["name=study"],
 }

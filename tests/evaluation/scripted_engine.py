@@ -34,7 +34,8 @@ class ScriptedEngine:
             for problem, prompt in enumerate(request.prompts):
                 for index in indices:
                     text = self.says(tuple(prompt), index)
-                    completions.append(Completion(problem, index, (1, 2), text, "stop" if text else "length"))
+                    logps = (-0.5, -0.25) if request.sampling.wants_token_logps else None
+                    completions.append(Completion(problem, index, (1, 2), text, "stop" if text else "length", logps))
                     if on_progress is not None:
                         on_progress(number, len(completions))
             yield number, completions

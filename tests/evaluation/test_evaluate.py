@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -12,7 +13,7 @@ from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.evaluation.scoring import UNFINISHED_THOUGHT
 from redi_lab.generation.engines import Engine, SamplingParams
 from redi_lab.generation.transformers_engine import TransformersEngine
-from redi_lab.grading.grader import Grader
+from redi_lab.grading.grader import Grade, Grader, Verdict
 from tests.evaluation.scripted_engine import ScriptedEngine
 
 BENCHMARK = Benchmark.of("sums", [EvalProblem("a", "1 2", ("3",)), EvalProblem("b", "2 2", ("4", "four"))])
@@ -83,6 +84,34 @@ def test_a_benchmark_describes_its_completions_whether_drawn_or_read(checkpoint:
     drawn = make(scripted(), checkpoint, tmp_path / "anew", benchmark=described).result()
     assert plain.key == read.key == drawn.key
     assert read.metrics == drawn.metrics == {**plain.metrics, "answered": 0.75}
+
+
+class Lengths:
+    """Says right of a text as long as its problem."""
+
+    settings: ClassVar[Mapping[str, object]] = {"name": "lengths"}
+
+    def grade_all(self, pairs: Iterable[tuple[str, EvalProblem]]) -> list[Grade]:
+        return [
+            Grade(Verdict.RIGHT if len(text) == len(problem.problem) else Verdict.WRONG, "length", text)
+            for text, problem in pairs
+        ]
+
+
+def test_a_benchmarks_verifier_takes_the_graders_place(checkpoint: Path, tmp_path: Path) -> None:
+    engine = ScriptedEngine(lambda prompt, sample: ("</think>" if prompt == (2, 2) else "") + "3 5")
+    by_length = replace(BENCHMARK, verifier=Lengths())
+    plain = make(engine, checkpoint, tmp_path, benchmark=by_length).result()
+    assert [(row.verdict, row.reason) for row in plain.rows[::2]] == [("right", "length"), ("wrong", "length")]
+    closed = make(engine, checkpoint, tmp_path, benchmark=by_length, require_closed_thought=True).result()
+    assert [(row.verdict, row.reason) for row in closed.rows[::2]] == [
+        ("wrong", UNFINISHED_THOUGHT),
+        ("right", "length"),
+    ]
+    assert closed.protocol["grader"] == {"name": "lengths", "require_closed_thought": True}
+    graded = make(engine, checkpoint, tmp_path).result()
+    assert len({plain.key, closed.key, graded.key}) == 3
+    assert len(engine.requests) == 1  # the samples are the same
 
 
 def test_the_same_evaluation_is_looked_up(checkpoint: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -59,6 +60,26 @@ def test_each_chunk_is_a_line_and_comes_back(tmp_path: Path) -> None:
     asked = engine()
     assert draw(asked, tmp_path) == drawn
     assert asked.requests == []
+
+
+def test_tokens_and_their_log_probs_are_kept_where_they_are_asked_for(tmp_path: Path) -> None:
+    drawn = draw(engine(), tmp_path, replace(SAMPLING, wants_token_logps=True))
+    assert drawn[4][1].token_ids == array("i", [1, 2])
+    assert drawn[4][1].token_logps == array("f", [-0.5, -0.25])
+    asked = engine()
+    assert draw(asked, tmp_path, replace(SAMPLING, wants_token_logps=True)) == drawn
+    assert asked.requests == []
+
+
+def test_some_problems_alone_are_drawn_and_returned(tmp_path: Path) -> None:
+    store = SampleStore(tmp_path, {"is": "it"})
+    asked = engine()
+    some = replace(SAMPLING, num_samples=1)
+    [drawn] = draw_samples(asked, Path("checkpoint"), [Draw(PROMPTS, some, store, 2, problems=[1, 3, 4])])
+    assert asked.requests == [([(1,), (3,)], range(1)), ([(4,)], range(1))]
+    assert [sample.text[:2] for [sample] in drawn] == ["p1", "p3", "p4"]
+    draw(asked, tmp_path, some, chunk=100)
+    assert asked.requests[2:] == [([(0,), (2,)], range(1))]
 
 
 def test_further_samples_are_added_to_those_that_are_there(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ def _options(group: str) -> list[str]:
 
 
 CHOICES = {
-    group: _options(group) for group in ("model", "data", "optimizer", "scheduler", "trainer", "callbacks", "engine")
+    group: [option for option in _options(group) if option != "reasoning_gym"]  # tests/data/test_reasoning_gym.py
+    for group in ("model", "data", "optimizer", "scheduler", "trainer", "callbacks", "engine")
 }
 TOGETHER = {"loss": _options("loss"), "eval": [name for name in _options("eval") if name != "paper_suite"]}
 """Groups with many options; the suite is tested with the verb evaluate, as no training takes it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -71,6 +71,18 @@ class CuratedSourceConfig(TargetSettings, extra="forbid"):
     seed: Seed
 
 
+class ReasoningGymSourceConfig(TargetSettings, extra="forbid"):
+    """Problems of reasoning-gym."""
+
+    target: Literal["redi_lab.data.reasoning_gym.ReasoningGymSource"] = Field(alias="_target_")
+    tasks: Annotated[list[Text], Field(min_length=1)]
+    difficulty: Whole | None
+    options: dict[Text, dict[Text, Any]]
+    num_heldout: Whole
+    seed: Seed
+    heldout_seed: Seed
+
+
 class TraceFileSourceConfig(TargetSettings, extra="forbid"):
     """Traces in one of the documented forms."""
 
@@ -112,6 +124,7 @@ SOURCES = by_target(
     ArithmeticSourceConfig,
     ChainsSourceConfig,
     CuratedSourceConfig,
+    ReasoningGymSourceConfig,
     TraceFileSourceConfig,
     OpenR1SourceConfig,
     OpenR1Math220kSourceConfig,

@@ -45,7 +45,7 @@ class EvalGraderConfig(GraderConfig):
 class MemberConfig(Settings):
     """Where problems and their answers come from."""
 
-    benchmark: Literal["heldout", "arithmetic", "chains", "chains_long", "chains_take", "jsonl", "hub"]
+    benchmark: Literal["heldout", "fresh", "arithmetic", "chains", "chains_long", "chains_take", "jsonl", "hub"]
     name: Name | None
     path: Text | None
     config: Text | None
@@ -59,7 +59,8 @@ class EvalConfig(MemberConfig):
     """A benchmark, or a suite of them, and the protocol."""
 
     benchmark: (  # type: ignore[assignment]
-        Literal["heldout", "arithmetic", "chains", "chains_long", "chains_take", "jsonl", "hub", "suite"] | None
+        Literal["heldout", "fresh", "arithmetic", "chains", "chains_long", "chains_take", "jsonl", "hub", "suite"]
+        | None
     )
     members: dict[Name, MemberConfig]
     limit: Count | None
@@ -122,6 +123,13 @@ class SequentialConfig(Settings):
     def is_asked(self) -> bool:
         """Whether there is a question that may stop the evaluation."""
         return self.width is not None or self.better_than is not None
+
+
+class StopConfig(Settings):
+    """When `generate` draws no more traces of a problem."""
+
+    right: Count | None
+    wrong: Count | None
 
 
 _Dtype = Literal["auto", "float32", "bfloat16"]

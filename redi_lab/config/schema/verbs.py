@@ -13,8 +13,8 @@ from redi_lab.config.metrics import CALLBACK_METRICS, GRADIENT_METRICS, known_me
 from redi_lab.config.schema.base import Name, Positive, Seed, Settings, Text, allowed, listed
 from redi_lab.config.schema.callbacks import Callbacks
 from redi_lab.config.schema.curation import CurationConfig
-from redi_lab.config.schema.data import DataConfig
-from redi_lab.config.schema.evaluation import Engine, EvalConfig, SequentialConfig, VLLMEngineConfig
+from redi_lab.config.schema.data import DataConfig, ReasoningGymSourceConfig
+from redi_lab.config.schema.evaluation import Engine, EvalConfig, SequentialConfig, StopConfig, VLLMEngineConfig
 from redi_lab.config.schema.losses import Loss, ReferenceConfig
 from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.config.schema.training import ModelConfig, Optimizer, SchedulerConfig, TrainerConfig
@@ -112,6 +112,15 @@ class TrainVerb(_Verb):
         return getattr(self.callbacks.get(name), key, None)
 
     @model_validator(mode="after")
+    def _check_data(self) -> Self:
+        if isinstance(self.data.source, ReasoningGymSourceConfig):
+            raise UserError(
+                "data=reasoning_gym: holds problems and no traces; make some with generate eval=fresh, and train on"
+                " them with data=jsonl data.path=FOLDER (docs/generate.md)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_suite(self) -> Self:
         if self.eval.benchmark == "suite":
             raise UserError(
@@ -206,14 +215,11 @@ class TrainVerb(_Verb):
         return self
 
 
-class EvaluateVerb(_Verb):
-    """`evaluate`."""
+class _SamplingVerb(_Verb):
+    """What samples a checkpoint."""
 
     checkpoint: Text
-    baseline: bool
-    sequential: SequentialConfig
     data: DataConfig
-    logger: LoggerConfig
     eval: EvalConfig
     engine: Engine
     launcher: LauncherConfig
@@ -226,6 +232,14 @@ class EvaluateVerb(_Verb):
             )
         return self
 
+
+class EvaluateVerb(_SamplingVerb):
+    """`evaluate`."""
+
+    baseline: bool
+    sequential: SequentialConfig
+    logger: LoggerConfig
+
     @model_validator(mode="after")
     def _check_question(self) -> Self:
         if self.baseline and self.sequential.is_asked:
@@ -235,6 +249,21 @@ class EvaluateVerb(_Verb):
         if self.sequential.is_asked and self.eval.benchmark == "suite":
             raise UserError(
                 f"sequential: asks about one benchmark, and eval={self.eval.name} is a suite; choose one of its members"
+            )
+        return self
+
+
+class GenerateVerb(_SamplingVerb):
+    """`generate`."""
+
+    stop: StopConfig
+
+    @model_validator(mode="after")
+    def _check_problems(self) -> Self:
+        if self.eval.benchmark in (None, "suite"):
+            raise UserError(
+                f"eval={self.eval.name or 'none'}: traces are generated of one list of problems; choose eval=fresh,"
+                " eval=jsonl eval.path=FILE, or a single benchmark"
             )
         return self
 
@@ -286,6 +315,7 @@ class SweepVerb(_Verb):
 VERBS: dict[str, type[Settings]] = {
     "train": TrainVerb,
     "evaluate": EvaluateVerb,
+    "generate": GenerateVerb,
     "curate": CurateVerb,
     "sweep": SweepVerb,
 }

@@ -13,7 +13,6 @@ from rich.table import Table
 
 from redi_lab.backbone.hub import load_tokenizer, local_folder
 from redi_lab.backbone.weights import check_folder
-from redi_lab.config.compose import benchmarks as group_benchmarks
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.evaluation.metrics import Estimate, average
@@ -22,7 +21,7 @@ from redi_lab.evaluation.scoring import explain_zero, flatten
 from redi_lab.figures.samples_page import log_samples
 from redi_lab.figures.scores import plot_scores
 from redi_lab.run.arguments import check_arguments
-from redi_lab.run.benchmarks import make_benchmarks
+from redi_lab.run.benchmarks import asks_data, make_benchmarks
 from redi_lab.run.build import make_engine, make_grader, make_source
 from redi_lab.run.evaluation import (
     BASE_MODEL,
@@ -92,8 +91,7 @@ def run_evaluation(config: DictConfig) -> Path:
 def _settle(config: DictConfig, checkpoint: Path) -> Path | None:
     """Fill in the protocol that the checkpoint was trained with; the folder of its base model with `baseline=true`."""
     record = read_record(checkpoint)
-    uses_data = any(settings.benchmark == "heldout" for settings in group_benchmarks(config).values())
-    note = settle_protocol(config, checkpoint, record, uses_data)
+    note = settle_protocol(config, checkpoint, record, asks_data(config))
     if note is not None:
         print(note)
     if not config.baseline:
