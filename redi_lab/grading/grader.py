@@ -146,6 +146,11 @@ class Grader:
             "memory_mb": self._memory_mb,
         }
 
+    @property
+    def has_workers(self) -> bool:
+        """Whether any worker process was needed so far."""
+        return self._pool is not None
+
     def __enter__(self) -> Self:
         return self
 

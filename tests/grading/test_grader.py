@@ -114,7 +114,7 @@ def test_plain_answers_start_no_worker() -> None:
     answers = [*map(str, range(10)), r"\frac{14}{2}", "(1, 2)", "x=8", r"7\text{ cm}"]
     with Grader() as fresh:
         grades = fresh.grade_all([(rf"\boxed{{{answer}}}", "7") for answer in answers])
-        assert fresh._pool is None
+        assert not fresh.has_workers
     assert [made.verdict for made in grades].count(Verdict.RIGHT) == 3
 
 
