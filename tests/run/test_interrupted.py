@@ -69,9 +69,11 @@ def summary_of(folder: Path) -> dict[str, Any]:
 
 
 def log(folder: Path) -> list[dict[str, Any]]:
-    ignored = ("time", "train/tokens_per_second")
+    """All that was measured but times, and but what was planned and needed of time and memory."""
     lines = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
-    return [{key: value for key, value in line.items() if key not in ignored} for line in lines]
+    ignored = ("time", "train/tokens_per_second")
+    rows = ({k: v for k, v in line.items() if k not in ignored and not k.startswith("plan/")} for line in lines)
+    return [row for row in rows if row.keys() != {"step"}]
 
 
 def weights(summary: dict[str, Any]) -> bytes:

@@ -94,7 +94,7 @@ def ranks_of(process: subprocess.Popen[str]) -> dict[int, int]:
 
 
 def end(process: subprocess.Popen[str]) -> str:
-    return process.communicate(timeout=120)[1]
+    return process.communicate(timeout=600)[1]
 
 
 @pytest.mark.slow
