@@ -198,7 +198,7 @@ def test_no_text_raises() -> None:
     st.lists(st.sampled_from(PIECES), max_size=5).map("".join),
 )
 def test_cost_is_bounded_for_any_repetition(start: str, middle: str, end: str) -> None:
-    """2,000 characters at most reach the comparison. Time of the processor, not of the clock."""
+    """2,000 characters at most reach the comparison; an expression that backtracks would take hours."""
     text = (start + middle * (2000 // len(middle)))[:1990] + end
     tracemalloc.start()
     began = time.process_time()
@@ -209,5 +209,5 @@ def test_cost_is_bounded_for_any_repetition(start: str, middle: str, end: str) -
         extract_answer(text * 20, answers)
     used, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert used < 5
+    assert used < 60
     assert peak < 64 * 2**20
