@@ -103,7 +103,9 @@ def _held_out_benchmark(config: DictConfig, name: str, rows: Sequence[HeldOut]) 
     """Problems of the data group, with what it brings to describe or grade completions of them."""
     kind, g, verifier = get_class(config.data.source._target_), config.eval.grader, None
     if issubclass(kind, ReasoningGymSource):
-        verifier = ReasoningGymVerifier(make_source(config), g.answers, g.num_workers, g.timeout_seconds, g.memory_mb)
+        source = make_source(config)
+        assert isinstance(source, ReasoningGymSource)
+        verifier = ReasoningGymVerifier(source, g.answers, g.num_workers, g.timeout_seconds, g.memory_mb)
     describe = describe_work if issubclass(kind, SimulatedSource) else None
     return Benchmark.of(name, _as_problems(rows), describe, verifier)
 
