@@ -64,7 +64,7 @@ def run(name: str, overrides: list[str], outputs: Path) -> dict[str, Any]:
     stage = overrides if name == SFT else ["+experiment=chains", f"init_from={start}", *overrides]
     folder = outputs / "".join(one if one.isalnum() else "_" for one in name)
     summary = command(folder, outputs, [*stage, *MEASURED])
-    row = {key: [round(value, 4) for value in ends.values()] for key, ends in summary["training"].items()}
+    row: dict[str, Any] = {key: [round(value, 4) for value in ends.values()] for key, ends in summary["training"].items()}
     for benchmark in BENCHMARKS:
         evaluate = ["evaluate", f"checkpoint={summary['checkpoint']}", f"eval={benchmark}", "eval.limit=150"]
         metrics = command(folder / benchmark, outputs, evaluate)["metrics"]
@@ -85,7 +85,7 @@ def command(folder: Path, outputs: Path, overrides: list[str]) -> dict[str, Any]
 def seconds(folder: Path) -> float:
     """From the first optimizer step to the last."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    times = [line["time"] for line in lines if "train/loss" in line]
+    times: list[float] = [line["time"] for line in lines if "train/loss" in line]
     return round(times[-1] - times[0], 1)
 
 
