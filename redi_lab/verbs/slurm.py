@@ -28,7 +28,8 @@ cd {folder} || exit
 export MASTER_ADDR="${{MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}}"
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 status=0
-srun --kill-on-bad-exit=1 bash -c '
+# Ranks end one after another; at the first {resumable} --kill-on-bad-exit=1 kills the others, and srun returns 143.
+srun --kill-on-bad-exit=0 --wait=60 bash -c '
   export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS LOCAL_WORLD_SIZE={gpus}
   exec "$0" "$@"
 ' {command} || status=$?

@@ -15,11 +15,15 @@ from tests.conftest import REPOSITORY
 
 STAND_INS = {
     "srun": """\
-[ "$1" = --kill-on-bad-exit=1 ] && shift
+while [[ "$1" = --* ]]; do options="$options $1"; shift; done
 for task in $(seq 0 $((SLURM_NTASKS - 1))); do
   SLURM_PROCID=$task SLURM_LOCALID=$((task % PER_NODE)) "$@" & tasks="$tasks $!"
 done
-for task in $tasks; do wait "$task" || status=$?; done
+for task in $tasks; do
+  wait -n && continue
+  status=$?
+  if [[ "$options" = *--kill-on-bad-exit=1* ]] && left=$(jobs -pr) && [ "$left" ]; then kill $left; exit 143; fi
+done
 exit "${status:-0}"
 """,
     "scontrol": """\
@@ -93,7 +97,7 @@ def test_each_task_is_a_rank_and_75_goes_back_into_the_queue(
     python.write_text(
         "#!/bin/bash\n"
         'echo "$RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $MASTER_ADDR $MASTER_PORT|$PWD|${!#}"'
-        f' > "$(dirname "$0")/rank-$RANK"\nexit {status}\n'
+        f' > "$(dirname "$0")/rank-$RANK"\nsleep 0.$((WORLD_SIZE - RANK))\nexit {status}\n'  # rank 0 ends last
     )
     python.chmod(0o755)
     monkeypatch.chdir(tmp_path)
