@@ -64,7 +64,9 @@ def run(name: str, overrides: list[str], outputs: Path) -> dict[str, Any]:
     stage = overrides if name == SFT else ["+experiment=chains", f"init_from={start}", *overrides]
     folder = outputs / "".join(one if one.isalnum() else "_" for one in name)
     summary = command(folder, outputs, [*stage, *MEASURED])
-    row: dict[str, Any] = {key: [round(value, 4) for value in ends.values()] for key, ends in summary["training"].items()}
+    row: dict[str, Any] = {
+        key: [round(value, 4) for value in ends.values()] for key, ends in summary["training"].items()
+    }
     for benchmark in BENCHMARKS:
         evaluate = ["evaluate", f"checkpoint={summary['checkpoint']}", f"eval={benchmark}", "eval.limit=150"]
         metrics = command(folder / benchmark, outputs, evaluate)["metrics"]
