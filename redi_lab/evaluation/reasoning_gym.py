@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, final
 
 from pebble import ProcessExpired, ProcessPool
@@ -19,7 +18,7 @@ from pebble import ProcessExpired, ProcessPool
 from redi_lab.data.reasoning_gym import ReasoningGymSource
 from redi_lab.evaluation.benchmarks import EvalProblem
 from redi_lab.grading.extraction import Answers, extract_answer
-from redi_lab.grading.grader import MAX_ANSWER_CHARACTERS, Grade, Verdict
+from redi_lab.grading.grader import MAX_ANSWER_CHARACTERS, Grade, Verdict, limit_memory
 
 _FUNCTIONS = "sin|cos|tan|sec|csc|cot|sinh|cosh|tanh|asin|acos|atan|exp|log|ln|sqrt|pi"
 _LITERAL = re.compile(r"[A-Za-z0-9_\s\[\]'\",-]*")  # without a call, an attribute or an operator that repeats
@@ -70,7 +69,7 @@ class ReasoningGymVerifier:
         """A verdict for each completion of a problem, in order."""
         context = multiprocessing.get_context("forkserver")
         limit = (self._memory_mb * 2**20,)
-        with ProcessPool(self._num_workers, initializer=_limit_memory, initargs=limit, context=context) as pool:
+        with ProcessPool(self._num_workers, initializer=_begin_worker, initargs=limit, context=context) as pool:
             tasks = [self._begin(pool, text, problem) for text, problem in pairs]
             return [task if isinstance(task, Grade) else _collected(*task) for task in tasks]
 
@@ -99,15 +98,10 @@ def score(task: str, configuration: Any, entry: Mapping[str, Any], answer: str) 
     return float(DATASETS[task][0](configuration).score_answer(answer, entry))
 
 
-def _limit_memory(memory_bytes: int) -> None:
-    """Begin a worker: libraries first, then the limit."""
-    import resource
+def _begin_worker(memory_bytes: int) -> None:
+    import reasoning_gym  # noqa: F401 - libraries first, then the limit
 
-    import reasoning_gym  # noqa: F401
-
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + memory_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    limit_memory(memory_bytes)
 
 
 def _collected(answer: str, future: Any) -> Grade:

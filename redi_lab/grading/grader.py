@@ -94,15 +94,19 @@ def _compare_by_algebra(task: _Task) -> Grade | None:
     return _compare(task, algebra.equivalent)
 
 
-def _limit_memory(memory_bytes: int) -> None:
-    """Worker initialiser: an allocation beyond the limit raises MemoryError in the worker, and there alone.
+def _begin_worker(memory_bytes: int) -> None:
+    algebra.load()  # libraries first, then the limit
+    limit_memory(memory_bytes)
+
+
+def limit_memory(memory_bytes: int) -> None:
+    """Give this worker process so many bytes beyond what it has: an allocation past that raises MemoryError.
 
     The limit is counted from here: a script that imports torch has its workers import it too, which would leave them
     no room, and every answer unknown.
     """
     import resource
 
-    algebra.load()  # libraries first, then the limit
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -213,5 +217,5 @@ class Grader:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload([__name__, "math_verify"])
             memory_bytes = self._memory_mb * 2**20
-            self._pool = ProcessPool(self._num_workers, TASKS_PER_WORKER, _limit_memory, (memory_bytes,), context)
+            self._pool = ProcessPool(self._num_workers, TASKS_PER_WORKER, _begin_worker, (memory_bytes,), context)
         return self._pool.schedule(_compare_by_algebra, (task,), timeout=self._timeout_seconds)
