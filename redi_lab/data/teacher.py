@@ -70,6 +70,8 @@ class Teacher:
 
     slip_rate: float = 0.04
     """A column of careful work goes wrong; twice that where a carry comes in."""
+    slip_reach: int = 1
+    """No probability: how far off a slip in a column is at most."""
     haste_last: float = 0.55
     """The last step is done in the head."""
     haste_before: float = 0.05
@@ -171,8 +173,9 @@ class _Work:
         return " ".join(written), int(digits)
 
     def _slip(self, value: int, carry: int) -> int:
-        """One off: the incoming carry is dropped, or the table misread."""
-        wrong = [value - 1, value + 1] + ([value - 1] if carry else [])  # a dropped carry is one less
+        """A little off: the incoming carry is dropped, or the table misread."""
+        wrong = [value + sign * by for by in range(1, self._habits.slip_reach + 1) for sign in (-1, 1)]
+        wrong += [value - 1] if carry else []  # a dropped carry is one less
         return self._rng.choice([near for near in wrong if 0 <= near <= (9 if self._problem.takes else 19)])
 
 

@@ -109,7 +109,7 @@ def test_results_are_written_as_a_table_and_plots(tmp_path: Path) -> None:
     }
     write_results(results, tmp_path, "some")
     text = (tmp_path / "some.md").read_text()
-    assert "| paper/redi/bf16 | **1.50** (1.50–1.50) | 100 | 4 | 40% | 100 | 1.00 | 2.00 | 1.0e-03 |" in text
+    assert "| paper/redi/bf16 | **1.50** (1.50–1.50) | 100 | 4 | 40% of 10 | 100 | 1.00 | 2.00 | 1.0e-03 |" in text
     assert "same tokens: 1.010" in text
     assert "53175 such pairs takes 265.9 h" in text  # 53,175 · 18 s
     assert json.loads((tmp_path / "some.json").read_text()) == results

@@ -29,6 +29,7 @@ class TeacherConfig(TargetSettings, extra="forbid"):
 
     target: Literal["redi_lab.data.teacher.Teacher"] = Field(alias="_target_")
     slip_rate: Annotated[float, Field(ge=0, le=0.5)]  # doubled where a carry comes in
+    slip_reach: Annotated[int, Field(ge=1, le=9)]
     haste_last: Share
     haste_before: Share
     haste_slip_rate: Share
