@@ -78,7 +78,7 @@ class TransformersEngine:
             UserError: The folder cannot be loaded or names no end token; a prompt is empty; a prompt with its new
                 tokens exceeds the model's positions or `max_batch_tokens`.
         """
-        model, opened = self._load(checkpoint)
+        model, opened = self.load(checkpoint)
         for number, request in enumerate(requests):
             advance = on_progress and partial(_advance, on_progress, number)
             yield number, self.generate_with(model, opened, request.prompts, request.sampling, advance)
@@ -135,7 +135,12 @@ class TransformersEngine:
         """See `Engine.close`."""
         self._loaded = None
 
-    def _load(self, path: Path) -> tuple[Any, Checkpoint]:
+    def load(self, path: Path) -> tuple[Any, Checkpoint]:
+        """The model of a folder in evaluation mode on the engine's device, and all else that the folder says.
+
+        Raises:
+            UserError: The folder cannot be loaded, or names no end token.
+        """
         with loading(path):
             stamp = content_stamp(path)
             if self._loaded is not None and self._loaded[0] == stamp:
