@@ -75,6 +75,11 @@ def test_what_is_noticed_is_put_right() -> None:
         assert eval(work) == int(right) == int(wrong) + (1 if int(right) > int(wrong) else -1)
 
 
+def test_slips_reach_as_far_as_is_said() -> None:
+    shown = re.findall(r"([\d+]+)=(\d+)", "".join(solve(SUM, n, slip_rate=0.5, slip_reach=3).text for n in range(200)))
+    assert {int(value) - eval(work) for work, value in shown} == set(range(-3, 4))
+
+
 def test_one_error_at_most_where_that_is_asked_for() -> None:
     """Half of the columns would slip; after the first wrong one the rest is right."""
     for seed in range(60):
