@@ -27,8 +27,9 @@ if _IN_MEMORY.is_dir() and os.access(_IN_MEMORY, os.W_OK) and shutil.disk_usage(
 
 
 def pytest_collection_finish() -> None:
-    """Collect garbage from here on, and only what the tests make."""
+    """Collect garbage from here on, of what the tests make alone, and rarely: tests are small, and libraries large."""
     gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
     gc.enable()
 
 

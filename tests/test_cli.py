@@ -59,10 +59,9 @@ def test_mistakes_and_verbs_that_read_files_import_nothing_heavy(tmp_path: Path)
         "0 folders": ["runs", "clean", f"paths.outputs_dir={tmp_path}"],
         "2 right, 0 wrong, 0 unknown": ["grade", f"{tmp_path}/rows.jsonl", f"paths.output_dir={tmp_path}/out"],
     }
-    asked = json.dumps([*(words.split() for words in MISTAKES), *verbs.values()])
-    done = subprocess.run(
-        [sys.executable, "-c", LIGHT, asked], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    asked = [*(words.split() for words in MISTAKES), *verbs.values()]
+    line = [sys.executable, "-c", LIGHT, json.dumps(asked)]
+    done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [heavy for *_, heavy in found] == [[]] * len(asked)
     for message, (status, said, _, _) in zip(MISTAKES.values(), found, strict=False):

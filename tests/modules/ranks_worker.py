@@ -21,7 +21,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
-from torch.multiprocessing import start_processes
+from torch.multiprocessing.spawn import start_processes
 from transformers import AutoModelForCausalLM
 
 from redi_lab.backbone.causal_lm import CausalLM
@@ -86,7 +86,7 @@ def train(case: str, folder: Path | None = None, **trainer: Any) -> dict[str, An
     probes = [sequence for example in data.val_examples for sequence in example]
     callbacks: list[pl.Callback] = [
         UpdateNorm(),
-        GradientConflict(1),
+        GradientConflict(2),
         Probes(probes, 10_000, 2),
         InTrainingAccuracy(own_logits, 2),
     ]
@@ -190,4 +190,4 @@ if __name__ == "__main__":
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
         arguments = (port, place, int(ranks), cases)
-        start_processes(be_a_rank, arguments, nprocs=int(ranks), start_method="fork")
+        start_processes(be_a_rank, arguments, nprocs=int(ranks), start_method="fork")  # type: ignore[no-untyped-call]
