@@ -7,19 +7,50 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is imported, as redi_lab.cli does
 os.environ["OMP_NUM_THREADS"] = "1"  # the models are tiny, and tests run side by side
 
+import copy
+import gc
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+gc.disable()  # modules and tests are made to stay
 _IN_MEMORY = Path("/dev/shm")
 if _IN_MEMORY.is_dir() and os.access(_IN_MEMORY, os.W_OK) and shutil.disk_usage(_IN_MEMORY).free > 4e9:
     # Tests flush thousands of files and database pages, for each of which a disk takes milliseconds.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_IN_MEMORY))
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from here on, of what the tests make alone, and rarely: tests are small, and libraries large."""
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
+    gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def yaml_is_parsed_once() -> None:
+    """A file of the configuration tree is parsed once a process, as long as it is what it was; Hydra gets copies."""
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+
+    load, parsed = FileConfigSource.load_config, dict[tuple[object, ...], Any]()
+
+    def load_once(source: FileConfigSource, config_path: str) -> Any:
+        file = f"{source.path}/{source._normalize_file_name(config_path)}"
+        if not os.path.isfile(file):
+            return load(source, config_path)
+        found = os.stat(file)
+        key = (source.provider, file, found.st_mtime_ns, found.st_size, found.st_ino)
+        if key not in parsed:
+            parsed[key] = load(source, config_path)
+        return copy.deepcopy(parsed[key])
+
+    FileConfigSource.load_config = load_once  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session")

@@ -24,16 +24,53 @@ def command(*arguments: str, cwd: Path, path: Path = REPOSITORY) -> subprocess.C
     return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_a_mistake_is_told_before_anything_heavy_is_imported() -> None:
-    script = (
-        "import sys\nfrom redi_lab.cli import main\n"
-        "try:\n    main(['loss.alpha=2'])\nexcept SystemExit as ended:\n"
-        "    heavy = {'torch', 'transformers', 'pytorch_lightning', 'mlflow'} & set(sys.modules)\n"
-        "    print(ended.code, sorted(heavy))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout == "2 []\n"
-    assert done.stderr == "redi_lab: loss.alpha=2: must be at most 1\n"
+LIGHT = """
+import contextlib, io, json, sys
+from redi_lab.cli import main
+heavy = {"torch", "transformers", "pytorch_lightning", "mlflow", "optuna", "sympy", "math_verify"}
+for arguments in json.loads(sys.argv[1]):
+    status, said, shown = 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown):
+        try:
+            main(arguments)
+        except SystemExit as ended:
+            status = ended.code
+    print(json.dumps([status, said.getvalue(), shown.getvalue(), sorted(heavy & set(sys.modules))]))
+"""
+MISTAKES = {
+    "loss.alpha=2": "loss.alpha=2: must be at most 1",
+    "+callbacks.collapse.foo=1": "unknown key callbacks.collapse.foo: ",
+    "plan gpu=h1000": "gpu=h1000: unknown; choose one of h100, h200, a100, l40s, rtx4090, cpu (did you mean h100?)",
+    "plan devices=0": "devices=0: must be at least 1",
+    "plan nodes=x": "nodes=x: must be a whole number",
+    "plan price=-1": "price=-1: must be at least 0",
+    "plan examples=5": "examples, median and longest describe lengths together",
+    "plan examples=5 median=9 longest=8": "median=9: is more than longest=8",
+    "plan modle=hf": "modle",
+    "plan what": "plan what: plan takes KEY=VALUE",
+}
+
+
+def test_mistakes_and_verbs_that_read_files_import_nothing_heavy(tmp_path: Path) -> None:
+    """One process for all of them: what one imports shows in all that follow."""
+    rows = [{"prediction": "The answer is 150.", "gold": "150"}, {"prediction": "**18**", "gold": "18"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    verbs = {
+        "0 folders": ["runs", "clean", f"paths.outputs_dir={tmp_path}"],
+        "2 right, 0 wrong, 0 unknown": ["grade", f"{tmp_path}/rows.jsonl", f"paths.output_dir={tmp_path}/out"],
+    }
+    asked = [*(words.split() for words in MISTAKES), *verbs.values()]
+    line = [sys.executable, "-c", LIGHT, json.dumps(asked)]
+    done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [heavy for *_, heavy in found] == [[]] * len(asked)
+    for message, (status, said, _, _) in zip(MISTAKES.values(), found, strict=False):
+        assert (status, said.count("\n")) == (2, 1)
+        assert said.startswith("redi_lab: ")
+        assert message in said
+    for words, (status, said, shown, _) in zip(verbs, found[len(MISTAKES) :], strict=True):
+        assert (status, said) == (0, "")
+        assert words in shown
 
 
 def test_an_unknown_verb_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,13 +236,3 @@ def test_a_busy_port_is_refused_with_a_remedy(tmp_path: Path, capsys: pytest.Cap
     said = capsys.readouterr().err
     assert f"port={port}:" in said
     assert "redi-lab ui port=" in said
-
-
-def test_verbs_that_read_files_import_nothing_heavy(tmp_path: Path) -> None:
-    script = (
-        "import sys\nfrom redi_lab.cli import main\n"
-        f"main(['runs', 'paths.outputs_dir={tmp_path}'])\n"
-        "print(sorted({'torch', 'transformers', 'pytorch_lightning', 'mlflow', 'optuna'} & set(sys.modules)))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"

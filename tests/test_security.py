@@ -36,6 +36,7 @@ from tests.generation.drawing import generate
 from tests.verbs.sweep import fakes
 from tests.verbs.sweep.fakes import work
 from tests.verbs.sweep.test_study import planned
+from tests.verbs.train.conftest import undrawn
 
 CODE = "import pathlib\npathlib.Path({marker!r}).touch()\n"
 
@@ -242,7 +243,8 @@ def test_secrets_and_interpolated_variables_are_in_no_output(
     shutil.copy(mlflow_database, outputs / "mlflow.db")
     small = [*TINY_TASK, "init_from=null", "loss=sft", "trainer.max_steps=1", "eval.limit=1"]
     small += ["logger.experiment_name=another"]  # whose artifacts lie below outputs
-    main([*small, *interpolated[:2], f"paths.outputs_dir={outputs}"])
+    with undrawn():
+        main([*small, *interpolated[:2], f"paths.outputs_dir={outputs}"])
     main(["grade", str(_answers(tmp_path)), f"paths.outputs_dir={outputs}"])
     files = [path for path in outputs.rglob("*") if path.is_file()]
     names = {path.name for path in files}

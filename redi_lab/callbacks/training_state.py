@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self, final
@@ -113,7 +113,8 @@ def load_state(trainer: pl.Trainer, module: pl.LightningModule, folder: Path) ->
     own, saved = dict(_trained(module)), state["policy"]
     if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in saved.items()}:
         raise DamagedStateError(f"{folder}: the state of another model")
-    with torch.no_grad(), SavedRows(folder) as rows:
+    rows = SavedRows(folder)
+    with torch.no_grad():
         for name, tensor in own.items():
             part(tensor).copy_(part(rows.restored(saved[name], tensor, f"/policy/{name}")))
         for number, optimizer in enumerate(trainer.strategy.optimizers):
@@ -253,18 +254,10 @@ def _strip(state: Any, path: str, rows: dict[str, Tensor]) -> Any:
 
 @final
 class SavedRows:
-    """The files of a folder that `save_rows` has written, if there are any; a context."""
+    """The files of a folder that `save_rows` has written, if there are any; they are mapped into memory."""
 
     def __init__(self, folder: Path) -> None:
-        self._paths = sorted(folder.glob(_ROWS))
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        self._files = [self._stack.enter_context(safe_open(path, framework="pt")) for path in self._paths]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        self._files = [safe_open(path, framework="pt") for path in sorted(folder.glob(_ROWS))]
 
     def restored(self, saved: Any, place: Tensor, path: str) -> Any:
         """What was saved under a path, in the form of `place`: sharded as that is, or whole.

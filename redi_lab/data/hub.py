@@ -12,7 +12,7 @@ from redi_lab.errors import UserError, in_short
 from redi_lab.hub import ask_hub
 
 if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset
     from datasets.packaged_modules.cache.cache import Cache
 
 
@@ -25,24 +25,18 @@ class HubDataset:
     commit: str
     is_cached_only: bool
 
-    def load(self, split: str, *, streaming: bool = False) -> Dataset | IterableDataset:
-        """One split: downloaded (or found in the cache) and memory-mapped, or read as it is downloaded.
+    def load(self, split: str) -> Dataset:
+        """One split: downloaded (or found in the cache) and memory-mapped.
 
         Raises:
-            UserError: the split does not exist, the data cannot be downloaded or prepared, or a data set is to be
-                streamed while the hub cannot be reached.
+            UserError: the split does not exist, or the data cannot be downloaded or prepared.
         """
         import datasets
 
-        if self.is_cached_only and streaming:
-            raise UserError(
-                f"data.path={self.path!r}: streaming needs the Hugging Face hub, which cannot be reached, but the cache"
-                " holds this data set: set data.source.streaming=false"
-            )
         try:
             if self.is_cached_only:
                 return _cached_builder(self.path).as_dataset(split=split)
-            return datasets.load_dataset(self.path, split=split, revision=self.commit, streaming=streaming)
+            return datasets.load_dataset(self.path, split=split, revision=self.commit)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise UserError(
                 f"data.path={self.path!r}, split {split!r}, commit {self.commit}: could not be loaded:"

@@ -27,7 +27,7 @@ from redi_lab.files import file_digest
 from redi_lab.hub import is_hub_id
 
 if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset
     from pyarrow.parquet import ParquetFile
 
 OnProgress = Callable[[int, int | None], None]
@@ -97,7 +97,7 @@ def show(value: object) -> str:
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
-def open_rows(path: str, *, split: str, revision: str | None, streaming: bool = False) -> RowTable:
+def open_rows(path: str, *, split: str, revision: str | None) -> RowTable:
     """Find out what `path` is and open it.
 
     Args:
@@ -105,8 +105,6 @@ def open_rows(path: str, *, split: str, revision: str | None, streaming: bool = 
         split: of a hub data set, of a saved `DatasetDict`, or of a folder whose files are named after splits. A single
             file is read whatever its name is.
         revision: branch, tag or commit of a hub data set.
-        streaming: read a hub data set as it is downloaded, without keeping it on disk; local files are never loaded
-            at once.
 
     Raises:
         UserError: nothing is there, or it is unclear which files to read.
@@ -116,10 +114,9 @@ def open_rows(path: str, *, split: str, revision: str | None, streaming: bool = 
         if not is_hub_id(path) or path.endswith(SUFFIXES + _NOT_HUB_SUFFIXES):
             raise UserError(f"data.path={path!r}: there is no such file or folder (looked for {local.absolute()})")
         found = find_on_hub(path, revision)
-        load = cache(lambda: found.load(split, streaming=streaming))  # downloads when first read
-        num_rows = (lambda: None) if streaming else (lambda: len(load()))
+        load = cache(lambda: found.load(split))  # downloads when first read
         source = f"{path}@{found.commit}"
-        return RowTable(source, lambda: found.commit, num_rows, lambda: _read_dataset(load(), source))
+        return RowTable(source, lambda: found.commit, lambda: len(load()), lambda: _read_dataset(load(), source))
     if revision is not None:
         raise UserError(f"data.path={path!r} is local and has no revisions: drop revision={revision!r}")
     check_regular(local)
@@ -246,5 +243,5 @@ def _load_from_disk(folder: Path, split: str) -> Dataset:
     return loaded
 
 
-def _read_dataset(dataset: Dataset | IterableDataset, source: str) -> Iterator[tuple[str, Values]]:
+def _read_dataset(dataset: Dataset, source: str) -> Iterator[tuple[str, Values]]:
     return _numbered(source, map(dict, dataset.with_format(None)))

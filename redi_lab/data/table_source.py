@@ -27,7 +27,6 @@ class TableSource(ABC):
         split: of a hub data set, a saved `DatasetDict`, or a folder of split files.
         revision: of a hub data set.
         num_heldout: problems with an answer to keep for evaluation.
-        streaming: read a hub data set as it is downloaded, without keeping it on disk.
         negatives: which incorrect generation of a problem makes its pair, see `redi_lab.data.selection.choose`.
     """
 
@@ -35,7 +34,6 @@ class TableSource(ABC):
     split: str = "train"
     revision: str | None = None
     num_heldout: int = 0
-    streaming: bool = False
     negatives: Negatives = "first"
 
     is_shuffled: ClassVar[bool] = False
@@ -70,7 +68,7 @@ class TableSource(ABC):
     @cached_property
     def _table(self) -> RowTable:
         # Opened once, so that digest and load agree on the commit of a hub data set.
-        return open_rows(self.path, split=self.split, revision=self.revision, streaming=self.streaming)
+        return open_rows(self.path, split=self.split, revision=self.revision)
 
     def digest(self) -> str:
         """The sha256 of the content (or commit) and of the options; reads the files once, or asks the hub once.

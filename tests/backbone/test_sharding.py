@@ -177,15 +177,15 @@ def test_rows_that_any_number_of_ranks_saved_come_back(mesh: DeviceMesh, tmp_pat
     stand_in = torch.empty(5, 2, device="meta")
     layer = nn.Linear(2, 5, bias=False)
     fully_shard(layer, mesh=mesh)
-    with SavedRows(tmp_path) as saved:
-        assert torch.equal(saved.restored(stand_in, torch.zeros(5, 2), "/w"), values)
-        found = saved.restored(stand_in, layer.weight, "/w")
-        assert isinstance(found, DTensor)
-        assert torch.equal(found.full_tensor(), values)
-        assert torch.equal(saved.restored(values, layer.weight, "/w").full_tensor(), values)
-        assert torch.equal(saved._rows("/w", 1, 3), values[1:4])
-        assert saved._rows("/w", 5, 0).shape == (0, 2)
-        assert saved.restored(torch.tensor(3.0), layer.weight, "/step") == 3.0
+    saved = SavedRows(tmp_path)
+    assert torch.equal(saved.restored(stand_in, torch.zeros(5, 2), "/w"), values)
+    found = saved.restored(stand_in, layer.weight, "/w")
+    assert isinstance(found, DTensor)
+    assert torch.equal(found.full_tensor(), values)
+    assert torch.equal(saved.restored(values, layer.weight, "/w").full_tensor(), values)
+    assert torch.equal(saved._rows("/w", 1, 3), values[1:4])
+    assert saved._rows("/w", 5, 0).shape == (0, 2)
+    assert saved.restored(torch.tensor(3.0), layer.weight, "/step") == 3.0
 
 
 def test_what_is_sharded_in_a_state_goes_to_a_file(mesh: DeviceMesh, tmp_path: Path) -> None:

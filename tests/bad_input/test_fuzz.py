@@ -115,7 +115,7 @@ WORDS = st.sampled_from(
 VALUES = st.one_of(WORDS, st.text(max_size=6), st.integers().map(str), st.floats().map(str))
 
 
-@sizes(4, 1000)
+@sizes(2, 1000)
 def test_any_override_is_taken_or_refused(examples: int) -> None:
     def check(overrides: list[tuple[str, str, str]]) -> None:
         words = [f"{sign}{key}" if sign == "~" else f"{sign}{key}={value}" for sign, key, value in overrides]
@@ -126,7 +126,7 @@ def test_any_override_is_taken_or_refused(examples: int) -> None:
     fuzz(check, examples, overrides=st.lists(override, min_size=1, max_size=3))
 
 
-@sizes(40, 2000)
+@sizes(20, 2000)
 def test_any_value_of_a_setting_is_taken_as_it_is_or_refused(examples: int) -> None:
     def check_one(key: str, value: Any) -> None:
         config = changed("train", key, value)
@@ -152,7 +152,7 @@ SPACES = st.dictionaries(
 )
 
 
-@sizes(200, 20000)
+@sizes(100, 20000)
 def test_any_search_space_is_read_or_refused(examples: int) -> None:
     def check(space: Any) -> None:
         with refused("sweep.space"):
@@ -210,7 +210,7 @@ SOURCES: dict[str, tuple[Callable[[str], TraceSource], list[dict[str, Any]]]] = 
 }
 
 
-@sizes(40, 15000)
+@sizes(20, 15000)
 @pytest.mark.parametrize("name", SOURCES)
 def test_any_file_of_rows_is_accounted_for_or_refused(name: str, examples: int) -> None:
     make, valid = SOURCES[name]
@@ -224,7 +224,7 @@ def test_any_file_of_rows_is_accounted_for_or_refused(name: str, examples: int) 
     fuzz(check, examples, content=mutated(valid) | st.binary(max_size=40))
 
 
-@sizes(12, 5000)
+@sizes(6, 5000)
 def test_any_parquet_file_is_accounted_for_or_refused(examples: int) -> None:
     def check(rows: list[dict[str, Any]], noise: tuple[int, bytes]) -> None:
         try:
@@ -247,7 +247,7 @@ def test_any_parquet_file_is_accounted_for_or_refused(examples: int) -> None:
     fuzz(check, examples, rows=st.lists(st.just(other_row(GOOD, id=...)) | row, min_size=1, max_size=3), noise=noise)
 
 
-@sizes(40, 15000)
+@sizes(20, 15000)
 def test_any_benchmark_file_is_read_whole_or_refused(examples: int) -> None:
     def check(content: bytes) -> None:
         with file_of(content, "mine.jsonl") as path, refused("mine"):
@@ -256,7 +256,7 @@ def test_any_benchmark_file_is_read_whole_or_refused(examples: int) -> None:
     fuzz(check, examples, content=mutated(VALID[-1:]) | st.binary(max_size=40))
 
 
-@sizes(40, 15000)
+@sizes(20, 15000)
 def test_any_file_to_grade_is_checked_whole_or_refused(examples: int) -> None:
     def check(content: bytes) -> None:
         with file_of(content, "mine.jsonl") as path, refused("mine.jsonl"):
@@ -265,7 +265,7 @@ def test_any_file_to_grade_is_checked_whole_or_refused(examples: int) -> None:
     fuzz(check, examples, content=mutated([VALID[3]]) | st.binary(max_size=40))
 
 
-@sizes(40, 10000)
+@sizes(20, 10000)
 def test_any_damage_to_a_model_folder_is_refused_or_harmless(examples: int, qwen_folder: Path) -> None:
     names = ("config.json", "model.safetensors")
     sound = {name: (qwen_folder / name).read_bytes() for name in names}
@@ -286,7 +286,7 @@ def test_any_damage_to_a_model_folder_is_refused_or_harmless(examples: int, qwen
     fuzz(check, examples, name=st.sampled_from(names), **strategies)
 
 
-@sizes(40, 10000)
+@sizes(20, 10000)
 def test_any_record_of_a_run_is_read_or_refused(examples: int) -> None:
     valid = {
         "overrides": ["seed=1"],

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-import subprocess
-import sys
 from contextlib import nullcontext
 from functools import cache
 from typing import Any, get_args
@@ -24,7 +22,6 @@ from redi_lab.config.schema.losses import LOSSES
 from redi_lab.config.schema.training import OPTIMIZERS, TrainerConfig
 from redi_lab.errors import UserError
 from redi_lab.run.build import USED_BY_PIPELINE
-from tests.conftest import REPOSITORY
 
 # What no field can be: another type, null, or beyond its range. The message begins with the key and the value.
 WRONG: dict[str, tuple[str, ...]] = {
@@ -242,18 +239,6 @@ def test_the_place_of_a_mistake_is_named(key: str, value: Any, start: str) -> No
 def test_an_unknown_setting_of_a_callback_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=rf"^unknown key callbacks\.{name}\.foo: callbacks\.{name} has "):
         check(changed("train", f"callbacks.{name}.foo", 1), "train")
-
-
-def test_a_mistake_in_a_callback_ends_before_torch_is_imported() -> None:
-    script = (
-        "import sys\nfrom redi_lab.cli import main\n"
-        "try:\n    main(['+callbacks.collapse.foo=1'])\nexcept SystemExit as ended:\n"
-        "    print(ended.code, {'torch', 'transformers', 'pytorch_lightning', 'mlflow'} & set(sys.modules))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout == "2 set()\n"
-    assert done.stderr.startswith("redi_lab: unknown key callbacks.collapse.foo: ")
-    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("key", ["callbacks.collapse", "callbacks.accuracy", "init_from", "logger.tracking_uri"])

@@ -145,8 +145,8 @@ def test_on_real_problems(shared_data: Callable[[str], Path]) -> None:
     assert all(matches)
 
 
-def test_real_problems_of_one_stem_are_not_merged(shared_data: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("name", ["math500", pytest.param("olympiadbench", marks=pytest.mark.slow)])
+def test_real_problems_of_one_stem_are_not_merged(name: str, shared_data: Callable[[str], Path]) -> None:
     seen = Seen()
-    for name in ("math500", "olympiadbench"):
-        for _, row in read_jsonl(shared_data(f"eval/{name}.jsonl")):
-            assert seen.add(str(row["problem"])) is None
+    for _, row in read_jsonl(shared_data(f"eval/{name}.jsonl")):
+        assert seen.add(str(row["problem"])) is None

@@ -83,8 +83,7 @@ def test_with_hub_the_commit_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append((path, revision, timeout <= 5))
         return SimpleNamespace(sha=COMMIT)
 
-    def load_dataset(path: str, *, split: str, revision: str, streaming: bool) -> datasets.Dataset:
-        assert not streaming
+    def load_dataset(path: str, *, split: str, revision: str) -> datasets.Dataset:
         asked.append((path, split, revision))
         return datasets.Dataset.from_dict({"a": [1, 2]})
 
@@ -96,32 +95,6 @@ def test_with_hub_the_commit_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert table.num_rows() == 2
     assert [row.where for row in table.rows()] == [f"org/data@{COMMIT}: row 1", f"org/data@{COMMIT}: row 2"]
     assert asked[1:] == [("org/data", "dev", COMMIT)]
-
-
-def test_a_stream_is_read_without_being_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = datasets.Dataset.from_dict({"a": [1, 2]}).to_iterable_dataset()
-
-    def load_dataset(path: str, *, split: str, revision: str, streaming: bool) -> datasets.IterableDataset:
-        assert (path, split, revision, streaming) == ("org/data", "train", COMMIT, True)
-        return rows
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: SimpleNamespace(sha=COMMIT))
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    table = open_rows("org/data", split="train", revision=None, streaming=True)
-    assert table.digest() == COMMIT
-    assert table.num_rows() is None
-    for _ in range(2):  # as often as needed
-        assert [(row.where, row.values) for row in table.rows()] == [
-            (f"org/data@{COMMIT}: row 1", {"a": 1}),
-            (f"org/data@{COMMIT}: row 2", {"a": 2}),
-        ]
-
-
-@pytest.mark.usefixtures("offline")
-def test_a_stream_needs_the_hub(empty_cache: Path) -> None:
-    fill_cache(empty_cache)
-    with pytest.raises(UserError, match=r"streaming needs the Hugging Face hub.*set data\.source\.streaming=false"):
-        list(open_rows("org/Some-Data", split="train", revision=None, streaming=True).rows())
 
 
 def test_a_data_set_that_the_hub_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def test_the_curves_are_the_pinned_ones(objective: str) -> None:
         )
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", [pytest.param("sft", marks=pytest.mark.slow), "redi"])
 def test_two_runs_are_identical_to_the_bit(objective: str) -> None:
     first, second = first_run(objective), run(objective)
     assert first.curves == second.curves

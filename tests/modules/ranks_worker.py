@@ -1,18 +1,19 @@
 """Trains on gloo ranks and saves what came out; started by test_ranks.py, and for the table in docs/distributed.md.
 
-    python -m tests.modules.ranks_worker FOLDER STRATEGY[,STRATEGY] RANKS OBJECTIVE/LAYOUT[/OPTION] …
+    python -m tests.modules.ranks_worker FOLDER RANKS STRATEGY:OBJECTIVE/LAYOUT[/OPTION] …
     python -m tests.modules.ranks_worker table
 
-Lightning starts the other ranks by running the same command again.
+The ranks are forked from a process that has imported everything and computed nothing.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
+from torch.multiprocessing.spawn import start_processes
 from transformers import AutoModelForCausalLM
 
 from redi_lab.backbone.causal_lm import CausalLM
@@ -84,7 +86,7 @@ def train(case: str, folder: Path | None = None, **trainer: Any) -> dict[str, An
     probes = [sequence for example in data.val_examples for sequence in example]
     callbacks: list[pl.Callback] = [
         UpdateNorm(),
-        GradientConflict(1),
+        GradientConflict(2),
         Probes(probes, 10_000, 2),
         InTrainingAccuracy(own_logits, 2),
     ]
@@ -127,16 +129,28 @@ alone = cache(train)
 """On one device."""
 
 
-def on_ranks(strategies: Sequence[str], ranks: int, cases: Sequence[str], folder: Path) -> list[dict[str, Any]]:
-    """Outcomes of each strategy and case, as each rank saw them."""
-    places = [str(folder), ",".join(strategies), str(ranks)]
-    command = [sys.executable, "-m", "tests.modules.ranks_worker", *places, *cases]
+def on_ranks(cases: Mapping[str, Sequence[str]], ranks: int, folder: Path) -> list[dict[str, Any]]:
+    """Outcomes of the cases of each strategy, as each rank saw them."""
+    asked = [f"{strategy}:{case}" for strategy, of_strategy in cases.items() for case in of_strategy]
+    command = [sys.executable, "-m", "tests.modules.ranks_worker", str(folder), str(ranks), *asked]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "SLURM"))}
     done = subprocess.run(
         command, cwd=REPOSITORY, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=540
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(ranks)]
+
+
+def be_a_rank(rank: int, port: int, place: str, ranks: int, cases: Sequence[str]) -> None:
+    """Train all cases as one of several processes, which find each other as those of torchrun do."""
+    meeting = {"TORCHELASTIC_RUN_ID": "tests", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    number = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    os.environ |= meeting | number
+    outcomes: dict[str, dict[str, Any]] = {}
+    for strategy, case in (asked.split(":") for asked in cases):
+        found = train(case, Path(place) / strategy / case, devices=ranks, strategy=make_strategy(strategy))
+        outcomes.setdefault(strategy, {})[case] = found
+    torch.save(outcomes, Path(place) / f"rank-{rank}.pt")
 
 
 def errors(case: str, outcome: dict[str, Any]) -> tuple[float, float, float]:
@@ -159,7 +173,7 @@ def print_table() -> None:
     print("|---|" + "---|" * len(objectives))
     for strategy, ranks in WORLDS:
         with tempfile.TemporaryDirectory() as folder:
-            first = on_ranks([strategy], ranks, exact, Path(folder))[0][strategy]
+            first = on_ranks({strategy: exact}, ranks, Path(folder))[0][strategy]
         cells = []
         for objective in objectives:
             found = [errors(case, first[case]) for case in exact if case.split("/")[0] == objective]
@@ -172,12 +186,8 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["table"]:
         print_table()
     else:
-        place, strategies, ranks, *cases = sys.argv[1:]
-        outcomes = {
-            name: {
-                case: train(case, Path(place) / name / case, devices=int(ranks), strategy=make_strategy(name))
-                for case in cases
-            }
-            for name in strategies.split(",")
-        }
-        torch.save(outcomes, Path(place) / f"rank-{torch.distributed.get_rank()}.pt")
+        place, ranks, *cases = sys.argv[1:]
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        arguments = (port, place, int(ranks), cases)
+        start_processes(be_a_rank, arguments, nprocs=int(ranks), start_method="fork")  # type: ignore[no-untyped-call]

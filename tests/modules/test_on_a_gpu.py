@@ -35,12 +35,12 @@ LENGTHS = (40, 9, 25, 33, 12, 30)
 VOCABULARY = 101
 
 
-def make_backbone() -> CausalLM:
+def make_backbone(num_layers: int = 2) -> CausalLM:
     """Of a size that every kernel takes, with weights far from uniform."""
     config = Qwen2Config(
         vocab_size=VOCABULARY,
         hidden_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         intermediate_size=96,
@@ -85,9 +85,9 @@ def test_no_micro_batch_asks_for_a_value(objective: str, monkeypatch: pytest.Mon
     """Tensors without values have none to give: reading one, or selecting by a mask, raises."""
     monkeypatch.setattr(sequences, "is_any", lambda *_: False)  # as on a GPU
     monkeypatch.setattr(vocabulary, "_kept", threading.local())  # must not keep memory without values
-    _, batch = make_step(objective, make_backbone())
+    _, batch = make_step(objective, make_backbone(num_layers=1))
     with FakeTensorMode() as fake:
-        module, _ = make_step(objective, make_backbone())
+        module, _ = make_step(objective, make_backbone(num_layers=1))
         found = module._accumulate_gradients(move(batch, fake.from_tensor))
         with pytest.raises(RuntimeError, match="_local_scalar_dense"):
             found.logps.sum().item()

@@ -14,16 +14,20 @@ from tests.modules.ranks_worker import BATCH_SIZES, CASES, IN_4_BITS, OPTIONS, W
 from tests.modules.tiny_runs import HARMLESS_WARNINGS, make_data, relative_error
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNINGS]
-FEW = ["redi/packed", "rpo/padded", "kto/packed"]
-"""Sides of a pair on different ranks, pairs that stay together, a number of the whole batch."""
-OTHERS = [case for case in (*CASES, *OPTIONS) if case not in FEW]
+FEW = {"ddp": ["redi/packed", "kto/packed"], "fsdp2": ["redi/packed", "rpo/padded"]}
+"""Sides of a pair on different ranks; a number of the whole batch; pairs that stay together and read the head twice."""
 Outcomes = Callable[[str, int], list[dict[str, Any]]]
+
+
+def others(strategy: str, ranks: int) -> list[str]:
+    """All cases that are not among the few."""
+    return [case for case in (*CASES, *OPTIONS) if ranks != 2 or case not in FEW.get(strategy, ())]
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The few cases under both strategies, trained in one go: to start ranks takes longest."""
-    return on_ranks(["ddp", "fsdp2"], 2, FEW, tmp_path_factory.mktemp("few"))
+    """The few cases under both strategies, trained in one go: to start ranks takes long."""
+    return on_ranks(FEW, 2, tmp_path_factory.mktemp("few"))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     @cache  # also of a failure, which would else be waited for in every case
     def train(strategy: str, ranks: int) -> list[dict[str, Any]] | AssertionError:
         try:
-            return [found[strategy] for found in on_ranks([strategy], ranks, OTHERS, tmp_path_factory.mktemp(strategy))]
+            cases = {strategy: others(strategy, ranks)}
+            return [found[strategy] for found in on_ranks(cases, ranks, tmp_path_factory.mktemp(strategy))]
         except AssertionError as error:
             return error
 
@@ -46,16 +51,14 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     return found
 
 
-@pytest.mark.parametrize("case", FEW)
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize(("strategy", "case"), [(strategy, case) for strategy in FEW for case in FEW[strategy]])
 def test_two_ranks_do_what_one_does(strategy: str, case: str, few: list[dict[str, Any]]) -> None:
     compare_with_one(case, [rank[strategy][case] for rank in few])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("case", OTHERS)
-@pytest.mark.parametrize(("strategy", "ranks"), WORLDS)
+@pytest.mark.parametrize(("strategy", "ranks", "case"), [(*world, case) for world in WORLDS for case in others(*world)])
 def test_any_ranks_do_what_one_does(strategy: str, ranks: int, case: str, outcomes: Outcomes) -> None:
     compare_with_one(case, [rank[case] for rank in outcomes(strategy, ranks)])
 
@@ -63,7 +66,7 @@ def test_any_ranks_do_what_one_does(strategy: str, ranks: int, case: str, outcom
 @pytest.mark.slow
 def test_two_ranks_train_adapters_on_4_bit_weights_as_one_does(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="pip install 'redi-lab[qlora]'")
-    compare_with_one(IN_4_BITS, [rank["ddp"][IN_4_BITS] for rank in on_ranks(["ddp"], 2, [IN_4_BITS], tmp_path)])
+    compare_with_one(IN_4_BITS, [rank["ddp"][IN_4_BITS] for rank in on_ranks({"ddp": [IN_4_BITS]}, 2, tmp_path)])
 
 
 def compare_with_one(case: str, ranks: list[dict[str, Any]]) -> None:

@@ -135,7 +135,7 @@ def test_checkpointing_keeps_the_input_of_each_layer() -> None:
         ).kept
 
     assert kept(28, "full") - kept(2, "full") == 26 * 64 * 1536 * 4
-    assert kept(28, "full") < kept(28, "selective") < kept(28, "none")
+    assert kept(28, "full") < kept(28, "none")
 
 
 def test_layers_are_measured_as_torch_saves_them() -> None:

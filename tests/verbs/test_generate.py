@@ -36,6 +36,7 @@ from redi_lab.run.build import make_source
 from redi_lab.verbs.generate import TOKENS_FILE, TRACES_FILE, draw
 from tests.conftest import REPOSITORY, TINY_TASK
 from tests.evaluation.scripted_engine import ScriptedEngine
+from tests.verbs.train.conftest import undrawn
 
 Run = Callable[..., Path]
 
@@ -45,7 +46,8 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded student after a few steps."""
     folder = tmp_path_factory.mktemp("student")
     places = [f"paths.outputs_dir={folder}", f"paths.output_dir={folder / 'run'}", "logger=none"]
-    main([*TINY_TASK, *places, "+experiment=demo_sft", "eval=none"])
+    with undrawn():
+        main([*TINY_TASK, *places, "+experiment=demo_sft", "eval=none"])
     return Path(json.loads((folder / "run" / "summary.json").read_text())["checkpoint"])
 
 
@@ -151,7 +153,8 @@ def test_from_traces_to_a_training_step(
         ("direct", ["data=jsonl", f"data.path={traces / TRACES_FILE}", "loss=unpaired_redi"]),
         ("sampler", ["data=jsonl", f"data.path={traces}", "loss=topr", f"loss.reference={student}"]),
     ):
-        main([*training, *data, f"paths.output_dir={tmp_path / name / 'run'}"])
+        with undrawn():
+            main([*training, *data, f"paths.output_dir={tmp_path / name / 'run'}"])
         steps = [json.loads(line) for line in (tmp_path / name / "run" / "metrics.jsonl").read_text().splitlines()]
         assert any("train/loss" in step for step in steps), name
 

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -99,17 +97,3 @@ def test_verb_takes_where_the_answer_stands(answers: str, verdict: str, tmp_path
     summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
     assert summary["verdicts"][verdict] == 1
     assert summary["grader"]["answers"] == answers
-
-
-def test_light_rows_import_nothing_heavy(tmp_path: Path) -> None:
-    file = write(
-        tmp_path, [{"prediction": "The answer is 150.", "gold": "150"}, {"prediction": "**18**", "gold": "18"}]
-    )
-    code = (
-        "import sys; from redi_lab.cli import main; main(sys.argv[1:]);"
-        "print({'torch', 'transformers', 'pytorch_lightning', 'mlflow', 'sympy', 'math_verify'} & set(sys.modules))"
-    )
-    arguments = ["grade", str(file), f"paths.output_dir={tmp_path / 'out'}"]
-    run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines()[-1] == "set()"
-    assert "2 right, 0 wrong, 0 unknown" in run.stdout

@@ -1,10 +1,8 @@
-"""`redi-lab plan`: its page, its advice, and what it refuses before torch is imported."""
+"""`redi-lab plan`: its page and its advice; what it refuses before torch is imported is in tests/test_cli.py."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,14 +16,6 @@ from tests.modules.tiny_runs import make_backbone, make_data
 
 SMALL = {"model_type": "qwen2", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "vocab_size": 500}
 MORE = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True, "eos_token_id": 0}
-CODE = """
-import contextlib, io, json, sys
-from redi_lab.cli import main
-for arguments in json.loads(sys.argv[1]):
-    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.suppress(SystemExit):
-        main(["plan", *arguments])
-    print(json.dumps([said.getvalue(), "torch" in sys.modules]))
-"""
 ASSUMED = ["examples=1000", "median=100", "longest=700"]
 
 
@@ -116,28 +106,6 @@ def test_a_training_goes_on_without_a_plan(monkeypatch: pytest.MonkeyPatch, caps
     config = load_config("train", ["trainer.accelerator=cpu"])
     assert plan.plan_run(config, make_data("redi"), make_backbone(), torch.device("cpu")) is None
     assert "cannot be planned: RuntimeError" in capsys.readouterr().out
-
-
-REFUSED = {
-    "gpu=h1000": "gpu=h1000: unknown; choose one of h100, h200, a100, l40s, rtx4090, cpu (did you mean h100?)",
-    "devices=0": "devices=0: must be at least 1",
-    "nodes=x": "nodes=x: must be a whole number",
-    "price=-1": "price=-1: must be at least 0",
-    "examples=5": "examples, median and longest describe lengths together",
-    "examples=5 median=9 longest=8": "median=9: is more than longest=8",
-    "modle=hf": "modle",
-    "what": "plan what: plan takes KEY=VALUE",
-}
-
-
-def test_bad_input_ends_in_a_line_before_torch() -> None:
-    asked = json.dumps([arguments.split() for arguments in REFUSED])
-    done = subprocess.run([sys.executable, "-c", CODE, asked], capture_output=True, text=True, check=True)
-    for message, line in zip(REFUSED.values(), done.stdout.splitlines(), strict=True):
-        said, is_heavy = json.loads(line)
-        assert said.startswith("redi_lab: ")
-        assert message in said
-        assert (said.count("\n"), is_heavy) == (1, False)
 
 
 def test_no_model_and_no_hub_is_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

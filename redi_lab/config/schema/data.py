@@ -101,7 +101,6 @@ class _OpenR1Config(TargetSettings, extra="forbid"):
     path: Text
     split: Text
     revision: Text | None
-    streaming: bool
     excluded_sources: list[Text]
     num_heldout: Whole
     negatives: Negatives

@@ -60,17 +60,19 @@ class Demo(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """What most tests read, trained once."""
+def demo(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Demo:
+    """What most tests read, trained once; these two runs are in MLflow, too."""
     folder = tmp_path_factory.mktemp("demo")
-    untrained = Demo(folder, {}, {}, "")
+    (folder / "outputs").mkdir()
+    shutil.copy(mlflow_database, folder / "outputs" / "mlflow.db")
+    tracked = ["logger=mlflow" if o == "logger=none" else o for o in Demo(folder, {}, {}, "").overrides()]
     screen = io.StringIO()
     with contextlib.redirect_stdout(screen):
         # The batch size of the SFT that the demo starts from is its experiment's.
-        own = [o for o in untrained.overrides() if not o.startswith("data.batch_size")]
+        own = [o for o in tracked if not o.startswith("data.batch_size")]
         with undrawn():
             sft = run(["+experiment=demo_sft", *own], folder / "sft")
-        summary = run(untrained.overrides(), folder / "run")
+        summary = run(tracked, folder / "run")
     return Demo(folder, sft, summary, screen.getvalue())
 
 
@@ -229,21 +231,17 @@ def assert_columns_exist(experiment: Any, stage: Any) -> None:
     assert stage.data.params["objective"] == "redi α.5"
 
 
-def test_mlflow_holds_a_run_for_each_stage(
-    tiny: Tiny, tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mlflow_holds_a_run_for_each_stage(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.tracking import MlflowClient
 
-    (tmp_path / "outputs").mkdir()
-    shutil.copy(mlflow_database, tmp_path / "outputs" / "mlflow.db")
-    summary = run(tiny("data.batch_size=4", logger="mlflow"), tmp_path / "run")
-    client = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
+    summary, outputs = demo.summary, demo.folder / "outputs"
+    client = MlflowClient(f"sqlite:///{outputs / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("redi_lab")
     assert experiment is not None
     runs = {found.info.run_name: found for found in client.search_runs([experiment.experiment_id])}
-    sft, demo = "sft lr 2e-3 s42 · demo_sft", "redi α.5 lr 2e-4 s42 · demo"
-    assert runs.keys() == {sft, demo}
-    stage = runs[demo]
+    sft, redi = "sft lr 2e-3 s42 · demo_sft", "redi α.5 lr 2e-4 s42 · demo"
+    assert runs.keys() == {sft, redi}
+    stage = runs[redi]
     assert stage.info.run_id == summary["mlflow_run_id"]
     assert stage.data.tags["redi_lab.fingerprint"] == summary["fingerprint"]
     assert stage.data.params["loss.alpha"] == "0.5"
@@ -254,12 +252,13 @@ def test_mlflow_holds_a_run_for_each_stage(
     names = {artifact.path for artifact in client.list_artifacts(stage.info.run_id)}
     assert {"config.yaml", "environment.txt", "summary.json", "curves.png"} <= names
     assert {found.info.status for found in runs.values()} == {"FINISHED"}
-    assert len(find_runs(tmp_path / "outputs")) == 1  # the stage in the cache; the other was put elsewhere
-    left, (curves, margins) = run_notebook("runs.ipynb", monkeypatch, OUTPUTS=tmp_path / "outputs")
-    assert [found.info.run_name for found in left["runs"]] == [demo, sft]  # newest first
+    assert [folder.name for folder in find_runs(demo.folder)] == ["sft", "run"]
+    left, (curves, margins) = run_notebook("runs.ipynb", monkeypatch, OUTPUTS=outputs)
+    assert [found.info.run_name for found in left["runs"]] == [redi, sft]  # newest first
     assert [len(ax.lines) for ax in curves.axes] == [2] * 4
-    assert [line.get_label() for line in margins.axes[0].lines] == [demo]
-    assert list(curves.axes[2].lines[1].get_ydata()) == read_curves(tmp_path / "run" / "metrics.jsonl")[REJECTED].values
+    assert [line.get_label() for line in margins.axes[0].lines] == [redi]
+    journal = read_curves(demo.folder / "run" / "metrics.jsonl")
+    assert list(curves.axes[2].lines[1].get_ydata()) == journal[REJECTED].values
 
 
 def test_validation_and_best_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
