@@ -1,9 +1,9 @@
-"""The curation group: how `curate` finds verdicts, filters and pairs generations."""
+"""The group curation: how `curate` finds verdicts, filters and pairs generations; and steps, of `curate steps`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -43,4 +43,23 @@ class CurationConfig(Settings):
         for file in self.benchmarks:
             if not Path(file).is_file():
                 raise UserError(f"curation.benchmarks: {file}: no such file; give JSONL files of {{problem}}")
+        return self
+
+
+class StepsConfig(Settings):
+    """How the first wrong step of a trace is found."""
+
+    split: Literal["lines", "paragraphs", "sentences"]
+    search: Literal["all", "binary"]
+    max_rollouts: Count | None
+    confidence: PositiveShare
+    recovery: Annotated[float, Field(gt=0, lt=1)]
+    unlocated: Literal["drop", "keep"]
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> Self:
+        if self.max_rollouts is not None and self.search == "all":
+            raise UserError(
+                f"steps.max_rollouts={self.max_rollouts}: steps.search=all rolls out after every step; choose binary"
+            )
         return self

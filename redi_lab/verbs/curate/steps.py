@@ -1,0 +1,244 @@
+"""Find the first wrong step of wrong traces: `python -m redi_lab curate steps checkpoint=FOLDER data.path=FILE`.
+
+The checkpoint goes on with the beginnings of each wrong trace, several times each, and `redi_lab.curation.steps` says
+after which step its answers stop being right. The results folder gets `steps.parquet`, a row for each step, and
+`traces.jsonl`, which `data=jsonl` and `curate data=jsonl` read: the traces with what the rules of `data.token_weights`
+are made from. Rollouts are kept as an evaluation keeps its samples, so the same command goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any, final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from omegaconf import DictConfig
+
+from redi_lab.backbone.hub import load_tokenizer
+from redi_lab.backbone.weights import check_folder
+from redi_lab.config.compose import load_config
+from redi_lab.curation.steps import chances, first_wrong
+from redi_lab.data.readers import TraceFileSource
+from redi_lab.data.tokenization import TraceEncoder
+from redi_lab.data.traces import Generation, Problem, Span, Step
+from redi_lab.data.verdicts import truncation
+from redi_lab.errors import UserError
+from redi_lab.evaluation.benchmarks import Benchmark
+from redi_lab.evaluation.results import content_digest
+from redi_lab.files import replacing, write_text
+from redi_lab.grading.grader import Verdict
+from redi_lab.run.arguments import check_arguments
+from redi_lab.run.build import make_engine, make_grader, make_source
+from redi_lab.run.evaluation import advancing, make_evaluation
+from redi_lab.run.preflight import check_engine
+from redi_lab.run.record import quieten_libraries, results_folder, write_summary
+from redi_lab.run.screen import CONSOLE, progress_bar
+from redi_lab.run.training_record import read_record, settle_protocol
+from redi_lab.verbs.curate.rollouts import Prefixes, Tallies, WrongTrace, roll_out
+
+STEPS_FILE = "steps.parquet"
+TRACES_FILE = "traces.jsonl"
+LOCATED, HOPELESS, UNCERTAIN, CUT_OFF = "located", "hopeless", "uncertain", "cut_off"
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        *(pa.field(name, pa.int32(), nullable=False) for name in ("generation_index", "step", "start", "end")),
+        *(pa.field(name, pa.int32(), nullable=False) for name in ("rollouts", "right", "unknown")),
+        *(pa.field(name, pa.float64()) for name in ("chance", "advantage")),
+        pa.field("first_wrong", pa.float64(), nullable=False),
+    ]
+)
+
+
+@final
+@dataclass(frozen=True)
+class Found:
+    """What became of a wrong trace.
+
+    Attributes:
+        outcome: located, or why not.
+        steps: of the trace.
+        rows: of steps.parquet; the first is the problem alone, as step 0.
+        cut: what follows the first wrong step, with the weight 0.
+    """
+
+    outcome: str
+    steps: tuple[Step, ...] = ()
+    rows: tuple[Mapping[str, Any], ...] = ()
+    cut: tuple[Span, ...] = ()
+
+
+def run_steps(arguments: Sequence[str]) -> Path:
+    """The verb.
+
+    Returns:
+        The results folder, with steps.parquet, traces.jsonl and summary.json.
+
+    Raises:
+        UserError: there is no wrong trace to look into, or the traces or the checkpoint cannot be read.
+    """
+    config = load_config("steps", arguments)
+    check_engine(config)
+    quieten_libraries()
+    check_arguments(config)
+    source, checkpoint = make_source(config), Path(config.checkpoint).absolute()
+    if not isinstance(source, TraceFileSource):
+        raise UserError(f"data.source._target_={config.data.source._target_}: no file of traces; choose data=jsonl")
+    check_folder(checkpoint, "checkpoint")
+    encoder = _make_encoder(config, checkpoint)
+    first, number = config.eval.offset, config.eval.limit
+    rows = islice(source.problems(), first, None if number is None else first + number)
+    problems = [row for row in rows if isinstance(row, Problem)]
+    with results_folder(config) as folder:
+        with progress_bar() as progress, closing(make_engine(config)) as engine, make_grader(config) as grader:
+            prefixes = Prefixes(grader, require_closed_thought=config.eval.grader.require_closed_thought)
+            traces, found = _cut(problems, encoder, prefixes, config)
+            if not traces:
+                raise UserError(f"data.path={config.data.path}: no wrong trace that has an end; give some that do")
+            benchmark = Benchmark.of("steps", prefixes.problems, verifier=prefixes)
+            evaluation = make_evaluation(
+                config, checkpoint, benchmark, engine, grader, progress.console, encode=prefixes.encode
+            )
+            evaluation = replace(evaluation, require_closed_thought=False)  # of rollouts alone; see `Prefixes`
+            tallies = roll_out(evaluation, traces, config.steps, advancing(progress, "Rollouts"))
+        found |= {(one.row, one.generation): locate(one, tallies, config.steps) for one in traces}
+        _write(folder, problems, found, keeps_all=config.steps.unlocated == "keep")
+        metrics = _count(found, tallies)
+        content = {
+            "name": config.name,
+            "verb": "curate steps",
+            "source": source.table().source,
+            "metrics": metrics,
+            "fingerprint": content_digest([evaluation.key, source.digest(), dict(config.steps)])[:32],
+            "checkpoint": str(checkpoint),
+            "checkpoint_hash": evaluation.checkpoint_hash,
+            "protocol": evaluation.protocol,
+        }
+        write_summary(folder, config, content)
+    for name, number in metrics.items():
+        CONSOLE.print(f"{name.replace('_', ' ')}: {number:,}", highlight=False)
+    print(f"Results:    {folder}")
+    return folder
+
+
+def _make_encoder(config: DictConfig, checkpoint: Path) -> TraceEncoder:
+    """What writes prompts, as the checkpoint was trained to be asked or as the data group says."""
+    record, tokenizer = read_record(checkpoint), load_tokenizer(str(checkpoint), key="checkpoint")
+    settle_protocol(config, checkpoint, record, uses_data=True)
+    if record is None and not tokenizer.chat_template:
+        print(f"{checkpoint.name} has no chat template: the prompt is {config.eval.prompt_template!r} as it is")
+    return TraceEncoder(tokenizer, config.eval.prompt_template, config.eval.thinking_prefix)
+
+
+def _cut(
+    problems: Sequence[Problem], encoder: TraceEncoder, prefixes: Prefixes, config: DictConfig
+) -> tuple[list[WrongTrace], dict[tuple[int, int], Found]]:
+    """The wrong traces with their prefixes, and those that are left out.
+
+    Raises:
+        UserError: a problem with a wrong trace has no answer to grade rollouts against.
+    """
+    traces, left_out = [], {}
+    for row, problem in enumerate(problems):
+        for number, generation in enumerate(problem.generations):
+            if generation.correct is not False:
+                continue
+            if problem.answer is None:
+                raise UserError(
+                    f"data.path={config.data.path}: row {problem.id} has no answer to grade rollouts against; add it"
+                )
+            if truncation(generation, config.eval.thinking_prefix) is not None:
+                left_out[row, number] = Found(CUT_OFF)
+                continue
+            texts = (problem.problem, problem.answer, generation.text)
+            traces.append(prefixes.cut(row, number, texts, encoder, config.steps.split))
+    return traces, left_out
+
+
+def locate(trace: WrongTrace, tallies: Tallies, settings: DictConfig) -> Found:
+    """Where a trace goes wrong, by the rollouts of its prefixes."""
+    counts, num_steps = trace.counts(tallies), len(trace.ends)
+    belief = first_wrong(counts, num_steps, settings.recovery)
+    best = int(belief.argmax())
+    outcome = UNCERTAIN if belief[best] < settings.confidence else LOCATED if best else HOPELESS
+    chance = chances(counts, num_steps)
+    gains = [None if before is None or after is None else after - before for before, after in pairwise(chance)]
+    borders = (0, 0, *trace.ends)
+    steps = tuple(
+        Step(start, end, None if outcome != LOCATED or step > best else step < best, gain)
+        for step, ((start, end), gain) in enumerate(zip(pairwise(borders[1:]), gains, strict=True), start=1)
+    )
+    rows = []
+    for step, (start, end) in enumerate(pairwise(borders)):
+        tally = tallies.get(trace.prefixes[step], Counter()) if step < num_steps else Counter[Verdict]()
+        rows.append(
+            {
+                "step": step,
+                "start": start,
+                "end": end,
+                "rollouts": tally.total(),
+                "right": tally[Verdict.RIGHT],
+                "unknown": tally[Verdict.UNKNOWN],
+                "chance": chance[step],
+                "advantage": gains[step - 1] if step else None,
+                "first_wrong": float(belief[step]),
+            }
+        )
+    is_cut = outcome == LOCATED and best < num_steps
+    cut = (Span(trace.ends[best - 1], trace.ends[-1], 0.0),) if is_cut else ()
+    return Found(outcome, steps, tuple(rows), cut)
+
+
+def _count(found: Mapping[tuple[int, int], Found], tallies: Tallies) -> dict[str, int]:
+    """What there is, by name."""
+    outcomes = Counter(one.outcome for one in found.values())
+    verdicts = sum(tallies.values(), Counter[Verdict]())
+    return {
+        "wrong_traces": len(found),
+        **{name: outcomes[name] for name in (LOCATED, HOPELESS, UNCERTAIN, CUT_OFF)},
+        "of_one_step": sum(len(one.steps) == 1 for one in found.values()),
+        "rollouts": verdicts.total(),
+        **{verdict.value: verdicts[verdict] for verdict in Verdict},
+    }
+
+
+def _write(
+    folder: Path, problems: Sequence[Problem], found: Mapping[tuple[int, int], Found], *, keeps_all: bool
+) -> None:
+    """Write both files, each whole or not at all."""
+    rows = [
+        {"id": problems[row].id, "generation_index": generation, **step}
+        for (row, generation), one in sorted(found.items())
+        for step in one.rows
+    ]
+    with replacing(folder / STEPS_FILE) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), partial)
+    lines = []
+    for row, problem in enumerate(problems):
+        columns = {name: getattr(problem, name) for name in ("id", "problem", "answer", "source")}
+        marked = [
+            _marked(one, found.get((row, number)))
+            for number, one in enumerate(problem.generations)
+            if keeps_all or (row, number) not in found or found[row, number].outcome == LOCATED
+        ]
+        lines.append(json.dumps({**columns, "generations": marked}) + "\n")
+    write_text(folder / TRACES_FILE, "".join(lines))
+
+
+def _marked(generation: Generation, found: Found | None) -> dict[str, Any]:
+    """A generation, with the steps that were found in it."""
+    weights = generation.weights
+    if found is not None and found.steps:
+        weights = replace(weights, steps=found.steps, spans=weights.spans or found.cut)
+    elif generation.correct and not weights.steps:  # one step, so that step_advantages weighs it as it is
+        weights = replace(weights, steps=(Step(0, len(generation.text), None, 1.0),))
+    columns = {name: getattr(generation, name) for name in ("text", "correct", "finish_reason", "error")}
+    return columns | asdict(weights)
