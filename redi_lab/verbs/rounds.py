@@ -86,9 +86,9 @@ def run_rounds(config: DictConfig, overrides: Sequence[str]) -> Path:
             numbers = {f"rounds/{name}": float(value) for name, value in row.items() if name != "checkpoint"}
             logger.log_metrics(numbers, step=row["round"])
         figure = _draw(rows, run.folder / FIGURE)
-        content = {"name": config.name, "verb": "train", "metrics": {}, "rounds": rows, "checkpoint": str(policy)}
+        about = {"name": config.name, "verb": "train", "metrics": {}, "mlflow_run_id": logger.version}
         logger.log_artifact(figure)
-        logger.log_artifact(write_summary(run.folder, config, content))
+        logger.log_artifact(write_summary(run.folder, config, about | {"checkpoint": str(policy), "rounds": rows}))
         logger.finalize("success")
     say_path("Figure", figure)
     say_path("Checkpoint", policy)
@@ -176,8 +176,8 @@ def _staleness(config: DictConfig, policy: Path, traces: Path) -> dict[str, floa
         prompt = encoder.prompt_ids(problems[row["id"]])
         ids = array("i", [*prompt, *row["token_ids"]])
         examples.append((TokenizedSequence(str(row["id"]), ids, len(prompt)),))
-    is_padded = config.model.attention == PADDED
-    dataset = BatchDataset(examples, config.data.micro_batch_tokens, split_examples=True, is_padded=is_padded)
+    budget = max(config.data.micro_batch_tokens, *(len(sequence.input_ids) for (sequence,) in examples))
+    dataset = BatchDataset(examples, budget, split_examples=True, is_padded=config.model.attention == PADDED)
     model = make_backbone(config, tokenizer, str(policy))
     scored = score(config, model, dataset, "Staleness", keeps_tokens=False)
     return staleness(
