@@ -114,7 +114,7 @@ def search_all(results: Results, outputs: Path) -> None:
             name = f"{search}_{number}"
             if name in results.content["starts"]:
                 continue
-            looked = [f"steps.search={search}", f"eval.num_samples={number}", "steps.unlocated=drop", f"seed={SEED}"]
+            looked = [f"steps.search={search}", f"eval.num_samples={number}", f"seed={SEED}"]
             given = [f"checkpoint={outputs / 'sft' / 'checkpoints' / 'last'}", f"data.path={traces}"]
             command(outputs / name, outputs, ["curate", "steps", *given, *looked])
             rows = pq.read_table(outputs / name / "steps.parquet").to_pylist()

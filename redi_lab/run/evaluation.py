@@ -92,16 +92,7 @@ def make_evaluation(
 ) -> Evaluation:
     """The evaluation that the groups eval and paths describe; the console shows what `eval.fit_context` changes.
 
-    Args:
-        config: with groups eval and paths.
-        checkpoint: Hugging Face folder.
-        benchmark: the problems.
-        engine: what generates.
-        grader: what grades.
-        console: see above.
-        tokenizer: writes the prompts; None: the checkpoint's.
-        wants_token_logps: see `SamplingParams`.
-        encode: from a problem's text to its prompt; None: as the group eval says.
+    `encode` makes a prompt of a problem's text; None: as the group eval says.
 
     Raises:
         UserError: the tokenizer cannot be loaded, or a prompt leaves no room in the model's context.

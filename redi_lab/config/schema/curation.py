@@ -54,12 +54,3 @@ class StepsConfig(Settings):
     max_rollouts: Count | None
     confidence: PositiveShare
     recovery: Annotated[float, Field(gt=0, lt=1)]
-    unlocated: Literal["drop", "keep"]
-
-    @model_validator(mode="after")
-    def _check_budget(self) -> Self:
-        if self.max_rollouts is not None and self.search == "all":
-            raise UserError(
-                f"steps.max_rollouts={self.max_rollouts}: steps.search=all rolls out after every step; choose binary"
-            )
-        return self

@@ -317,8 +317,11 @@ class StepsVerb(_SamplingVerb):
     @model_validator(mode="after")
     def _check_budget(self) -> Self:
         most, number = self.steps.max_rollouts, self.eval.num_samples
-        if most is not None and most < number:
-            raise UserError(f"steps.max_rollouts={most}: a prefix takes eval.num_samples={number} rollouts; raise it")
+        if most is not None and (self.steps.search == "all" or most < number):
+            raise UserError(
+                f"steps.max_rollouts={most}: is for steps.search=binary, and at least the rollouts of one prefix,"
+                f" eval.num_samples={number}"
+            )
         return self
 
 

@@ -6,7 +6,6 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 from omegaconf import DictConfig
@@ -123,14 +122,13 @@ def roll_out(
     number = evaluation.sampling.num_samples
     while asked := sorted({prefix for one in traces for prefix in _wanted(one, tallies, settings, number)}):
         before = number * len(tallies)
-        report = partial(_report, on_progress, before)
+
+        def report(done: int, total: int, before: int = before) -> None:
+            on_progress(before + done, before + total)
+
         for one in evaluation.graded(evaluation.sampling.first_sample, number, report, asked):
             tallies.setdefault(one.problem_index, Counter())[one.grade.verdict] += 1
     return tallies
-
-
-def _report(on_progress: Progress, before: int, done: int, total: int) -> None:
-    on_progress(before + done, before + total)
 
 
 def _wanted(trace: WrongTrace, tallies: Tallies, settings: DictConfig, number: int) -> Sequence[int]:

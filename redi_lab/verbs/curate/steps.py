@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any, final
 
@@ -45,7 +45,8 @@ from redi_lab.verbs.curate.rollouts import Prefixes, Tallies, WrongTrace, roll_o
 
 STEPS_FILE = "steps.parquet"
 TRACES_FILE = "traces.jsonl"
-LOCATED, HOPELESS, UNCERTAIN, CUT_OFF = "located", "hopeless", "uncertain", "cut_off"
+LOCATED, HOPELESS, UNCERTAIN = "located", "hopeless", "uncertain"
+CUT_OFF, NO_ANSWER = "cut_off", "without_answer"
 
 _SCHEMA = pa.schema(
     [
@@ -102,7 +103,9 @@ def run_steps(arguments: Sequence[str]) -> Path:
             prefixes = Prefixes(grader, require_closed_thought=config.eval.grader.require_closed_thought)
             traces, found = _cut(problems, encoder, prefixes, config)
             if not traces:
-                raise UserError(f"data.path={config.data.path}: no wrong trace that has an end; give some that do")
+                raise UserError(
+                    f"data.path={config.data.path}: no wrong trace to look into; rows need an answer, and traces an end"
+                )
             benchmark = Benchmark.of("steps", prefixes.problems, verifier=prefixes)
             evaluation = make_evaluation(
                 config, checkpoint, benchmark, engine, grader, progress.console, encode=prefixes.encode
@@ -110,19 +113,18 @@ def run_steps(arguments: Sequence[str]) -> Path:
             evaluation = replace(evaluation, require_closed_thought=False)  # of rollouts alone; see `Prefixes`
             tallies = roll_out(evaluation, traces, config.steps, advancing(progress, "Rollouts"))
         found |= {(one.row, one.generation): locate(one, tallies, config.steps) for one in traces}
-        _write(folder, problems, found, keeps_all=config.steps.unlocated == "keep")
-        metrics = _count(found, tallies)
-        content = {
-            "name": config.name,
-            "verb": "curate steps",
+        provenance = {
             "source": source.table().source,
-            "metrics": metrics,
-            "fingerprint": content_digest([evaluation.key, source.digest(), dict(config.steps)])[:32],
+            "steps": dict(config.steps),
             "checkpoint": str(checkpoint),
             "checkpoint_hash": evaluation.checkpoint_hash,
             "protocol": evaluation.protocol,
         }
-        write_summary(folder, config, content)
+        _write(folder, problems, found, provenance)
+        metrics = _count(found, tallies)
+        fingerprint = content_digest([evaluation.key, source.digest(), provenance["steps"]])[:32]
+        content = {"name": config.name, "verb": "curate steps", "metrics": metrics, "fingerprint": fingerprint}
+        write_summary(folder, config, content | provenance)
     for name, number in metrics.items():
         CONSOLE.print(f"{name.replace('_', ' ')}: {number:,}", highlight=False)
     print(f"Results:    {folder}")
@@ -141,25 +143,19 @@ def _make_encoder(config: DictConfig, checkpoint: Path) -> TraceEncoder:
 def _cut(
     problems: Sequence[Problem], encoder: TraceEncoder, prefixes: Prefixes, config: DictConfig
 ) -> tuple[list[WrongTrace], dict[tuple[int, int], Found]]:
-    """The wrong traces with their prefixes, and those that are left out.
-
-    Raises:
-        UserError: a problem with a wrong trace has no answer to grade rollouts against.
-    """
+    """The wrong traces with their prefixes; and by row and generation, those that cannot be looked into."""
     traces, left_out = [], {}
     for row, problem in enumerate(problems):
         for number, generation in enumerate(problem.generations):
             if generation.correct is not False:
                 continue
             if problem.answer is None:
-                raise UserError(
-                    f"data.path={config.data.path}: row {problem.id} has no answer to grade rollouts against; add it"
-                )
-            if truncation(generation, config.eval.thinking_prefix) is not None:
+                left_out[row, number] = Found(NO_ANSWER)
+            elif truncation(generation, config.eval.thinking_prefix) is not None:
                 left_out[row, number] = Found(CUT_OFF)
-                continue
-            texts = (problem.problem, problem.answer, generation.text)
-            traces.append(prefixes.cut(row, number, texts, encoder, config.steps.split))
+            else:
+                texts = (problem.problem, problem.answer, generation.text)
+                traces.append(prefixes.cut(row, number, texts, encoder, config.steps.split))
     return traces, left_out
 
 
@@ -169,32 +165,18 @@ def locate(trace: WrongTrace, tallies: Tallies, settings: DictConfig) -> Found:
     belief = first_wrong(counts, num_steps, settings.recovery)
     best = int(belief.argmax())
     outcome = UNCERTAIN if belief[best] < settings.confidence else LOCATED if best else HOPELESS
-    chance = chances(counts, num_steps)
-    gains = [None if before is None or after is None else after - before for before, after in pairwise(chance)]
-    borders = (0, 0, *trace.ends)
-    steps = tuple(
-        Step(start, end, None if outcome != LOCATED or step > best else step < best, gain)
-        for step, ((start, end), gain) in enumerate(zip(pairwise(borders[1:]), gains, strict=True), start=1)
-    )
-    rows = []
-    for step, (start, end) in enumerate(pairwise(borders)):
-        tally = tallies.get(trace.prefixes[step], Counter()) if step < num_steps else Counter[Verdict]()
-        rows.append(
-            {
-                "step": step,
-                "start": start,
-                "end": end,
-                "rollouts": tally.total(),
-                "right": tally[Verdict.RIGHT],
-                "unknown": tally[Verdict.UNKNOWN],
-                "chance": chance[step],
-                "advantage": gains[step - 1] if step else None,
-                "first_wrong": float(belief[step]),
-            }
-        )
+    steps, rows, before = [], [], None
+    for step, chance in enumerate(chances(counts, num_steps)):
+        start, end = (0, 0, *trace.ends)[step : step + 2]
+        gain = None if before is None or chance is None else chance - before
+        before, tally = chance, tallies.get((*trace.prefixes, -1)[step], Counter[Verdict]())
+        steps.append(Step(start, end, None if outcome != LOCATED or step > best else step < best, gain))
+        place = {"step": step, "start": start, "end": end, "rollouts": tally.total()}
+        verdicts = {verdict.value: tally[verdict] for verdict in (Verdict.RIGHT, Verdict.UNKNOWN)}
+        rows.append({**place, **verdicts, "chance": chance, "advantage": gain, "first_wrong": float(belief[step])})
     is_cut = outcome == LOCATED and best < num_steps
     cut = (Span(trace.ends[best - 1], trace.ends[-1], 0.0),) if is_cut else ()
-    return Found(outcome, steps, tuple(rows), cut)
+    return Found(outcome, tuple(steps[1:]), tuple(rows), cut)
 
 
 def _count(found: Mapping[tuple[int, int], Found], tallies: Tallies) -> dict[str, int]:
@@ -203,7 +185,7 @@ def _count(found: Mapping[tuple[int, int], Found], tallies: Tallies) -> dict[str
     verdicts = sum(tallies.values(), Counter[Verdict]())
     return {
         "wrong_traces": len(found),
-        **{name: outcomes[name] for name in (LOCATED, HOPELESS, UNCERTAIN, CUT_OFF)},
+        **{name: outcomes[name] for name in (LOCATED, HOPELESS, UNCERTAIN, CUT_OFF, NO_ANSWER)},
         "of_one_step": sum(len(one.steps) == 1 for one in found.values()),
         "rollouts": verdicts.total(),
         **{verdict.value: verdicts[verdict] for verdict in Verdict},
@@ -211,24 +193,28 @@ def _count(found: Mapping[tuple[int, int], Found], tallies: Tallies) -> dict[str
 
 
 def _write(
-    folder: Path, problems: Sequence[Problem], found: Mapping[tuple[int, int], Found], *, keeps_all: bool
+    folder: Path,
+    problems: Sequence[Problem],
+    found: Mapping[tuple[int, int], Found],
+    provenance: Mapping[str, Any],
 ) -> None:
-    """Write both files, each whole or not at all."""
+    """Write both files, each whole or not at all; wrong traces without a first wrong step leave traces.jsonl.
+
+    `provenance` stands in the metadata of the other, as JSON under `redi_lab`.
+    """
     rows = [
         {"id": problems[row].id, "generation_index": generation, **step}
         for (row, generation), one in sorted(found.items())
         for step in one.rows
     ]
     with replacing(folder / STEPS_FILE) as partial:
-        pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), partial)
+        schema = _SCHEMA.with_metadata({"redi_lab": json.dumps(provenance)})
+        pq.write_table(pa.Table.from_pylist(rows, schema), partial)
     lines = []
     for row, problem in enumerate(problems):
         columns = {name: getattr(problem, name) for name in ("id", "problem", "answer", "source")}
-        marked = [
-            _marked(one, found.get((row, number)))
-            for number, one in enumerate(problem.generations)
-            if keeps_all or (row, number) not in found or found[row, number].outcome == LOCATED
-        ]
+        looked = [(one, found.get((row, number))) for number, one in enumerate(problem.generations)]
+        marked = [_marked(*one) for one in looked if one[1] is None or one[1].outcome == LOCATED]
         lines.append(json.dumps({**columns, "generations": marked}) + "\n")
     write_text(folder / TRACES_FILE, "".join(lines))
 
@@ -236,7 +222,7 @@ def _write(
 def _marked(generation: Generation, found: Found | None) -> dict[str, Any]:
     """A generation, with the steps that were found in it."""
     weights = generation.weights
-    if found is not None and found.steps:
+    if found is not None:
         weights = replace(weights, steps=found.steps, spans=weights.spans or found.cut)
     elif generation.correct and not weights.steps:  # one step, so that step_advantages weighs it as it is
         weights = replace(weights, steps=(Step(0, len(generation.text), None, 1.0),))

@@ -32,6 +32,7 @@ ROWS = [
     row("a", PROBLEM, (RIGHT, True), ("".join(LINES), False)),
     row("b", HOPELESS, (RIGHT, True), ("I think it is 5 .\n\\boxed{5}", False)),
     row("c", PROBLEM, ("Who knows?", None), ("<think> it is", False), ("\\boxed{12}", False)),
+    row("d", PROBLEM, ("\\boxed{12}", False), answer=None),
 ]
 
 
@@ -77,8 +78,8 @@ def test_the_wrong_step_is_found_and_unknown_rollouts_count_for_neither_side(
     look: Run, tmp_path: Path, engine: ScriptedEngine
 ) -> None:
     metrics = look()["metrics"]
-    assert {name: metrics[name] for name in ("wrong_traces", "located", "hopeless", "uncertain", "cut_off")} == {
-        "wrong_traces": 4, "located": 2, "hopeless": 1, "uncertain": 0, "cut_off": 1,
+    assert {name: metrics[name] for name in list(metrics)[:6]} == {
+        "wrong_traces": 5, "located": 2, "hopeless": 1, "uncertain": 0, "cut_off": 1, "without_answer": 1,
     }  # fmt: skip
     assert metrics["of_one_step"] == 1
     # Of `a` five prefixes, of `b` two, of `c` the problem alone; eight of each.
@@ -99,7 +100,10 @@ def test_the_wrong_step_is_found_and_unknown_rollouts_count_for_neither_side(
     assert right["steps"] == [{"start": 0, "end": len(RIGHT), "right": None, "advantage": 1.0}]
     assert [step["right"] for step in wrong["steps"]] == [True, True, False, None, None]
     assert wrong["spans"] == [{"start": len("".join(LINES[:3])), "end": len(text), "weight": 0.0}]
-    assert [len(one["generations"]) for one in traces] == [2, 1, 2]  # without the hopeless one and the one cut off
+    assert [len(one["generations"]) for one in traces] == [2, 1, 2, 0]
+    said = json.loads(pq.read_schema(tmp_path / "steps" / "steps.parquet").metadata[b"redi_lab"])
+    assert said["steps"]["search"] == "all"
+    assert said["checkpoint_hash"]
 
 
 def test_prefixes_are_those_of_the_whole_traces_tokens(look: Run, qwen_folder: Path, engine: ScriptedEngine) -> None:
@@ -137,12 +141,12 @@ def test_a_binary_search_asks_less_and_finds_the_same(look: Run, tmp_path: Path,
 
 
 def test_a_budget_leaves_traces_uncertain(look: Run, tmp_path: Path) -> None:
-    budget = ["steps.search=binary", "steps.max_rollouts=8", "steps.confidence=0.9", "steps.unlocated=keep"]
+    budget = ["steps.search=binary", "steps.max_rollouts=8", "steps.confidence=0.9"]
     metrics = look(*budget)["metrics"]
     assert metrics["uncertain"] == 2  # `a` and `b`; of `c` one place is all there is
     rows, traces = read(tmp_path / "steps")
     assert sum(one["rollouts"] for one in rows if one["id"] == "a") == 8
-    assert [len(one["generations"]) for one in traces] == [2, 2, 3]
+    assert [len(one["generations"]) for one in traces] == [1, 1, 2, 0]
 
 
 def test_a_rollout_is_read_behind_its_prefix(look: Run, engine: ScriptedEngine) -> None:
@@ -174,10 +178,10 @@ def test_a_training_reads_what_was_found(rule: str, look: Run, qwen_folder: Path
 @pytest.mark.parametrize(
     ("overrides", "rows", "message"),
     [
-        ([], [row("a", PROBLEM, ("\\boxed{11}", False), answer=None)], "row a has no answer to grade rollouts against"),
-        ([], [row("a", PROBLEM, (RIGHT, True))], "no wrong trace that has an end"),
-        (["steps.max_rollouts=8"], ROWS, "steps.max_rollouts=8: steps.search=all rolls out after every step"),
-        (["steps.search=binary", "steps.max_rollouts=4"], ROWS, "steps.max_rollouts=4: a prefix takes"),
+        ([], [row("a", PROBLEM, ("\\boxed{11}", False), answer=None)], "no wrong trace to look into; rows need an"),
+        ([], [row("a", PROBLEM, (RIGHT, True))], "no wrong trace to look into"),
+        (["steps.max_rollouts=8"], ROWS, "steps.max_rollouts=8: is for steps.search=binary"),
+        (["steps.search=binary", "steps.max_rollouts=4"], ROWS, "at least the rollouts of one prefix"),
         (["steps.split=words"], ROWS, "steps.split=words: must be lines, paragraphs or sentences"),
         (["data=arithmetic"], ROWS, "data.source._target_="),
         (["checkpoint=/nowhere"], ROWS, "checkpoint=/nowhere"),
