@@ -21,7 +21,7 @@ from typing import Any
 from experiments.runner import Results, arguments_of, places
 
 SEED = 42
-NUM_TRACES = 300
+NUM_TRACES = 200
 ROLLOUTS = (16, 8, 4, 2)
 """The most first: the others are among them."""
 SEARCHES = ("all", "binary")
@@ -147,7 +147,7 @@ def judge(rows: Sequence[Mapping[str, Any]], truth: Mapping[str, tuple[int, int]
 
 
 def train_all(results: Results, outputs: Path) -> None:
-    """One epoch of REDI on the pairs whose wrong step was found, in each way of weighing, and scores."""
+    """Three epochs of REDI on the pairs whose wrong step was found, in each way of weighing, and scores."""
     curated = outputs / "curated"
     marked = f"data.path={outputs / MARKED / 'traces.jsonl'}"
     command(curated, outputs, ["curate", "data=jsonl", marked, 'data.prompt_template="{problem}"', "curation=strict"])
@@ -161,12 +161,17 @@ def train_all(results: Results, outputs: Path) -> None:
             if overrides is not None:
                 folder = outputs / "arms" / name.replace(" ", "_")
                 shared = ["+experiment=chains", f"init_from={start}", "data=curated", f"data.path={curated}"]
-                own = ["data.source.num_heldout=0", "data.batch_size=8", 'data.prompt_template="{problem}"']
+                own = [
+                    "data.source.num_heldout=0",
+                    "data.batch_size=8",
+                    "trainer.max_epochs=3",
+                    'data.prompt_template="{problem}"',
+                ]
                 off = [f"callbacks.{one}=null" for one in ("accuracy", "probes", "gradient_conflict", "collapse")]
                 more = [*off, "eval=none", "logger=none", "trainer.accelerator=cpu", f"seed={seed}"]
                 command(folder, outputs, [*shared, *own, *more, *overrides])
                 checkpoint = folder / "checkpoints" / "last"
-            asked = [f"checkpoint={checkpoint}", "eval=chains", "eval.limit=300", f"seed={SEED}", f"eval.seed={seed}"]
+            asked = [f"checkpoint={checkpoint}", "eval=chains", "eval.limit=200", f"seed={SEED}", f"eval.seed={seed}"]
             more = ['eval.prompt_template="{problem}"', "eval.max_new_tokens=400"]
             scores = command(outputs / "scores" / name.replace(" ", "_"), outputs, ["evaluate", *asked, *more])
             metrics = {key: scores["metrics"][key]["value"] for key in ("pass_at_1", "greedy_pass_at_1", "columns")}

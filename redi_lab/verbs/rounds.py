@@ -7,6 +7,7 @@ goes on after a kill: a part that has its summary is done, and each part goes on
 
 from __future__ import annotations
 
+import copy
 import math
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from redi_lab.evaluation.staleness import staleness
 from redi_lab.figures.style import COLOURS, dress, new_figure, save_figure
 from redi_lab.run.benchmarks import make_benchmark
 from redi_lab.run.build import make_backbone
-from redi_lab.run.evaluation import evaluate_checkpoint
+from redi_lab.run.evaluation import evaluate_checkpoint, nested_metrics
 from redi_lab.run.interrupted import running
 from redi_lab.run.record import SUMMARY, make_logger, quieten_libraries, read_summary, write_summary
 from redi_lab.run.screen import say, say_path
@@ -38,6 +39,7 @@ from redi_lab.verbs.train.command import find_start, run_training
 from redi_lab.verbs.train.stage import score
 
 FIGURE = "rounds.png"
+_SCORE = ("pass_at_1", "pass_at_1_ci_low", "pass_at_1_ci_high")
 _CURVES = (
     ("Accuracy (95 % CI)", "pass@1", "pass_at_1"),
     ("KL(sampler ‖ policy)", "nats per token", "kl_per_token"),
@@ -83,10 +85,11 @@ def run_rounds(config: DictConfig, overrides: Sequence[str]) -> Path:
             rows.append(row)
             say(" ".join(f"{name} {value:.3g}" for name, value in row.items() if isinstance(value, float)))
         for row in rows:
-            numbers = {f"rounds/{name}": float(value) for name, value in row.items() if name != "checkpoint"}
+            numbers = {f"rounds/{name}": float(value) for name, value in row.items() if not isinstance(value, str)}
             logger.log_metrics(numbers, step=row["round"])
         figure = _draw(rows, run.folder / FIGURE)
-        about = {"name": config.name, "verb": "train", "metrics": {}, "mlflow_run_id": logger.version}
+        metrics = nested_metrics({name: rows[-1][name] for name in _SCORE if name in rows[-1]})
+        about = {"name": config.name, "verb": "train", "metrics": metrics, "mlflow_run_id": logger.version}
         logger.log_artifact(figure)
         logger.log_artifact(write_summary(run.folder, config, about | {"checkpoint": str(policy), "rounds": rows}))
         logger.finalize("success")
@@ -100,7 +103,7 @@ def _score(config: DictConfig, checkpoint: Path, benchmark: Benchmark | None, nu
     if benchmark is None:
         return {}
     metrics = evaluate_checkpoint(config, checkpoint, benchmark, f"round {number}").metrics
-    return {name: value for name, value in metrics.items() if name.startswith("pass_at_1")}
+    return {name: metrics[name] for name in _SCORE}
 
 
 def _generate(config: DictConfig, sampler: Path, folder: Path, number: int) -> Path:
@@ -141,7 +144,7 @@ def _train(
     config: DictConfig, sampler: Path, curated: Path, folder: Path, number: int, parent_run_id: str | None
 ) -> Path:
     """The checkpoint of one more stage, from the sampler and on its curated traces."""
-    training = config.copy()
+    training = copy.deepcopy(config)
     training.rounds, training.generate_overrides, training.curate_overrides = None, [], []
     training.name, training.init_from, training.init_overrides = f"{config.name}_{number}", str(sampler), []
     training.eval.benchmark, training.data.num_development, training.data.path = None, 0, str(curated)
