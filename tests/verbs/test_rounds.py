@@ -152,8 +152,8 @@ def test_a_sampler_is_not_stale_on_its_own_traces(tiny: Tiny, tmp_path: Path, mo
     [
         (["rounds=0", "+experiment=rounds"], "rounds=0: must be at least 1"),
         (["generate_overrides=['eval.limit=3']"], "generate_overrides, curate_overrides: are of rounds"),
-        (["+experiment=rounds", "init_from=null"], "rounds=3: random weights have no traces"),
-        (["+experiment=rounds", "baseline=true"], "baseline=true: with rounds=3"),
+        (["+experiment=rounds", "init_from=null"], "rounds=3: begin with a trained model"),
+        (["+experiment=rounds", "baseline=true"], "rounds=3: begin with a trained model"),
     ],
 )
 def test_settings_that_make_no_rounds_are_refused(overrides: list[str], message: str) -> None:

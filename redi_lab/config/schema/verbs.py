@@ -127,10 +127,10 @@ class TrainVerb(_Verb):
     def _check_rounds(self) -> Self:
         if self.rounds is None and (self.generate_overrides or self.curate_overrides):
             raise UserError("generate_overrides, curate_overrides: are of rounds; add +experiment=rounds")
-        if self.rounds is not None and self.init_from is None and self.model.path is None:
-            raise UserError(f"rounds={self.rounds}: random weights have no traces worth training on; set init_from")
-        if self.rounds is not None and self.baseline:
-            raise UserError(f"baseline=true: with rounds={self.rounds} the start is evaluated anyway; drop it")
+        if self.rounds and (self.baseline or (self.init_from is None and self.model.path is None)):
+            raise UserError(
+                f"rounds={self.rounds}: begin with a trained model, scored as round 0; set init_from, no baseline"
+            )
         return self
 
     @model_validator(mode="after")
@@ -315,12 +315,15 @@ class StepsVerb(_SamplingVerb):
     steps: StepsConfig
 
     @model_validator(mode="after")
-    def _check_budget(self) -> Self:
+    def _check_rollouts(self) -> Self:
         most, number = self.steps.max_rollouts, self.eval.num_samples
         if most is not None and (self.steps.search == "all" or most < number):
             raise UserError(
-                f"steps.max_rollouts={most}: is for steps.search=binary, and at least the rollouts of one prefix,"
-                f" eval.num_samples={number}"
+                f"steps.max_rollouts={most}: needs steps.search=binary, and at least eval.num_samples={number}"
+            )
+        if self.eval.benchmark is not None:
+            raise UserError(
+                f"eval={self.eval.name or self.eval.benchmark}: the problems are those of the traces; drop it"
             )
         return self
 

@@ -180,9 +180,14 @@ def test_a_training_reads_what_was_found(rule: str, look: Run, qwen_folder: Path
     [
         ([], [row("a", PROBLEM, ("\\boxed{11}", False), answer=None)], "no wrong trace to look into; rows need an"),
         ([], [row("a", PROBLEM, (RIGHT, True))], "no wrong trace to look into"),
-        (["steps.max_rollouts=8"], ROWS, "steps.max_rollouts=8: is for steps.search=binary"),
-        (["steps.search=binary", "steps.max_rollouts=4"], ROWS, "at least the rollouts of one prefix"),
+        (["steps.max_rollouts=8"], ROWS, "steps.max_rollouts=8: needs steps.search=binary"),
+        (
+            ["steps.search=binary", "steps.max_rollouts=4"],
+            ROWS,
+            "steps.max_rollouts=4: needs steps.search=binary, and at least",
+        ),
         (["steps.split=words"], ROWS, "steps.split=words: must be lines, paragraphs or sentences"),
+        (["eval=gsm8k"], ROWS, "eval=gsm8k: the problems are those of the traces"),
         (["data=arithmetic"], ROWS, "data.source._target_="),
         (["checkpoint=/nowhere"], ROWS, "checkpoint=/nowhere"),
     ],
