@@ -128,9 +128,7 @@ class TrainVerb(_Verb):
         if self.rounds is None and (self.generate_overrides or self.curate_overrides):
             raise UserError("generate_overrides, curate_overrides: are of rounds; add +experiment=rounds")
         if self.rounds and (self.baseline or (self.init_from is None and self.model.path is None)):
-            raise UserError(
-                f"rounds={self.rounds}: begin with a trained model, scored as round 0; set init_from, no baseline"
-            )
+            raise UserError(f"rounds={self.rounds}: begin with a trained model: set init_from, and no baseline")
         return self
 
     @model_validator(mode="after")
@@ -319,12 +317,10 @@ class StepsVerb(_SamplingVerb):
         most, number = self.steps.max_rollouts, self.eval.num_samples
         if most is not None and (self.steps.search == "all" or most < number):
             raise UserError(
-                f"steps.max_rollouts={most}: needs steps.search=binary, and at least eval.num_samples={number}"
+                f"steps.max_rollouts={most}: needs steps.search=binary, and eval.num_samples={number} or more"
             )
         if self.eval.benchmark is not None:
-            raise UserError(
-                f"eval={self.eval.name or self.eval.benchmark}: the problems are those of the traces; drop it"
-            )
+            raise UserError(f"eval={self.eval.name or self.eval.benchmark}: problems are those of the traces")
         return self
 
 

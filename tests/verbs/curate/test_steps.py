@@ -184,10 +184,10 @@ def test_a_training_reads_what_was_found(rule: str, look: Run, qwen_folder: Path
         (
             ["steps.search=binary", "steps.max_rollouts=4"],
             ROWS,
-            "steps.max_rollouts=4: needs steps.search=binary, and at least",
+            "steps.max_rollouts=4: needs steps.search=binary, and eval.num_samples=8",
         ),
         (["steps.split=words"], ROWS, "steps.split=words: must be lines, paragraphs or sentences"),
-        (["eval=gsm8k"], ROWS, "eval=gsm8k: the problems are those of the traces"),
+        (["eval=gsm8k"], ROWS, "eval=gsm8k: problems are those of the traces"),
         (["data=arithmetic"], ROWS, "data.source._target_="),
         (["checkpoint=/nowhere"], ROWS, "checkpoint=/nowhere"),
     ],
