@@ -316,9 +316,7 @@ class StepsVerb(_SamplingVerb):
     def _check_rollouts(self) -> Self:
         most, number = self.steps.max_rollouts, self.eval.num_samples
         if most is not None and (self.steps.search == "all" or most < number):
-            raise UserError(
-                f"steps.max_rollouts={most}: needs steps.search=binary, and eval.num_samples={number} or more"
-            )
+            raise UserError(f"steps.max_rollouts={most}: must be at least {number}, with steps.search=binary")
         if self.eval.benchmark is not None:
             raise UserError(f"eval={self.eval.name or self.eval.benchmark}: problems are those of the traces")
         return self

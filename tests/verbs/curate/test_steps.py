@@ -180,11 +180,11 @@ def test_a_training_reads_what_was_found(rule: str, look: Run, qwen_folder: Path
     [
         ([], [row("a", PROBLEM, ("\\boxed{11}", False), answer=None)], "no wrong trace to look into; rows need an"),
         ([], [row("a", PROBLEM, (RIGHT, True))], "no wrong trace to look into"),
-        (["steps.max_rollouts=8"], ROWS, "steps.max_rollouts=8: needs steps.search=binary"),
+        (["steps.max_rollouts=8"], ROWS, "steps.max_rollouts=8: must be at least 8, with steps.search=binary"),
         (
             ["steps.search=binary", "steps.max_rollouts=4"],
             ROWS,
-            "steps.max_rollouts=4: needs steps.search=binary, and eval.num_samples=8",
+            "steps.max_rollouts=4: must be at least 8",
         ),
         (["steps.split=words"], ROWS, "steps.split=words: must be lines, paragraphs or sentences"),
         (["eval=gsm8k"], ROWS, "eval=gsm8k: problems are those of the traces"),
