@@ -30,7 +30,7 @@ SFT = (
     "eval=none",
     *(f"callbacks.{name}=null" for name in ("accuracy", "probes", "gradient_conflict", "collapse")),
 )
-ARMS = {
+ARMS: Mapping[str, tuple[str, ...]] = {
     "whole traces": (),
     "cut after the first wrong step": ("data.token_weights=spans",),
     "from the first wrong step on": ("data.token_weights=after_first_error",),
@@ -152,8 +152,9 @@ def train_all(results: Results, outputs: Path) -> None:
     marked = f"data.path={outputs / MARKED / 'traces.jsonl'}"
     command(curated, outputs, ["curate", "data=jsonl", marked, 'data.prompt_template="{problem}"', "curation=strict"])
     start = outputs / "sft" / "checkpoints" / "last"
+    arms: dict[str, tuple[str, ...] | None] = {"SFT": None, **ARMS}
     for seed in TRAINING_SEEDS:
-        for arm, overrides in {"SFT": None, **ARMS}.items():
+        for arm, overrides in arms.items():
             name = f"{arm}/{seed}"
             if name in results.content["runs"]:
                 continue

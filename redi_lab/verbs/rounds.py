@@ -21,6 +21,7 @@ from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.config.compose import PROTOCOL_FROM_TRAINING, check, load_config
 from redi_lab.config.overrides import quoted
 from redi_lab.data.batches import BatchDataset
+from redi_lab.data.examples import Example
 from redi_lab.data.rows import read_parquet
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
 from redi_lab.evaluation.benchmarks import Benchmark
@@ -66,7 +67,7 @@ def run_rounds(config: DictConfig, overrides: Sequence[str]) -> Path:
         logger = make_logger(config, run.folder, None, {"redi_lab.rounds": str(config.rounds)})
         benchmark = make_benchmark(config, lambda: chain[-1].data.corpus)
         policy = find_start(chain, config, logger.version)
-        rows = [{"round": 0, "checkpoint": str(policy), **_score(config, policy, benchmark, 0)}]
+        rows: list[dict[str, Any]] = [{"round": 0, "checkpoint": str(policy), **_score(config, policy, benchmark, 0)}]
         for number in range(1, config.rounds + 1):
             say(f"\n[bold]Round {number}/{config.rounds}[/bold]")
             folder, sampler = run.folder / f"round_{number}", policy
@@ -74,7 +75,7 @@ def run_rounds(config: DictConfig, overrides: Sequence[str]) -> Path:
             curated = _curate(config, traces, folder / "curated")
             policy = _train(config, sampler, curated, folder / "training", number, logger.version)
             samples = read_summary(traces)["metrics"]
-            row = {
+            row: dict[str, Any] = {
                 "round": number,
                 "checkpoint": str(policy),
                 **{name: samples[name] for name in ("problems", "traces", "right", "wrong")},
@@ -173,8 +174,8 @@ def _staleness(config: DictConfig, policy: Path, traces: Path) -> dict[str, floa
     tokenizer = load_tokenizer(str(policy))
     encoder = TraceEncoder(tokenizer, config.eval.prompt_template, config.eval.thinking_prefix)
     problems = {row["id"]: str(row["problem"]) for _, row in read_parquet(traces / TRACES_FILE, ["id", "problem"])}
-    rows = [row for _, row in read_parquet(traces / TOKENS_FILE)]
-    examples = []
+    rows: list[dict[str, Any]] = [row for _, row in read_parquet(traces / TOKENS_FILE)]
+    examples: list[Example] = []
     for row in rows:
         prompt = encoder.prompt_ids(problems[row["id"]])
         ids = array("i", [*prompt, *row["token_ids"]])

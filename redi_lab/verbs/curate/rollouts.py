@@ -16,7 +16,7 @@ from redi_lab.evaluation.benchmarks import EvalProblem
 from redi_lab.evaluation.evaluate import Evaluation
 from redi_lab.evaluation.scoring import grade_completions
 from redi_lab.generation.engines import Progress
-from redi_lab.grading.grader import Grade, Grader, Verdict
+from redi_lab.grading.grader import Gold, Grade, Grader, Verdict
 
 Tallies = Mapping[int, Counter[Verdict]]
 """Index of a prefix → verdicts of its rollouts."""
@@ -103,7 +103,9 @@ class Prefixes:
 
     def grade_all(self, pairs: Iterable[tuple[str, EvalProblem]]) -> list[Grade]:
         """A verdict for each rollout, in order."""
-        whole = [(self._texts[int(problem.id)] + text, problem.answers) for text, problem in pairs]
+        whole: list[tuple[str, Gold]] = [
+            (self._texts[int(problem.id)] + text, problem.answers) for text, problem in pairs
+        ]
         return grade_completions(self._grader, whole, require_closed_thought=self._require_closed_thought)
 
 

@@ -144,7 +144,8 @@ def _cut(
     problems: Sequence[Problem], encoder: TraceEncoder, prefixes: Prefixes, config: DictConfig
 ) -> tuple[list[WrongTrace], dict[tuple[int, int], Found]]:
     """The wrong traces with their prefixes; and by row and generation, those that cannot be looked into."""
-    traces, left_out = [], {}
+    traces: list[WrongTrace] = []
+    left_out: dict[tuple[int, int], Found] = {}
     for row, problem in enumerate(problems):
         for number, generation in enumerate(problem.generations):
             if generation.correct is not False:
@@ -165,7 +166,9 @@ def locate(trace: WrongTrace, tallies: Tallies, settings: DictConfig) -> Found:
     belief = first_wrong(counts, num_steps, settings.recovery)
     best = int(belief.argmax())
     outcome = UNCERTAIN if belief[best] < settings.confidence else LOCATED if best else HOPELESS
-    steps, rows, before = [], [], None
+    steps: list[Step] = []
+    rows: list[Mapping[str, Any]] = []
+    before: float | None = None
     for step, chance in enumerate(chances(counts, num_steps)):
         start, end = (0, 0, *trace.ends)[step : step + 2]
         gain = None if before is None or chance is None else chance - before
