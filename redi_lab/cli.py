@@ -113,7 +113,11 @@ def _execute(name: str, config: DictConfig, overrides: list[str]) -> None:
         if name == "train":
             check_adapters(config)
         check_hub(config, overrides)
-    if name == "train":
+    if name == "train" and config.rounds is not None:
+        from redi_lab.verbs.rounds import run_rounds
+
+        folder = run_rounds(config, overrides)
+    elif name == "train":
         from redi_lab.verbs.train.command import run_training
 
         folder = run_training(config, overrides)
@@ -237,5 +241,6 @@ _SUBVERBS: dict[tuple[str, ...], Callable[[list[str]], object]] = {
     ("curate", "preview"): _imported("curate.preview:run_preview"),
     ("curate", "advise"): _imported("curate.advise:run_advise"),
     ("curate", "hygiene"): _imported("curate.hygiene:run_hygiene"),
+    ("curate", "steps"): _imported("curate.steps:run_steps"),
     ("evaluate", "compare"): _compare_evaluations,
 }

@@ -52,7 +52,8 @@ def quit_at_once(number: int, _: FrameType | None) -> NoReturn:
 def interruptible(how_to_go_on: str = _AGAIN) -> Iterator[None]:
     """Within the block, SIGTERM and SIGINT raise a `RunInterruptedError` that says how to go on.
 
-    SIGINT too: Lightning answers a KeyboardInterrupt with exit status 1 and no message.
+    SIGINT too: Lightning answers a KeyboardInterrupt with exit status 1 and no message. Of nested blocks the outermost
+    says how to go on.
     """
 
     def interrupt(number: int, _: FrameType | None) -> None:
@@ -63,7 +64,8 @@ def interruptible(how_to_go_on: str = _AGAIN) -> Iterator[None]:
     try:
         yield
     except RunInterruptedError as error:
-        raise RunInterruptedError(f"{error}; to go on, {how_to_go_on}") from error
+        name = str(error).partition(";")[0]
+        raise RunInterruptedError(f"{name}; to go on, {how_to_go_on}") from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

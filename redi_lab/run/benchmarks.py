@@ -54,12 +54,28 @@ def make_benchmarks(config: DictConfig, load_corpus: Callable[[], TraceCorpus]) 
 def _benchmark(
     config: DictConfig, settings: DictConfig, name: str | None, load_corpus: Callable[[], TraceCorpus]
 ) -> Benchmark:
-    limit = config.eval.limit
+    """The problems from `eval.offset` on, at most `eval.limit` of them."""
+    offset, limit = config.eval.offset, config.eval.limit
+    found = _first_problems(config, settings, name, load_corpus, None if limit is None else offset + limit)
+    if offset == 0:
+        return found
+    if offset >= len(found.problems):
+        raise UserError(f"eval.offset={offset}: {found.name} has {len(found.problems)} problems; lower it")
+    return Benchmark.of(found.name, found.problems[offset:], found.describe, found.verifier)
+
+
+def _first_problems(
+    config: DictConfig,
+    settings: DictConfig,
+    name: str | None,
+    load_corpus: Callable[[], TraceCorpus],
+    limit: int | None,
+) -> Benchmark:
     if settings.benchmark in EMBEDDED:
         held_out = EMBEDDED[settings.benchmark](config.seed)[:limit]
         return Benchmark.of(name or settings.benchmark, _as_problems(held_out), describe_work)
     if settings.benchmark == "fresh":
-        return _held_out_benchmark(config, name or "fresh", _fresh_problems(config, load_corpus()))
+        return _held_out_benchmark(config, name or "fresh", _fresh_problems(config, load_corpus(), limit))
     if settings.benchmark == "heldout":
         corpus = load_corpus()
         if not corpus.held_out:
@@ -84,9 +100,9 @@ def asks_data(config: DictConfig) -> bool:
     return any(settings.benchmark in theirs for settings in group_benchmarks(config).values())
 
 
-def _fresh_problems(config: DictConfig, corpus: TraceCorpus) -> Sequence[HeldOut]:
+def _fresh_problems(config: DictConfig, corpus: TraceCorpus, number: int | None) -> Sequence[HeldOut]:
     """Problems of the data group beyond its corpus, and beyond those that serve accuracy during training."""
-    source, number, aside = make_source(config), config.eval.limit, config.data.num_development
+    source, aside = make_source(config), config.data.num_development
     if not isinstance(source, _ENDLESS):
         raise UserError(
             f"eval=fresh: {corpus.source} holds its rows and makes no new problems; name a file of problems with"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -88,18 +88,22 @@ def make_evaluation(
     tokenizer: Any | None = None,
     *,
     wants_token_logps: bool = False,
+    encode: Callable[[str], list[int]] | None = None,
 ) -> Evaluation:
     """The evaluation that the groups eval and paths describe; the console shows what `eval.fit_context` changes.
+
+    `encode` makes a prompt of a problem's text; None: as the group eval says.
 
     Raises:
         UserError: the tokenizer cannot be loaded, or a prompt leaves no room in the model's context.
     """
     settings = config.eval
-    tokenizer = tokenizer or load_tokenizer(str(checkpoint), key="checkpoint")
-    encoder = TraceEncoder(tokenizer, settings.prompt_template, settings.thinking_prefix)
+    if encode is None:
+        tokenizer = tokenizer or load_tokenizer(str(checkpoint), key="checkpoint")
+        encode = TraceEncoder(tokenizer, settings.prompt_template, settings.thinking_prefix).prompt_ids
     sampling = replace(make_sampling(config), wants_token_logps=wants_token_logps)
     if settings.fit_context:
-        longest = max(len(encoder.prompt_ids(problem.problem)) for problem in benchmark.problems)
+        longest = max(len(encode(problem.problem)) for problem in benchmark.problems)
         sampling = _fitted(sampling, Checkpoint.open(checkpoint).max_positions, longest, benchmark.name, console)
     protocol = {
         "prompt_template": settings.prompt_template,
@@ -110,7 +114,7 @@ def make_evaluation(
         engine,
         checkpoint,
         benchmark,
-        encoder.prompt_ids,
+        encode,
         sampling,
         grader,
         redacted(protocol),

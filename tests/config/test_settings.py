@@ -40,6 +40,9 @@ WRONG: dict[str, tuple[str, ...]] = {
         "resume=maybe",
         "init_from=[a]",
         "init_overrides=3",
+        "rounds=0 x",
+        "generate_overrides=3",
+        "curate_overrides=x",
         "name=../../x /abs '' true",
         "paths.output_dir=''",
         "logger.experiment_name=null ' '",
@@ -70,6 +73,7 @@ WRONG: dict[str, tuple[str, ...]] = {
         "eval.benchmark=maths",
         "eval.name=a/b",
         "eval.limit=0",
+        "eval.offset=-1 x",
         "eval.top_p=0 1.1",
         "eval.temperature=-1",
         "eval.num_samples=1000000000000",
@@ -130,6 +134,13 @@ WRONG: dict[str, tuple[str, ...]] = {
         "curation.benchmarks=a",
         "curation.grading.answers=x",
     ),
+    "steps": (
+        "steps.split=words",
+        "steps.search=half",
+        "steps.max_rollouts=0",
+        "steps.confidence=0 1.1",
+        "steps.recovery=0 1",
+    ),
     "sweep": (
         "sweep.sampler=best",
         "sweep.mode=most",
@@ -145,6 +156,7 @@ BASE = {
     "evaluate": ["checkpoint=."],
     "generate": ["checkpoint=.", "eval=fresh"],
     "curate": ["data=openr1_math"],
+    "steps": ["checkpoint=.", "data.path=."],
     "sweep": ["name=study"],
 }
 

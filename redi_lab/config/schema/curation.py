@@ -1,9 +1,9 @@
-"""The curation group: how `curate` finds verdicts, filters and pairs generations."""
+"""The group curation: how `curate` finds verdicts, filters and pairs generations; and steps, of `curate steps`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -44,3 +44,13 @@ class CurationConfig(Settings):
             if not Path(file).is_file():
                 raise UserError(f"curation.benchmarks: {file}: no such file; give JSONL files of {{problem}}")
         return self
+
+
+class StepsConfig(Settings):
+    """How the first wrong step of a trace is found."""
+
+    split: Literal["lines", "paragraphs", "sentences"]
+    search: Literal["all", "binary"]
+    max_rollouts: Count | None
+    confidence: PositiveShare
+    recovery: Annotated[float, Field(gt=0, lt=1)]

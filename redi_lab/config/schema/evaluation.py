@@ -19,6 +19,7 @@ from redi_lab.config.schema.base import (
     TargetSettings,
     Template,
     Text,
+    Whole,
     Workers,
     allowed,
     by_target,
@@ -63,6 +64,7 @@ class EvalConfig(MemberConfig):
         | None
     )
     members: dict[Name, MemberConfig]
+    offset: Whole
     limit: Count | None
     prompt_template: Template | None
     prompt_file: Text | None

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import model_validator
 
 from redi_lab.config.metrics import CALLBACK_METRICS, GRADIENT_METRICS, known_metrics
-from redi_lab.config.schema.base import Name, Positive, Seed, Settings, Text, allowed, listed
+from redi_lab.config.schema.base import Count, Name, Positive, Seed, Settings, Text, allowed, listed
 from redi_lab.config.schema.callbacks import Callbacks
-from redi_lab.config.schema.curation import CurationConfig
+from redi_lab.config.schema.curation import CurationConfig, StepsConfig
 from redi_lab.config.schema.data import DataConfig, ReasoningGymSourceConfig
 from redi_lab.config.schema.evaluation import Engine, EvalConfig, SequentialConfig, StopConfig, VLLMEngineConfig
 from redi_lab.config.schema.losses import Loss, ReferenceConfig
@@ -84,6 +84,9 @@ class TrainVerb(_Verb):
     baseline: bool
     init_from: Text | None
     init_overrides: list[str]
+    rounds: Count | None
+    generate_overrides: list[str]
+    curate_overrides: list[str]
     model: ModelConfig
     data: DataConfig
     loss: Loss
@@ -113,11 +116,19 @@ class TrainVerb(_Verb):
 
     @model_validator(mode="after")
     def _check_data(self) -> Self:
-        if isinstance(self.data.source, ReasoningGymSourceConfig):
+        if self.rounds is None and isinstance(self.data.source, ReasoningGymSourceConfig):
             raise UserError(
                 "data=reasoning_gym: holds problems and no traces; make some with generate eval=fresh, and train on"
                 " them with data=jsonl data.path=FOLDER (docs/generate.md)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_rounds(self) -> Self:
+        if self.rounds is None and (self.generate_overrides or self.curate_overrides):
+            raise UserError("generate_overrides, curate_overrides: are of rounds; add +experiment=rounds")
+        if self.rounds and (self.baseline or (self.init_from is None and self.model.path is None)):
+            raise UserError(f"rounds={self.rounds}: begin with a trained model: set init_from, and no baseline")
         return self
 
     @model_validator(mode="after")
@@ -295,6 +306,22 @@ class CurateVerb(_Verb):
         return self
 
 
+class StepsVerb(_SamplingVerb):
+    """`curate steps`."""
+
+    data: _CuratedData
+    steps: StepsConfig
+
+    @model_validator(mode="after")
+    def _check_rollouts(self) -> Self:
+        most, number = self.steps.max_rollouts, self.eval.num_samples
+        if most is not None and (self.steps.search == "all" or most < number):
+            raise UserError(f"steps.max_rollouts={most}: must be at least {number}, with steps.search=binary")
+        if self.eval.benchmark is not None:
+            raise UserError(f"eval={self.eval.name or self.eval.benchmark}: problems are those of the traces")
+        return self
+
+
 class SweepVerb(_Verb):
     """`sweep`, without the overrides of its runs."""
 
@@ -317,5 +344,6 @@ VERBS: dict[str, type[Settings]] = {
     "evaluate": EvaluateVerb,
     "generate": GenerateVerb,
     "curate": CurateVerb,
+    "steps": StepsVerb,
     "sweep": SweepVerb,
 }

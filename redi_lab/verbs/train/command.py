@@ -5,7 +5,7 @@ Each stage: traces → tokens → batches → policy under an objective → Hugg
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -54,21 +54,50 @@ def run_training(
     quieten_libraries()
     if callbacks and config.trainer.devices * config.trainer.num_nodes > 1:
         raise UserError(f"trainer.devices={config.trainer.devices}: a sweep's trials train on one device each; drop it")
+    if config.rounds is not None:
+        raise UserError(f"rounds={config.rounds}: a sweep's trials are single trainings; drop it")
     chain = resolve_chain(config, overrides)
     with running(config, overrides, chain) as run:
         benchmark = make_benchmark(config, lambda: chain[-1].data.corpus)
         base = _base_model(chain[0], is_wanted=config.baseline)
         baseline = _baseline(config, chain[0], base, benchmark)
-        stages = StageCache(Path(config.paths.cache_dir))
         outcomes: list[Outcome] = []
-        for number, stage in enumerate(chain, start=1):
-            report.announce(stage.config, number, len(chain))
-            start = outcomes[-1].record.checkpoint if outcomes else stage.init
-            job = Job(stage, start, benchmark, config, parent_run_id, tuple(outcomes), base, baseline, stages)
-            last = number == len(chain)
-            outcomes.append(job.train(run.folder, callbacks, tags) if last else job.find_or_train())
+        jobs = _jobs(chain, config, outcomes, benchmark, parent_run_id, base, baseline)
+        outcomes += (next(jobs).find_or_train() for _ in chain[:-1])
+        outcomes.append(next(jobs).train(run.folder, callbacks, tags))
         report.finish(run.folder, outcomes, baseline)
         return run.folder
+
+
+def find_start(chain: Sequence[Stage], config: DictConfig, parent_run_id: str | None) -> Path:
+    """The checkpoint that the last stage of a chain starts from; the stages before it are trained unless they were.
+
+    Args:
+        chain: the stages.
+        config: of the last.
+        parent_run_id: MLflow run to nest the others under.
+    """
+    base, outcomes = _base_model(chain[0], is_wanted=len(chain) == 1), list[Outcome]()
+    jobs = _jobs(chain, config, outcomes, None, parent_run_id, base, None)
+    outcomes += (next(jobs).find_or_train() for _ in chain[:-1])
+    return next(jobs).start or Path(base or "")
+
+
+def _jobs(
+    chain: Sequence[Stage],
+    config: DictConfig,
+    outcomes: Sequence[Outcome],
+    benchmark: Benchmark | None,
+    parent_run_id: str | None,
+    base: str | None,
+    baseline: EvaluationResult | None,
+) -> Iterator[Job]:
+    """The stages one by one, each from what came of the one before, which must be in `outcomes` by then."""
+    stages = StageCache(Path(config.paths.cache_dir))
+    for number, stage in enumerate(chain, start=1):
+        report.announce(stage.config, number, len(chain))
+        start = outcomes[-1].record.checkpoint if outcomes else stage.init
+        yield Job(stage, start, benchmark, config, parent_run_id, tuple(outcomes), base, baseline, stages)
 
 
 def _base_model(first: Stage, *, is_wanted: bool) -> str | None:

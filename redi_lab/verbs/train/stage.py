@@ -20,7 +20,9 @@ from redi_lab.backbone.reference import score_reference
 from redi_lab.backbone.sharding import layers_to_shard
 from redi_lab.callbacks.checkpoints import BEST, BEST_NOTE
 from redi_lab.callbacks.collapse import EVENTS
+from redi_lab.data.batches import BatchDataset
 from redi_lab.data.datamodule import TraceDataModule
+from redi_lab.data.packing import Reference
 from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.figures.samples_page import log_samples
@@ -157,18 +159,8 @@ class Job:
         """Score the data with the frozen reference, in the policy's precision and on its device."""
         config, named = self.stage.config, self.stage.config.loss.get("reference", "init")
         reference = policy if named == "init" else build.make_backbone(config, policy.tokenizer, named)
-        trainer = build.make_trainer(config, [], False, num_devices=1)
-        reference.to(trainer.strategy.root_device).eval()
         for split in data.datasets:
-            with waiting("Reference log-probs") as on_progress, trainer.precision_plugin.forward_context():
-                split.reference = score_reference(
-                    reference,
-                    split,
-                    keeps_tokens=keeps_tokens,
-                    cache_dir=Path(config.paths.cache_dir) / "reference",
-                    precision=config.trainer.precision,
-                    on_progress=on_progress,
-                )
+            split.reference = score(config, reference, split, "Reference log-probs", keeps_tokens=keeps_tokens)
         reference.cpu()  # the memory of a device is for the training
         policy.train()
 
@@ -225,6 +217,23 @@ class Job:
             "collapse": trained.collapse,
             "skipped_batches": trained.num_skipped,
         }
+
+
+def score(
+    config: DictConfig, model: CausalLM, dataset: BatchDataset, title: str, *, keeps_tokens: bool
+) -> Sequence[Sequence[Reference]]:
+    """See `score_reference`: on the device and in the precision of a training under `config`."""
+    trainer = build.make_trainer(config, [], False, num_devices=1)
+    model.to(trainer.strategy.root_device).eval()
+    with waiting(title) as on_progress, trainer.precision_plugin.forward_context():
+        return score_reference(
+            model,
+            dataset,
+            keeps_tokens=keeps_tokens,
+            cache_dir=Path(config.paths.cache_dir) / "reference",
+            precision=config.trainer.precision,
+            on_progress=on_progress,
+        )
 
 
 def _evaluation(result: EvaluationResult | None) -> dict[str, Any] | None:
