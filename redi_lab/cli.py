@@ -226,6 +226,8 @@ _VERBS: dict[str, Callable[[list[str]], object]] = {
     "train": _configured("train"),
     "evaluate": _configured("evaluate"),
     "generate": _configured("generate"),
+    "chat": _imported("chat:run_chat"),
+    "merge": _imported("merge:run_merge"),
     "curate": _curate,
     "sweep": _sweep,
     "grade": _imported("grade:run_grade"),

@@ -80,7 +80,7 @@ def test_an_unknown_verb_lists_the_known(capsys: pytest.CaptureFixture[str]) -> 
     assert "unknown verb trian; choose one of train, evaluate, generate, curate, sweep" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", [("compare",), ("doctor",), ("grade",), ("runs",), *_SUBVERBS])
+@pytest.mark.parametrize("verb", [("chat",), ("compare",), ("doctor",), ("grade",), ("merge",), ("runs",), *_SUBVERBS])
 def test_a_verb_that_is_imported_when_it_is_called_is_there(
     verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:

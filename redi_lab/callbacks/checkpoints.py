@@ -98,5 +98,10 @@ class ExportCheckpoints(pl.Callback):
         size = sum(parameter.nbytes for parameter in backbone.parameters())
         with replacing_folder(target, size, f"the checkpoint {target}") as partial:
             backbone.save(partial, self.end_of_turn_id)
+            places = [partial]
+            if backbone.has_adapters:  # so that the adapter alone can be asked as it was trained to be
+                places.append(partial / "adapter")
+                backbone.tokenizer.save_pretrained(places[-1])
             for file, content in (self.notes if note is None else {**self.notes, BEST_NOTE: note}).items():
-                (partial / file).write_text(json.dumps(content) + "\n", encoding="utf-8")
+                for place in places:
+                    (place / file).write_text(json.dumps(content) + "\n", encoding="utf-8")

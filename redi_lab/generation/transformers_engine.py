@@ -136,7 +136,7 @@ class TransformersEngine:
         self._loaded = None
 
     def load(self, path: Path) -> tuple[Any, Checkpoint]:
-        """The model of a folder in evaluation mode on the engine's device, and all else that the folder says.
+        """The model of a folder in evaluation mode on the engine's device, and all else of it; kept until `close`.
 
         Raises:
             UserError: The folder cannot be loaded, or names no end token.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from hydra.utils import get_class
@@ -14,7 +14,7 @@ from redi_lab.data.chains import ChainsSource
 from redi_lab.data.reasoning_gym import ReasoningGymSource
 from redi_lab.data.simulated import SimulatedSource
 from redi_lab.data.teacher import describe_work
-from redi_lab.data.traces import HeldOut, TraceCorpus
+from redi_lab.data.traces import HeldOut, TraceCorpus, TraceSource
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import (
     Benchmark,
@@ -75,7 +75,13 @@ def _first_problems(
         held_out = EMBEDDED[settings.benchmark](config.seed)[:limit]
         return Benchmark.of(name or settings.benchmark, _as_problems(held_out), describe_work)
     if settings.benchmark == "fresh":
-        return _held_out_benchmark(config, name or "fresh", _fresh_problems(config, load_corpus(), limit))
+        fresh = _as_problems(_fresh_problems(config, load_corpus(), limit))
+        return _held_out_benchmark(config, name or "fresh", fresh)
+    if settings.benchmark == "development":
+        problems, _ = development_problems(config, make_source(config), load_corpus())
+        if not problems:
+            raise UserError("eval=development: data.num_development=0 keeps no problems for it; raise that")
+        return _held_out_benchmark(config, name or "development", problems[:limit])
     if settings.benchmark == "heldout":
         corpus = load_corpus()
         if not corpus.held_out:
@@ -83,7 +89,7 @@ def _first_problems(
                 f"eval=heldout: {corpus.source} keeps no problems for evaluation; set data.source.num_heldout (rows"
                 " need an answer), or eval=jsonl eval.path=FILE, or eval=none"
             )
-        return _held_out_benchmark(config, name or "heldout", _final_problems(config, corpus)[:limit])
+        return _held_out_benchmark(config, name or "heldout", _as_problems(_final_problems(config, corpus)[:limit]))
     keys = (settings.problem_key, settings.answer_key)
     if settings.benchmark == "hub" and not Path(settings.path).is_file():
         return load_hub_benchmark(settings.path, settings.split, keys, name, settings.revision, settings.config, limit)
@@ -96,7 +102,7 @@ def asks_data(config: DictConfig) -> bool:
     New problems of an embedded task are for any model, also for one that was trained on other rows.
     """
     is_embedded = issubclass(get_class(config.data.source._target_), SimulatedSource)
-    theirs = ("heldout",) if is_embedded else ("heldout", "fresh")
+    theirs = ("heldout", "development") if is_embedded else ("heldout", "development", "fresh")
     return any(settings.benchmark in theirs for settings in group_benchmarks(config).values())
 
 
@@ -110,12 +116,47 @@ def _fresh_problems(config: DictConfig, corpus: TraceCorpus, number: int | None)
         )
     if number is None:
         raise UserError("eval.limit=null: eval=fresh makes as many problems as eval.limit says; give a number")
-    groups = (corpus.demonstrations, corpus.pairs, corpus.negatives, corpus.held_out)
-    problems, _ = source.further(aside + number, 0, {row.problem for rows in groups for row in rows})
+    problems, _ = source.further(aside + number, 0, texts_of(corpus))
     return problems[aside:]
 
 
-def _held_out_benchmark(config: DictConfig, name: str, rows: Sequence[HeldOut]) -> Benchmark:
+def development_problems(
+    config: DictConfig, source: TraceSource, corpus: TraceCorpus, evaluated: Collection[str] = ()
+) -> tuple[Sequence[EvalProblem], str]:
+    """The `data.num_development` problems that are looked at during training, and where they come from, in words.
+
+    Args:
+        config: with the group data.
+        source: of the corpus.
+        corpus: what is trained on.
+        evaluated: texts of further problems that an embedded task must not make again.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    number, path = config.data.num_development, config.data.development_path
+    if number == 0:
+        return (), "none"
+    if path is not None:
+        problems, origin = load_file_benchmark(Path(path), limit=number).problems, f"problems in {path}"
+    elif isinstance(source, SimulatedSource):
+        problems = tuple(_as_problems(source.further(number, 0, texts_of(corpus).union(evaluated))[0]))
+        origin = "further problems"
+    else:
+        problems = tuple(_as_problems(corpus.held_out[max(0, len(corpus.held_out) - number) :]))
+        origin = "held-out problems"
+    if len(problems) < number:
+        raise UserError(f"data.num_development={number}: there are {len(problems)} {origin}; lower it")
+    return problems, origin
+
+
+def texts_of(corpus: TraceCorpus) -> set[str]:
+    """All problems of a corpus, those that it holds out among them."""
+    groups = (corpus.demonstrations, corpus.pairs, corpus.negatives, corpus.held_out)
+    return {row.problem for rows in groups for row in rows}
+
+
+def _held_out_benchmark(config: DictConfig, name: str, problems: Sequence[EvalProblem]) -> Benchmark:
     """Problems of the data group, with what it brings to describe or grade completions of them."""
     kind, g, verifier = get_class(config.data.source._target_), config.eval.grader, None
     if issubclass(kind, ReasoningGymSource):
@@ -123,7 +164,7 @@ def _held_out_benchmark(config: DictConfig, name: str, rows: Sequence[HeldOut]) 
         assert isinstance(source, ReasoningGymSource)
         verifier = ReasoningGymVerifier(source, g.answers, g.num_workers, g.timeout_seconds, g.memory_mb)
     describe = describe_work if issubclass(kind, SimulatedSource) else None
-    return Benchmark.of(name, _as_problems(rows), describe, verifier)
+    return Benchmark.of(name, problems, describe, verifier)
 
 
 def _as_problems(rows: Sequence[HeldOut]) -> list[EvalProblem]:

@@ -93,7 +93,7 @@ def _wanted(config: DictConfig, overrides: Sequence[str]) -> dict[str, str]:
     """Hub ids and URLs by key: the model of the first stage, the data, the benchmarks."""
     is_training = "model" in config
     wanted: dict[str, str | None] = {"data.path": None, "model.path": None}
-    if is_training or any(settings.benchmark == "heldout" for settings in benchmarks(config).values()):
+    if is_training or any(settings.benchmark in ("heldout", "development") for settings in benchmarks(config).values()):
         wanted["data.path"] = config.data.path
     for key, settings in benchmarks(config).items():
         if settings.benchmark == "hub":

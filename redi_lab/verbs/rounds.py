@@ -66,7 +66,7 @@ def run_rounds(config: DictConfig, overrides: Sequence[str]) -> Path:
     with running(config, overrides, chain) as run:
         logger = make_logger(config, run.folder, None, {"redi_lab.rounds": str(config.rounds)})
         benchmark = make_benchmark(config, lambda: chain[-1].data.corpus)
-        policy = find_start(chain, config, logger.version)
+        policy = find_start(chain, config, overrides, logger.version)
         rows: list[dict[str, Any]] = [{"round": 0, "checkpoint": str(policy), **_score(config, policy, benchmark, 0)}]
         for number in range(1, config.rounds + 1):
             say(f"\n[bold]Round {number}/{config.rounds}[/bold]")

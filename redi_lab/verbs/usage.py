@@ -37,6 +37,19 @@ generate checkpoint=FOLDER eval=fresh|jsonl|gsm8k|... [stop.right=N stop.wrong=M
 
 The same command goes on where it was interrupted. See docs/generate.md.""",
     ),
+    "chat": (
+        "talk with a checkpoint, asked as its training asked; or answer what is piped in",
+        """\
+chat checkpoint=FOLDER [temperature=0.6] [top_p=0.95] [seed=42] [max_new_tokens=N] [base=MODEL]
+chat checkpoint=FOLDER prompt=TEXT       one answer and no more; so does: chat checkpoint=FOLDER < QUESTION
+
+FOLDER is a Hugging Face folder, the results folder of a training, or an adapter (base=MODEL if its model was moved).
+Greedy: temperature=0. Typing /new begins another conversation, Ctrl-C ends an answer.""",
+    ),
+    "merge": (
+        "write an adapter and the model under it as one Hugging Face folder",
+        "merge checkpoint=ADAPTER_FOLDER to=FOLDER [base=MODEL]",
+    ),
     "curate": (
         "from raw generations to demonstrations and pairs, or look at the result",
         """\

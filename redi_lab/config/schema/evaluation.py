@@ -43,10 +43,15 @@ class EvalGraderConfig(GraderConfig):
     require_closed_thought: bool
 
 
+_Problems = Literal[
+    "heldout", "fresh", "development", "arithmetic", "chains", "chains_long", "chains_take", "jsonl", "hub"
+]
+
+
 class MemberConfig(Settings):
     """Where problems and their answers come from."""
 
-    benchmark: Literal["heldout", "fresh", "arithmetic", "chains", "chains_long", "chains_take", "jsonl", "hub"]
+    benchmark: _Problems
     name: Name | None
     path: Text | None
     config: Text | None
@@ -59,10 +64,7 @@ class MemberConfig(Settings):
 class EvalConfig(MemberConfig):
     """A benchmark, or a suite of them, and the protocol."""
 
-    benchmark: (  # type: ignore[assignment]
-        Literal["heldout", "fresh", "arithmetic", "chains", "chains_long", "chains_take", "jsonl", "hub", "suite"]
-        | None
-    )
+    benchmark: _Problems | Literal["suite"] | None  # type: ignore[assignment]
     members: dict[Name, MemberConfig]
     offset: Whole
     limit: Count | None

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
-from redi_lab.config.schema.base import Count, Settings, Whole, Workers, validated
+from redi_lab.config.schema.base import Count, NotNegative, PositiveShare, Seed, Settings, Whole, Workers, validated
 from redi_lab.config.schema.data import TokenWeights
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -15,6 +15,29 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 class Words(Settings, strict=False):
     """What the command line says is text: "3" is a number, and "true" is true."""
+
+
+class CheckpointWords(Words):
+    """What names a checkpoint: a Hugging Face folder, a training's results folder, or an adapter and its base model."""
+
+    checkpoint: str = ""
+    base: str | None = None
+
+
+class ChatWords(CheckpointWords):
+    """`chat`."""
+
+    prompt: str | None = None
+    temperature: NotNegative = 0.6
+    top_p: PositiveShare = 0.95
+    max_new_tokens: Count | None = None
+    seed: Seed = 42
+
+
+class MergeWords(CheckpointWords):
+    """`merge`."""
+
+    to: str = ""
 
 
 class CompareWords(Words):

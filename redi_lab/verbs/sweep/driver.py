@@ -24,14 +24,15 @@ from redi_lab.redaction import redact, redacted
 from redi_lab.run.preflight import check_adapters, check_hub
 from redi_lab.run.study_storage import check_storage, study_lock
 from redi_lab.verbs.sweep.confirm import Confirmation, confirm
-from redi_lab.verbs.sweep.results import best_trial
+from redi_lab.verbs.sweep.results import best_trial, view_trials, with_interval
 from redi_lab.verbs.sweep.space import Space, check_space, grid, parse_space
-from redi_lab.verbs.sweep.study import Sweep, open_study
+from redi_lab.verbs.sweep.study import EVALUATED, Sweep, open_study
 from redi_lab.verbs.sweep.workers import Claims, run_workers
 
 _OWN = ("sweeps", "sweep", "name", "seed", "launcher")
 _SHARED = ("paths", "logger", "debug")
 _NO_FINAL_EVALUATION = "eval.benchmark=null"
+_ON_DEVELOPMENT = ("eval.benchmark=development", "eval.name=development")
 
 
 def run_sweep(arguments: Sequence[str]) -> Path:
@@ -62,10 +63,15 @@ def run_sweep(arguments: Sequence[str]) -> Path:
             run_workers(sweep, study)
             winner, confirmation = best_trial(study), None
             if winner is not None and sweep.settings.confirm_seeds:
-                local = tuple(override for override in sweep.local_overrides if override != _NO_FINAL_EVALUATION)
-                confirmation = confirm(replace(sweep, local_overrides=local), winner)
+                confirmation = confirm(for_confirmation(sweep), winner)
         _report(config, sweep, study, confirmation)
     return sweep.folder
+
+
+def for_confirmation(sweep: Sweep) -> Sweep:
+    """The sweep with the final evaluation that its trials do without."""
+    trials_own = (_NO_FINAL_EVALUATION, *_ON_DEVELOPMENT)
+    return replace(sweep, local_overrides=tuple(o for o in sweep.local_overrides if o not in trials_own))
 
 
 def compose_sweep(arguments: Sequence[str]) -> tuple[DictConfig, Sweep]:
@@ -89,7 +95,7 @@ def compose_sweep(arguments: Sequence[str]) -> tuple[DictConfig, Sweep]:
     _check_settings(settings, space, base)
     if base.callbacks.get("collapse") and settings.pruner != "none":
         for_trials.append("callbacks.collapse.action=stop")
-    local = (*for_trials, _NO_FINAL_EVALUATION)
+    local = (*for_trials, *(_ON_DEVELOPMENT if settings.metric == EVALUATED else (_NO_FINAL_EVALUATION,)))
     check_space(space, lambda values: load_config("train", [*overrides, *local, *values]))
     folder = Path(config.paths.output_dir).absolute()
     return config, Sweep(config.name, folder, settings, overrides, local, config.seed, cluster=config.launcher.address)
@@ -138,11 +144,12 @@ def _check_settings(settings: SweepConfig, space: Space, base: DictConfig) -> No
         raise UserError(f"sweep.confirm_seeds: {seen[0]} is one of sweep.seeds; a confirmation needs fresh ones")
     if settings.confirm_seeds and base.eval.benchmark is None:
         raise UserError("sweep.confirm_seeds needs a final evaluation (eval=...), which eval=none switches off")
-    if settings.metric not in metric_names(base):
-        measured = [name for name in metric_names(base) if name.startswith("val/")]
+    measured = [name for name in metric_names(base) if name.startswith("val/")]
+    measured += [EVALUATED] if base.data.num_development else []
+    if settings.metric not in (*measured, *metric_names(base)):
         raise UserError(
             f"sweep.metric={settings.metric}: these runs do not measure it; choose one of"
-            f" {', '.join(measured) or 'val/..., which need data.num_development or data.num_validation above 0'}"
+            f" {', '.join(measured) or 'val/... and eval/..., which need data.num_development above 0'}"
         )
 
 
@@ -180,6 +187,9 @@ def _report(config: DictConfig, sweep: Sweep, study: optuna.Study, confirmation:
         for file in files:
             logger.log_artifact(file)
         logger.log_metrics(content["metrics"], step=0)
+        for trial in view_trials(study):
+            if trial.value is not None:
+                logger.log_metrics(with_interval("trial/value", trial.value, trial.interval), step=trial.number)
         logger.finalize("success")
 
 

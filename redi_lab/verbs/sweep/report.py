@@ -25,7 +25,7 @@ from redi_lab.files import write_text
 from redi_lab.redaction import redact
 from redi_lab.run.naming import objective
 from redi_lab.verbs.sweep.confirm import Confirmation
-from redi_lab.verbs.sweep.results import TrialView, best_trial, budget, view_trials
+from redi_lab.verbs.sweep.results import TrialView, best_trial, budget, view_trials, with_interval
 from redi_lab.verbs.sweep.space import Parameter, Space, Value, as_overrides
 from redi_lab.verbs.sweep.study import Sweep
 
@@ -56,7 +56,8 @@ def summarise(sweep: Sweep, study: optuna.Study, confirmation: Confirmation | No
     trials, winner = view_trials(study), best_trial(study)
     metrics = {f"num_{word}": float(sum(t.outcome == word for t in trials)) for word in _OUTCOMES} | budget(trials)
     if winner is not None and winner.value is not None:
-        metrics["best_value"] = winner.value
+        interval = next(trial.interval for trial in trials if trial.number == winner.number)
+        metrics |= with_interval("best_value", winner.value, interval)
     if confirmation is not None:
         metrics["confirmed_difference"] = confirmation.difference
     return {
@@ -114,7 +115,7 @@ def _title(sweep: Sweep) -> str:
 
 def _table(sweep: Sweep, trials: Sequence[TrialView]) -> str:
     paths = list(dict.fromkeys(parameter.path for parameter in sweep.space))
-    sign = -1 if sweep.settings.mode == "max" else 1
+    sign, has_several = -1 if sweep.settings.mode == "max" else 1, len(sweep.settings.seeds) > 1
     rows = []
     for t in sorted(trials, key=lambda t: (_OUTCOMES.index(t.outcome), sign * (t.value or 0.0))):
         outcome = t.outcome + ("" if t.step is None else f" at step {t.step}")
@@ -123,6 +124,7 @@ def _table(sweep: Sweep, trials: Sequence[TrialView]) -> str:
                 str(t.number),
                 *(_text(t.values.get(path)) for path in paths),
                 _text(t.value),
+                *([" ".join(map(_text, t.by_seed))] if has_several else []),
                 "–" if t.interval is None else f"{t.interval[0]:.3f} to {t.interval[1]:.3f}",
                 outcome if t.outcome == "finished" else f"{outcome}: {t.reason}",
                 f"{t.steps}/{t.planned_steps}",
@@ -130,7 +132,8 @@ def _table(sweep: Sweep, trials: Sequence[TrialView]) -> str:
                 " ".join(str(run["mlflow_run_id"] or "–")[:8] for run in t.runs),
             ]
         )
-    heads = ["trial", *paths, sweep.settings.metric, "95 % CI", "outcome", "steps", "seconds", "MLflow runs"]
+    seeds = ["by seed"] if has_several else []
+    heads = ["trial", *paths, sweep.settings.metric, *seeds, "95 % CI", "outcome", "steps", "seconds", "MLflow runs"]
     return table(heads, rows)
 
 
@@ -204,7 +207,7 @@ class Axis:
 
 
 def _map_axes(space: Space) -> tuple[Parameter, Parameter] | None:
-    always = {p.path: p for p in space if not p.when and sum(q.path == p.path for q in space) == 1}
+    always = {p.path: p for p in space if not (p.when or p.times) and sum(q.path == p.path for q in space) == 1}
     if {"loss.alpha", "optimizer.lr"} <= always.keys():
         return always["optimizer.lr"], always["loss.alpha"]
     first = list(always.values())[:2]

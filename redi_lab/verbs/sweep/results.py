@@ -27,6 +27,7 @@ class TrialView:
         values: By override path.
         outcome: finished, collapsed, pruned or failed.
         value: Mean of the metric over seeds; of a pruned trial the last measurement; None if there is none.
+        by_seed: Metric of each seed's run, of which the value is the mean; of a collapsed run its worst measurement.
         interval: 95 % interval of the value: over seeds if there are several, else over problems; None if unknown.
         step: At which it collapsed or was pruned.
         reason: In words.
@@ -41,6 +42,7 @@ class TrialView:
     values: Mapping[str, Value]
     outcome: str
     value: float | None
+    by_seed: Sequence[float | None]
     interval: tuple[float, float] | None
     step: int | None
     reason: str | None
@@ -88,6 +90,12 @@ def seed_interval(values: Sequence[float]) -> tuple[float, float] | None:
     return centre - half, centre + half
 
 
+def with_interval(name: str, value: float, interval: tuple[float, float] | None) -> dict[str, float]:
+    """A metric and, where they are known, the ends of its interval."""
+    ends = {} if interval is None else {f"{name}_ci_low": interval[0], f"{name}_ci_high": interval[1]}
+    return {name: value, **ends}
+
+
 def _view(trial: FrozenTrial, num_seeds: int) -> TrialView:
     attributes, runs = trial.user_attrs, trial.user_attrs.get("runs", [])
     outcome = {TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}.get(trial.state, "finished")
@@ -102,6 +110,7 @@ def _view(trial: FrozenTrial, num_seeds: int) -> TrialView:
         values=attributes.get("values", {}),
         outcome=outcome,
         value=trial.value if trial.value is not None and math.isfinite(trial.value) else None,
+        by_seed=[run["value"] if run["collapse_step"] is None else run["worst"] for run in runs],
         interval=_interval(runs),
         step=step,
         reason=next(filter(None, reasons), None),

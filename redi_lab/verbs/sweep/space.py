@@ -4,8 +4,9 @@
     optimizer.lr: {low: 1.0e-5, high: 1.0e-3, log: true}         # a range; `step: 0.1` makes it a grid
     loss.beta: {low: 0.1, high: 10.0, log: true, when: {loss: dpo}}
 
-A list of mappings gives one path several ranges, each under its own `when`. `parse_space` reads the form alone,
-`check_space` composes the training run at every end of every range.
+A list of mappings gives one path several ranges, each under its own `when`. `times: PATH` multiplies what is drawn from
+a range by the value of an earlier one: SimPO's gamma is searched as a share of its beta. `parse_space` reads the form
+alone, `check_space` composes the training run at every end of every range.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from redi_lab.config.overrides import quoted
 from redi_lab.errors import UserError
 
 Value = bool | int | float | str | None
-_KEYS = ("low", "high", "log", "step", "type", "choices", "when")
+_KEYS = ("low", "high", "log", "step", "type", "choices", "when", "times")
 
 
 @final
@@ -37,11 +38,13 @@ class Parameter:
         path: Hydra override path, such as `loss.alpha`, or the name of a group.
         distribution: The values that it may take.
         when: Path of an earlier categorical parameter to the values under which this one exists; empty for always.
+        times: Path of an earlier range, whose value multiplies this one's; None: nothing does.
     """
 
     path: str
     distribution: CategoricalDistribution | FloatDistribution | IntDistribution
     when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    times: str | None = None
 
     @property
     def name(self) -> str:
@@ -73,6 +76,17 @@ class Parameter:
             return None
         values = (_decimal(of.low + i * of.step) for i in range(math.floor((of.high - of.low) / of.step + 1e-9) + 1))
         return tuple(int(value) if isinstance(of, IntDistribution) else value for value in values)
+
+    def at(self, share: float) -> Value:
+        """The value below which a share in [0, 1) of the range lies, or as many of the points."""
+        of, points = self.distribution, self.points()
+        if points is not None:
+            return points[int(share * len(points))]
+        assert not isinstance(of, CategoricalDistribution)
+        low, high = (math.log(of.low), math.log(of.high)) if of.log else (of.low, of.high)
+        value = low + share * (high - low)
+        value = min(max(math.exp(value) if of.log else value, of.low), of.high)
+        return round(value) if isinstance(of, IntDistribution) else value
 
     def ends(self) -> tuple[Value, ...]:
         """The values that stand for all in a check: the choices, or both ends."""
@@ -137,6 +151,25 @@ def grid(space: Space) -> list[dict[str, Value]]:
     return [by_name for by_name, _ in points]
 
 
+def sobol(space: Space, count: int, seed: int) -> list[dict[str, Value]]:
+    """The first points of a scrambled Sobol sequence, by parameter name: a larger count begins with the same ones.
+
+    Source: Owen 1998, "Scrambling Sobol' and Niederreiter-Xing Points".
+    """
+    from scipy.stats import qmc  # a second to import
+
+    log_count = math.ceil(math.log2(max(count, 1)))  # scipy warns of lengths that are no power of two
+    points = []
+    for shares in qmc.Sobol(len(space), rng=seed).random_base2(log_count)[:count]:
+        by_name: dict[str, Value] = {}
+        by_path: dict[str, Value] = {}
+        for parameter, share in zip(space, shares, strict=True):
+            if parameter.applies(by_path):
+                by_name[parameter.name] = by_path[parameter.path] = parameter.at(float(share))
+        points.append(by_name)
+    return points
+
+
 def as_overrides(values: Mapping[str, Value]) -> list[str]:
     """Hydra overrides that set the values: `loss=dpo optimizer.lr=0.0001`."""
     return [f"{path}={_literal(value)}" for path, value in values.items()]
@@ -171,7 +204,10 @@ def _choose(space: Space, choice: Callable[[Parameter], Value]) -> dict[str, Val
     values: dict[str, Value] = {}
     for parameter in space:
         if parameter.applies(values):
-            values[parameter.path] = choice(parameter)
+            value, factor = choice(parameter), values.get(parameter.times or "")
+            if isinstance(value, float) and isinstance(factor, int | float):
+                value *= factor
+            values[parameter.path] = value
     return values
 
 
@@ -186,7 +222,8 @@ def _parse(path: str, entry: Any) -> Parameter:
     if not isinstance(when, Mapping):
         raise UserError(f"{place}.when={when!r}: write {{PATH: VALUE}} or {{PATH: [VALUE, VALUE]}}")
     values = _choices(place, entry["choices"]) if "choices" in entry else _range(place, entry)
-    return Parameter(path, values, {str(key): tuple(v) if isinstance(v, list) else (v,) for key, v in when.items()})
+    conditions = {str(key): tuple(v) if isinstance(v, list) else (v,) for key, v in when.items()}
+    return Parameter(path, values, conditions, entry.get("times"))
 
 
 def _choices(place: str, entry: Any) -> CategoricalDistribution:
@@ -223,6 +260,14 @@ def _range(place: str, entry: Mapping[str, Any]) -> FloatDistribution | IntDistr
 
 
 def _check_conditions(parameter: Parameter, earlier: Sequence[Parameter]) -> None:
+    factors = [other for other in earlier if other.path == parameter.times and other.when in ({}, parameter.when)]
+    is_float = isinstance(parameter.distribution, FloatDistribution)
+    is_range = factors and not isinstance(factors[0].distribution, CategoricalDistribution)
+    if parameter.times is not None and not (is_float and is_range):
+        raise UserError(
+            f"sweep.space.{parameter.path}.times={parameter.times}: must name a range above this one, which is a range"
+            " of type float"
+        )
     place = f"sweep.space.{parameter.path}.when"
     for path, values in parameter.when.items():
         of = [other.distribution for other in earlier if other.path == path]

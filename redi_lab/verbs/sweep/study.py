@@ -17,7 +17,11 @@ from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.errors import UserError
 from redi_lab.redaction import redact
 from redi_lab.run.study_storage import open_storage, quieten_optuna, study_lock
-from redi_lab.verbs.sweep.space import Space, Value, grid, parse_space
+from redi_lab.verbs.sweep.space import Space, Value, grid, parse_space, sobol
+
+EVALUATED = "eval/pass_at_1"
+"""The metric that is not measured during training: the last checkpoint on development problems, evaluated as a final
+evaluation would, with its engine, protocol and number of samples."""
 
 Report = Callable[[float, int], bool]
 """From a measurement and its step to whether the run should end."""
@@ -59,7 +63,9 @@ class Sweep:
         return {"redi_lab.study": self.name, "redi_lab.storage": redact(self.settings.storage)}
 
     def budget(self) -> int | list[dict[str, Value]]:
-        """How many trials there are, or the points of a grid."""
+        """How many trials there are, or their points where those are known beforehand."""
+        if self.settings.sampler == "sobol":
+            return sobol(self.space, self.settings.num_trials or 0, self.seed)
         return grid(self.space) if self.settings.sampler == "grid" else self.settings.num_trials or 0
 
 
@@ -91,7 +97,7 @@ class RunResult:
     """The outcome of a training run, as JSON values.
 
     Attributes:
-        value: The last measurement of the metric; None if there was none.
+        value: The last measurement of the metric, or the score of the last checkpoint; None if there was none.
         worst: The measurement furthest from what is wanted; None if there was none.
         steps: Optimizer steps taken.
         planned_steps: Optimizer steps that the training would have had.
@@ -173,7 +179,7 @@ def make_sampler(sweep: Sweep, trial_number: int) -> BaseSampler:
         return TPESampler(seed=stream, n_startup_trials=num_startup, group=is_conditional)
     if settings.sampler == "gp":
         return GPSampler(seed=stream, n_startup_trials=num_startup)
-    return RandomSampler(seed=stream)  # grid: every point is planned, and nothing is left to choose
+    return RandomSampler(seed=stream)  # grid and sobol: every point is planned, and nothing is left to choose
 
 
 def make_pruner(settings: SweepConfig, study: optuna.Study) -> BasePruner:

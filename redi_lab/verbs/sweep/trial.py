@@ -33,6 +33,7 @@ from redi_lab.tracking.journal import read_curves
 from redi_lab.tracking.state import METRICS_FILE
 from redi_lab.verbs.sweep.space import as_overrides, suggest
 from redi_lab.verbs.sweep.study import (
+    EVALUATED,
     Report,
     RunResult,
     RunSpec,
@@ -164,21 +165,28 @@ def train(spec: RunSpec, report: Report) -> RunResult:
 
     overrides = [*spec.overrides, *as_overrides({"paths.output_dir": str(spec.folder)})]
     config = load_config("train", overrides)
-    callback = PruningCallback(spec.metric, report)
+    is_evaluated = spec.metric == EVALUATED
+    callback = PruningCallback("val/pass_at_1" if is_evaluated else spec.metric, report)
     _send_screen_to(spec.folder / "screen.log")
-    run_training(config, overrides, [callback], spec.parent_run_id, spec.tags)
+    if not (spec.folder / SUMMARY).exists():  # else the worker was killed before it could report this run
+        run_training(config, overrides, [callback], spec.parent_run_id, spec.tags)
     summary = json.loads((spec.folder / SUMMARY).read_text(encoding="utf-8"))
+    curves = read_curves(spec.folder / METRICS_FILE)  # which hold the final evaluation, too
     stopped, measured = summary["stopped"] or {}, callback.measurements
+    # Killed between its last step and its end, a run goes on without having called back.
+    losses, found = curves.get("train/loss"), curves.get(spec.metric)
+    steps = callback.last_step or (losses.steps[-1] + 1 if losses else 0)
+    if found is not None and (is_evaluated or not measured):
+        measured = measured | dict(zip(found.steps, found.values, strict=True))
     collapse_step, reason = _collapse(summary, spec.metric, measured)
-    curves = read_curves(spec.folder / METRICS_FILE)
     low, high = (curves.get(f"{spec.metric}_{end}") for end in ("ci_low", "ci_high"))
     return RunResult(
         value=measured[max(measured)] if measured else None,
         worst=(min if spec.mode == "max" else max)(measured.values(), default=None),
         ci_low=low and low.values[-1],
         ci_high=high and high.values[-1],
-        steps=callback.last_step,
-        planned_steps=callback.planned_steps,
+        steps=steps,
+        planned_steps=max(callback.planned_steps, steps),
         stopped_by=stopped.get("by"),
         collapse_step=collapse_step,
         reason=reason or stopped.get("reason"),

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from redi_lab.backbone.hub import local_folder
+from redi_lab.config.compose import earlier_overrides
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.evaluation.results import EvaluationResult
@@ -62,23 +63,24 @@ def run_training(
         base = _base_model(chain[0], is_wanted=config.baseline)
         baseline = _baseline(config, chain[0], base, benchmark)
         outcomes: list[Outcome] = []
-        jobs = _jobs(chain, config, outcomes, benchmark, parent_run_id, base, baseline)
+        jobs = _jobs(chain, config, overrides, outcomes, benchmark, parent_run_id, base, baseline)
         outcomes += (next(jobs).find_or_train() for _ in chain[:-1])
         outcomes.append(next(jobs).train(run.folder, callbacks, tags))
         report.finish(run.folder, outcomes, baseline)
         return run.folder
 
 
-def find_start(chain: Sequence[Stage], config: DictConfig, parent_run_id: str | None) -> Path:
+def find_start(chain: Sequence[Stage], config: DictConfig, overrides: Sequence[str], parent_run_id: str | None) -> Path:
     """The checkpoint that the last stage of a chain starts from; the stages before it are trained unless they were.
 
     Args:
         chain: the stages.
         config: of the last.
+        overrides: of the last.
         parent_run_id: MLflow run to nest the others under.
     """
     base, outcomes = _base_model(chain[0], is_wanted=len(chain) == 1), list[Outcome]()
-    jobs = _jobs(chain, config, outcomes, None, parent_run_id, base, None)
+    jobs = _jobs(chain, config, overrides, outcomes, None, parent_run_id, base, None)
     outcomes += (next(jobs).find_or_train() for _ in chain[:-1])
     return next(jobs).start or Path(base or "")
 
@@ -86,6 +88,7 @@ def find_start(chain: Sequence[Stage], config: DictConfig, parent_run_id: str | 
 def _jobs(
     chain: Sequence[Stage],
     config: DictConfig,
+    overrides: Sequence[str],
     outcomes: Sequence[Outcome],
     benchmark: Benchmark | None,
     parent_run_id: str | None,
@@ -94,10 +97,18 @@ def _jobs(
 ) -> Iterator[Job]:
     """The stages one by one, each from what came of the one before, which must be in `outcomes` by then."""
     stages = StageCache(Path(config.paths.cache_dir))
-    for number, stage in enumerate(chain, start=1):
+    for number, (stage, command) in enumerate(zip(chain, _commands(chain, overrides), strict=True), start=1):
         report.announce(stage.config, number, len(chain))
         start = outcomes[-1].record.checkpoint if outcomes else stage.init
-        yield Job(stage, start, benchmark, config, parent_run_id, tuple(outcomes), base, baseline, stages)
+        yield Job(stage, start, benchmark, config, parent_run_id, tuple(outcomes), command, base, baseline, stages)
+
+
+def _commands(chain: Sequence[Stage], overrides: Sequence[str]) -> list[tuple[str, ...]]:
+    """The overrides that make each stage of a chain, when they are given alone."""
+    commands = [tuple(overrides)]
+    for stage in chain[:0:-1]:
+        commands.insert(0, tuple(earlier_overrides(stage.config, commands[0])))
+    return commands
 
 
 def _base_model(first: Stage, *, is_wanted: bool) -> str | None:

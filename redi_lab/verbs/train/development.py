@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, final
 
 from omegaconf import DictConfig
@@ -24,8 +23,9 @@ from redi_lab.data.simulated import SimulatedSource
 from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
 from redi_lab.data.traces import Pair
 from redi_lab.errors import UserError
-from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem, load_file_benchmark
+from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.generation.engines import SamplingParams
+from redi_lab.run.benchmarks import development_problems, texts_of
 from redi_lab.run.screen import say
 from redi_lab.run.stages import OpenedData
 
@@ -60,31 +60,23 @@ def load_development(config: DictConfig, data: OpenedData, final: Benchmark | No
     Args:
         config: with the groups data and callbacks.
         data: what is trained on.
-        final: the problems of the final evaluation.
+        final: the problems of the final evaluation, where those are not the development problems themselves.
 
     Raises:
         UserError: some of the problems are trained on or part of the final evaluation, or they cannot be read.
     """
-    corpus, number, path = data.corpus, config.data.num_development, config.data.development_path
+    corpus, number = data.corpus, config.data.num_development
     trained = {row.problem for rows in (corpus.demonstrations, corpus.pairs, corpus.negatives) for row in rows}
     evaluated = set() if final is None else {problem.problem for problem in final.problems}
-    problems, origin = corpus.held_out[max(0, len(corpus.held_out) - number) :], "held-out problems"
+    problems, origin = development_problems(config, data.source, corpus, evaluated)
     pairs: tuple[Pair, ...] = ()
     if isinstance(data.source, SimulatedSource):
         num_pairs = config.callbacks.probes.num_examples if config.callbacks.get("probes") else 0
-        known = trained.union(evaluated, (row.problem for row in corpus.held_out))
-        problems, pairs = data.source.further(number, num_pairs, known)
+        _, pairs = data.source.further(number, num_pairs, texts_of(corpus).union(evaluated))
         pairs = far_pairs(pairs, config.data.negatives, config.seed)
-        origin = "further problems"
-    if number == 0:
+    if not problems:
         return Development(None, origin, pairs)
-    if path is None:
-        found = tuple(EvalProblem(row.id, row.problem, row.answers) for row in problems)
-    else:
-        found, origin = load_file_benchmark(Path(path), limit=number).problems, f"problems in {path}"
-    if len(found) < number:
-        raise UserError(f"data.num_development={number}: there are {len(found)} {origin}; lower it")
-    benchmark = Benchmark.of("development", found)
+    benchmark = Benchmark.of("development", problems)
     for texts, where in ((trained, "trained on"), (evaluated, "part of the final evaluation")):
         _check_disjoint(benchmark, texts, where)
     return Development(benchmark, origin, pairs)

@@ -63,7 +63,12 @@ class Best:
 
     def as_dict(self) -> dict[str, Any]:
         """For a summary."""
-        return {"checkpoint": str(self.checkpoint), "chosen": dict(self.note), "metrics": metrics_of(self.result)}
+        return {
+            "checkpoint": str(self.checkpoint),
+            "chosen": dict(self.note),
+            "metrics": metrics_of(self.result),
+            "evaluation_key": self.result and self.result.key,
+        }
 
 
 @final
@@ -86,6 +91,7 @@ class Outcome:
             "output_dir": str(self.record.output_dir),
             "is_reused": self.is_reused,
             "metrics": metrics_of(self.result),
+            "evaluation_key": self.result and self.result.key,
             "best": self.best and self.best.as_dict(),
         }
 

@@ -30,6 +30,7 @@ from redi_lab.modules.base import CausalLMModule
 from redi_lab.redaction import redacted
 from redi_lab.run import build
 from redi_lab.run.evaluation import evaluate_checkpoint
+from redi_lab.run.model_card import write_cards
 from redi_lab.run.record import SUMMARY, make_logger, write_summary
 from redi_lab.run.screen import say, waiting
 from redi_lab.run.stages import Stage, StageCache, StageRecord
@@ -55,6 +56,7 @@ class Job:
         command_config: of the last stage.
         parent_run_id: MLflow run to nest the stage's under.
         earlier: the stages before.
+        overrides: those that make the stage, when they are given alone.
         base: the model that the chain started from, see `TrainingRecord`.
         baseline: its score, where that is asked for.
         cache: finished stages.
@@ -66,6 +68,7 @@ class Job:
     command_config: DictConfig
     parent_run_id: str | None
     earlier: tuple[Outcome, ...]
+    overrides: tuple[str, ...]
     base: str | None
     baseline: EvaluationResult | None
     cache: StageCache
@@ -90,7 +93,8 @@ class Job:
             data = build.make_datamodule(config, corpus, encoder, on_progress)
         report.describe_data(corpus, data)
         report.describe_room(data, self.command_config)
-        development = load_development(config, self.stage.data, self.benchmark)
+        evaluates_them = self.command_config.eval.benchmark == "development"
+        development = load_development(config, self.stage.data, None if evaluates_them else self.benchmark)
         backbone = build.make_backbone(config, encoder.tokenizer, None if self.start is None else str(self.start))
         if config.trainer.strategy == "fsdp2":
             layers_to_shard(backbone)  # before ranks are started
@@ -134,6 +138,7 @@ class Job:
         about = {"data": about_data, "plan": trained.plan, "mlflow_run_id": logger.version}
         content = self._summary(outcome, trained) | about
         write_summary(folder, config, content | {"seconds": round(time.time() - began, 3)})
+        write_cards(folder)
         for file in (
             *(folder / name for name in (SUMMARY, EVENTS)),
             *report.draw_curves(config, folder),
@@ -211,6 +216,8 @@ class Job:
             "checkpoint": str(checkpoint),
             "best": outcome.best and outcome.best.as_dict(),
             "checkpoints": sorted(str(path) for path in checkpoint.parent.iterdir() if path.is_dir()),
+            "overrides": list(self.overrides),
+            "steps": trained.global_step,
             "fingerprint": self.stage.fingerprint,
             "stages": [one.as_dict() for one in (*self.earlier, outcome)],
             "stopped": None if trained.stop is None else asdict(trained.stop),

@@ -17,7 +17,7 @@ import pytest
 from redi_lab.cli import main
 from redi_lab.config.compose import load_config
 from redi_lab.errors import UserError
-from redi_lab.verbs.sweep.driver import _publishable, compose_sweep, sweep_names
+from redi_lab.verbs.sweep.driver import _publishable, compose_sweep, for_confirmation, sweep_names
 from redi_lab.verbs.sweep.space import grid
 from redi_lab.verbs.sweep.study import Sweep
 from tests.conftest import REPOSITORY, TINY_TASK
@@ -40,6 +40,13 @@ def test_overrides_go_to_the_sweep_to_its_runs_or_to_both(tmp_path: Path) -> Non
     assert sweep.settings.storage == f"sqlite:///{tmp_path}/sweeps/s/study.db"
     assert config.logger.tracking_uri is None
     assert sweep.cluster is None
+
+
+def test_trials_are_evaluated_on_development_problems_and_the_winner_on_others(tmp_path: Path) -> None:
+    sweep = compose_sweep([*SMALL, "sweep.metric=eval/pass_at_1", f"paths.outputs_dir={tmp_path}"])[1]
+    own = ("eval.benchmark=development", "eval.name=development")
+    assert sweep.local_overrides[-2:] == own
+    assert not any(override.startswith("eval.") for override in for_confirmation(sweep).local_overrides)
 
 
 def test_the_launcher_is_the_sweeps_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +72,13 @@ def test_the_launcher_is_the_sweeps_own(monkeypatch: pytest.MonkeyPatch) -> None
         ([*SMALL, "data.num_development=0"], "sweep.metric=val/pass_at_1: these runs do not measure it"),
         ([*SMALL, "sweep.confirm_seeds=[42]"], "sweep.confirm_seeds: 42 is one of sweep.seeds"),
         ([*SMALL, "sweep.confirm_seeds=[1]", "eval=none"], "sweep.confirm_seeds needs a final evaluation"),
+        ([*SMALL, "sweep.seeds=[1,2,1]"], "sweep.seeds=[1, 2, 1]: must be a list of seeds, each once"),
+        (
+            [*SMALL, "sweep.metric=eval/pass_at_1", "data.num_development=0"],
+            "sweep.metric=eval/pass_at_1: these runs do not measure it; choose one of val/... and eval/..., which need",
+        ),
+        ([*SMALL, "sweep.metric=eval/haste"], "sweep.metric=eval/haste: these runs do not measure it; choose one of"),
+        ([*SMALL, "sweep.sampler=sobol", "sweep.num_trials=null"], "sweep.num_trials=null: only sweep.sampler=grid"),
         ([*SMALL, "sweep.seeds=[]"], "sweep.seeds=[]: name at least one seed"),
         ([*SMALL[:2], "sweep.space={seed:[1,2]}"], "sweep.space.seed: seeds are not searched"),
         ([*SMALL[:2], "sweep.space={loss.alpha:[0.2,2]}"], "sweep.space at loss.alpha=2: loss.alpha=2: must be"),
@@ -157,6 +171,9 @@ def test_a_whole_sweep_is_traceable_both_ways(tmp_path: Path, monkeypatch: pytes
     client = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
     parent = client.get_run(summary["mlflow_run_id"])
     assert parent.info.status == "FINISHED"
+    finished = {trial["number"]: trial["value"] for trial in summary["trials"] if trial["value"] is not None}
+    history = client.get_metric_history(parent.info.run_id, "trial/value")
+    assert {point.step: point.value for point in history} == finished
     artifacts = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
     assert {"index.html", "map.png", "summary.json", "config.yaml"} <= artifacts
     for trial in summary["trials"]:

@@ -100,6 +100,22 @@ def test_the_summary_adds_up(finished: Sweep) -> None:
     assert best["runs"][0]["mlflow_run_id"] == "run of seed=42"
 
 
+def test_several_seeds_show_their_values_and_their_interval(tmp_path: Path) -> None:
+    def by_seed(spec: RunSpec, report: Report) -> RunResult:
+        value = {"1": 0.5, "2": 0.75, "3": 0.25}[fakes.settings_of(spec)["seed"]]
+        return replace(fakes.train(spec, lambda *_: False), value=value, stopped_by=None, collapse_step=None)
+
+    sweep = fakes.make_sweep(tmp_path, num_trials=1, seeds=[1, 2, 3])
+    study, _ = planned(sweep)
+    work(sweep, by_seed)
+    page, half = write_report(sweep, study, None)[-1].read_text(), 4.302652729911275 * 0.25 / np.sqrt(3)
+    for cell in ("by seed", "0.5 0.75 0.25", f"{0.5 - half:.3f} to {0.5 + half:.3f}"):
+        assert cell in page
+    metrics = summarise(sweep, study, None)["metrics"]
+    interval = [metrics[f"best_value{end}"] for end in ("", "_ci_low", "_ci_high")]
+    assert interval == pytest.approx([0.5, 0.5 - half, 0.5 + half])
+
+
 def test_a_study_without_a_single_result_is_told_too(tmp_path: Path) -> None:
     sweep = fakes.make_sweep(tmp_path)
     study, _ = planned(sweep)
@@ -109,9 +125,8 @@ def test_a_study_without_a_single_result_is_told_too(tmp_path: Path) -> None:
 
 
 def trial_at(value: float, **values: float) -> TrialView:
-    return TrialView(
-        0, {k.replace("_", ".", 1): v for k, v in values.items()}, "finished", value, None, None, None, 1, 1, 1, "", []
-    )
+    by_path = {k.replace("_", ".", 1): v for k, v in values.items()}
+    return TrialView(0, by_path, "finished", value, [value], None, None, None, 1, 1, 1, "", [])
 
 
 def test_cells_of_the_map_are_values_or_equal_bins() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import optuna
@@ -9,7 +10,7 @@ import pytest
 
 from redi_lab.config.compose import load_config
 from redi_lab.errors import UserError
-from redi_lab.verbs.sweep.space import as_overrides, check_space, grid, parse_space, suggest
+from redi_lab.verbs.sweep.space import as_overrides, check_space, grid, parse_space, sobol, suggest
 
 CONDITIONAL: dict[str, Any] = {
     "loss": ["redi", "dpo", "simpo"],
@@ -34,6 +35,37 @@ def test_a_grid_holds_every_point_once_and_no_parameter_that_does_not_exist() ->
     assert {"loss": "redi", "loss.alpha (loss=redi)": 0.5} in points
     assert {"loss": "simpo", "loss.beta (loss=simpo)": 4} in points
     assert all(("loss.alpha (loss=redi)" in point) == (point["loss"] == "redi") for point in points)
+
+
+def test_a_sobol_sequence_fills_the_ranges_evenly_and_goes_on_where_it_ended() -> None:
+    space = parse_space(CONDITIONAL | {"optimizer.lr": {"low": 1e-5, "high": 1e-1, "log": True}})
+    points = sobol(space, 48, seed=3)
+    assert sobol(space, 20, seed=3) == points[:20]
+    assert sobol(space, 48, seed=4) != points
+    decades = [math.floor(math.log10(point["optimizer.lr"])) for point in points]  # type: ignore[arg-type]
+    assert all(10 <= decades.count(decade) <= 14 for decade in (-5, -4, -3, -2))
+    assert {point["loss"] for point in points} == {"redi", "dpo", "simpo"}
+    assert all(("loss.alpha (loss=redi)" in point) == (point["loss"] == "redi") for point in points)
+    assert {point.get("loss.beta (loss=simpo)", 2) for point in points} == {2, 3, 4}
+    for point in points:  # each is one that the study takes as it is
+        assert suggest(space, optuna.trial.FixedTrial(point))["optimizer.lr"] == point["optimizer.lr"]
+
+
+RATIO: dict[str, Any] = {
+    "loss.beta": {"low": 2.0, "high": 30.0, "log": True},
+    "loss.gamma": {"low": 0.0, "high": 1.0, "times": "loss.beta"},
+}
+
+
+def test_a_range_can_be_a_share_of_another() -> None:
+    space = parse_space(RATIO)
+    assert suggest(space, optuna.trial.FixedTrial({"loss.beta": 8.0, "loss.gamma": 0.25})) == {
+        "loss.beta": 8.0,
+        "loss.gamma": 2.0,
+    }
+    composed: list[list[str]] = []
+    check_space(space, composed.append)
+    assert ["loss.beta=2.0", "loss.gamma=2.0"] in composed  # the upper end of the share
 
 
 def test_steps_are_the_decimal_numbers_that_were_written() -> None:
@@ -82,6 +114,9 @@ def test_overrides_give_hydra_back_what_was_chosen(value: Any, override: str) ->
         ({"a": {"low": 0.1, "high": 1.0, "step": -1}}, "sweep.space.a: `step > 0` must hold, but got step=-1"),
         ({"a": {"low": 0.1, "high": 1.0, "when": {"loss": "dpo"}}}, "loss is not a parameter with choices above it"),
         ({"loss": ["dpo"], "a": {"choices": [1], "when": {"loss": "redi"}}}, "loss is never redi; it is one of dpo"),
+        ({"a": RATIO["loss.gamma"]}, "sweep.space.a.times=loss.beta: must name a range above this one"),
+        ({"loss.beta": [1.0], "a": RATIO["loss.gamma"]}, "sweep.space.a.times=loss.beta: must name a range"),
+        (RATIO | {"a": {"low": 1, "high": 2, "type": "int", "times": "loss.beta"}}, "a range of type float"),
         ({"loss": ["dpo"], "a": [{"choices": [1]}, {"choices": [2]}]}, "several ranges need different conditions"),
     ],
 )

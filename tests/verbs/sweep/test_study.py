@@ -104,6 +104,17 @@ def test_a_grid_is_run_once_point_by_point(tmp_path: Path) -> None:
     assert study.trials[0].user_attrs["command"] == "python -m redi_lab +experiment=demo loss=redi"
 
 
+def test_a_sobol_sequence_is_run_point_by_point_and_continued(tmp_path: Path) -> None:
+    sweep = fakes.make_sweep(tmp_path, sampler="sobol", num_trials=4)
+    study, _ = planned(sweep)
+    work(sweep, fakes.train)
+    larger = fakes.changed(sweep, num_trials=6)
+    planned(larger)
+    work(larger, fakes.train)
+    assert [trial.params for trial in study.trials] == larger.budget()
+    assert states(study) == {"COMPLETE": 6}
+
+
 def test_each_run_knows_its_seed_folder_parent_and_trial(tmp_path: Path) -> None:
     specs: list[RunSpec] = []
 
