@@ -22,6 +22,7 @@ from redi_lab.evaluation.benchmarks import (
     load_file_benchmark,
     load_hub_benchmark,
 )
+from redi_lab.evaluation.conditions import Condition
 from redi_lab.evaluation.reasoning_gym import ReasoningGymVerifier
 from redi_lab.run.build import make_source
 
@@ -33,6 +34,24 @@ EMBEDDED: Mapping[str, Callable[[int], Sequence[HeldOut]]] = {
     "chains_take": lambda seed: ChainsSource(seed=seed).taking(),
 }
 """Benchmarks of the embedded tasks by name, each from a seed to its problems."""
+
+
+def make_asked(config: DictConfig, load_corpus: Callable[[], TraceCorpus], condition: Condition) -> Benchmark:
+    """The problems as a condition takes them: those of the benchmark, or another column of its rows.
+
+    Raises:
+        UserError: the benchmark has no rows with columns; or as `make_benchmarks`.
+    """
+    settings = config.eval
+    if condition.problem_key is None:
+        return _benchmark(config, settings, condition.name, load_corpus)
+    if settings.path is None or not Path(settings.path).is_file():
+        raise UserError(
+            f"eval.conditions.{condition.name}.problem_key={condition.problem_key}: eval={settings.name} has no such"
+            " column; give a file of rows that have it: eval=jsonl eval.path=FILE"
+        )
+    keys = (condition.problem_key, settings.answer_key)
+    return load_file_benchmark(Path(settings.path), condition.name, settings.limit, keys, is_strict=True)
 
 
 def make_benchmark(config: DictConfig, load_corpus: Callable[[], TraceCorpus]) -> Benchmark | None:
