@@ -1,0 +1,115 @@
+"""Does learning when to keep and when to give up an answer need both kinds of pairs? On the embedded task.
+
+    python -m experiments.persuasion.run              # about ten minutes on two free cores; goes on where it stopped
+    python -m experiments.persuasion.run --report     # the table of the rows that are there
+
+The student is asked the same question once more after each answer (protocol=asked_again). Pairs of its own second
+answers train it with DPO: those that keep a right answer, those that mend a wrong one, and half of each; all arms have
+equally many pairs and start from the same SFT.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.runner import Results, arguments_of, places
+
+SEED = 42
+KINDS = {"both": ("resist", "accept"), "resist alone": ("resist",), "accept alone": ("accept",)}
+SFT, TRACES = "SFT", "REDI on traces (α 0.5)"
+ASKED = ("protocol=asked_again", "eval=arithmetic", "eval.limit=300", "eval.num_samples=2")
+DIALOGUES = ("protocol=asked_again", "eval=fresh", "eval.limit=400", "eval.num_samples=1", "eval.follow_ups=6")
+DPO = (
+    "+experiment=demo_dpo",
+    "data=jsonl",
+    "data.source.num_heldout=0",
+    "data.num_development=0",
+    "data.prompt_template='{problem}'",
+    "data.max_new_tokens=96",
+    "eval=none",
+    "trainer.max_epochs=3",
+    "callbacks.gradient_conflict=null",
+    "callbacks.accuracy=null",
+)
+
+
+def main() -> None:
+    """Run what is missing, then tabulate what is there."""
+    parser = arguments_of(__doc__.split("\n")[0], "persuasion")
+    parser.add_argument("--sft", type=Path, help="a checkpoint of +experiment=demo_sft, instead of training one")
+    parser.add_argument("--redi", type=Path, help="one of the demo that started from it, likewise")
+    arguments = parser.parse_args()
+    results = Results(arguments.results)
+    if not arguments.report:
+        run(results, arguments.outputs.absolute(), arguments.sft, arguments.redi)
+    print("\n".join(table(results.content["runs"])))
+
+
+def run(results: Results, outputs: Path, sft: Path | None, redi: Path | None) -> None:
+    """Train what is missing, and evaluate it."""
+    rows = results.content["runs"]
+    start = sft or trained(outputs, SFT, ["+experiment=demo_sft", "eval=none"])
+    other = redi or trained(outputs, TRACES, ["+experiment=demo", f"init_from={start}", "eval=none"])
+    arms = {SFT: start, TRACES: other}
+    pairs = folder_of(outputs, "dialogues") / "pairs.jsonl"
+    made = command(outputs, "dialogues", ["evaluate", f"checkpoint={start}", *DIALOGUES])["pairs"] // 2 * 2
+    by_kind: dict[str, list[str]] = {"resist": [], "accept": []}
+    for line in pairs.read_text(encoding="utf-8").splitlines():
+        by_kind[json.loads(line)["kind"]].append(line)
+    for name, kinds in KINDS.items():
+        file = outputs / f"{folder_of(outputs, name).name}.jsonl"
+        file.write_text("\n".join(line for kind in kinds for line in by_kind[kind][: made // len(kinds)]) + "\n")
+        arms[name] = trained(outputs, name, [*DPO, f"data.path={file}", f"init_from={start}"])
+    for name, checkpoint in arms.items():
+        if name not in rows:
+            rows[name] = row(command(outputs, f"{name} asked", ["evaluate", f"checkpoint={checkpoint}", *ASKED]))
+            rows[name]["pairs"] = made if name in KINDS else 0
+            results.save()
+
+
+def row(summary: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of an evaluation: scores and changes, each with its interval."""
+    scores = {name: part["metrics"]["pass_at_1"] for name, part in summary["benchmarks"].items()}
+    kept = scores | summary["changes"]["again"] | {"difference": summary["comparisons"]["again"]["difference"]}
+    return {name: [round(e[key], 4) for key in ("value", "ci_low", "ci_high")] for name, e in kept.items()}
+
+
+def trained(outputs: Path, name: str, overrides: Sequence[str]) -> Path:
+    """The checkpoint of a training."""
+    return Path(command(outputs, name, overrides)["checkpoint"])
+
+
+def folder_of(outputs: Path, name: str) -> Path:
+    """Where a command writes."""
+    return outputs / "".join(one if one.isalnum() else "_" for one in name)
+
+
+def command(outputs: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The summary of a command of the lab, which is run unless that is there."""
+    folder = folder_of(outputs, name)
+    if not (folder / "summary.json").exists():
+        whole = [sys.executable, "-m", "redi_lab", *overrides, f"seed={SEED}", "logger=none", *places(outputs, folder)]
+        subprocess.run(whole, check=True)
+    content: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return content
+
+
+def table(rows: dict[str, Any]) -> list[str]:
+    """A line for each arm."""
+    columns = {"asked": "first answer", "again": "second", "difference": "second − first"}
+    columns |= {"right_to_wrong": "right → wrong", "wrong_to_right": "wrong → right"}
+    lines = [f"| | pairs | {' | '.join(columns.values())} |", "|---|---:|" + "---:|" * len(columns)]
+    for name in (SFT, TRACES, *KINDS):
+        if name in rows:
+            cells = [f"{v:.3f} ({low:.3f} to {high:.3f})" for v, low, high in (rows[name][key] for key in columns)]
+            lines.append(f"| {name} | {rows[name]['pairs']} | {' | '.join(cells)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
