@@ -43,6 +43,8 @@ class Condition:
         problem_key: column of a benchmark's rows that takes the problem's place.
         after: the condition whose answers this one goes on from.
         follow_up: what the user then says; `{problem}` stands for the problem.
+        is_judged: right is not an accepted answer, but finding fault with the question.
+        against: the condition that it is compared with; None: the one that it follows, or the first of its kind.
     """
 
     name: str
@@ -52,18 +54,20 @@ class Condition:
     problem_key: str | None = None
     after: str | None = None
     follow_up: str | None = None
+    is_judged: bool = False
+    against: str | None = None
 
     @property
-    def settings(self) -> dict[str, str]:
+    def settings(self) -> dict[str, Any]:
         """What decides a prompt, for the protocol of a result; empty where the problem is asked as it is."""
-        return {key: value for key, value in asdict(self).items() if value is not None and key not in ("name", "after")}
+        return {key: value for key, value in asdict(self).items() if value and key not in ("name", "after", "against")}
 
     def put(self, problem: str) -> str:
         """The problem with what stands around it; as it is where the condition goes on from another."""
         if self.after is not None:
             return problem
         dialogue = as_dialogue(problem)
-        first = "\n".join(part for part in (self.prefix, dialogue.turns[0], self.suffix) if part is not None)
+        first = "\n".join(part for part in (self.prefix, dialogue.turns[0], self.suffix) if part)
         system = dialogue.system if self.system is None else self.system
         if len(dialogue.turns) == 1 and system is None:
             return first
@@ -77,7 +81,7 @@ class Condition:
 
 
 def conditions_of(
-    named: Mapping[str, Mapping[str, str]], combined: Mapping[str, Mapping[str, Sequence[str]]]
+    named: Mapping[str, Mapping[str, Any]], combined: Mapping[str, Mapping[str, Sequence[str]]]
 ) -> list[Condition]:
     """The conditions of a protocol.
 
@@ -90,9 +94,10 @@ def conditions_of(
     parts = [(place, part, texts) for place, those in combined.items() for part, texts in those.items()]
     for choice in product(*(enumerate(texts, start=1) for _, _, texts in parts)) if parts else ():
         chosen = [(place, part, number, text) for (place, part, _), (number, text) in zip(parts, choice, strict=True)]
-        words = {place: [text for at, _, _, text in chosen if at == place and text] for place in combined}
-        name = "-".join(f"{part}{number}" for _, part, number, _ in chosen)
-        conditions.append(Condition(name, **{place: " ".join(said) for place, said in words.items() if said}))
+        words: dict[str, Any] = {
+            place: " ".join(text for at, _, _, text in chosen if at == place and text) or None for place in combined
+        }
+        conditions.append(Condition("-".join(f"{part}{number}" for _, part, number, _ in chosen), **words))
     return conditions
 
 
@@ -109,7 +114,8 @@ def changes(before: EvaluationResult, after: EvaluationResult) -> dict[str, Esti
     """
     number = int(after.metrics["num_samples"])
     old = np.repeat(_verdicts(before), number // int(before.metrics["num_samples"]), axis=1)
-    new, found = _verdicts(after), {}
+    new = _verdicts(after)
+    found: dict[str, Estimate] = {}
     for first, last in (("right", "wrong"), ("right", "unknown"), ("wrong", "right"), ("wrong", "unknown")):
         is_first = old == first
         hits, counts = (is_first & (new == last)).sum(axis=1), is_first.sum(axis=1)
@@ -117,6 +123,23 @@ def changes(before: EvaluationResult, after: EvaluationResult) -> dict[str, Esti
         if estimate is not None:
             found[f"{first}_to_{last}"] = estimate
     return found
+
+
+def length_ratio(new: EvaluationResult, old: EvaluationResult) -> Estimate:
+    """Mean tokens of new completions over those of old ones, paired over problems, with a t-interval of its logarithm.
+
+    Args:
+        new: completions.
+        old: of the same problems in the same order, two or more.
+    """
+    a, b = (
+        np.array([row.num_tokens for row in one.rows]).reshape(-1, int(one.metrics["num_samples"])).mean(axis=1)
+        for one in (new, old)
+    )
+    count, value = len(a), float(a.sum() / b.sum())
+    half = t_quantile(count - 1) * float((a - value * b).std(ddof=1)) * math.sqrt(count) / float(a.sum())
+    samples = int(min(one.metrics["num_samples"] for one in (new, old)))
+    return Estimate(value, value * math.exp(-half), value * math.exp(half), None, count, samples)
 
 
 def _verdicts(result: EvaluationResult) -> NDArray[np.str_]:
@@ -142,7 +165,7 @@ def balanced_pairs(
         Rows for `data=jsonl`, the kinds in turn: id, kind (resist, accept), prompt (messages), chosen, rejected.
     """
     each = len(after.rows) // len(before.rows)
-    dialogues: dict[tuple[str, str], dict[str, tuple[str, Dialogue]]] = {}
+    dialogues: dict[tuple[str, str], dict[str, tuple[str, Dialogue, str]]] = {}
     for place, (row, prompt) in enumerate(zip(after.rows, prompts, strict=True)):
         first = before.rows[place // each]
         if row.finish_reason == "stop" and row.text.strip() and first.text.strip():
@@ -152,10 +175,11 @@ def balanced_pairs(
     for (verdict, _), completions in dialogues.items():
         if verdict in kinds and {"right", "wrong"} <= completions.keys():
             name, dialogue, chosen = completions["right"]
-            row = {"id": name, "kind": "resist" if verdict == Verdict.RIGHT else "accept", "prompt": dialogue.messages}
-            kinds[verdict].append(row | {"chosen": chosen, "rejected": completions["wrong"][2]})
-    for pair in zip(*kinds.values(), strict=False):
-        yield from pair
+            kind, rejected = "resist" if verdict == Verdict.RIGHT else "accept", completions["wrong"][2]
+            pair = {"id": name, "kind": kind, "prompt": dialogue.messages, "chosen": chosen, "rejected": rejected}
+            kinds[verdict].append(pair)
+    for both in zip(*kinds.values(), strict=False):
+        yield from both
 
 
 @final

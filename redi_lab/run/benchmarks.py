@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.utils import get_class
@@ -11,6 +12,7 @@ from omegaconf import DictConfig
 from redi_lab.config.compose import benchmarks as group_benchmarks
 from redi_lab.data.arithmetic import ArithmeticSource
 from redi_lab.data.chains import ChainsSource
+from redi_lab.data.premises import flawed
 from redi_lab.data.reasoning_gym import ReasoningGymSource
 from redi_lab.data.simulated import SimulatedSource
 from redi_lab.data.teacher import describe_work
@@ -42,9 +44,14 @@ def make_asked(config: DictConfig, load_corpus: Callable[[], TraceCorpus], condi
     Raises:
         UserError: the benchmark has no rows with columns; or as `make_benchmarks`.
     """
-    settings = config.eval
-    if condition.problem_key is None:
+    settings, is_simulated = config.eval, issubclass(get_class(config.data.source._target_), SimulatedSource)
+    is_embedded = settings.benchmark in EMBEDDED or (settings.benchmark in ("heldout", "fresh") and is_simulated)
+    if condition.problem_key is None or (is_embedded and condition.problem_key == "normal_query"):
         return _benchmark(config, settings, condition.name, load_corpus)
+    if is_embedded and condition.problem_key == "ill_query":
+        made = _benchmark(config, settings, condition.name, load_corpus)
+        problems = [replace(one, problem=flawed(one.problem, place)) for place, one in enumerate(made.problems)]
+        return Benchmark.of(condition.name, problems, made.describe)
     if settings.path is None or not Path(settings.path).is_file():
         raise UserError(
             f"eval.conditions.{condition.name}.problem_key={condition.problem_key}: eval={settings.name} has no such"

@@ -12,10 +12,14 @@ from typing import Any, final
 from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.backbone.hub import load_tokenizer
-from redi_lab.evaluation.benchmarks import Benchmark
+from redi_lab.data.tokenization import TraceEncoder
+from redi_lab.evaluation.benchmarks import Benchmark, Verifier
 from redi_lab.evaluation.conditions import Condition, conditions_of
 from redi_lab.evaluation.evaluate import draw_together, follow_up
+from redi_lab.evaluation.judges import ModelJudge, WordJudge, judge_error
+from redi_lab.evaluation.metrics import Estimate
 from redi_lab.evaluation.results import EvaluationResult
+from redi_lab.generation.engines import Engine
 from redi_lab.run.benchmarks import make_asked
 from redi_lab.run.build import make_engine, make_grader, make_source
 from redi_lab.run.evaluation import advancing, make_evaluation
@@ -40,10 +44,13 @@ class Asked:
     prompts: Sequence[str]
 
 
-def ask_all(config: DictConfig, checkpoint: Path) -> dict[str, Asked]:
+def ask_all(config: DictConfig, checkpoint: Path) -> tuple[dict[str, Asked], dict[str, Estimate]]:
     """Evaluate a checkpoint under every condition, by name and in order.
 
     Those that stand alone are drawn as one queue, then the others one after the other.
+
+    Returns:
+        What came of the conditions, and how often the judge errs, where one is needed.
 
     Raises:
         UserError: a condition asks for a column that there is not; or as `evaluate_benchmarks`.
@@ -56,6 +63,12 @@ def ask_all(config: DictConfig, checkpoint: Path) -> dict[str, Asked]:
     made: dict[str, Asked] = {}
     with progress_bar() as progress, closing(make_engine(config)) as engine, make_grader(config) as grader:
         fixed = (engine, grader, progress.console, load_tokenizer(str(checkpoint), key="checkpoint"))
+        error: dict[str, Estimate] = {}
+        if any(one.is_judged for one in alone):
+            judge = make_judge(config, engine)
+            error = judge_error(judge)
+            pairs = zip(benchmarks, alone, strict=True)
+            benchmarks = [replace(each, verifier=judge) if one.is_judged else each for each, one in pairs]
         evaluations = [
             make_evaluation(config, checkpoint, benchmark, *fixed, condition=one)
             for one, benchmark in zip(alone, benchmarks, strict=True)
@@ -77,4 +90,18 @@ def ask_all(config: DictConfig, checkpoint: Path) -> dict[str, Asked]:
             evaluation = replace(evaluation, sampling=replace(evaluation.sampling, num_samples=each))
             result = follow_up(evaluation, before.result, prompts, advancing(progress, f"Asking {one.name}"))
             made[one.name] = Asked(one, benchmark, result, [prompt for prompt in prompts for _ in range(each)])
-    return {one.name: made[one.name] for one in conditions}
+    return {one.name: made[one.name] for one in conditions}, error
+
+
+def make_judge(config: DictConfig, engine: Engine) -> Verifier:
+    """What says whether an answer finds fault with its question.
+
+    Raises:
+        UserError: the folder of the judge cannot be read.
+    """
+    settings = config.eval.judge
+    if settings.checkpoint is None:
+        return WordJudge()
+    encoder = TraceEncoder(load_tokenizer(settings.checkpoint, key="eval.judge.checkpoint"))
+    folder = Path(config.paths.cache_dir) / "evaluations"
+    return ModelJudge(engine, Path(settings.checkpoint), encoder.prompt_ids, settings.max_new_tokens, folder)

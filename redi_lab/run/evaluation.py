@@ -114,10 +114,10 @@ def make_evaluation(
     tokenizer = tokenizer or load_tokenizer(str(checkpoint), key="checkpoint")
     encoder = TraceEncoder(tokenizer, settings.prompt_template, settings.thinking_prefix)
     sampling = replace(make_sampling(config), wants_token_logps=wants_token_logps)
-    condition = condition or Condition("plain")
+    asked = condition or Condition("plain")
 
     def encode(problem: str) -> list[int]:
-        return encoder.prompt_ids(condition.put(problem))
+        return encoder.prompt_ids(asked.put(problem))
 
     if settings.fit_context:
         longest = max(map(len, map(encode, prompts or [problem.problem for problem in benchmark.problems])))
@@ -126,7 +126,7 @@ def make_evaluation(
         "prompt_template": settings.prompt_template,
         "prompt_template_sha256": hashlib.sha256(settings.prompt_template.encode()).hexdigest(),
         "thinking_prefix": settings.thinking_prefix,
-    } | ({"condition": condition.settings} if condition.settings else {})
+    } | ({"condition": asked.settings} if asked.settings else {})
     return Evaluation(
         engine,
         checkpoint,

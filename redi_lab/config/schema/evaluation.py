@@ -64,6 +64,15 @@ class ConditionConfig(Settings):
     problem_key: Text | None = None
     after: Name | None = None
     follow_up: Text | None = None
+    is_judged: bool = False
+    against: Name | None = None
+
+
+class JudgeConfig(Settings):
+    """What says whether an answer finds fault with its question."""
+
+    checkpoint: Text | None
+    max_new_tokens: Count
 
 
 _Parts = dict[Name, Annotated[list[Text], Field(min_length=1)]]
@@ -92,6 +101,7 @@ class EvalConfig(MemberConfig):
     conditions: dict[Name, ConditionConfig]
     combine: dict[Literal["system", "prefix", "suffix"], _Parts]
     follow_ups: Annotated[int, Field(ge=1, le=100_000)]
+    judge: JudgeConfig
 
     @property
     def has_conditions(self) -> bool:
@@ -102,7 +112,9 @@ class EvalConfig(MemberConfig):
     def _check_conditions(self) -> Self:
         earlier: list[str] = []
         for name, condition in self.conditions.items():
-            place, given = f"eval.conditions.{name}", condition.model_dump(exclude_none=True)
+            place, given = f"eval.conditions.{name}", condition.model_dump(exclude_defaults=True)
+            if (against := given.pop("against", None)) not in (None, *earlier):
+                raise UserError(f"{place}.against={against}: must be one of those above it ({', '.join(earlier)})")
             after = given.pop("after", None)
             if (after is None) != (given.pop("follow_up", None) is None):
                 raise UserError(

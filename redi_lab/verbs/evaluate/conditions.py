@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from redi_lab.evaluation.comparison import Comparison, compare, explain, holm
-from redi_lab.evaluation.conditions import Spread, balanced_pairs, changes, spread
+from redi_lab.evaluation.conditions import Spread, balanced_pairs, changes, length_ratio, spread
 from redi_lab.evaluation.metrics import Estimate
 from redi_lab.evaluation.results import content_digest
 from redi_lab.evaluation.scoring import flatten, verdicts_of
@@ -36,8 +36,14 @@ def run_conditions(config: DictConfig, checkpoint: Path) -> Path:
         UserError: as `ask_all`.
     """
     with results_folder(config) as folder:
-        asked = ask_all(config, checkpoint)
-        comparisons = compare_all(asked)
+        asked, error = ask_all(config, checkpoint)
+        against = references(asked)
+        comparisons = {name: compare_with(asked[name], asked[reference]) for name, reference in against.items()}
+        lengths = {
+            name: length_ratio(asked[name].result, asked[other].result)
+            for name, other in against.items()
+            if len(asked[name].benchmark.problems) > 1
+        }
         adjusted = dict(zip(comparisons, holm([made.p_value for made in comparisons.values()]), strict=True))
         changed = {
             name: changes(asked[one.condition.after].result, one.result)
@@ -62,34 +68,50 @@ def run_conditions(config: DictConfig, checkpoint: Path) -> Path:
             "mlflow_run_id": logger.version,
             "metrics": nested_metrics(next(iter(asked.values())).result.metrics),
             "benchmarks": {name: summary_of(one.result) for name, one in asked.items()},
-            "comparisons": {name: asdict(made) | {"holm": adjusted[name]} for name, made in comparisons.items()},
+            "comparisons": {
+                name: asdict(made) | {"against": against[name], "holm": adjusted[name]}
+                for name, made in comparisons.items()
+            },
+            "length_ratios": {name: asdict(estimate) for name, estimate in lengths.items()},
             "changes": {name: {k: asdict(e) for k, e in estimates.items()} for name, estimates in changed.items()},
             "spread": None if found is None else asdict(found),
             "pairs": pairs,
+            "judge_error": {name: asdict(estimate) for name, estimate in error.items()},
             "fingerprint": content_digest([one.result.key for one in asked.values()])[:32],
         }
         logger.log_artifact(write_summary(folder, config, content))
         logger.finalize("success")
-    CONSOLE.print(_table(asked, comparisons, adjusted))
-    for line in (*_sentences(asked, comparisons, adjusted, changed), *([] if found is None else [_spread(found)])):
+    CONSOLE.print(_table(asked, comparisons, adjusted, lengths))
+    for line in _sentences(asked, against, comparisons, adjusted):
         print(line)
+    for name, estimates in changed.items():
+        print(f"{name}, after {asked[name].condition.after}: {_shares(estimates)}")
+    if found is not None:
+        print(_spread(found))
+    if error:
+        print(f"The judge, on answers marked by hand: {_shares(error)}")
     print(f"Plot:       {folder / 'scores.png'}\nSamples:    {page}")
     if pairs:
         print(f"Pairs:      {folder / PAIRS_FILE} ({pairs} of each kind; train with data=jsonl)")
     return folder
 
 
-def compare_all(asked: Mapping[str, Asked]) -> dict[str, Comparison]:
-    """Each condition with the one that it goes on from, or else with the first."""
-    first = next(iter(asked))
-    made = {}
+def references(asked: Mapping[str, Asked]) -> dict[str, str]:
+    """What each condition is compared with, by name, where there is something."""
+    found: dict[str, str] = {}
+    firsts: dict[bool, str] = {}
     for name, one in asked.items():
-        if name == first:
-            continue
-        old, new = verdicts_of(asked[one.condition.after or first].result), verdicts_of(one.result)
-        # Of several answers to a follow-up the first: as many in both, and each beside what it follows.
-        made[name] = compare(new[:, :: new.shape[1] // old.shape[1]], old)
-    return made
+        first = firsts.setdefault(one.condition.is_judged, name)
+        if (reference := one.condition.against or one.condition.after or first) != name:
+            found[name] = reference
+    return found
+
+
+def compare_with(one: Asked, reference: Asked) -> Comparison:
+    """A condition with another one."""
+    old, new = verdicts_of(reference.result), verdicts_of(one.result)
+    # Of several answers to a follow-up the first: as many in both, and each beside what it follows.
+    return compare(new[:, :: max(1, new.shape[1] // old.shape[1])], old)
 
 
 def spread_of(asked: Mapping[str, Asked]) -> Spread | None:
@@ -113,19 +135,33 @@ def write_pairs(path: Path, asked: Mapping[str, Asked]) -> int:
     return len(rows) // 2
 
 
-def _table(asked: Mapping[str, Asked], comparisons: Mapping[str, Comparison], adjusted: Mapping[str, float]) -> Table:
+def _table(
+    asked: Mapping[str, Asked],
+    comparisons: Mapping[str, Comparison],
+    adjusted: Mapping[str, float],
+    lengths: Mapping[str, Estimate],
+) -> Table:
     first = next(iter(asked.values()))
     table = Table(title=f"{int(first.result.metrics['num_problems']):,} problems", title_justify="left")
     table.add_column("condition", overflow="fold")
-    for heading in ("samples", "pass@1 (95 % CI)", "difference (95 % CI)", "adjusted p", "truncated", "unknown"):
+    for heading in (
+        "samples",
+        "right (95 % CI)",
+        "difference (95 % CI)",
+        "adjusted p",
+        "length",
+        "truncated",
+        "unknown",
+    ):
         table.add_column(heading, justify="right", overflow="fold")
     for name, one in asked.items():
-        m, cells = one.result.metrics, ["–", "–"]
+        m, cells = one.result.metrics, ["–", "–", "–"]
         if name in comparisons:
             d = comparisons[name].difference
             cells = [f"{d.value:+.3f} ({d.ci_low:+.3f} to {d.ci_high:+.3f})", f"{adjusted[name]:.2g}"]
+            cells.append(f"× {lengths[name].value:.2f}" if name in lengths else "–")
         table.add_row(
-            escape(name),
+            escape(f"{name} (finds fault)" if one.condition.is_judged else name),
             f"{int(m['num_samples'])}",
             f"{m['pass_at_1']:.3f} ({m['pass_at_1_ci_low']:.3f}–{m['pass_at_1_ci_high']:.3f})",
             *cells,
@@ -136,23 +172,21 @@ def _table(asked: Mapping[str, Asked], comparisons: Mapping[str, Comparison], ad
 
 def _sentences(
     asked: Mapping[str, Asked],
+    against: Mapping[str, str],
     comparisons: Mapping[str, Comparison],
     adjusted: Mapping[str, float],
-    changed: Mapping[str, Mapping[str, Estimate]],
-) -> Sequence[str]:
+) -> Iterator[str]:
     """What each condition changes; where there are many, the table says it."""
-    first, said = next(iter(asked)), []
     for name, made in comparisons.items() if len(comparisons) <= _SHOWN else ():
-        p_value = adjusted[name] if len(comparisons) > 1 else None
-        said.append(explain(made, name, asked[name].condition.after or first, p_value))
-    for name, estimates in changed.items():
-        shares = (
-            f"{kind.replace('_', ' ')} {e.value:.1%} (95 % CI {e.ci_low:.1%} to {e.ci_high:.1%},"
-            f" {e.num_problems} problems)"
-            for kind, e in estimates.items()
-        )
-        said.append(f"{name}, after {asked[name].condition.after}: {'; '.join(shares)}")
-    return said
+        said = explain(made, name, against[name], adjusted[name] if len(comparisons) > 1 else None)
+        yield said.replace("pass@1", "of answers that find fault") if asked[name].condition.is_judged else said
+
+
+def _shares(estimates: Mapping[str, Estimate]) -> str:
+    return "; ".join(
+        f"{kind.replace('_', ' ')} {e.value:.1%} (95 % CI {e.ci_low:.1%} to {e.ci_high:.1%}, {e.num_problems} problems)"
+        for kind, e in estimates.items()
+    )
 
 
 def _spread(found: Spread) -> str:

@@ -155,6 +155,56 @@ def test_a_column_takes_the_problems_place(evaluate: Run, sums: Path, monkeypatc
     assert summary["comparisons"]["words"]["difference"]["num_problems"] == 6
 
 
+def test_premises_are_judged_beside_false_alarms(
+    evaluate: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PCBench's columns. Faults are found in two questions of four, in all with the hint, and in one that has none."""
+
+    def says(prompt: str, sample: int) -> str:
+        number, is_ill, is_hinted = int(prompt[0]), "twice" in prompt, "mistakes" in prompt
+        finds = number == 0 if not is_ill else number < 2 or is_hinted
+        return "That is a contradiction." if finds else f"\\boxed{{{number}}}"
+
+    engine = scripted(monkeypatch, says)
+    path = tmp_path / "premises.jsonl"
+    rows = [
+        {"pid": n, "normal_query": f"{n} once", "ill_query": f"{n} twice", "gold": n, "conflict_type": "contra"}
+        for n in range(4)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    problems = ["eval=jsonl", f"eval.path={path}", "eval.answer_key=gold", "eval.num_samples=1"]
+    summary = evaluate("protocol=premise", *problems)
+    scores = {name: part["metrics"]["pass_at_1"]["value"] for name, part in summary["benchmarks"].items()}
+    assert scores == {"normal": 0.75, "normal_judged": 0.25, "ill": 0.5, "ill_hinted": 1.0}
+    assert {name: made["against"] for name, made in summary["comparisons"].items()} == {
+        "ill": "normal_judged",
+        "ill_hinted": "ill",
+    }
+    assert summary["length_ratios"]["ill"]["value"] == 1.0
+    assert len(engine.requests) == 3  # what is judged of the normal ones is what was graded
+    assert 0 < summary["judge_error"]["missed"]["value"] < 0.5
+    said = capsys.readouterr().out
+    assert "ill_hinted is not told apart from ill: +0.500 of answers that find fault" in said
+    assert "The judge, on answers marked by hand: missed" in said
+
+
+def test_premises_of_an_embedded_task(evaluate: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = scripted(
+        monkeypatch, lambda prompt, sample: "\\boxed { ? }" if prompt.count("first") > 1 else "\\boxed { 1 }"
+    )
+    summary = evaluate("protocol=premise", "eval=arithmetic", "eval.limit=4", "eval.num_samples=1")
+    assert summary["benchmarks"]["ill"]["metrics"]["pass_at_1"]["value"] == 0.5
+    assert summary["benchmarks"]["normal_judged"]["metrics"]["pass_at_1"]["value"] == 0.0
+    assert len(engine.requests) == 3
+
+
+def test_a_judge_must_be_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    overrides = [f"checkpoint={tmp_path}", "protocol=premise", "eval.judge.checkpoint=/nowhere"]
+    with pytest.raises(UserError, match=r"eval\.judge\.checkpoint=/nowhere: no Hugging Face folder there"):
+        load_config("evaluate", overrides)
+
+
 @pytest.mark.parametrize(
     ("problems", "message"),
     [
@@ -183,6 +233,7 @@ def test_a_missing_column_is_named(
             ["+eval.conditions.a={}", "+eval.conditions.b={after:a,follow_up:x,system:s}"],
             "eval.conditions.b.system: a condition that follows another has only",
         ),
+        ("evaluate", ["+eval.conditions.a.against=b"], "eval.conditions.a.against=b: must be one of those above it"),
         ("evaluate", ["+eval.conditions.a.sytem=x"], "unknown key eval.conditions.a.sytem"),
         ("evaluate", ["+eval.combine.middle.a=[x]"], "eval.combine.middle"),
         ("evaluate", ["+eval.combine.suffix.a=[]"], "eval.combine.suffix.a=[]"),
@@ -203,7 +254,7 @@ def test_conditions_that_make_no_sense_are_refused(verb: str, overrides: list[st
 
 def test_every_shipped_protocol_composes() -> None:
     conditions = {}
-    for name in ("are_you_sure", "asked_again", "negative", "eccentric"):
+    for name in ("are_you_sure", "asked_again", "negative", "eccentric", "premise"):
         settings = load_config("evaluate", ["checkpoint=.", f"protocol={name}"], check_paths=False).eval
         conditions[name] = (
             len(settings.conditions),
@@ -215,4 +266,5 @@ def test_every_shipped_protocol_composes() -> None:
         "asked_again": (2, {}),
         "negative": (1, {"suffix": [10]}),
         "eccentric": (0, {"system": [5, 3, 4], "suffix": [2]}),
+        "premise": (4, {}),
     }

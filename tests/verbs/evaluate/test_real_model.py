@@ -26,8 +26,9 @@ def test_a_real_chat_model_is_doubted(tmp_path: Path, monkeypatch: pytest.Monkey
     seen: list[Any] = []
 
     def asking(*arguments: Any) -> Any:
-        seen.append(ask_all(*arguments))
-        return seen[-1]
+        made = ask_all(*arguments)
+        seen.append(made[0])
+        return made
 
     monkeypatch.setattr("redi_lab.verbs.evaluate.conditions.ask_all", asking)
     overrides = [
