@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 
-_FIRST = re.compile(r"(\w+ (?:add|take) )(\d+)")
+_STEP = re.compile(r" (\w+ (?:add|take) )(\d+)")  # behind a blank, since a word without one is another token
 
 
 def flawed(problem: str, index: int) -> str:
-    """The problem with a contradiction in its first step, where the index is even, else with a stray number.
+    """The problem with a step that is given twice, where the index is even, else with a number that belongs to nothing.
 
     Args:
         problem: the text of a problem of an embedded task.
@@ -26,4 +26,4 @@ def flawed(problem: str, index: int) -> str:
         other = number + step if number < 90 else number - step  # of as many digits
         return f"{found[0]} , {found[1]}{other}"
 
-    return _FIRST.sub(twice, problem, count=1)
+    return _STEP.sub(twice, problem, count=1)

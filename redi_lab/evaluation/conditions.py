@@ -219,7 +219,7 @@ def spread(conditions: Sequence[Verdicts]) -> Spread:
     freedom, freedom_left = count - 1, (count - 1) * (problems - 1)
     quantiles = (special.fdtri(freedom, freedom_left, (1 + sign * CONFIDENCE) / 2) for sign in (1, -1))
     variances = ((of_conditions / quantile - left) / problems for quantile in (1.0, *quantiles))
-    value, *bounds = (math.sqrt(max(0.0, variance)) for variance in variances)
+    value, low, high = (math.sqrt(max(0.0, variance)) for variance in variances)
     generator, observed, extreme = np.random.default_rng(0), scores.mean(axis=1).var(), 1
     for _ in range(_SHUFFLES):
         extreme += generator.permuted(scores, axis=0).mean(axis=1).var() >= observed - 1e-12
@@ -227,7 +227,7 @@ def spread(conditions: Sequence[Verdicts]) -> Spread:
     samples = min(correct.shape[1] for correct in conditions)
     means = scores.mean(axis=1)
     return Spread(
-        Estimate(value, *bounds, None, problems, samples),
+        Estimate(value, low, high, None, problems, samples),
         math.sqrt(left / problems),
         float(means.max() - means.min()),
         extreme / (1 + _SHUFFLES),

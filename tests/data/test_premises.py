@@ -15,6 +15,7 @@ from redi_lab.data.premises import flawed
 def test_a_contradiction_and_a_stray_number() -> None:
     assert flawed("76 , first add 72 , second add 68 ?", 0) == "76 , first add 72 , first add 73 , second add 68 ?"
     assert flawed("76 , first add 95 ?", 6) == "76 , first add 95 , first add 88 ?"
+    assert flawed("first add 9 , second add 8 , so 6 ?", 0) == "first add 9 , second add 8 , second add 9 , so 6 ?"
     assert flawed("76 , first add 72 ?", 1) == "76 , first add 72 , 12 ?"
 
 

@@ -40,7 +40,8 @@ def go_on(before: EvaluationResult) -> list[str]:
 def says(prompt: tuple[int, ...], sample: int) -> str:
     if len(prompt) == 2:
         return FIRST[" ".join(map(str, prompt))][sample]
-    return {(1, 2, 3): ["A: 3", ""], (1, 2, 5): ["A: 3", "A: 5"], (2, 2, 5): ["A: 5", "A: 4"]}[prompt[:3]][sample % 2]
+    a, b, answer = prompt[:3]
+    return {(1, 2, 3): ["A: 3", ""], (1, 2, 5): ["A: 3", "A: 5"], (2, 2, 5): ["A: 5", "A: 4"]}[a, b, answer][sample % 2]
 
 
 def both(checkpoint: Path, folder: Path, engine: ScriptedEngine, each: int = 1) -> tuple[EvaluationResult, ...]:
