@@ -97,7 +97,11 @@ def write_second_answers(path: Path) -> None:
 def row(summary: dict[str, Any]) -> dict[str, Any]:
     """What is kept of an evaluation: scores and changes, each with its interval."""
     scores = {name: part["metrics"]["pass_at_1"] for name, part in summary["benchmarks"].items()}
-    kept = scores | summary["changes"]["again"] | {"difference": summary["comparisons"]["again"]["difference"]}
+    kept = (
+        scores
+        | summary["changes"]["again"]
+        | {"difference": summary["comparisons"]["again"]["comparison"]["difference"]}
+    )
     return {name: [round(e[key], 4) for key in ("value", "ci_low", "ci_high")] for name, e in kept.items()}
 
 

@@ -47,7 +47,7 @@ def test_the_table() -> None:
     summary = {
         "benchmarks": {name: {"metrics": {"pass_at_1": score}} for name in ("asked", "again")},
         "changes": {"again": {"right_to_wrong": score, "wrong_to_right": score}},
-        "comparisons": {"again": {"difference": score | {"value": 0.0}}},
+        "comparisons": {"again": {"comparison": {"difference": score | {"value": 0.0}}}},
     }
     rows = {name: {**row(summary), "pairs": 8} for name in (TURNS, *KINDS)}
     lines = table(rows)

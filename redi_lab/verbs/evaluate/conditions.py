@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from omegaconf import DictConfig
 from rich.markup import escape
@@ -29,6 +29,18 @@ PAIRS_FILE = "pairs.jsonl"
 _SHOWN = 12  # conditions that get a sentence and a page of samples each
 
 
+@final
+@dataclass(frozen=True)
+class Compared:
+    """A condition against another one: shares that are right, and lengths (None for a single problem)."""
+
+    against: str
+    comparison: Comparison
+    length: Estimate | None
+    holm: float = 1.0
+    """The p-value, adjusted for all comparisons of the protocol."""
+
+
 def run_conditions(config: DictConfig, checkpoint: Path) -> Path:
     """Evaluate a checkpoint under all conditions of the protocol and write a results folder.
 
@@ -37,14 +49,7 @@ def run_conditions(config: DictConfig, checkpoint: Path) -> Path:
     """
     with results_folder(config) as folder:
         asked, error = ask_all(config, checkpoint)
-        against = references(asked)
-        comparisons = {name: compare_with(asked[name], asked[reference]) for name, reference in against.items()}
-        lengths = {
-            name: length_ratio(asked[name].result, asked[other].result)
-            for name, other in against.items()
-            if len(asked[name].benchmark.problems) > 1
-        }
-        adjusted = dict(zip(comparisons, holm([made.p_value for made in comparisons.values()]), strict=True))
+        compared = compare_all(asked)
         changed = {
             name: changes(asked[one.condition.after].result, one.result)
             for name, one in asked.items()
@@ -68,11 +73,7 @@ def run_conditions(config: DictConfig, checkpoint: Path) -> Path:
             "mlflow_run_id": logger.version,
             "metrics": nested_metrics(next(iter(asked.values())).result.metrics),
             "benchmarks": {name: summary_of(one.result) for name, one in asked.items()},
-            "comparisons": {
-                name: asdict(made) | {"against": against[name], "holm": adjusted[name]}
-                for name, made in comparisons.items()
-            },
-            "length_ratios": {name: asdict(estimate) for name, estimate in lengths.items()},
+            "comparisons": {name: asdict(made) for name, made in compared.items()},
             "changes": {name: {k: asdict(e) for k, e in estimates.items()} for name, estimates in changed.items()},
             "spread": None if found is None else asdict(found),
             "pairs": pairs,
@@ -81,8 +82,8 @@ def run_conditions(config: DictConfig, checkpoint: Path) -> Path:
         }
         logger.log_artifact(write_summary(folder, config, content))
         logger.finalize("success")
-    CONSOLE.print(_table(asked, comparisons, adjusted, lengths))
-    for line in _sentences(asked, against, comparisons, adjusted):
+    CONSOLE.print(_table(asked, compared))
+    for line in _sentences(asked, compared):
         print(line)
     for name, estimates in changed.items():
         print(f"{name}, after {asked[name].condition.after}: {_shares(estimates)}")
@@ -96,22 +97,21 @@ def run_conditions(config: DictConfig, checkpoint: Path) -> Path:
     return folder
 
 
-def references(asked: Mapping[str, Asked]) -> dict[str, str]:
-    """What each condition is compared with, by name, where there is something."""
-    found: dict[str, str] = {}
+def compare_all(asked: Mapping[str, Asked]) -> dict[str, Compared]:
+    """Each condition with the one that it names or follows, or else with the first of its kind."""
+    found: dict[str, Compared] = {}
     firsts: dict[bool, str] = {}
     for name, one in asked.items():
         first = firsts.setdefault(one.condition.is_judged, name)
-        if (reference := one.condition.against or one.condition.after or first) != name:
-            found[name] = reference
-    return found
-
-
-def compare_with(one: Asked, reference: Asked) -> Comparison:
-    """A condition with another one."""
-    old, new = verdicts_of(reference.result), verdicts_of(one.result)
-    # Of several answers to a follow-up the first: as many in both, and each beside what it follows.
-    return compare(new[:, :: max(1, new.shape[1] // old.shape[1])], old)
+        against = one.condition.against or one.condition.after or first
+        if against != name:
+            old, new = verdicts_of(asked[against].result), verdicts_of(one.result)
+            # Of several answers to a follow-up the first: as many in both, and each beside what it follows.
+            made = compare(new[:, :: max(1, new.shape[1] // old.shape[1])], old)
+            length = length_ratio(one.result, asked[against].result) if len(old) > 1 else None
+            found[name] = Compared(against, made, length)
+    adjusted = holm([made.comparison.p_value for made in found.values()])
+    return {name: replace(made, holm=p) for (name, made), p in zip(found.items(), adjusted, strict=True)}
 
 
 def spread_of(asked: Mapping[str, Asked]) -> Spread | None:
@@ -135,34 +135,20 @@ def write_pairs(path: Path, asked: Mapping[str, Asked]) -> int:
     return len(rows) // 2
 
 
-def _table(
-    asked: Mapping[str, Asked],
-    comparisons: Mapping[str, Comparison],
-    adjusted: Mapping[str, float],
-    lengths: Mapping[str, Estimate],
-) -> Table:
+def _table(asked: Mapping[str, Asked], compared: Mapping[str, Compared]) -> Table:
     first = next(iter(asked.values()))
     table = Table(title=f"{int(first.result.metrics['num_problems']):,} problems", title_justify="left")
     table.add_column("condition", overflow="fold")
-    for heading in (
-        "samples",
-        "right (95 % CI)",
-        "difference (95 % CI)",
-        "adjusted p",
-        "length",
-        "truncated",
-        "unknown",
-    ):
+    for heading in ("right (95 % CI)", "difference (95 % CI)", "adjusted p", "length", "truncated", "unknown"):
         table.add_column(heading, justify="right", overflow="fold")
     for name, one in asked.items():
         m, cells = one.result.metrics, ["–", "–", "–"]
-        if name in comparisons:
-            d = comparisons[name].difference
-            cells = [f"{d.value:+.3f} ({d.ci_low:+.3f} to {d.ci_high:+.3f})", f"{adjusted[name]:.2g}"]
-            cells.append(f"× {lengths[name].value:.2f}" if name in lengths else "–")
+        if (made := compared.get(name)) is not None:
+            d = made.comparison.difference
+            cells = [f"{d.value:+.3f} ({d.ci_low:+.3f} to {d.ci_high:+.3f})", f"{made.holm:.2g}"]
+            cells.append("–" if made.length is None else f"× {made.length.value:.2f}")
         table.add_row(
             escape(f"{name} (finds fault)" if one.condition.is_judged else name),
-            f"{int(m['num_samples'])}",
             f"{m['pass_at_1']:.3f} ({m['pass_at_1_ci_low']:.3f}–{m['pass_at_1_ci_high']:.3f})",
             *cells,
             *(f"{m[rate]:.1%}" for rate in ("truncation_rate", "unknown_rate")),
@@ -170,15 +156,10 @@ def _table(
     return table
 
 
-def _sentences(
-    asked: Mapping[str, Asked],
-    against: Mapping[str, str],
-    comparisons: Mapping[str, Comparison],
-    adjusted: Mapping[str, float],
-) -> Iterator[str]:
+def _sentences(asked: Mapping[str, Asked], compared: Mapping[str, Compared]) -> Iterator[str]:
     """What each condition changes; where there are many, the table says it."""
-    for name, made in comparisons.items() if len(comparisons) <= _SHOWN else ():
-        said = explain(made, name, against[name], adjusted[name] if len(comparisons) > 1 else None)
+    for name, made in compared.items() if len(compared) <= _SHOWN else ():
+        said = explain(made.comparison, name, made.against, made.holm if len(compared) > 1 else None)
         yield said.replace("pass@1", "of answers that find fault") if asked[name].condition.is_judged else said
 
 

@@ -82,7 +82,9 @@ def test_doubt_is_counted_compared_and_gives_pairs(
     }
     changes = summary["changes"]["doubted"]
     assert (changes["right_to_wrong"]["value"], changes["wrong_to_right"]["value"]) == (0.5, 0.5)
-    assert summary["comparisons"]["doubted"]["difference"]["value"] == 0.0  # of the first answers in doubt
+    assert (
+        summary["comparisons"]["doubted"]["comparison"]["difference"]["value"] == 0.0
+    )  # of the first answers in doubt
     said = capsys.readouterr().out
     assert "doubted, after asked: right to wrong 50.0% (95 % CI" in said
     assert "doubted is not told apart from asked" in said
@@ -152,7 +154,7 @@ def test_a_column_takes_the_problems_place(evaluate: Run, sums: Path, monkeypatc
         "signs": pytest.approx(1 / 6),
         "words": pytest.approx(1 / 6),
     }
-    assert summary["comparisons"]["words"]["difference"]["num_problems"] == 6
+    assert summary["comparisons"]["words"]["comparison"]["difference"]["num_problems"] == 6
 
 
 def test_premises_are_judged_beside_false_alarms(
@@ -180,7 +182,7 @@ def test_premises_are_judged_beside_false_alarms(
         "ill": "normal_judged",
         "ill_hinted": "ill",
     }
-    assert summary["length_ratios"]["ill"]["value"] == 1.0
+    assert summary["comparisons"]["ill"]["length"]["value"] == 1.0
     assert len(engine.requests) == 3  # what is judged of the normal ones is what was graded
     assert 0 < summary["judge_error"]["missed"]["value"] < 0.5
     said = capsys.readouterr().out
