@@ -35,8 +35,8 @@ def table(results: dict[str, Any]) -> str:
     for case in results["cases"].values():
         peaks[case["precision"]] = max(peaks.get(case["precision"], 0.0), case["gemm_peak"])
     lines = [
-        "| model / objective / precision | TRL ÷ redi_lab, median (min–max) | tokens/s | GFLOP/s | MFU of the machine's GFLOP/s |"
-        " TRL: tokens/s | peak GiB | TRL: peak GiB | largest loss difference |",
+        "| model / objective / precision | TRL ÷ redi_lab, median (min–max) | tokens/s | GFLOP/s |"
+        " MFU of the machine's GFLOP/s | TRL: tokens/s | peak GiB | TRL: peak GiB | largest loss difference |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, case in results["cases"].items():

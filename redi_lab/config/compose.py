@@ -253,6 +253,9 @@ def _check_paths(config: DictConfig) -> None:
     rival = OmegaConf.select(config, "sequential.better_than")
     if rival is not None:
         _check_folder("sequential.better_than", rival)
+    judge = OmegaConf.select(config, "eval.judge.checkpoint")
+    if judge is not None:
+        _check_folder("eval.judge.checkpoint", judge)
     _check_sources(config)
 
 

@@ -20,12 +20,14 @@ from redi_lab.config.schema.curation import Flaw
 from redi_lab.curation.decontamination import NgramIndex
 from redi_lab.curation.duplicates import Duplicates, SeenTexts, TextKey, text_key
 from redi_lab.curation.hygiene import FLAWS, Candidate, Judge
+from redi_lab.data.chats import Dialogue
 from redi_lab.data.pairing import PairOrder, Trace, choose_pairs
 from redi_lab.data.selection import NO_CORRECT, NO_GENERATIONS, NO_INCORRECT, SAME_TEXT
 from redi_lab.data.token_weights import common_prefix
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import Dropped, Generation, Problem, pass_rate
 from redi_lab.data.verdicts import Decision, decide, truncation
+from redi_lab.errors import UserError
 
 USED = "used"
 RIGHT_NOT_CHOSEN = "right, but not chosen"
@@ -134,9 +136,17 @@ class RowCurator:
         Args:
             source_row: index of the row in its source, from 0.
             problem: the row, or its reader's refusal.
+
+        Raises:
+            UserError: its prompt has several turns.
         """
         if isinstance(problem, Dropped):
             return given_up(problem.reason, problem.num_generations)
+        if isinstance(problem.problem, Dialogue):
+            raise UserError(
+                f'row {source_row} (id {problem.id}): key "prompt": has several turns, which curate would join; train'
+                " on the file itself, with data=jsonl"
+            )
         number = len(problem.generations)
         found = None if self._benchmarks is None else self._benchmarks.match(problem.problem)
         if found is not None:

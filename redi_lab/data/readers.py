@@ -19,7 +19,8 @@ Rows of one completion and its verdict, as chat messages or in TRL's form. Those
     {"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}], "correct": true}
     {"prompt": "1+1?", "completion": "2", "label": true}
 
-A prompt may be a string or one message, [{"role": "user", "content": "1+1?"}]. A completion may be a string, the
+A prompt may be a string, one message, [{"role": "user", "content": "1+1?"}], or a conversation that ends with the
+user's: a system message first, if any, then user and assistant in turn. A completion may be a string, the
 assistant's message, or the user's message and then that; in this form `chosen` and `rejected` need no `prompt`. Nothing
 is guessed: a wrong key, type, role or empty completion is refused with its place.
 
@@ -37,8 +38,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from typing import Literal, final
 
+from redi_lab.data.chats import Dialogue
 from redi_lab.data.rows import Row, show
 from redi_lab.data.table_source import TableSource, one_by_one, peek
 from redi_lab.data.traces import Dropped, Generation, Problem, Span, Step, TraceWeights
@@ -262,8 +265,15 @@ class _RowReader:
         return right, None if advantage is None else self._number(advantage, f"{at}.advantage")
 
     def _prompt(self) -> str:
+        """A text, or a conversation that ends with a turn of the user."""
         value = self.row.values["prompt"]
-        return self._text(self._messages("prompt", ["user"])[0] if isinstance(value, list) else value, '"prompt"')
+        if not isinstance(value, list):
+            return self._text(value, '"prompt"')
+        is_led = bool(value) and isinstance(value[0], dict) and value[0].get("role") == "system"
+        roles = islice(cycle(("user", "assistant")), (len(value) - is_led) | 1)
+        contents = self._messages("prompt", [*(["system"] if is_led else []), *roles])
+        turns = [self._text(content, f'"prompt"[{place}].content') for place, content in enumerate(contents)]
+        return turns[0] if len(turns) == 1 else Dialogue(turns[is_led:], turns[0] if is_led else None)
 
     def _shared_prompt(self) -> str:
         """The user's message of `chosen`, where both sides bring it with them."""
@@ -297,9 +307,8 @@ class _RowReader:
         roles = [message.get("role") for message in messages]
         if roles != expected:
             raise UserError(
-                f'{self.row.where}: key "{key}": only conversations of one turn are supported, with roles'
-                f" {show(expected)}, got {show(roles)}: drop the other messages; data.prompt_template can hold what a"
-                " system message says"
+                f'{self.row.where}: key "{key}": must have the roles {show(expected)}, got {show(roles)}: drop the'
+                " other messages; data.prompt_template can hold what a system message says"
             )
         return [message.get("content") for message in messages]
 

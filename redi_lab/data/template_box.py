@@ -18,6 +18,8 @@ MEMORY_BYTES = 2**30
 MOST_CHARACTERS = 10**6  # that it may add to a turn of one word
 _LARGE = 3  # exit status
 _TURN = ({"role": "user", "content": "prompt"}, {"role": "assistant", "content": "completion"})
+_DIALOGUE = (*_TURN, _TURN[0])
+_LED = ({"role": "system", "content": "system"}, *_DIALOGUE)
 
 
 @lru_cache
@@ -58,7 +60,7 @@ def _try() -> None:
     )
     try:
         template = environment.from_string(sys.stdin.read())
-        for turns, opens in ((_TURN[:1], True), (_TURN, False)):
+        for turns, opens in ((_TURN[:1], True), (_TURN, False), (_DIALOGUE, True), (_LED, True)):
             if len(template.render(messages=turns, add_generation_prompt=opens, tools=None)) > MOST_CHARACTERS:
                 sys.exit(_LARGE)
     except MemoryError:

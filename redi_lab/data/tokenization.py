@@ -15,20 +15,14 @@ text, read as the characters that it is made of; every row is checked, and refus
 from __future__ import annotations
 
 import math
-import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import add
 from typing import Any, final
 
-from redi_lab.data.template_box import why_unusable
-from redi_lab.errors import UserError, in_short
-
-_SENTINEL = "completion"
-_TAG = re.compile(
-    r"</?(?!s>|user>|assistant>|system>|human>|bot>)\w+>|.*(think|thought|reason|solution|answer).*", re.I
-)
-"""Added tokens that a completion may hold: models write their thoughts between them."""
+from redi_lab.data.chats import SENTINEL, Dialogue, as_dialogue, find_end_of_turn, find_turn_markup, name_of, render
+from redi_lab.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,8 +90,7 @@ class TraceEncoder:
         self._end = str(tokenizer.decode([self.end_of_turn_id]))
         self._markup = find_turn_markup(tokenizer) | {self.end_of_turn_id}
         self._added = frozenset(getattr(tokenizer, "added_tokens_decoder", {})) - self._markup
-        (self._empty_prompt,) = self._texts([_SENTINEL])
-        self._num_marks = self._count(self._read([self._empty_prompt])[0])
+        self._outlines: dict[tuple[int, bool], tuple[str, int]] = {}
 
     def prompt_ids(self, problem: str, row: str = "a problem") -> list[int]:
         """Token ids of everything before the completion. Never truncated.
@@ -150,7 +143,7 @@ class TraceEncoder:
         """
         if not self.tokenizer.is_fast:
             raise UserError(
-                f"{_name(self.tokenizer)} does not say which characters its tokens stand for: give the model a"
+                f"{name_of(self.tokenizer)} does not say which characters its tokens stand for: give the model a"
                 " tokenizer.json, or set data.token_weights=none"
             )
         texts = [self._open_text(text) for text in completions]
@@ -169,33 +162,54 @@ class TraceEncoder:
     def _check_prompts(self) -> None:
         if not self.tokenizer.chat_template:
             return
-        prompt = _render(self.tokenizer, [{"role": "user", "content": _SENTINEL}], add_generation_prompt=True)
-        if _SENTINEL not in prompt:
-            raise UserError(f"{_name(self.tokenizer)}: its chat template leaves out the problem; correct it")
+        prompt = render(self.tokenizer, [{"role": "user", "content": SENTINEL}], add_generation_prompt=True)
+        if SENTINEL not in prompt:
+            raise UserError(f"{name_of(self.tokenizer)}: its chat template leaves out the problem; correct it")
         opening = self.thinking_prefix.strip()
         if opening and prompt.rstrip().endswith(opening):
             raise UserError(
-                f"thinking_prefix={self.thinking_prefix!r}: the chat template of {_name(self.tokenizer)} opens the turn"
-                " with it already; set data.thinking_prefix='' and eval.thinking_prefix=''"
+                f"thinking_prefix={self.thinking_prefix!r}: the chat template of {name_of(self.tokenizer)} opens the"
+                " turn with it already; set data.thinking_prefix='' and eval.thinking_prefix=''"
             )
 
     def _prompts(self, problems: Sequence[str], rows: Sequence[str]) -> list[list[int]]:
         texts = self._texts(problems)
         encoded = self._read(texts)
-        for place, ids in enumerate(encoded):
-            if self._count(ids) != self._num_marks:
-                encoded[place] = self._prompt_of_text(texts[place], problems[place], rows[place], ids)
+        for place, (ids, problem) in enumerate(zip(encoded, problems, strict=True)):
+            outline, num_marks = self._outline(as_dialogue(problem))
+            if self._count(ids) != num_marks:
+                encoded[place] = self._prompt_of_text(texts[place], problem, rows[place], ids, outline, num_marks)
         return encoded
+
+    def _outline(self, dialogue: Dialogue) -> tuple[str, int]:
+        """What is written around this many turns, with sentinels in their places, and how much markup that has."""
+        shape = (len(dialogue.turns), dialogue.system is not None)
+        if shape not in self._outlines:
+            empty = Dialogue([SENTINEL] * shape[0], SENTINEL if shape[1] else None)
+            (text,) = self._texts([empty])
+            self._outlines[shape] = text, self._count(self._read([text])[0])
+        return self._outlines[shape]
 
     def _texts(self, problems: Sequence[str]) -> list[str]:
         """All that stands before the completions."""
-        template = self.prompt_template
-        if self.tokenizer.chat_template:  # ends the turn; a line break is for prompts that the completion follows
+        has_chat, template = bool(self.tokenizer.chat_template), self.prompt_template
+        tail = template[len(template.rstrip()) :]
+        if has_chat:  # ends the turn; a line break is for prompts that the completion follows
             template = template.rstrip("\n")
-        texts = [template.replace("{problem}", problem) for problem in problems]
-        if self.tokenizer.chat_template and texts:  # transformers refuses an empty list of conversations
-            turns = [[{"role": "user", "content": text}] for text in texts]
-            texts = _render(self.tokenizer, turns, add_generation_prompt=True)
+        dialogues = []
+        for dialogue in map(as_dialogue, problems):
+            first, *further = dialogue.turns
+            dialogues.append(Dialogue([template.replace("{problem}", first), *further], dialogue.system))
+        if not has_chat:
+            return [
+                "\n".join(turn["content"] for turn in one.messages)
+                + (tail if len(one.turns) > 1 else "")  # the first turn has it from the template
+                + self.thinking_prefix
+                for one in dialogues
+            ]
+        if not dialogues:  # transformers refuses an empty list of conversations
+            return []
+        texts = render(self.tokenizer, [one.messages for one in dialogues], add_generation_prompt=True)
         return [text + self.thinking_prefix for text in texts]
 
     def _read(self, texts: list[str], *, as_text: bool = False) -> list[list[int]]:
@@ -205,19 +219,25 @@ class TraceEncoder:
         eos = self.tokenizer.eos_token_id  # some tokenizers close every text
         return [ids[:-1] if ids and ids[-1] == eos and not has_template else ids for ids in encoded]
 
-    def _prompt_of_text(self, text: str, problem: str, row: str, ids: list[int]) -> list[int]:
-        """The prompt with the problem read as text, between what the template writes before and behind it."""
-        if self._markup.isdisjoint(self._ids([problem])[0]):
+    def _prompt_of_text(
+        self, text: str, problem: str, row: str, ids: list[int], outline: str, num_marks: int
+    ) -> list[int]:
+        """The prompt with its turns read as text, between what the template writes around them."""
+        turns = [turn["content"] for turn in as_dialogue(problem).messages]
+        if all(self._markup.isdisjoint(turn_ids) for turn_ids in self._ids(turns)):
             return ids  # the template counts turns otherwise for it
-        before, _, behind = self._empty_prompt.partition(_SENTINEL)
-        inner = text[len(before) : len(text) - len(behind)]
-        if before + inner + behind != text or inner not in (problem, problem.strip()):
+        first, *borders = outline.split(SENTINEL, len(turns))
+        forms = [turns, [turn.strip() for turn in turns]]  # templates like to strip what is said
+        written = next((form for form in forms if first + "".join(map(add, form, borders)) == text), None)
+        if written is None or len(borders) < len(turns):
             raise self._refusal(row, "problem", ids)
-        written = self._as_text(inner, row, "problem", self._ids([inner])[0])
-        if not before:  # the first piece gets the token that opens a text
-            written = self._read([inner], as_text=True)[0]
-        pieces = [*(self._read([before])[0] if before else ()), *written, *(self._ids([behind])[0] if behind else ())]
-        if self._count(pieces) != self._num_marks:
+        pieces = list(self._read([first])[0]) if first else []
+        for turn, border in zip(written, borders, strict=True):
+            read = self._as_text(turn, row, "problem", self._ids([turn])[0])
+            if not pieces:  # the first piece gets the token that opens a text
+                read = self._read([turn], as_text=True)[0]
+            pieces += [*read, *(self._ids([border])[0] if border else ())]
+        if self._count(pieces) != num_marks:
             raise self._refusal(row, "problem", ids)
         return pieces
 
@@ -243,7 +263,7 @@ class TraceEncoder:
     def _refusal(self, row: str, what: str, ids: list[int]) -> UserError:
         marks = self.tokenizer.convert_ids_to_tokens(sorted(self._markup.intersection(ids)))
         return UserError(
-            f"{row}: its {what} holds {', '.join(map(str, marks))}, which {_name(self.tokenizer)} reads as the border"
+            f"{row}: its {what} holds {', '.join(map(str, marks))}, which {name_of(self.tokenizer)} reads as the border"
             " of a turn and cannot read as text; remove it from the row"
         )
 
@@ -268,73 +288,3 @@ class TraceEncoder:
         options = {"add_special_tokens": special, "split_special_tokens": as_text}
         ids: list[list[int]] = self.tokenizer(texts, **options)["input_ids"]
         return ids
-
-
-def _render(tokenizer: Any, turns: Any, *, add_generation_prompt: bool = False) -> Any:
-    """What the chat template makes of one conversation or of several.
-
-    Raises:
-        UserError: the template fails; it is a program, and may raise anything, loop, or build gigabytes.
-    """
-    template = tokenizer.chat_template
-    if isinstance(template, str) and (danger := why_unusable(template)) is not None:
-        raise UserError(
-            f"{_name(tokenizer)}: its chat template cannot be used ({danger}); correct it, or train with another,"
-            " model.chat_template=FILE"
-        )
-    try:
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
-    except Exception as error:
-        raise UserError(
-            f"{_name(tokenizer)}: its chat template fails ({type(error).__name__}: {in_short(error)}); correct it,"
-            " or train with another, model.chat_template=FILE"
-        ) from error
-
-
-def _name(tokenizer: Any) -> str:
-    return f"the tokenizer {getattr(tokenizer, 'name_or_path', '')}".rstrip()
-
-
-def find_end_of_turn(tokenizer: Any) -> int:
-    """The token that closes an assistant turn: what the chat template writes after it, else the tokenizer's EOS.
-
-    Raises:
-        UserError: the tokenizer has neither.
-    """
-    tail = tokenizer(_rendered_turn(tokenizer).rpartition(_SENTINEL)[2], add_special_tokens=False)["input_ids"]
-    special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
-    found = next((token for token in tail if token in special), tokenizer.eos_token_id)
-    if found is None:
-        raise UserError(
-            f"{_name(tokenizer)} has no EOS token and its chat template closes no turn: set eos_token in its"
-            " tokenizer_config.json"
-        )
-    return int(found)
-
-
-def find_turn_markup(tokenizer: Any) -> frozenset[int]:
-    """Tokens that open and close texts and turns, which no text of the data may become.
-
-    They are the special tokens, and the added ones that the chat template writes around turns (`<|User|>` is not
-    special in some vocabularies). Tags of thoughts do not count, special or not: models generate `</think>`.
-    """
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    written = tokenizer(_rendered_turn(tokenizer), add_special_tokens=False)["input_ids"]
-    special = {*tokenizer.all_special_ids, *(token for token, text in added.items() if text.special)}
-    candidates = special | set(written).intersection(added)
-    texts = {token: str(tokenizer.convert_ids_to_tokens(token)).strip() for token in candidates}
-    marks = {token for token, text in texts.items() if text and not text.isalnum() and not _TAG.fullmatch(text)}
-    # Where unknown characters have a token, it marks no border, unless it also ends texts.
-    marks -= {getattr(tokenizer, "unk_token_id", None)}
-    return frozenset(marks | {token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None})
-
-
-def _rendered_turn(tokenizer: Any) -> str:
-    """A question and an answer as the chat template writes them; empty where there is no template."""
-    if not tokenizer.chat_template:
-        return ""
-    turns = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": _SENTINEL}]
-    rendered = str(_render(tokenizer, turns))
-    if _SENTINEL not in rendered:
-        raise UserError(f"{_name(tokenizer)}: its chat template leaves out what the assistant says; correct it")
-    return rendered

@@ -99,7 +99,12 @@ class Benchmark:
 
 
 def load_file_benchmark(
-    path: Path, name: str | None = None, limit: int | None = None, keys: Keys = _DEFAULT_KEYS
+    path: Path,
+    name: str | None = None,
+    limit: int | None = None,
+    keys: Keys = _DEFAULT_KEYS,
+    *,
+    is_strict: bool = False,
 ) -> Benchmark:
     """Read a benchmark from JSON lines, or from a `.json` file with a list of rows.
 
@@ -111,12 +116,15 @@ def load_file_benchmark(
         name: Name of the benchmark; the file's stem by default.
         limit: Read only the first rows.
         keys: What a file that keeps the keys of its source has in place of `problem` and `answer`.
+        is_strict: Whether the key of the problem is meant even where there is `problem`.
 
     Raises:
         UserError: The file cannot be read, or a row is bad: the message names file, row and key.
     """
     rows = _listed_rows(path) if path.suffix == ".json" else read_jsonl(path)
-    return Benchmark.of(name or path.stem, (_problem(row, place, keys) for place, row in islice(rows, limit)))
+    return Benchmark.of(
+        name or path.stem, (_problem(row, place, keys, is_strict) for place, row in islice(rows, limit))
+    )
 
 
 def load_hub_benchmark(
@@ -179,8 +187,8 @@ def _listed_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}: row {number}", row
 
 
-def _problem(row: Mapping[str, Any], place: str, keys: Keys) -> EvalProblem:
-    key = "problem" if "problem" in row else keys[0]
+def _problem(row: Mapping[str, Any], place: str, keys: Keys, is_strict: bool = False) -> EvalProblem:
+    key = "problem" if "problem" in row and not is_strict else keys[0]
     problem = row.get(key)
     if not isinstance(problem, str) or not problem.strip():
         raise UserError(f"{place}:{key}: must be a non-empty string, got {problem!r:.80}")

@@ -260,7 +260,7 @@ def compare_over_seeds(differences: Values, num_samples: int, *, has_same_proble
     seeds, problems = differences.shape
     if seeds < 2 or (has_same_problems and problems < 2):
         raise ValueError(f"compare_over_seeds: two seeds and two problems at least, got {seeds} and {problems}")
-    parts = _mean_squares(differences) if has_same_problems else (differences.mean(axis=1).var(ddof=1) * problems,)
+    parts = mean_squares(differences) if has_same_problems else (differences.mean(axis=1).var(ddof=1) * problems,)
     variance, freedom = _variance_of_the_mean(parts, seeds, problems)
     value = float(differences.mean())
     if variance < 1e-15:
@@ -273,8 +273,8 @@ def compare_over_seeds(differences: Values, num_samples: int, *, has_same_proble
     return SeedComparison(estimate, p_value, seeds, deviation, _seeds_needed(value, parts, seeds, problems))
 
 
-def _mean_squares(differences: Values) -> tuple[float, float, float]:
-    """Of seeds, of problems, and of what is left."""
+def mean_squares(differences: Values) -> tuple[float, float, float]:
+    """Of rows (seeds), of columns (problems), and of what neither explains."""
     (seeds, problems), mean = differences.shape, differences.mean()
     of_seeds, of_problems = differences.mean(axis=1, keepdims=True), differences.mean(axis=0, keepdims=True)
     left = np.square(differences - of_seeds - of_problems + mean).sum() / ((seeds - 1) * (problems - 1))

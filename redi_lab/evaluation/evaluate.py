@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -31,6 +32,8 @@ from redi_lab.evaluation.scoring import grade_completions, score
 from redi_lab.generation.engines import Engine, Progress, SamplingParams
 from redi_lab.grading.grader import Gold, Grade, Grader
 from redi_lab.redaction import redacted
+
+_MOST_FOLLOW_UPS = 100_000  # of one completion: their sample indices begin at multiples of it
 
 
 class GradedSample(NamedTuple):
@@ -239,3 +242,66 @@ def draw_together(evaluations: Sequence[Evaluation], on_progress: Sequence[Progr
             draws[draw.store.path] = draw  # two may have the same prompts, under other answers
     if draws:
         draw_samples(evaluations[0].engine, evaluations[0].checkpoint, list(draws.values()))
+
+
+def follow_up(
+    evaluation: Evaluation, before: EvaluationResult, prompts: Sequence[str], on_progress: Progress
+) -> EvaluationResult:
+    """Go on after every completion of another result, `evaluation.sampling.num_samples` times each.
+
+    More completions later, there or here, keep those that are there.
+
+    Args:
+        evaluation: On the same problems; its `protocol_extras` say what is asked, and `encode` takes the prompts.
+        before: The result.
+        prompts: All that stands before a new completion, for each row of `before`.
+        on_progress: As for `Evaluation.result`.
+
+    Returns:
+        The result, stored like any other; sample j × `num_samples` + i of a problem is the i-th after its sample j.
+
+    Raises:
+        UserError: As `Evaluation.result`.
+        RuntimeError: As `Evaluation.result`.
+    """
+    number, each = int(before.metrics["num_samples"]), evaluation.sampling.num_samples
+    whole = replace(
+        evaluation,
+        sampling=replace(evaluation.sampling, num_samples=number * each),
+        protocol_extras={**evaluation.protocol_extras, "after": before.key},
+    )
+    parts = [_after_sample(evaluation, prompts[index::number], index) for index in range(number)]
+    protocol = whole.protocol | {"prompts_sha256": content_digest([part._prompts for part in parts])}
+    key = evaluation_key(whole.checkpoint_hash, protocol, whole.benchmark.digest)
+    stored = load_result(whole.folder, key)
+    if stored is not None:
+        return replace(stored, metrics=whole._metrics(stored.rows))
+    done = [0] * number
+
+    def report(index: int, count: int, _: int) -> None:
+        done[index] = count
+        on_progress(sum(done), len(prompts) * each)
+
+    draws = [part._draw(part.sampling, partial(report, index)) for index, part in enumerate(parts)]
+    draw_samples(whole.engine, whole.checkpoint, list({draw.store.path: draw for draw in draws}.values()))
+    drawn = [part.rows(part.sampling.first_sample, each) for part in parts]
+    rows = [
+        replace(drawn[index][problem * each + i], sample=index * each + i)
+        for problem, index, i in product(range(len(whole.benchmark.problems)), range(number), range(each))
+    ]
+    name, digest, metrics = whole.benchmark.name, whole.benchmark.digest, whole._metrics(rows)
+    result = EvaluationResult(key, protocol, name, digest, whole.checkpoint_hash, metrics, tuple(rows))
+    save_result(whole.folder, result)
+    return result
+
+
+def _after_sample(evaluation: Evaluation, prompts: Sequence[str], index: int) -> Evaluation:
+    """With a prompt of its own for each problem, after its sample of that index."""
+    pairs = zip(evaluation.benchmark.problems, prompts, strict=True)
+    problems = tuple(replace(problem, problem=prompt) for problem, prompt in pairs)
+    return replace(
+        evaluation,
+        benchmark=replace(evaluation.benchmark, problems=problems),
+        # Two samples may be the same text: what follows has other random numbers all the same.
+        sampling=replace(evaluation.sampling, first_sample=index * _MOST_FOLLOW_UPS),
+    )

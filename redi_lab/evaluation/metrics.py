@@ -134,6 +134,25 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(value, value - below, value + above, sem, num_problems, num_samples)
 
 
+def ratio(hits: Values, counts: Values, num_samples: int) -> Estimate | None:
+    """Σ hits / Σ counts with its interval over problems, such as the share of right answers that were given up.
+
+    Args:
+        hits: What was counted on each problem, between 0 and its count.
+        counts: Out of how many; problems with 0 say nothing.
+        num_samples: Of each problem.
+
+    Returns:
+        The ratio; `num_problems` is of those with a count. None where there is none.
+    """
+    known = counts > 0
+    if not known.any():
+        return None
+    rates, weights = hits[known] / counts[known], counts[known] / counts[known].mean()
+    low, high = map(float, interval(rates, weights))
+    return Estimate(float(hits.sum() / counts.sum()), low, high, None, int(known.sum()), num_samples)
+
+
 def paired_difference(a: Verdicts, b: Verdicts) -> Estimate:
     """Mean over problems of accuracy(a) − accuracy(b), see `mean_difference`.
 
@@ -186,7 +205,7 @@ def _estimate(values: Values, num_samples: int) -> Estimate:
     return Estimate(float(values.mean()), low, high, None, len(values), num_samples)
 
 
-def interval(values: Values) -> tuple[Values, Values]:
+def interval(values: Values, weights: Values | float = 1.0) -> tuple[Values, Values]:
     """Interval for the population mean of per-problem scores in [0, 1], seen through the problems alone.
 
     The posterior of the mean under a Dirichlet prior on the distribution of scores, with half a problem at 0 and half
@@ -198,13 +217,16 @@ def interval(values: Values) -> tuple[Values, Values]:
 
     Args:
         values: Scores, shape (..., problems).
+        weights: Of the problems in the mean, with mean 1; a ratio of sums is the mean of ratios with the denominators
+            as weights, and its variance the linearised one.
 
     Returns:
         Lower and upper ends, each of shape (...).
     """
-    mean, weight = values.mean(axis=-1), values.shape[-1] + 1
-    centre = (values.sum(axis=-1) + 0.5) / weight
-    spread = np.square(values - centre[..., None]).sum(axis=-1) + 0.5 * centre**2 + 0.5 * (1 - centre) ** 2
+    mean, weight = (weights * values).mean(axis=-1), values.shape[-1] + 1
+    centre = ((weights * values).sum(axis=-1) + 0.5) / weight
+    squares = np.square(weights * (values - centre[..., None])).sum(axis=-1)
+    spread = squares + 0.5 * centre**2 + 0.5 * (1 - centre) ** 2
     effective = centre * (1 - centre) * weight * (weight + 1) / spread - 1
     low, high = (
         special.betaincinv(centre * effective, (1 - centre) * effective, (1 + sign * CONFIDENCE) / 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.utils import get_class
@@ -11,6 +12,7 @@ from omegaconf import DictConfig
 from redi_lab.config.compose import benchmarks as group_benchmarks
 from redi_lab.data.arithmetic import ArithmeticSource
 from redi_lab.data.chains import ChainsSource
+from redi_lab.data.premises import flawed
 from redi_lab.data.reasoning_gym import ReasoningGymSource
 from redi_lab.data.simulated import SimulatedSource
 from redi_lab.data.teacher import describe_work
@@ -22,6 +24,7 @@ from redi_lab.evaluation.benchmarks import (
     load_file_benchmark,
     load_hub_benchmark,
 )
+from redi_lab.evaluation.conditions import Condition
 from redi_lab.evaluation.reasoning_gym import ReasoningGymVerifier
 from redi_lab.run.build import make_source
 
@@ -33,6 +36,29 @@ EMBEDDED: Mapping[str, Callable[[int], Sequence[HeldOut]]] = {
     "chains_take": lambda seed: ChainsSource(seed=seed).taking(),
 }
 """Benchmarks of the embedded tasks by name, each from a seed to its problems."""
+
+
+def make_asked(config: DictConfig, load_corpus: Callable[[], TraceCorpus], condition: Condition) -> Benchmark:
+    """The problems as a condition takes them: those of the benchmark, or another column of its rows.
+
+    Raises:
+        UserError: the benchmark has no rows with columns; or as `make_benchmarks`.
+    """
+    settings, is_simulated = config.eval, issubclass(get_class(config.data.source._target_), SimulatedSource)
+    is_embedded = settings.benchmark in EMBEDDED or (settings.benchmark in ("heldout", "fresh") and is_simulated)
+    if condition.problem_key is None or (is_embedded and condition.problem_key == "normal_query"):
+        return _benchmark(config, settings, condition.name, load_corpus)
+    if is_embedded and condition.problem_key == "ill_query":
+        made = _benchmark(config, settings, condition.name, load_corpus)
+        problems = [replace(one, problem=flawed(one.problem, place)) for place, one in enumerate(made.problems)]
+        return Benchmark.of(condition.name, problems, made.describe)
+    if settings.path is None or not Path(settings.path).is_file():
+        raise UserError(
+            f"eval.conditions.{condition.name}.problem_key={condition.problem_key}: eval={settings.name} has no such"
+            " column; give a file of rows that have it: eval=jsonl eval.path=FILE"
+        )
+    path, keys = Path(settings.path), (condition.problem_key, settings.answer_key)
+    return _from_offset(config, lambda most: load_file_benchmark(path, condition.name, most, keys, is_strict=True))
 
 
 def make_benchmark(config: DictConfig, load_corpus: Callable[[], TraceCorpus]) -> Benchmark | None:
@@ -54,9 +80,13 @@ def make_benchmarks(config: DictConfig, load_corpus: Callable[[], TraceCorpus]) 
 def _benchmark(
     config: DictConfig, settings: DictConfig, name: str | None, load_corpus: Callable[[], TraceCorpus]
 ) -> Benchmark:
-    """The problems from `eval.offset` on, at most `eval.limit` of them."""
+    return _from_offset(config, lambda most: _first_problems(config, settings, name, load_corpus, most))
+
+
+def _from_offset(config: DictConfig, load: Callable[[int | None], Benchmark]) -> Benchmark:
+    """The problems from `eval.offset` on, at most `eval.limit` of them; `load` is given how many are needed."""
     offset, limit = config.eval.offset, config.eval.limit
-    found = _first_problems(config, settings, name, load_corpus, None if limit is None else offset + limit)
+    found = load(None if limit is None else offset + limit)
     if offset == 0:
         return found
     if offset >= len(found.problems):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark
+from redi_lab.evaluation.conditions import Condition
 from redi_lab.evaluation.evaluate import Evaluation, draw_together
+from redi_lab.evaluation.metrics import Estimate
 from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.generation.checkpoint import Checkpoint
 from redi_lab.generation.engines import Engine, SamplingParams
@@ -89,27 +92,41 @@ def make_evaluation(
     *,
     wants_token_logps: bool = False,
     encode: Callable[[str], list[int]] | None = None,
+    condition: Condition | None = None,
+    prompts: Sequence[str] = (),
 ) -> Evaluation:
     """The evaluation that the groups eval and paths describe; the console shows what `eval.fit_context` changes.
 
-    `encode` makes a prompt of a problem's text; None: as the group eval says.
+    Args:
+        config: with the groups eval and paths.
+        checkpoint: Hugging Face folder.
+        benchmark: the problems.
+        engine: what generates.
+        grader: what grades.
+        console: see above.
+        tokenizer: writes the prompts; None: the checkpoint's.
+        wants_token_logps: see `SamplingParams`.
+        encode: makes a prompt of a problem's text; None: as the group eval says.
+        condition: how the problems are put; None: as they are.
+        prompts: what is asked in place of the problems, where that is more than they.
 
     Raises:
         UserError: the tokenizer cannot be loaded, or a prompt leaves no room in the model's context.
     """
-    settings = config.eval
+    settings, asked = config.eval, condition or Condition("plain")
     if encode is None:
         tokenizer = tokenizer or load_tokenizer(str(checkpoint), key="checkpoint")
-        encode = TraceEncoder(tokenizer, settings.prompt_template, settings.thinking_prefix).prompt_ids
+        encoder = TraceEncoder(tokenizer, settings.prompt_template, settings.thinking_prefix)
+        encode = partial(_encoded, encoder, asked)
     sampling = replace(make_sampling(config), wants_token_logps=wants_token_logps)
     if settings.fit_context:
-        longest = max(len(encode(problem.problem)) for problem in benchmark.problems)
+        longest = max(map(len, map(encode, prompts or [problem.problem for problem in benchmark.problems])))
         sampling = _fitted(sampling, Checkpoint.open(checkpoint).max_positions, longest, benchmark.name, console)
     protocol = {
         "prompt_template": settings.prompt_template,
         "prompt_template_sha256": hashlib.sha256(settings.prompt_template.encode()).hexdigest(),
         "thinking_prefix": settings.thinking_prefix,
-    }
+    } | ({"condition": asked.settings} if asked.settings else {})
     return Evaluation(
         engine,
         checkpoint,
@@ -122,6 +139,10 @@ def make_evaluation(
         settings.chunk_completions,
         settings.grader.require_closed_thought,
     )
+
+
+def _encoded(encoder: TraceEncoder, condition: Condition, problem: str) -> list[int]:
+    return encoder.prompt_ids(condition.put(problem))
 
 
 def _fitted(
@@ -150,3 +171,19 @@ def nested_metrics(metrics: Mapping[str, float]) -> dict[str, Any]:
         base, _, part = re.sub("_(ci_low|ci_high|sem)$", r" \1", name).partition(" ")
         nested.setdefault(base, {})[part or "value"] = value
     return nested
+
+
+def summary_of(result: EvaluationResult) -> dict[str, Any]:
+    """What summary.json says of a result."""
+    return {
+        "metrics": nested_metrics(result.metrics),
+        "evaluation": {"key": result.key, "protocol": dict(result.protocol)},
+        "fingerprint": result.key,
+    }
+
+
+def estimate_of(result: EvaluationResult, name: str = "pass_at_1") -> Estimate:
+    """A metric of a result that has an interval."""
+    m = result.metrics
+    bounds = (m[f"{name}_ci_low"], m[f"{name}_ci_high"])
+    return Estimate(m[name], *bounds, m.get(f"{name}_sem"), int(m["num_problems"]), int(m["num_samples"]))

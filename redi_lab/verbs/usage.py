@@ -24,11 +24,12 @@ Hydra's flags work, too: --cfg job shows the composed configuration, --hydra-hel
         "score a Hugging Face folder on a benchmark, or compare results",
         """\
 evaluate checkpoint=FOLDER [eval=math500|aime24|...|paper_suite|jsonl] [protocol=quick|paper] [engine=vllm]
+evaluate checkpoint=FOLDER protocol=are_you_sure|negative|eccentric|premise|...    each problem in several ways
 evaluate checkpoint=FOLDER sequential.width=0.02 | sequential.better_than=FOLDER    stop when that is answered
 evaluate compare OLD_RESULTS NEW_RESULTS [NEW_RESULTS ...]      are these weights better?
 evaluate compare --over-seeds RESULTS RESULTS RESULTS RESULTS [...]     is this way to train better? two seeds of each
 
-See docs/benchmarks.md and docs/statistics.md.""",
+See docs/benchmarks.md, docs/protocols.md and docs/statistics.md.""",
     ),
     "generate": (
         "sample a Hugging Face folder's own traces of problems, graded, to curate and train on",

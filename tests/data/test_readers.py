@@ -8,6 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from redi_lab.data.chats import Dialogue
 from redi_lab.data.readers import TraceFileSource
 from redi_lab.data.traces import Problem
 from redi_lab.errors import UserError
@@ -68,6 +69,15 @@ def test_single_turns_are_texts(tmp_path: Path, prompt: object, before: list[obj
     assert TraceFileSource(write(tmp_path, row)).load().pairs == TraceFileSource(write(tmp_path, PAIR)).load().pairs
 
 
+def test_a_prompt_may_be_a_conversation(tmp_path: Path) -> None:
+    turns = [USER, {"role": "assistant", "content": "3"}, {"role": "user", "content": "Are you sure?"}]
+    rows = (changed(PAIR, prompt=[*first, *turns]) for first in ([], [{"role": "system", "content": "Be brief."}]))
+    plain, led = TraceFileSource(write(tmp_path, *rows)).load().pairs
+    for pair, system in ((plain, None), (led, "Be brief.")):
+        assert isinstance(pair.problem, Dialogue)
+        assert (pair.problem.turns, pair.problem.system) == (("1+1?", "3", "Are you sure?"), system)
+
+
 def test_pairs_with_answers_can_be_held_out(tmp_path: Path) -> None:
     path = write(tmp_path, *(changed(PAIR, prompt=f"{i}?", answer=str(i)) for i in range(4)))
     corpus = TraceFileSource(path, num_heldout=1).load()
@@ -121,10 +131,18 @@ def test_a_bad_row_is_named(tmp_path: Path, row: dict[str, object], message: str
         (changed(PAIR, rejected=None), 'key "rejected": expected a string, got null'),
         (GOOD, 'without the key "chosen", "rejected"'),
         (
-            changed(PAIR, prompt=[{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]),
-            r'key "prompt": .* one turn are supported, with roles \["user"\], got \["system", "user"\]',
+            changed(PAIR, prompt=[USER, {"role": "assistant", "content": "2"}]),
+            r'key "prompt": must have the roles \["user", "assistant", "user"\], got \["user", "assistant"\]',
         ),
-        (changed(PAIR, chosen=[]), r'key "chosen": .* one turn are supported, with roles \["assistant"\], got \[\]'),
+        (
+            changed(PAIR, prompt=[USER, {"role": "system", "content": "s"}, USER]),
+            r'key "prompt": must have the roles \["user", "assistant", "user"\], got \["user", "system", "user"\]',
+        ),
+        (
+            changed(PAIR, prompt=[USER, {"role": "assistant", "content": " "}, USER]),
+            r'key "prompt"\[1\].content: the string is empty',
+        ),
+        (changed(PAIR, chosen=[]), r'key "chosen": must have the roles \["assistant"\], got \[\]'),
         (changed(PAIR, chosen=[USER, USER]), r'key "chosen": .* got \["user", "user"\]'),
         (
             changed(PAIR, prompt="2?", chosen=[USER, {"role": "assistant", "content": "2"}]),
@@ -239,7 +257,7 @@ def test_pairs_that_bring_their_prompt_need_no_other(tmp_path: Path) -> None:
         ([{"messages": "hello", "correct": True}], r'1: key "messages": expected a list, got "hello"'),
         (
             [{"messages": [{"role": "system", "content": "s"}, *CHATS[0]["messages"]], "correct": True}],  # type: ignore[misc]
-            r'1: key "messages": .* one turn are supported, .* got \["system", "user", "assistant"\]',
+            r'1: key "messages": must have the roles .* got \["system", "user", "assistant"\]',
         ),
         ([{"messages": [USER], "correct": True}], r'1: key "messages": .* got \["user"\]'),
         ([{"messages": [USER, "2"], "correct": True}], r'1: key "messages": .* got \["user", null\]'),

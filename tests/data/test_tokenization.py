@@ -10,14 +10,10 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
+from redi_lab.data.chats import find_end_of_turn, find_turn_markup
 from redi_lab.data.examples import digest_sequences
 from redi_lab.data.student_tokenizer import train_tokenizer
-from redi_lab.data.tokenization import (
-    TokenizedSequence,
-    TraceEncoder,
-    find_end_of_turn,
-    find_turn_markup,
-)
+from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
 from redi_lab.errors import UserError
 
 CHATML = (

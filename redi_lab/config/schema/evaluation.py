@@ -61,6 +61,29 @@ class MemberConfig(Settings):
     answer_key: Text
 
 
+class ConditionConfig(Settings):
+    """One way to ask the problems, see `redi_lab.evaluation.conditions.Condition`; what is not given is not said."""
+
+    system: Text | None = None
+    prefix: Text | None = None
+    suffix: Text | None = None
+    problem_key: Text | None = None
+    after: Name | None = None
+    follow_up: Text | None = None
+    is_judged: bool = False
+    against: Name | None = None
+
+
+class JudgeConfig(Settings):
+    """What says whether an answer finds fault with its question."""
+
+    checkpoint: Text | None
+    max_new_tokens: Count
+
+
+_Parts = dict[Name, Annotated[list[Text], Field(min_length=1)]]
+
+
 class EvalConfig(MemberConfig):
     """A benchmark, or a suite of them, and the protocol."""
 
@@ -79,6 +102,40 @@ class EvalConfig(MemberConfig):
     chunk_completions: Count
     seed: Seed
     grader: EvalGraderConfig
+    conditions: dict[Name, ConditionConfig]
+    combine: dict[Literal["system", "prefix", "suffix"], _Parts]
+    follow_ups: Annotated[int, Field(ge=1, le=100_000)]
+    judge: JudgeConfig
+
+    @property
+    def has_conditions(self) -> bool:
+        """Whether the problems are asked in several ways."""
+        return bool(self.conditions or self.combine)
+
+    @model_validator(mode="after")
+    def _check_conditions(self) -> Self:
+        earlier: list[str] = []
+        for name, condition in self.conditions.items():
+            place, given = f"eval.conditions.{name}", condition.model_dump(exclude_defaults=True)
+            if (against := given.pop("against", None)) not in (None, *earlier):
+                raise UserError(f"{place}.against={against}: must be one of those above it ({', '.join(earlier)})")
+            after = given.pop("after", None)
+            if (after is None) != (given.pop("follow_up", None) is None):
+                raise UserError(
+                    f"{place}: after (a condition) and follow_up (what is said after its answers) go together"
+                )
+            if after is not None and (after not in earlier or given):
+                wrong = f".{next(iter(given))}" if given else f".after={after}"
+                raise UserError(
+                    f"{place}{wrong}: a condition that follows another has only after, one of {', '.join(earlier)}"
+                    " above it, and follow_up"
+                )
+            earlier.append(name)
+        if self.has_conditions and self.benchmark in (None, "suite"):
+            raise UserError(
+                f"eval={self.name or 'none'}: a protocol with conditions is for one benchmark; choose a single one"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_members(self) -> Self:

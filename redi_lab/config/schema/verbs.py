@@ -77,6 +77,14 @@ class _Verb(Settings):
     debug: DebugConfig
 
 
+def _refuse_conditions(settings: EvalConfig, what: str) -> None:
+    if settings.has_conditions:
+        raise UserError(
+            f"eval.conditions: {what} asks each problem in one way; choose another protocol, and use this one with"
+            " evaluate checkpoint=FOLDER"
+        )
+
+
 class TrainVerb(_Verb):
     """`train`, and each of its stages."""
 
@@ -133,6 +141,7 @@ class TrainVerb(_Verb):
 
     @model_validator(mode="after")
     def _check_suite(self) -> Self:
+        _refuse_conditions(self.eval, "train")
         if self.eval.benchmark == "suite":
             raise UserError(
                 f"eval={self.eval.name}: training is evaluated on one benchmark; choose one, and run the suite on the"
@@ -253,6 +262,8 @@ class EvaluateVerb(_SamplingVerb):
 
     @model_validator(mode="after")
     def _check_question(self) -> Self:
+        if self.baseline or self.sequential.is_asked:
+            _refuse_conditions(self.eval, f"{'baseline=true' if self.baseline else 'sequential'}")
         if self.baseline and self.sequential.is_asked:
             raise UserError(
                 "baseline=true: cannot be combined with sequential; ask sequential.better_than=FOLDER of the base model"
@@ -271,6 +282,7 @@ class GenerateVerb(_SamplingVerb):
 
     @model_validator(mode="after")
     def _check_problems(self) -> Self:
+        _refuse_conditions(self.eval, "generate")
         if self.eval.benchmark in (None, "suite"):
             raise UserError(
                 f"eval={self.eval.name or 'none'}: traces are generated of one list of problems; choose eval=fresh,"

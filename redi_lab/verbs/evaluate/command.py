@@ -26,13 +26,16 @@ from redi_lab.run.build import make_engine, make_grader, make_source
 from redi_lab.run.evaluation import (
     BASE_MODEL,
     advancing,
+    estimate_of,
     evaluate_benchmarks,
     make_evaluation,
     nested_metrics,
+    summary_of,
 )
 from redi_lab.run.record import make_logger, quieten_libraries, results_folder, write_summary
 from redi_lab.run.screen import CONSOLE, progress_bar
 from redi_lab.run.training_record import read_record, settle_protocol
+from redi_lab.verbs.evaluate.conditions import run_conditions
 from redi_lab.verbs.evaluate.question import Answer, ask
 
 
@@ -49,6 +52,8 @@ def run_evaluation(config: DictConfig) -> Path:
     if config.sequential.better_than is not None:
         check_folder(Path(config.sequential.better_than), "sequential.better_than")
     base = _settle(config, checkpoint)
+    if config.eval.conditions or config.eval.combine:
+        return run_conditions(config, checkpoint)
     benchmarks = make_benchmarks(config, lambda: make_source(config).load())
     if not benchmarks:
         raise UserError(
@@ -134,14 +139,7 @@ def _metrics(config: DictConfig, results: Sequence[EvaluationResult], answer: An
 
 
 def _summary(results: Sequence[EvaluationResult]) -> dict[str, Any]:
-    each = [
-        {
-            "metrics": nested_metrics(result.metrics),
-            "evaluation": {"key": result.key, "protocol": dict(result.protocol)},
-            "fingerprint": result.key,
-        }
-        for result in results
-    ]
+    each = [summary_of(result) for result in results]
     if len(results) == 1:
         return each[0]
     return {
@@ -154,17 +152,11 @@ def _summary(results: Sequence[EvaluationResult]) -> dict[str, Any]:
 def _average(results: Sequence[EvaluationResult]) -> dict[str, float]:
     """pass@1 and pass@k averaged over benchmarks, each counted once, with their intervals; as flat as a result's."""
     names = dict.fromkeys(["pass_at_1", f"pass_at_{int(results[0].metrics['num_samples'])}"])
-    return {k: v for name in names for k, v in flatten(name, average([_estimate(r, name) for r in results])).items()}
-
-
-def _estimate(result: EvaluationResult, name: str) -> Estimate:
-    m = result.metrics
-    bounds = (m[f"{name}_ci_low"], m[f"{name}_ci_high"])
-    return Estimate(m[name], *bounds, m.get(f"{name}_sem"), int(m["num_problems"]), int(m["num_samples"]))
+    return {k: v for name in names for k, v in flatten(name, average([estimate_of(r, name) for r in results])).items()}
 
 
 def _scores(results: Sequence[EvaluationResult]) -> dict[str, Estimate]:
-    scores = {result.benchmark: _estimate(result, "pass_at_1") for result in results}
+    scores = {result.benchmark: estimate_of(result) for result in results}
     return scores | ({"average": average(list(scores.values()))} if len(results) > 1 else {})
 
 

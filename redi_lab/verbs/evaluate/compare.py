@@ -150,16 +150,16 @@ def read_run(folder: Path) -> EvaluatedRun:
 
     summary = read_summary(folder)
     parts = summary.get("benchmarks") or {"": summary}
-    keys = [part["evaluation"]["key"] for part in parts.values() if part.get("evaluation")]
+    keys = {name: part["evaluation"]["key"] for name, part in parts.items() if part.get("evaluation")}
     if not keys:
         raise UserError(f"{folder}: was not evaluated (eval=none, or interrupted); evaluate its checkpoint first")
     cache = Path(summary["config"]["paths"]["cache_dir"]) / "evaluations"
     results: dict[str, EvaluationResult] = {}
-    for key in keys:
+    for name, key in keys.items():
         result = load_result(cache, key)
         if result is None:
             raise UserError(f"{folder}: its evaluation {cache / key}.json is gone; evaluate the checkpoint again")
-        results[result.benchmark] = result
+        results[name or result.benchmark] = result
     return EvaluatedRun(str(summary["name"]), folder.absolute(), results)
 
 

@@ -1,0 +1,107 @@
+"""Ask the problems of a benchmark under every condition of the protocol: `evaluate` where there are several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, final
+
+from omegaconf import DictConfig, OmegaConf
+
+from redi_lab.backbone.hub import load_tokenizer
+from redi_lab.data.tokenization import TraceEncoder
+from redi_lab.evaluation.benchmarks import Benchmark, Verifier
+from redi_lab.evaluation.conditions import Condition, conditions_of
+from redi_lab.evaluation.evaluate import draw_together, follow_up
+from redi_lab.evaluation.judges import ModelJudge, WordJudge, judge_error
+from redi_lab.evaluation.metrics import Estimate
+from redi_lab.evaluation.results import EvaluationResult
+from redi_lab.generation.engines import Engine
+from redi_lab.run.benchmarks import make_asked
+from redi_lab.run.build import make_engine, make_grader, make_source
+from redi_lab.run.evaluation import advancing, make_evaluation
+from redi_lab.run.screen import progress_bar
+
+
+@final
+@dataclass(frozen=True)
+class Asked:
+    """A condition with what came of it.
+
+    Attributes:
+        condition: how the problems were put.
+        benchmark: the problems, under the name of the condition.
+        result: completions and verdicts.
+        prompts: what stands before each of the result's rows.
+    """
+
+    condition: Condition
+    benchmark: Benchmark
+    result: EvaluationResult
+    prompts: Sequence[str]
+
+
+def ask_all(config: DictConfig, checkpoint: Path) -> tuple[dict[str, Asked], dict[str, Estimate]]:
+    """Evaluate a checkpoint under every condition, by name and in order.
+
+    Those that stand alone are drawn as one queue, then the others one after the other.
+
+    Returns:
+        What came of the conditions, and how often the judge errs, where one is needed.
+
+    Raises:
+        UserError: a condition asks for a column that there is not; or as `evaluate_benchmarks`.
+    """
+    settings: Any = OmegaConf.to_container(config.eval)
+    conditions = conditions_of(settings["conditions"], settings["combine"])
+    alone = [one for one in conditions if one.after is None]
+    load_corpus = cache(lambda: make_source(config).load())
+    benchmarks = [make_asked(config, load_corpus, one) for one in alone]
+    made: dict[str, Asked] = {}
+    with progress_bar() as progress, closing(make_engine(config)) as engine, make_grader(config) as grader:
+        fixed = (engine, grader, progress.console, load_tokenizer(str(checkpoint), key="checkpoint"))
+        error: dict[str, Estimate] = {}
+        if any(one.is_judged for one in alone):
+            judge = make_judge(config, engine)
+            error = judge_error(judge)
+            pairs = zip(benchmarks, alone, strict=True)
+            benchmarks = [replace(each, verifier=judge) if one.is_judged else each for each, one in pairs]
+        evaluations = [
+            make_evaluation(config, checkpoint, benchmark, *fixed, condition=one)
+            for one, benchmark in zip(alone, benchmarks, strict=True)
+        ]
+        draw_together(evaluations, [advancing(progress, f"Asking {one.name}") for one in alone])
+        for one, evaluation in zip(alone, evaluations, strict=True):
+            each = evaluation.sampling.num_samples
+            prompts = [one.put(problem.problem) for problem in evaluation.benchmark.problems for _ in range(each)]
+            made[one.name] = Asked(one, evaluation.benchmark, evaluation.result(), prompts)
+        for one in (one for one in conditions if one.after is not None):
+            before, each = made[one.after or ""], config.eval.follow_ups
+            benchmark = replace(before.benchmark, name=one.name)
+            texts = {problem.id: problem.problem for problem in benchmark.problems}
+            prompts = [
+                one.go_on(prompt, settings["thinking_prefix"] + row.text, texts[row.id])
+                for prompt, row in zip(before.prompts, before.result.rows, strict=True)
+            ]
+            evaluation = make_evaluation(config, checkpoint, benchmark, *fixed, condition=one, prompts=prompts)
+            evaluation = replace(evaluation, sampling=replace(evaluation.sampling, num_samples=each))
+            result = follow_up(evaluation, before.result, prompts, advancing(progress, f"Asking {one.name}"))
+            made[one.name] = Asked(one, benchmark, result, [prompt for prompt in prompts for _ in range(each)])
+    return {one.name: made[one.name] for one in conditions}, error
+
+
+def make_judge(config: DictConfig, engine: Engine) -> Verifier:
+    """What says whether an answer finds fault with its question.
+
+    Raises:
+        UserError: the folder of the judge cannot be read.
+    """
+    settings = config.eval.judge
+    if settings.checkpoint is None:
+        return WordJudge()
+    encoder = TraceEncoder(load_tokenizer(settings.checkpoint, key="eval.judge.checkpoint"))
+    folder = Path(config.paths.cache_dir) / "evaluations"
+    return ModelJudge(engine, Path(settings.checkpoint), encoder.prompt_ids, settings.max_new_tokens, folder)
