@@ -151,8 +151,7 @@ def _read(
     of_first = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]  # others read the same texts
     told = samples[0]["metrics"]
     metric = next((name for name in ([wanted] if wanted else METRICS) if name in told), None)
-    values = {sample.get(metric) for sample in of_first}
-    if metric is None or not values <= {0, 1}:
+    if metric is None or not {sample[metric] for sample in of_first} <= {0, 1}:
         raise UserError(
             f"eval.harness.tasks: {task} does not say right or wrong by {wanted or ' or '.join(METRICS)}, it has"
             f" {', '.join(told)}; name a metric that does with eval.harness.metric, or leave the task out"

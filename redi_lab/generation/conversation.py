@@ -13,7 +13,8 @@ from typing import Any, final
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, TextStreamer
 
-from redi_lab.data.tokenization import TraceEncoder, find_turn_markup
+from redi_lab.data.chats import find_turn_markup
+from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.errors import UserError, in_short
 from redi_lab.generation.checkpoint import Checkpoint
 from redi_lab.generation.engines import Completion, SamplingParams

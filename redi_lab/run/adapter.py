@@ -71,7 +71,7 @@ def merged(folder: Path, base: str) -> tuple[Any, Any, int]:
 
     from redi_lab.backbone.hub import from_hub, load_tokenizer
     from redi_lab.backbone.weights import check_folder, check_loaded, check_vocabulary
-    from redi_lab.data.tokenization import find_end_of_turn
+    from redi_lab.data.chats import find_end_of_turn
 
     if Path(base).is_dir():
         check_folder(Path(base), "base")

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from redi_lab.backbone.loading import load_backbone
 from redi_lab.callbacks.checkpoints import ExportCheckpoints
 from redi_lab.cli import main
-from redi_lab.data.tokenization import find_end_of_turn
+from redi_lab.data.chats import find_end_of_turn
 from tests.backbone.conftest import LORA, trained_adapters
 from tests.conftest import CHAT_TEMPLATE
 
