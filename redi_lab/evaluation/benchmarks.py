@@ -9,22 +9,36 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, Self, final
+from typing import Any, NamedTuple, Protocol, Self, final
 
 from redi_lab.data.jsonl import parse_json, read_jsonl
 from redi_lab.errors import UserError
 from redi_lab.grading.grader import Grade
 
 Describe = Callable[[Sequence[str], Sequence[str]], Mapping[str, float]]
-Keys = tuple[str, str]
-"""Under which keys a row holds its problem, and its answer or list of accepted answers."""
-
-_DEFAULT_KEYS = ("problem", "answer")
 _ROW_NUMBER = re.compile(r"\d+$")  # at the end of a row's place
+
+
+class Keys(NamedTuple):
+    """Under which keys a row holds its problem, its answer or list of accepted answers, and wrong choices.
+
+    A row's own `problem`, `answers` and `answer` go before the first two, unless the problem's is strict.
+    """
+
+    problem: str = "problem"
+    answer: str = "answer"
+    wrong: tuple[str, ...] = ()
+    is_strict: bool = False
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """All of them."""
+        return (self.problem, self.answer, *self.wrong)
 
 
 @final
@@ -99,12 +113,7 @@ class Benchmark:
 
 
 def load_file_benchmark(
-    path: Path,
-    name: str | None = None,
-    limit: int | None = None,
-    keys: Keys = _DEFAULT_KEYS,
-    *,
-    is_strict: bool = False,
+    path: Path, name: str | None = None, limit: int | None = None, keys: Keys | None = None
 ) -> Benchmark:
     """Read a benchmark from JSON lines, or from a `.json` file with a list of rows.
 
@@ -116,21 +125,18 @@ def load_file_benchmark(
         name: Name of the benchmark; the file's stem by default.
         limit: Read only the first rows.
         keys: What a file that keeps the keys of its source has in place of `problem` and `answer`.
-        is_strict: Whether the key of the problem is meant even where there is `problem`.
 
     Raises:
         UserError: The file cannot be read, or a row is bad: the message names file, row and key.
     """
     rows = _listed_rows(path) if path.suffix == ".json" else read_jsonl(path)
-    return Benchmark.of(
-        name or path.stem, (_problem(row, place, keys, is_strict) for place, row in islice(rows, limit))
-    )
+    return Benchmark.of(name or path.stem, (_problem(row, place, keys or Keys()) for place, row in islice(rows, limit)))
 
 
 def load_hub_benchmark(
     path: str,
     split: str,
-    keys: Keys = _DEFAULT_KEYS,
+    keys: Keys | None = None,
     name: str | None = None,
     revision: str | None = None,
     config: str | None = None,
@@ -141,7 +147,7 @@ def load_hub_benchmark(
     Args:
         path: Dataset repository, "owner/name", or the URL of a JSON file of rows.
         split: Split of a dataset repository.
-        keys: Columns of problem and answer.
+        keys: Columns of problem, answer and wrong choices.
         name: Name of the benchmark; the last part of the path without suffix by default.
         revision: Commit, tag or branch of a dataset repository; the newest by default.
         config: Configuration of a dataset repository that has several.
@@ -152,7 +158,7 @@ def load_hub_benchmark(
     """
     import datasets  # seconds to import, and not needed for local files
 
-    is_url = "://" in path
+    keys, is_url = keys or Keys(), "://" in path
     source = path if is_url else f"{path} (split {split})"
     try:
         if is_url:
@@ -164,7 +170,7 @@ def load_hub_benchmark(
             f"benchmark {source} cannot be loaded: {type(error).__name__}: {error}; "
             "without network access give a local file: eval.path=FILE.jsonl"
         ) from error
-    missing = [key for key in keys if key not in table.column_names]
+    missing = [key for key in keys.needed if key not in table.column_names]
     if missing:
         raise UserError(f"benchmark {source} has no column {missing}; its columns are {table.column_names}")
     rows = enumerate(islice(table, limit), start=1)
@@ -187,8 +193,8 @@ def _listed_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}: row {number}", row
 
 
-def _problem(row: Mapping[str, Any], place: str, keys: Keys, is_strict: bool = False) -> EvalProblem:
-    key = "problem" if "problem" in row and not is_strict else keys[0]
+def _problem(row: Mapping[str, Any], place: str, keys: Keys) -> EvalProblem:
+    key = "problem" if "problem" in row and not keys.is_strict else keys.problem
     problem = row.get(key)
     if not isinstance(problem, str) or not problem.strip():
         raise UserError(f"{place}:{key}: must be a non-empty string, got {problem!r:.80}")
@@ -198,12 +204,33 @@ def _problem(row: Mapping[str, Any], place: str, keys: Keys, is_strict: bool = F
     if isinstance(identifier, bool) or not isinstance(identifier, str | int) or identifier == "":
         raise UserError(f"{place}:id: must be a string or a whole number, got {identifier!r:.80}")
     # Accepted answers: `answers` if present, else `answer` (one, or a list), else the key of the source.
-    key = next((key for key in ("answers", "answer") if row.get(key) is not None), keys[1])
+    key = next((key for key in ("answers", "answer") if row.get(key) is not None), keys.answer)
     value = row.get(key)
     listed = value if isinstance(value, list | tuple) else [value]
     if not listed or not all(_is_answer(item) for item in listed):
         raise UserError(f"{place}:{key}: must be a non-empty string or number, or a list of them, got {value!r:.80}")
-    return EvalProblem(str(identifier), problem, tuple(map(str, listed)))
+    answers = tuple(map(str, listed))
+    if keys.wrong:
+        problem, answers = _with_choices(problem, answers, row, place, keys.wrong)
+    return EvalProblem(str(identifier), problem, answers)
+
+
+def _with_choices(
+    problem: str, answers: tuple[str, ...], row: Mapping[str, Any], place: str, wrong: Sequence[str]
+) -> tuple[str, tuple[str, ...]]:
+    """The problem with all choices below it, lettered in an order that follows from the texts, and the right letter."""
+    for key in wrong:
+        if not isinstance(row.get(key), str) or not row[key].strip():
+            raise UserError(f"{place}:{key}: must be a non-empty string, got {row.get(key)!r:.80}")
+    if len(answers) > 1:
+        raise UserError(f"{place}: has {len(answers)} accepted answers beside wrong choices; give one")
+    choices = [answers[0].strip(), *(row[key].strip() for key in wrong)]
+    if len(set(choices)) < len(choices):
+        raise UserError(f"{place}: two of its choices are the same; correct the row")
+    choices.sort(key=lambda choice: hashlib.sha256(f"{problem}\0{choice}".encode()).digest())
+    lines = [f"{letter}) {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False)]
+    right = string.ascii_uppercase[choices.index(answers[0].strip())]
+    return "\n".join([problem.rstrip() + "\n", *lines]), (right,)
 
 
 def _is_answer(item: object) -> bool:

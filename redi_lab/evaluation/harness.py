@@ -14,7 +14,6 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, final
 
@@ -53,15 +52,6 @@ class HarnessTasks:
     limit: int | None = None
 
 
-def check_installed() -> None:
-    """Raises UserError where the harness is not installed."""
-    if find_spec("lm_eval") is None:
-        raise UserError(
-            "eval=lm_eval: the lm-evaluation-harness is not installed in this environment; pip install"
-            " 'redi-lab[lm-eval]'"
-        )
-
-
 def run_tasks(
     engine: TransformersEngine, checkpoint: Path, asked: HarnessTasks, cache: Path
 ) -> list[tuple[Benchmark, EvaluationResult]]:
@@ -80,7 +70,6 @@ def run_tasks(
         UserError: There is no such task, its documents cannot be loaded, it has no metric that says right or wrong, or
             the checkpoint cannot be loaded.
     """
-    check_installed()
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 

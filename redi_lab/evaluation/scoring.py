@@ -99,7 +99,7 @@ def explain_zero(result: EvaluationResult) -> str | None:
 
     Each counts once: as cut off, else as without a readable answer (unknown), else as wrong.
     """
-    if result.metrics["pass_at_1"] >= _ABOUT_ZERO:
+    if result.metrics["pass_at_1"] >= _ABOUT_ZERO or "sampling" not in result.protocol:
         return None
     failed = [row for row in result.rows if row.verdict != Verdict.RIGHT]
     cut = sum(row.finish_reason == "length" for row in failed)

@@ -21,6 +21,7 @@ from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import (
     Benchmark,
     EvalProblem,
+    Keys,
     load_file_benchmark,
     load_hub_benchmark,
 )
@@ -57,8 +58,8 @@ def make_asked(config: DictConfig, load_corpus: Callable[[], TraceCorpus], condi
             f"eval.conditions.{condition.name}.problem_key={condition.problem_key}: eval={settings.name} has no such"
             " column; give a file of rows that have it: eval=jsonl eval.path=FILE"
         )
-    path, keys = Path(settings.path), (condition.problem_key, settings.answer_key)
-    return _from_offset(config, lambda most: load_file_benchmark(path, condition.name, most, keys, is_strict=True))
+    keys = Keys(condition.problem_key, settings.answer_key, tuple(settings.wrong_keys), is_strict=True)
+    return _from_offset(config, lambda most: load_file_benchmark(Path(settings.path), condition.name, most, keys))
 
 
 def make_benchmark(config: DictConfig, load_corpus: Callable[[], TraceCorpus]) -> Benchmark | None:
@@ -120,7 +121,7 @@ def _first_problems(
                 " need an answer), or eval=jsonl eval.path=FILE, or eval=none"
             )
         return _held_out_benchmark(config, name or "heldout", _as_problems(_final_problems(config, corpus)[:limit]))
-    keys = (settings.problem_key, settings.answer_key)
+    keys = Keys(settings.problem_key, settings.answer_key, tuple(settings.wrong_keys))
     if settings.benchmark == "hub" and not Path(settings.path).is_file():
         return load_hub_benchmark(settings.path, settings.split, keys, name, settings.revision, settings.config, limit)
     return load_file_benchmark(Path(settings.path), name, limit, keys)

@@ -10,7 +10,7 @@ import pytest
 
 from redi_lab.config.compose import load_config
 from redi_lab.errors import UserError
-from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem, load_file_benchmark, load_hub_benchmark
+from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem, Keys, load_file_benchmark, load_hub_benchmark
 from redi_lab.grading.extraction import gold_answer
 from redi_lab.grading.grader import Grader, Verdict
 
@@ -72,6 +72,35 @@ def test_bad_rows_are_named(tmp_path: Path, row: object, message: str) -> None:
         load_file_benchmark(path)
 
 
+CHOICES = Keys("Question", "Right", ("Wrong 1", "Wrong 2"))
+
+
+def test_choices_stand_below_the_problem_in_an_order_of_their_own(tmp_path: Path) -> None:
+    rows = [{"Question": f"{n}?\n", "Right": f"{n} ", "Wrong 1": f"-{n}", "Wrong 2": "none"} for n in range(1, 40)]
+    problems = load_file_benchmark(write(tmp_path, *rows), keys=CHOICES).problems
+    for row, one in zip(rows, problems, strict=True):
+        text, choices = one.problem.split("\n\n")
+        lettered = dict(line.split(") ") for line in choices.split("\n"))
+        assert text == row["Question"].strip()
+        assert sorted(lettered) == ["A", "B", "C"]
+        assert lettered[one.answers[0]] == row["Right"].strip()
+    assert {one.answers for one in problems} == {("A",), ("B",), ("C",)}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"Wrong 2": " "}, "set.jsonl:1:Wrong 2: must be a non-empty string"),
+        ({"Wrong 2": "1"}, "two of its choices are the same"),
+        ({"answers": ["1", "one"]}, "2 accepted answers beside wrong choices"),
+    ],
+)
+def test_bad_choices_are_named(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    row = {"Question": "1?", "Right": "1", "Wrong 1": "2", "Wrong 2": "3"}
+    with pytest.raises(UserError, match=said):
+        load_file_benchmark(write(tmp_path, row | change), keys=CHOICES)
+
+
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"missing\.jsonl: cannot be read: No such file or directory; give"):
         load_file_benchmark(tmp_path / "missing.jsonl")
@@ -88,7 +117,7 @@ def test_reads_a_list_of_rows_and_the_keys_of_its_source(tmp_path: Path) -> None
     path.write_text(
         json.dumps([{"question": "1+1?", "answer": ["2", "two\n"], "idx": 9}, {"question": "p", "gold": 3.0}])
     )
-    benchmark = load_file_benchmark(path, keys=("question", "gold"))
+    benchmark = load_file_benchmark(path, keys=Keys("question", "gold"))
     assert benchmark.problems == (EvalProblem("1", "1+1?", ("2", "two\n")), EvalProblem("2", "p", ("3.0",)))
     with pytest.raises(UserError, match=r"minerva\.json: row 1:problem: .* got None"):
         load_file_benchmark(path)
@@ -126,6 +155,7 @@ def test_every_gold_of_the_real_benchmarks_is_right_by_itself(
 SOURCES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "math500": ({"problem": "p", "solution": "s", "answer": "5", "subject": "a", "level": 2, "unique_id": "u"}, ("5",)),
     "aime24": ({"id": 60, "problem": "p", "solution": "s", "answer": "025", "url": "u", "year": "2024"}, ("025",)),
+    "aime25": ({"problem": "p", "answer": "70", "id": "0"}, ("70",)),
     "amc23": ({"id": 0, "question": "p", "answer": "27", "url": "u"}, ("27",)),
     "amc23_paper": ({"id": 1, "problem": "p", "answer": 142.0, "url": "u"}, ("142.0",)),
     "minerva": ({"question": "p", "answer": "1.6"}, ("1.6",)),
@@ -136,6 +166,15 @@ SOURCES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "olympiadbench": ({"id": 1606, "question": "p", "solution": ["s"], "final_answer": ["2"], "unit": None}, ("2",)),
     "olympiadbench_paper": ({"id": 1606, "problem": "p", "context": None, "answer": ["2"], "unit": None}, ("2",)),
     "gsm8k": ({"question": "p", "answer": "16 - 3 = <<16-3=13>>13\n#### 13"}, ("16 - 3 = <<16-3=13>>13\n#### 13",)),
+    "gpqa_diamond": (
+        {
+            "Question": "p",
+            "Correct Answer": "4 pm\n",
+            **{f"Incorrect Answer {n}": f"{n} pm" for n in (1, 2, 3)},
+            "x": 0,
+        },
+        ("A",),
+    ),
 }
 
 
@@ -152,7 +191,7 @@ def test_every_shipped_source_is_read_in_its_own_format(
         return datasets.Dataset.from_list([row])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    keys = (settings.problem_key, settings.answer_key)
+    keys = Keys(settings.problem_key, settings.answer_key, tuple(settings.wrong_keys))
     split, revision, config = (settings.get(key) for key in ("split", "revision", "config"))
     [of_hub] = load_hub_benchmark(settings.path, split, keys, name, revision, config).problems
     is_url = "://" in settings.path
@@ -162,7 +201,7 @@ def test_every_shipped_source_is_read_in_its_own_format(
     path.write_text(json.dumps(row))
     [of_file] = load_file_benchmark(path, name, keys=keys).problems
     for problem in (of_hub, of_file):
-        assert (problem.problem, problem.answers) == ("p", accepted)
+        assert (problem.problem.split("\n\n")[0], problem.answers) == ("p", accepted)
     with Grader(num_workers=1) as grader:
         (made,) = grader.grade_all([(f"\\boxed{{{gold_answer(accepted[0])}}}", accepted)])
     assert made.verdict is Verdict.RIGHT
@@ -182,9 +221,9 @@ def test_a_url_is_read_as_a_list_of_rows(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_missing_column_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     table = datasets.Dataset.from_dict({"question": ["p"], "gold": ["1"]})
     monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: table)
-    assert load_hub_benchmark("owner/name", "test", ("question", "gold")).name == "name"
+    assert load_hub_benchmark("owner/name", "test", Keys("question", "gold")).name == "name"
     with pytest.raises(UserError, match=r"no column \['answer'\]; its columns are \['question', 'gold'\]"):
-        load_hub_benchmark("owner/name", "test", ("question", "answer"))
+        load_hub_benchmark("owner/name", "test", Keys("question", "answer"))
 
 
 def test_hub_failure_says_how_to_go_on_offline(monkeypatch: pytest.MonkeyPatch) -> None:

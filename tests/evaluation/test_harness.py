@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from redi_lab.config.compose import load_config
 from redi_lab.errors import UserError
-from redi_lab.evaluation.harness import HarnessTasks, check_installed, run_tasks
+from redi_lab.evaluation.harness import HarnessTasks, run_tasks
 from redi_lab.evaluation.results import EvaluationResult, load_result
 from redi_lab.generation.transformers_engine import TransformersEngine
 from tests.generation.conftest import build_checkpoint
@@ -43,10 +44,29 @@ metric_list:
 CHOICES = 'doc_to_choice: "{{choices}}"'
 
 
-def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("redi_lab.evaluation.harness.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"eval=lm_eval: .* is not installed .* pip install 'redi-lab\[lm-eval\]'"):
-        check_installed()
+@pytest.mark.parametrize(
+    ("verb", "more", "said"),
+    [
+        ("evaluate", [], r"eval=lm_eval: .* is not installed .* pip install 'redi-lab\[lm-eval\]'"),
+        ("evaluate", ["eval=arithmetic"], "eval.harness: goes with eval=lm_eval"),
+        ("train", [], "eval=lm_eval: .* is not installed"),
+    ],
+)
+def test_what_is_said_before_anything_loads(
+    verb: str, more: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redi_lab.config.schema.evaluation.find_spec", lambda name: None)
+    asked = ["eval=lm_eval", *([f"checkpoint={tmp_path}"] if verb == "evaluate" else []), *more]
+    keys = "+eval.harness.{}={}" if more else "eval.harness.{}={}"
+    given = {"tasks": "[which]"} | ({"folder": "null", "metric": "null"} if more else {})
+    with pytest.raises(UserError, match=said):
+        load_config(verb, [*asked, *(keys.format(*item) for item in given.items())])
+
+
+def test_training_is_not_evaluated_on_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redi_lab.config.schema.evaluation.find_spec", lambda name: object())
+    with pytest.raises(UserError, match="eval=lm_eval: training is evaluated on one benchmark"):
+        load_config("train", ["eval=lm_eval", "eval.harness.tasks=[which]"])
 
 
 @pytest.fixture(scope="module")

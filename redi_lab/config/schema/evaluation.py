@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -59,6 +60,7 @@ class MemberConfig(Settings):
     revision: Text | None
     problem_key: Text
     answer_key: Text
+    wrong_keys: Annotated[list[Text], Field(max_length=25)]
 
 
 class ConditionConfig(Settings):
@@ -81,13 +83,25 @@ class JudgeConfig(Settings):
     max_new_tokens: Count
 
 
+class HarnessConfig(Settings):
+    """Tasks of the lm-evaluation-harness, see `redi_lab.evaluation.harness.HarnessTasks`."""
+
+    tasks: Annotated[list[Text], Field(min_length=1)]
+    folder: Text | None
+    metric: Text | None
+    num_fewshot: Whole | None
+    use_chat_template: bool
+    batch_size: Count
+
+
 _Parts = dict[Name, Annotated[list[Text], Field(min_length=1)]]
 
 
 class EvalConfig(MemberConfig):
     """A benchmark, or a suite of them, and the protocol."""
 
-    benchmark: _Problems | Literal["suite"] | None  # type: ignore[assignment]
+    benchmark: _Problems | Literal["suite", "lm_eval"] | None  # type: ignore[assignment]
+    harness: HarnessConfig | None
     members: dict[Name, MemberConfig]
     offset: Whole
     limit: Count | None
@@ -131,9 +145,20 @@ class EvalConfig(MemberConfig):
                     " above it, and follow_up"
                 )
             earlier.append(name)
-        if self.has_conditions and self.benchmark in (None, "suite"):
+        if self.has_conditions and self.benchmark in (None, "suite", "lm_eval"):
             raise UserError(
                 f"eval={self.name or 'none'}: a protocol with conditions is for one benchmark; choose a single one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_harness(self) -> Self:
+        if (self.benchmark == "lm_eval") != (self.harness is not None):
+            raise UserError("eval.harness: goes with eval=lm_eval; 'eval.harness.tasks=[hellaswag]' names tasks")
+        if self.harness is not None and find_spec("lm_eval") is None:
+            raise UserError(
+                "eval=lm_eval: the lm-evaluation-harness is not installed in this environment; pip install"
+                " 'redi-lab[lm-eval]'"
             )
         return self
 

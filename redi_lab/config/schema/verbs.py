@@ -142,7 +142,7 @@ class TrainVerb(_Verb):
     @model_validator(mode="after")
     def _check_suite(self) -> Self:
         _refuse_conditions(self.eval, "train")
-        if self.eval.benchmark == "suite":
+        if self.eval.benchmark in ("suite", "lm_eval"):
             raise UserError(
                 f"eval={self.eval.name}: training is evaluated on one benchmark; choose one, and run the suite on the"
                 f" checkpoint: python -m redi_lab evaluate checkpoint=FOLDER eval={self.eval.name}"
@@ -268,9 +268,9 @@ class EvaluateVerb(_SamplingVerb):
             raise UserError(
                 "baseline=true: cannot be combined with sequential; ask sequential.better_than=FOLDER of the base model"
             )
-        if self.sequential.is_asked and self.eval.benchmark == "suite":
+        if self.sequential.is_asked and self.eval.benchmark in ("suite", "lm_eval"):
             raise UserError(
-                f"sequential: asks about one benchmark, and eval={self.eval.name} is a suite; choose one of its members"
+                f"sequential: asks about one benchmark, and eval={self.eval.name} is several; choose a single one"
             )
         return self
 
@@ -283,7 +283,7 @@ class GenerateVerb(_SamplingVerb):
     @model_validator(mode="after")
     def _check_problems(self) -> Self:
         _refuse_conditions(self.eval, "generate")
-        if self.eval.benchmark in (None, "suite"):
+        if self.eval.benchmark in (None, "suite", "lm_eval"):
             raise UserError(
                 f"eval={self.eval.name or 'none'}: traces are generated of one list of problems; choose eval=fresh,"
                 " eval=jsonl eval.path=FILE, or a single benchmark"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from redi_lab.backbone.hub import load_tokenizer, local_folder
 from redi_lab.backbone.weights import check_folder
 from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark
+from redi_lab.evaluation.harness import HarnessTasks, run_tasks
 from redi_lab.evaluation.metrics import Estimate, average
 from redi_lab.evaluation.results import EvaluationResult, content_digest
 from redi_lab.evaluation.scoring import explain_zero, flatten
 from redi_lab.figures.samples_page import log_samples
 from redi_lab.figures.scores import plot_scores
+from redi_lab.generation.transformers_engine import TransformersEngine
 from redi_lab.run.arguments import check_arguments
 from redi_lab.run.benchmarks import asks_data, make_benchmarks
 from redi_lab.run.build import make_engine, make_grader, make_source
@@ -54,17 +56,10 @@ def run_evaluation(config: DictConfig) -> Path:
     base = _settle(config, checkpoint)
     if config.eval.conditions or config.eval.combine:
         return run_conditions(config, checkpoint)
-    benchmarks = make_benchmarks(config, lambda: make_source(config).load())
-    if not benchmarks:
-        raise UserError(
-            "eval=none: nothing to evaluate; choose eval=heldout, eval=math500 or eval=jsonl eval.path=FILE"
-        )
+    run = _run_harness if config.eval.harness is not None else _run_benchmarks(config)
     with results_folder(config) as output_dir:
-        results, answer = _evaluate(config, checkpoint, benchmarks)
-        models = {checkpoint.name: results}
-        if base is not None:  # under the same protocol, down to the tokens of its prompts
-            tokenizer = load_tokenizer(str(checkpoint), key="checkpoint")
-            models[BASE_MODEL] = evaluate_benchmarks(config, base, benchmarks, BASE_MODEL, tokenizer)
+        benchmarks, models, answer = run(config, checkpoint, base)
+        results = models[checkpoint.name]
         logger = make_logger(config, output_dir, None, {"redi_lab.stage": "evaluate"})
         logger.log_metrics({f"eval/{k}": v for k, v in _metrics(config, results, answer).items()}, step=0)
         page = log_samples(logger, output_dir, results, benchmarks)
@@ -111,6 +106,52 @@ def _settle(config: DictConfig, checkpoint: Path) -> Path | None:
     return base
 
 
+_Scored = tuple[Sequence[Benchmark], dict[str, Sequence[EvaluationResult]], Answer | None]
+"""Benchmarks, the results of each model on them, and the answer where a question is asked."""
+
+
+def _run_benchmarks(config: DictConfig) -> Callable[[DictConfig, Path, Path | None], _Scored]:
+    """What evaluates on the benchmarks of the group eval, which are read now."""
+    benchmarks = make_benchmarks(config, lambda: make_source(config).load())
+    if not benchmarks:
+        raise UserError(
+            "eval=none: nothing to evaluate; choose eval=heldout, eval=math500 or eval=jsonl eval.path=FILE"
+        )
+
+    def run(config: DictConfig, checkpoint: Path, base: Path | None) -> _Scored:
+        results, answer = _evaluate(config, checkpoint, benchmarks)
+        models: dict[str, Sequence[EvaluationResult]] = {checkpoint.name: results}
+        if base is not None:  # under the same protocol, down to the tokens of its prompts
+            tokenizer = load_tokenizer(str(checkpoint), key="checkpoint")
+            models[BASE_MODEL] = evaluate_benchmarks(config, base, benchmarks, BASE_MODEL, tokenizer)
+        return benchmarks, models, answer
+
+    return run
+
+
+def _run_harness(config: DictConfig, checkpoint: Path, base: Path | None) -> _Scored:
+    """Tasks of the lm-evaluation-harness."""
+    harness, engine = config.eval.harness, make_engine(config)
+    if not isinstance(engine, TransformersEngine):
+        raise UserError(f"engine={engine.name}: eval=lm_eval runs on engine=transformers")
+    asked = HarnessTasks(
+        tuple(harness.tasks),
+        None if harness.folder is None else Path(harness.folder),
+        harness.metric,
+        harness.num_fewshot,
+        harness.use_chat_template,
+        harness.batch_size,
+        config.eval.limit,
+    )
+    folders = {checkpoint.name: checkpoint} | ({} if base is None else {BASE_MODEL: base})
+    cache = Path(config.paths.cache_dir) / "evaluations"
+    made = {name: run_tasks(engine, folder, asked, cache) for name, folder in folders.items()}
+    models: dict[str, Sequence[EvaluationResult]] = {
+        name: [result for _, result in scored] for name, scored in made.items()
+    }
+    return [benchmark for benchmark, _ in made[checkpoint.name]], models, None
+
+
 def _evaluate(
     config: DictConfig, checkpoint: Path, benchmarks: Sequence[Benchmark]
 ) -> tuple[list[EvaluationResult], Answer | None]:
@@ -132,7 +173,7 @@ def _evaluate(
 def _metrics(config: DictConfig, results: Sequence[EvaluationResult], answer: Answer | None) -> dict[str, float]:
     """What is tracked: the benchmark's metrics, or a suite's average and each benchmark's metrics under its name."""
     ends = {} if answer is None else {f"sequential_{end}": getattr(answer.states[-1], end) for end in ("low", "high")}
-    if config.eval.benchmark != "suite":
+    if len(results) == 1:
         return {**results[0].metrics, **ends}
     each = {f"{result.benchmark}/{k}": v for result in results for k, v in result.metrics.items()}
     return _average(results) | each
