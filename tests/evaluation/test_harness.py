@@ -44,23 +44,23 @@ metric_list:
 CHOICES = 'doc_to_choice: "{{choices}}"'
 
 
+HARNESS = "{tasks:[which],folder:null,metric:null,num_fewshot:null,use_chat_template:false,batch_size:8}"
+
+
 @pytest.mark.parametrize(
-    ("verb", "more", "said"),
+    ("asked", "said"),
     [
-        ("evaluate", [], r"eval=lm_eval: .* is not installed .* pip install 'redi-lab\[lm-eval\]'"),
-        ("evaluate", ["eval=arithmetic"], "eval.harness: goes with eval=lm_eval"),
-        ("train", [], "eval=lm_eval: .* is not installed"),
+        (["eval=lm_eval", "eval.harness.tasks=[which]"], r"is not installed .* pip install 'redi-lab\[lm-eval\]'"),
+        (["eval=arithmetic", f"eval.harness={HARNESS}"], "eval.harness: goes with eval=lm_eval"),
+        (["eval=lm_eval", "eval.harness=null"], "eval.harness: goes with eval=lm_eval"),
     ],
 )
 def test_what_is_said_before_anything_loads(
-    verb: str, more: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("redi_lab.config.schema.evaluation.find_spec", lambda name: None)
-    asked = ["eval=lm_eval", *([f"checkpoint={tmp_path}"] if verb == "evaluate" else []), *more]
-    keys = "+eval.harness.{}={}" if more else "eval.harness.{}={}"
-    given = {"tasks": "[which]"} | ({"folder": "null", "metric": "null"} if more else {})
     with pytest.raises(UserError, match=said):
-        load_config(verb, [*asked, *(keys.format(*item) for item in given.items())])
+        load_config("evaluate", [f"checkpoint={tmp_path}", *asked])
 
 
 def test_training_is_not_evaluated_on_tasks(monkeypatch: pytest.MonkeyPatch) -> None:

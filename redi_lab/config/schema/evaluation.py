@@ -100,7 +100,7 @@ _Parts = dict[Name, Annotated[list[Text], Field(min_length=1)]]
 class EvalConfig(MemberConfig):
     """A benchmark, or a suite of them, and the protocol."""
 
-    benchmark: _Problems | Literal["suite", "lm_eval"] | None  # type: ignore[assignment]
+    benchmark: Literal[_Problems, "suite", "lm_eval"] | None  # type: ignore[assignment]
     harness: HarnessConfig | None
     members: dict[Name, MemberConfig]
     offset: Whole
