@@ -50,7 +50,7 @@ def yaml_is_parsed_once() -> None:
             parsed[key] = load(source, config_path)
         return copy.deepcopy(parsed[key])
 
-    FileConfigSource.load_config = load_once  # type: ignore[method-assign]
+    FileConfigSource.load_config = load_once  # type: ignore[assignment, method-assign]
 
 
 @pytest.fixture(scope="session")

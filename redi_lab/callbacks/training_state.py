@@ -257,7 +257,7 @@ class SavedRows:
     """The files of a folder that `save_rows` has written, if there are any; they are mapped into memory."""
 
     def __init__(self, folder: Path) -> None:
-        self._files = [safe_open(path, framework="pt") for path in sorted(folder.glob(_ROWS))]
+        self._files: list[Any] = [safe_open(path, framework="pt") for path in sorted(folder.glob(_ROWS))]
 
     def restored(self, saved: Any, place: Tensor, path: str) -> Any:
         """What was saved under a path, in the form of `place`: sharded as that is, or whole.
