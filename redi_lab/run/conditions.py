@@ -73,7 +73,7 @@ def ask_all(config: DictConfig, checkpoint: Path) -> tuple[dict[str, Asked], dic
             make_evaluation(config, checkpoint, benchmark, *fixed, condition=one)
             for one, benchmark in zip(alone, benchmarks, strict=True)
         ]
-        bar = advancing(progress, f"Asking in {len(alone)} ways")
+        bar = advancing(progress, "Asking")
         draw_together(evaluations, summed(bar, len(alone)))
         for one, evaluation in zip(alone, evaluations, strict=True):
             each = evaluation.sampling.num_samples
@@ -89,7 +89,7 @@ def ask_all(config: DictConfig, checkpoint: Path) -> tuple[dict[str, Asked], dic
             ]
             evaluation = make_evaluation(config, checkpoint, benchmark, *fixed, condition=one, prompts=prompts)
             evaluation = replace(evaluation, sampling=replace(evaluation.sampling, num_samples=each))
-            result = follow_up(evaluation, before.result, prompts, advancing(progress, f"Asking {one.name}"))
+            result = follow_up(evaluation, before.result, prompts, advancing(progress, f"Asking on: {one.name}"))
             made[one.name] = Asked(one, benchmark, result, [prompt for prompt in prompts for _ in range(each)])
     return {one.name: made[one.name] for one in conditions}, error
 
