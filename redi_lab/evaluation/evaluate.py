@@ -244,6 +244,17 @@ def draw_together(evaluations: Sequence[Evaluation], on_progress: Sequence[Progr
         draw_samples(evaluations[0].engine, evaluations[0].checkpoint, list(draws.values()))
 
 
+def summed(on_progress: Progress, number: int) -> list[Progress]:
+    """Functions for this many draws to report to, which pass on what all of them have together."""
+    done, totals = [0] * number, [0] * number
+
+    def report(index: int, count: int, total: int) -> None:
+        done[index], totals[index] = count, total
+        on_progress(sum(done), sum(totals))
+
+    return [partial(report, index) for index in range(number)]
+
+
 def follow_up(
     evaluation: Evaluation, before: EvaluationResult, prompts: Sequence[str], on_progress: Progress
 ) -> EvaluationResult:
@@ -276,13 +287,8 @@ def follow_up(
     stored = load_result(whole.folder, key)
     if stored is not None:
         return replace(stored, metrics=whole._metrics(stored.rows))
-    done = [0] * number
-
-    def report(index: int, count: int, _: int) -> None:
-        done[index] = count
-        on_progress(sum(done), len(prompts) * each)
-
-    draws = [part._draw(part.sampling, partial(report, index)) for index, part in enumerate(parts)]
+    reports = summed(on_progress, number)
+    draws = [part._draw(part.sampling, report) for part, report in zip(parts, reports, strict=True)]
     draw_samples(whole.engine, whole.checkpoint, list({draw.store.path: draw for draw in draws}.values()))
     drawn = [part.rows(part.sampling.first_sample, each) for part in parts]
     rows = [

@@ -15,7 +15,7 @@ from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.evaluation.benchmarks import Benchmark, Verifier
 from redi_lab.evaluation.conditions import Condition, conditions_of
-from redi_lab.evaluation.evaluate import draw_together, follow_up
+from redi_lab.evaluation.evaluate import draw_together, follow_up, summed
 from redi_lab.evaluation.judges import ModelJudge, WordJudge, judge_error
 from redi_lab.evaluation.metrics import Estimate
 from redi_lab.evaluation.results import EvaluationResult
@@ -73,7 +73,8 @@ def ask_all(config: DictConfig, checkpoint: Path) -> tuple[dict[str, Asked], dic
             make_evaluation(config, checkpoint, benchmark, *fixed, condition=one)
             for one, benchmark in zip(alone, benchmarks, strict=True)
         ]
-        draw_together(evaluations, [advancing(progress, f"Asking {one.name}") for one in alone])
+        bar = advancing(progress, "Asking")
+        draw_together(evaluations, summed(bar, len(alone)))
         for one, evaluation in zip(alone, evaluations, strict=True):
             each = evaluation.sampling.num_samples
             prompts = [one.put(problem.problem) for problem in evaluation.benchmark.problems for _ in range(each)]
@@ -88,7 +89,7 @@ def ask_all(config: DictConfig, checkpoint: Path) -> tuple[dict[str, Asked], dic
             ]
             evaluation = make_evaluation(config, checkpoint, benchmark, *fixed, condition=one, prompts=prompts)
             evaluation = replace(evaluation, sampling=replace(evaluation.sampling, num_samples=each))
-            result = follow_up(evaluation, before.result, prompts, advancing(progress, f"Asking {one.name}"))
+            result = follow_up(evaluation, before.result, prompts, advancing(progress, f"Asking on: {one.name}"))
             made[one.name] = Asked(one, benchmark, result, [prompt for prompt in prompts for _ in range(each)])
     return {one.name: made[one.name] for one in conditions}, error
 
