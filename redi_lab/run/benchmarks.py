@@ -22,7 +22,6 @@ from redi_lab.evaluation.benchmarks import (
     load_file_benchmark,
     load_hub_benchmark,
 )
-from redi_lab.evaluation.reasoning_gym import ReasoningGymVerifier
 from redi_lab.run.build import make_source
 
 _ENDLESS = (SimulatedSource, ReasoningGymSource)  # make problems beyond those that they hold
@@ -100,14 +99,9 @@ def _fresh_problems(config: DictConfig, corpus: TraceCorpus) -> Sequence[HeldOut
 
 
 def _held_out_benchmark(config: DictConfig, name: str, rows: Sequence[HeldOut]) -> Benchmark:
-    """Problems of the data group, with what it brings to describe or grade completions of them."""
-    kind, g, verifier = get_class(config.data.source._target_), config.eval.grader, None
-    if issubclass(kind, ReasoningGymSource):
-        source = make_source(config)
-        assert isinstance(source, ReasoningGymSource)
-        verifier = ReasoningGymVerifier(source, g.answers, g.num_workers, g.timeout_seconds, g.memory_mb)
-    describe = describe_work if issubclass(kind, SimulatedSource) else None
-    return Benchmark.of(name, _as_problems(rows), describe, verifier)
+    """Problems of the data group, with what it brings to describe completions of them."""
+    is_simulated = issubclass(get_class(config.data.source._target_), SimulatedSource)
+    return Benchmark.of(name, _as_problems(rows), describe_work if is_simulated else None)
 
 
 def _as_problems(rows: Sequence[HeldOut]) -> list[EvalProblem]:

@@ -23,10 +23,10 @@ from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.generation.checkpoint import Checkpoint
 from redi_lab.generation.engines import Engine, SamplingParams
 from redi_lab.generation.engines import Progress as OnProgress
-from redi_lab.grading.grader import Grader
 from redi_lab.redaction import redacted
 from redi_lab.run.build import make_engine, make_grader, make_sampling
 from redi_lab.run.screen import progress_bar
+from redi_lab.verifiers.base import Verifier
 
 BASE_MODEL = "base model"
 
@@ -83,7 +83,7 @@ def make_evaluation(
     checkpoint: Path,
     benchmark: Benchmark,
     engine: Engine,
-    grader: Grader,
+    grader: Verifier,
     console: Console,
     tokenizer: Any | None = None,
     *,
@@ -92,9 +92,11 @@ def make_evaluation(
     """The evaluation that the groups eval and paths describe; the console shows what `eval.fit_context` changes.
 
     Raises:
-        UserError: the tokenizer cannot be loaded, or a prompt leaves no room in the model's context.
+        UserError: the tokenizer cannot be loaded, a prompt leaves no room in the model's context, or the problems are
+            not for the verifier.
     """
     settings = config.eval
+    grader.check(benchmark.problems)
     tokenizer = tokenizer or load_tokenizer(str(checkpoint), key="checkpoint")
     encoder = TraceEncoder(tokenizer, settings.prompt_template, settings.thinking_prefix)
     sampling = replace(make_sampling(config), wants_token_logps=wants_token_logps)

@@ -22,6 +22,7 @@ from redi_lab.config.schema.data import SOURCES
 from redi_lab.config.schema.evaluation import ENGINES
 from redi_lab.config.schema.losses import LOSSES
 from redi_lab.config.schema.training import OPTIMIZERS, TrainerConfig
+from redi_lab.config.schema.verifiers import VERIFIERS
 from redi_lab.errors import UserError
 from redi_lab.run.build import USED_BY_PIPELINE
 from tests.conftest import REPOSITORY
@@ -244,15 +245,33 @@ def test_an_unknown_setting_of_a_callback_is_refused(name: str) -> None:
         check(changed("train", f"callbacks.{name}.foo", 1), "train")
 
 
-def test_a_mistake_in_a_callback_ends_before_torch_is_imported() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "start"),
+    [
+        (["+callbacks.collapse.foo=1"], "unknown key callbacks.collapse.foo: "),
+        (
+            ["evaluate", "checkpoint=.", "verifier=coq", "verifier.coqc=/nowhere/coqc"],
+            "verifier.coqc=/nowhere/coqc: must",
+        ),
+        (
+            ["generate", "checkpoint=.", "eval=coq_lemmas", "verifier.coqc=no_coqc"],
+            "verifier.coqc=no_coqc: must be",
+        ),
+        (
+            ["evaluate", "checkpoint=.", "verifier=command", "verifier.command=[/nowhere,x]"],
+            "verifier.command=['/nowhere",
+        ),
+    ],
+)
+def test_a_mistake_ends_before_torch_is_imported(arguments: list[str], start: str) -> None:
     script = (
         "import sys\nfrom redi_lab.cli import main\n"
-        "try:\n    main(['+callbacks.collapse.foo=1'])\nexcept SystemExit as ended:\n"
+        f"try:\n    main({arguments})\nexcept SystemExit as ended:\n"
         "    print(ended.code, {'torch', 'transformers', 'pytorch_lightning', 'mlflow'} & set(sys.modules))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout == "2 set()\n"
-    assert done.stderr.startswith("redi_lab: unknown key callbacks.collapse.foo: ")
+    assert done.stderr.startswith(f"redi_lab: {start}")
     assert done.stderr.count("\n") == 1
 
 
@@ -287,7 +306,7 @@ def test_a_value_gets_the_type_of_its_field(key: str, value: Any, taken: Any) ->
 def test_models_name_classes_and_their_arguments() -> None:
     """A field that its class does not take would be an option that ends in a traceback."""
     injected = {name for names in USED_BY_PIPELINE.values() for name in names} | {"max_grad_norm", "target", "partial"}
-    for models in (SOURCES, CALLBACKS, ENGINES, OPTIMIZERS):
+    for models in (SOURCES, CALLBACKS, ENGINES, OPTIMIZERS, VERIFIERS):
         for target, model in models.items():
             signature = inspect.signature(get_class(target))
             takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
@@ -309,7 +328,7 @@ def test_losses_are_modules_and_each_has_a_preset() -> None:
 
 def test_no_field_has_a_default_that_yaml_could_hold() -> None:
     """A default in two places becomes two defaults."""
-    for models in (SOURCES, CALLBACKS, ENGINES):
+    for models in (SOURCES, CALLBACKS, ENGINES, VERIFIERS):
         for model in models.values():
             assert all(field.is_required() for field in model.model_fields.values()), model
             assert get_args(model.model_fields["target"].annotation)
