@@ -93,7 +93,7 @@ class CoqVerifier:
         Raises:
             UserError: the program is no coqc.
         """
-        told = self._run(["--version"], {}, self._limits.timeout_seconds)
+        told = self._run(["--version"], "", self._limits.timeout_seconds)
         version = re.search(r"(?:Coq|Rocq).*version (\S+)", told.output)
         if version is None:
             said = " ".join((told.output + told.errors).split())[:200] or f"status {told.status}"
@@ -191,10 +191,7 @@ class CoqVerifier:
         if ran.status is None:
             return _Outcome(Verdict.UNKNOWN, "timeout")
         if ran.status == 0:
-            _, found, printed = ran.output.rpartition(mark)
-            return (
-                self._resting_on(printed) if found else _Outcome(Verdict.UNKNOWN, "coqc did not say what it rests on")
-            )
+            return self._resting_on(*ran.output.rpartition(mark)[1:])
         error = _ERROR.search(ran.errors)
         said = " ".join((error[2] if error else ran.errors).split())[:_REASON_CHARACTERS]
         if error is None or ran.status != 1 or _BEYOND.search(said):
@@ -206,8 +203,10 @@ class CoqVerifier:
             return _Outcome(Verdict.WRONG, f"does not prove {statement.name}: {said}")
         return _Outcome(Verdict.WRONG, f"{said} [at: {lines[line]}]", line - of_proof.start)
 
-    def _resting_on(self, printed: str) -> _Outcome:
-        """The verdict on an accepted proof, from what Print Assumptions says of it."""
+    def _resting_on(self, mark: str, printed: str) -> _Outcome:
+        """The verdict on an accepted proof, from what Print Assumptions says of it after the mark."""
+        if not mark:
+            return _Outcome(Verdict.UNKNOWN, "coqc did not say what it rests on")
         if printed.strip() == "Closed under the global context":
             return _Outcome(Verdict.RIGHT, "proved")
         names = re.findall(r"^(\S+)", printed.replace("Axioms:\n", "", 1), re.MULTILINE)
@@ -218,17 +217,16 @@ class CoqVerifier:
 
     def _compile(self, lines: Sequence[str], timeout_seconds: float | None = None) -> _Ran:
         arguments = ["-q", "-noglob", "-w", "none", "-native-compiler", "no", "given.v"]
-        return self._run(arguments, {"given.v": "\n".join(lines)}, timeout_seconds or self._limits.timeout_seconds)
+        return self._run(arguments, "\n".join(lines), timeout_seconds or self._limits.timeout_seconds)
 
-    def _run(self, arguments: Sequence[str], files: Mapping[str, str], timeout_seconds: float) -> _Ran:
-        """Run coqc in an empty folder of its own, within the limits, without the environment's secrets."""
+    def _run(self, arguments: Sequence[str], content: str, timeout_seconds: float) -> _Ran:
+        """Run coqc in a folder with given.v alone, within the limits, without the environment's secrets."""
         # The processor's time is for the case that this process is killed, and nobody is left to stop coqc.
         limits = [str(self._limits.memory_mb * 1024), str(math.ceil(timeout_seconds) + 1), str(_FILE_BLOCKS)]
         kept = {name: value for name, value in os.environ.items() if _ENVIRONMENT.fullmatch(name)}
         with TemporaryDirectory(prefix="redi_lab_coq_") as name:
             folder = Path(name)
-            for file, content in files.items():
-                (folder / file).write_text(content, encoding="utf-8")
+            (folder / "given.v").write_text(content, encoding="utf-8")
             with (folder / "output").open("w") as output, (folder / "errors").open("w") as errors:
                 process = subprocess.Popen(
                     ["/bin/sh", "-c", _BOX, "sh", *limits, self._coqc, *arguments],
