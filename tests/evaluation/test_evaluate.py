@@ -130,7 +130,7 @@ def test_the_verifier_sees_the_problems_and_decides_the_result(checkpoint: Path,
 
 def test_what_tools_mend_is_counted_apart(checkpoint: Path, tmp_path: Path) -> None:
     """Of two problems with two samples, one sample each is right, and another of the second is mended."""
-    texts = {(1, 2): ["3 5", "3"], (2, 2): ["3 5", "3 5 7"]}
+    texts: dict[tuple[int, ...], list[str]] = {(1, 2): ["3 5", "3"], (2, 2): ["3 5", "3 5 7"]}
     engine = ScriptedEngine(lambda prompt, sample: texts[prompt][sample])
     metrics = make(engine, checkpoint, tmp_path, grader=Lengths(tactics=["cut"])).result().metrics
     assert (metrics["pass_at_1"], metrics["tools_pass_at_1"]) == (0.5, 0.75)

@@ -118,7 +118,7 @@ def _eval(config: DictConfig, folder: Path) -> None:
 def _verifier(config: DictConfig, folder: Path) -> None:
     config.eval.grader.timeout_seconds = 7.0
     with pickle.loads(pickle.dumps(build.grader_maker(config)))() as grader:
-        assert isinstance(grader, get_class(config.verifier._target_))
+        assert type(grader) is get_class(config.verifier._target_)
         if "coqc" not in config.verifier:
             assert grader.settings["timeout_seconds"] == 7.0
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from yaml import safe_load
 
 from redi_lab.config.compose import CONFIG_DIR
 from redi_lab.data.traces import HeldOut
@@ -223,7 +223,7 @@ def as_problem(row: dict[str, str]) -> HeldOut:
 
 
 def listed(key: str) -> list[str]:
-    return [str(value) for value in OmegaConf.load(CONFIG_DIR / "verifier" / "coq.yaml")[key]]
+    return [str(value) for value in safe_load((CONFIG_DIR / "verifier" / "coq.yaml").read_text())[key]]
 
 
 def test_the_lemmas_are_forty_statements_each_with_a_proof(verifier: Callable[..., CoqVerifier]) -> None:
@@ -266,7 +266,7 @@ REAL = [
     ("Inductive eq (A : Type) (x y : A) : Prop := c. Lemma sum : forall a b : nat, eq nat (a + b) (b + a). Proof. intros. apply c. Qed.", "wrong", "does not prove sum: "),
     ("Fixpoint f (n : nat) : False := f n. Lemma sum : forall a b : nat, a + b = b + a. Proof. intros. destruct (f 0). Qed.", "wrong", "Recursive definition of f is ill-formed"),
     ("Inductive bad := mk (f : bad -> False). Lemma sum : forall a b : nat, a + b = b + a. Proof. Qed.", "wrong", "Non strictly positive occurrence"),
-    ("Require Import Classical. Lemma sum : forall a b : nat, a + b = b + a. Proof. intros. destruct (classic (a + b = b + a)) as [H | H]; [exact H | destruct H; apply Nat.add_comm]. Qed.", "wrong", "rests on what is not proved: classic"),
+    ("Require Import Classical. Lemma sum : forall a b : nat, a + b = b + a. Proof. intros. destruct (classic (a + b = b + a)) as [H | H]; [exact H | destruct H; apply Nat.add_comm]. Qed.", "wrong", "rests on what is not proved: Classical_Prop.classic"),
     ("Proof. intros a b. idtac Closed under the global context. auto. Qed.", "wrong", ""),
     ("Proof. do 1000000000 idtac. Qed.", "unknown", "timeout"),
     ("Proof. assert (2000 * 2000 = 1) by (vm_compute; reflexivity). Qed.", "unknown", "coqc failed"),

@@ -41,15 +41,15 @@ def test_the_proof_is_the_last_block_that_ends_one_or_begins_with_a_command(text
         ("(* a (* nested \" *) Load x. *)Proof.\tnow\n auto. Qed.", ["Proof.", "now auto.", "Qed."]),
         ("Proof. - { split. } + 1: lia. all: auto. Qed.", ["Proof.", "- { split.", "} + 1: lia.", "all: auto.", "Qed."]),
         ("Lemma a : Nat.add 1 1 = 2. reflexivity. Qed.", ["Lemma a : Nat.add 1 1 = 2.", "reflexivity.", "Qed."]),
-        ("Require Import Lia. From Coq Require Import Lists.List Lia.", ...),
-        ("From Coq.Lists Require Import List. From mathcomp.ssreflect Require Import seq.", ...),
-        ("Require Import Coq.micromega.Lia. Import ListNotations. Open Scope nat_scope.", ...),
-        ("Definition f (x : nat) := x. Fixpoint g (n : nat) := 0. Ltac t := auto. (idtac). [> auto ].", ...),
+        ("Require Import Lia. From Coq Require Import Lists.List Lia.", None),
+        ("From Coq.Lists Require Import List. From mathcomp.ssreflect Require Import seq.", None),
+        ("Require Import Coq.micromega.Lia. Import ListNotations. Open Scope nat_scope.", None),
+        ("Definition f (x : nat) := x. Fixpoint g (n : nat) := 0. Ltac t := auto. (idtac). [> auto ].", None),
     ],
 )  # fmt: skip
-def test_what_coq_is_given(text: str, sentences: list[str]) -> None:
+def test_what_coq_is_given(text: str, sentences: list[str] | None) -> None:
     found = read_sentences(text, LIBRARIES)
-    assert found == sentences or sentences is ...
+    assert found == sentences or (sentences is None and len(found) > 1)
 
 
 HOSTILE = [
@@ -58,10 +58,10 @@ HOSTILE = [
     "Separate Extraction f.", "Require Import Extraction.", "Require Evil.", "From Evil Require Import Lia.",
     "Require Import Evil.Lia.", "Require Import Lia Evil.", "From Coq Require Import extraction.Extraction.",
     "Require Import Lia.Load.", "From Coq Require Import Lia. Load evil.", "#[local] Load evil.", "Local Load evil.",
-    "Time Load evil.", "Fail Load evil.", "Timeout 3 Load evil.", "- Load evil.", "{ Load evil.", "} } + 1: { Load evil.",
-    "all: Load evil.", "2,3 : Load evil.", "[x]: { Load evil.", "auto.\nLoad evil.", "auto. (* c *) Load evil.",
-    "auto.(**)Load evil.", "(* (* *) *) Load evil.", "(*) auto. *) Load evil.", "auto.\rLoad evil.", "auto.\fLoad evil.",
-    "auto.\x0bLoad evil.", "auto.\u00a0Load evil.", "auto.\u2028Load evil.", "auto.\x00Load evil.", "\ufeffLoad evil.",
+    "Time Print x.", "Fail Print x.", "Timeout 3 Print x.", "- Print x.", "{ Print x.", "} } + 1: { Print x.",
+    "all: Print x.", "2,3 : Print x.", "[x]: { Print x.", "auto.\nPrint x.", "auto. (* c *) Print x.",
+    "auto.(**)Print x.", "(* (* *) *) Print x.", "(*) auto. *) Print x.", "auto.\rPrint x.", "auto.\fPrint x.",
+    "auto.\x0bPrint x.", "auto.\u00a0Print x.", "auto.\u2028Print x.", "auto.\x00Print x.", "\ufeffPrint x.",
     "native_compute.", "exact (ltac:(native_compute)).", "par: auto.", "par : auto.", "psatz Z 2.",
     "Print nat.", "Check nat.", "Set Guard Checking.", "Unset Guard Checking.", "#[bypass_check(guard)] Fixpoint f := f.",
     "Section S.", "End Given.", "End Asked.", "Module M.", "Notation x := y.", "Hint Resolve x.", "Print Assumptions x.",

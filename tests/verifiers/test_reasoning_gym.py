@@ -129,8 +129,8 @@ def test_settings_decide_the_verdict() -> None:
 def test_problems_of_others_and_of_other_settings_are_told_apart(problems: dict[str, EvalProblem]) -> None:
     verifier().check(problems.values())
     mine, problem = EvalProblem("chain_sum/0", "1 + 1?", ("2",)), problems["chain_sum"]
-    wordy = {"options": {"chain_sum": {"min_terms": 5, "max_terms": 6}}}
-    for made, wrong in ((verifier(), mine), (verifier(difficulty=1), problem), (verifier(**wordy), problem)):
+    wordy = {"chain_sum": {"min_terms": 5, "max_terms": 6}}
+    for made, wrong in ((verifier(), mine), (verifier(difficulty=1), problem), (verifier(options=wordy), problem)):
         with pytest.raises(UserError, match=rf"^verifier=reasoning_gym: {wrong.id} is not the problem"):
             made.check([wrong])
         [grade] = made.grade_all([(boxed(wrong.answers[0]), wrong)])
