@@ -125,7 +125,7 @@ def split_marks(sentence: str) -> tuple[str, str]:
 
 def is_tactic(text: str) -> bool:
     """Whether what follows the marks is a tactic; all commands begin with a capital letter."""
-    return re.match(r"[a-z_(\[]", text) is not None
+    return re.match(r"[a-z_(]|\[>", text) is not None
 
 
 @final

@@ -59,7 +59,7 @@ HOSTILE = [
     "Require Import Evil.Lia.", "Require Import Lia Evil.", "From Coq Require Import extraction.Extraction.",
     "Require Import Lia.Load.", "From Coq Require Import Lia. Load evil.", "#[local] Load evil.", "Local Load evil.",
     "Time Print x.", "Fail Print x.", "Timeout 3 Print x.", "- Print x.", "{ Print x.", "} } + 1: { Print x.",
-    "all: Print x.", "2,3 : Print x.", "[x]: { Print x.", "auto.\nPrint x.", "auto. (* c *) Print x.",
+    "all: Print x.", "2,3 : Print x.", "[x]: { Print x.", "[x] : Print x.", "[ x ]:{ Axiom a : False.", "all: { Print x.", "!: { Print x.", "1 : 2 : { Print x.", "auto.\nPrint x.", "auto. (* c *) Print x.",
     "auto.(**)Print x.", "(* (* *) *) Print x.", "(*) auto. *) Print x.", "auto.\rPrint x.", "auto.\fPrint x.",
     "auto.\x0bPrint x.", "auto.\u00a0Print x.", "auto.\u2028Print x.", "auto.\x00Print x.", "\ufeffPrint x.",
     "native_compute.", "exact (ltac:(native_compute)).", "par: auto.", "par : auto.", "psatz Z 2.",
