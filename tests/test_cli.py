@@ -40,6 +40,9 @@ for arguments in json.loads(sys.argv[1]):
 MISTAKES = {
     "loss.alpha=2": "loss.alpha=2: must be at most 1",
     "+callbacks.collapse.foo=1": "unknown key callbacks.collapse.foo: ",
+    "evaluate checkpoint=. verifier=coq verifier.coqc=/nowhere/coqc": "verifier.coqc=/nowhere/coqc: must",
+    "generate checkpoint=. eval=coq_lemmas verifier.coqc=no_coqc": "verifier.coqc=no_coqc: must be",
+    "evaluate checkpoint=. verifier=command verifier.command=[/nowhere,x]": "verifier.command=['/nowhere",
     "plan gpu=h1000": "gpu=h1000: unknown; choose one of h100, h200, a100, l40s, rtx4090, cpu (did you mean h100?)",
     "plan devices=0": "devices=0: must be at least 1",
     "plan nodes=x": "nodes=x: must be a whole number",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -32,6 +33,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("abspath", os.path.abspath, replace=True)
     # Hydra's own `now` is the same for all jobs of a multirun, which would then share one results folder.
     OmegaConf.register_new_resolver("timestamp", lambda: datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), replace=True)
+    OmegaConf.register_new_resolver("packaged", lambda name: str(Path(__file__).parents[1] / name), replace=True)
     OmegaConf.register_new_resolver("by_lora", _by_lora, replace=True)
 
 

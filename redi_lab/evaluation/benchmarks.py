@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self, final
+from typing import Any, NamedTuple, Self, final
 
 from redi_lab.data.jsonl import parse_json, read_jsonl
 from redi_lab.errors import UserError
-from redi_lab.grading.grader import Grade
 
 Describe = Callable[[Sequence[str], Sequence[str]], Mapping[str, float]]
 _ROW_NUMBER = re.compile(r"\d+$")  # at the end of a row's place
@@ -51,20 +50,6 @@ class EvalProblem:
     answers: tuple[str, ...]
 
 
-class Verifier(Protocol):
-    """What says whether completions solve their problems, where that is not to compare an answer with those accepted.
-
-    `settings` is what decides a verdict, as JSON values: it becomes part of a result's protocol.
-    """
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """See above."""
-
-    def grade_all(self, pairs: Iterable[tuple[str, EvalProblem]]) -> list[Grade]:
-        """A verdict, its reason and the answer that was found, for each completion of a problem, in order."""
-
-
 @final
 @dataclass(frozen=True, slots=True)
 class Benchmark:
@@ -76,23 +61,15 @@ class Benchmark:
         digest: SHA-256 over the canonical JSON of the problems.
         describe: From the texts of all completions, and of the problem of each, to further metrics of the benchmark,
             whatever the verdicts.
-        verifier: What grades completions; None: the mathematics grader, against the answers.
     """
 
     name: str
     problems: tuple[EvalProblem, ...]
     digest: str
     describe: Describe | None = None
-    verifier: Verifier | None = None
 
     @classmethod
-    def of(
-        cls,
-        name: str,
-        problems: Iterable[EvalProblem],
-        describe: Describe | None = None,
-        verifier: Verifier | None = None,
-    ) -> Self:
+    def of(cls, name: str, problems: Iterable[EvalProblem], describe: Describe | None = None) -> Self:
         """Check the problems and compute their digest.
 
         Raises:
@@ -109,7 +86,7 @@ class Benchmark:
                     f"benchmark {name}: rows {first} and {row} share the id {problem.id!r}; make ids unique"
                 )
         content = json.dumps([asdict(problem) for problem in collected], sort_keys=True, separators=(",", ":"))
-        return cls(name, collected, hashlib.sha256(content.encode()).hexdigest(), describe, verifier)
+        return cls(name, collected, hashlib.sha256(content.encode()).hexdigest(), describe)
 
 
 def load_file_benchmark(

@@ -1,6 +1,6 @@
 """Evaluate one checkpoint on one benchmark: look the result up, else draw the missing samples, grade, score and store.
 
-with Grader() as grader:
+with MathVerifier(Limits()) as grader:
     evaluation = Evaluation(engine, folder, benchmark, encode, sampling, grader, {"prompt": template}, results_folder)
     result = evaluation.result()
     further = evaluation.rows(first_sample=4, num_samples=4)  # other samples of all problems
@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
-from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
+from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.evaluation.results import (
     EvaluationResult,
     ResultRow,
@@ -28,10 +28,11 @@ from redi_lab.evaluation.results import (
     save_result,
 )
 from redi_lab.evaluation.samples import Draw, Sample, SampleStore, draw_samples
-from redi_lab.evaluation.scoring import grade_completions, score
+from redi_lab.evaluation.scoring import grade_completions, score, score_with_tools
 from redi_lab.generation.engines import Engine, Progress, SamplingParams
-from redi_lab.grading.grader import Gold, Grade, Grader
+from redi_lab.grading.grader import Grade
 from redi_lab.redaction import redacted
+from redi_lab.verifiers.base import Judge
 
 _MOST_FOLLOW_UPS = 100_000  # of one completion: their sample indices begin at multiples of it
 
@@ -57,7 +58,7 @@ class Evaluation:
         encode: From a problem's text to the token ids of its prompt. The ids enter the protocol by their hash, so a
             changed template is a different evaluation even if `protocol_extras` does not say so.
         sampling: How completions are drawn.
-        grader: What grades them, unless the benchmark has a verifier.
+        grader: What grades them.
         protocol_extras: Further JSON values of the protocol, such as the prompt template.
         folder: Where results are kept, and below it, in `samples`, what is drawn.
         chunk_completions: See `redi_lab.evaluation.samples.Draw`.
@@ -69,7 +70,7 @@ class Evaluation:
     benchmark: Benchmark
     encode: Callable[[str], list[int]]
     sampling: SamplingParams
-    grader: Grader
+    grader: Judge
     protocol_extras: Mapping[str, Any]
     folder: Path
     chunk_completions: int = 4096
@@ -148,16 +149,9 @@ class Evaluation:
             for problem, of_problem in zip(draw.wanted, drawn, strict=True)
             for index, sample in enumerate(of_problem, start=first_sample)
         ]
-        grades = self._grades([(sample.text, self.benchmark.problems[problem]) for problem, _, sample in samples])
+        texts = [(sample.text, self.benchmark.problems[problem]) for problem, _, sample in samples]
+        grades = grade_completions(self.grader, texts, require_closed_thought=self.require_closed_thought)
         return [GradedSample(*sample, grade) for sample, grade in zip(samples, grades, strict=True)]
-
-    def _grades(self, completions: Sequence[tuple[str, EvalProblem]]) -> list[Grade]:
-        if self.benchmark.verifier is not None:
-            return grade_completions(
-                self.benchmark.verifier, completions, require_closed_thought=self.require_closed_thought
-            )
-        texts: list[tuple[str, Gold]] = [(text, problem.answers) for text, problem in completions]
-        return grade_completions(self.grader, texts, require_closed_thought=self.require_closed_thought)
 
     def _draw(
         self, sampling: SamplingParams, on_progress: Progress | None, problems: Sequence[int] | None = None
@@ -173,6 +167,8 @@ class Evaluation:
         if describe is not None:
             problems = {problem.id: problem.problem for problem in self.benchmark.problems}
             further = dict(describe([row.text for row in rows], [problems[row.id] for row in rows]))
+        if self.grader.settings.get("tactics"):
+            further |= score_with_tools(rows, self.sampling.num_samples)
         return score(rows, self.sampling.num_samples) | further
 
     @cached_property
@@ -199,10 +195,7 @@ class Evaluation:
     @property
     def _grading(self) -> dict[str, Any]:
         """What decides a verdict, for the protocol."""
-        return {
-            **(self.benchmark.verifier or self.grader).settings,
-            "require_closed_thought": self.require_closed_thought,
-        }
+        return {**self.grader.settings, "require_closed_thought": self.require_closed_thought}
 
     @cached_property
     def _prompts(self) -> list[list[int]]:

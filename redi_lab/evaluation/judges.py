@@ -4,7 +4,7 @@
     judge.grade_all([("The two prices contradict each other.", problem)])   # right: it does
     judge_error(judge)["missed"]                                            # on answers marked by hand
 
-A judge is a `Verifier`: right is that the answer finds fault, wrong that it does not.
+A judge is a `redi_lab.verifiers.base.Judge`: right is that the answer finds fault, wrong that it does not.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any, ClassVar, final
 import numpy as np
 
 from redi_lab.data.jsonl import read_jsonl
-from redi_lab.evaluation.benchmarks import EvalProblem, Verifier
+from redi_lab.evaluation.benchmarks import EvalProblem
 from redi_lab.evaluation.metrics import Estimate, ratio
 from redi_lab.evaluation.results import checkpoint_hash, content_digest
 from redi_lab.evaluation.samples import Draw, SampleStore, draw_samples
 from redi_lab.generation.checkpoint import Checkpoint
 from redi_lab.generation.engines import Engine, SamplingParams
 from redi_lab.grading.grader import Grade, Verdict
+from redi_lab.verifiers.base import Judge, Posed
 
 CASES = Path(__file__).with_name("judge_cases.jsonl")
 """Answers marked by hand: rows {problem, answer, finds_fault}."""
@@ -49,8 +50,11 @@ class WordJudge:
 
     settings: ClassVar[Mapping[str, Any]] = {"name": "fault found, by words", "version": 1}
 
-    def grade_all(self, pairs: Iterable[tuple[str, EvalProblem]]) -> list[Grade]:
-        """See `Verifier`; of a text without a word nothing is known."""
+    def check(self, problems: Iterable[Posed]) -> None:
+        """Any question can have a fault."""
+
+    def grade_all(self, pairs: Iterable[tuple[str, Posed]]) -> list[Grade]:
+        """See `Judge`; of a text without a word nothing is known."""
         return [self._grade(text) for text, _ in pairs]
 
     def _grade(self, text: str) -> Grade:
@@ -86,8 +90,11 @@ class ModelJudge:
             "engine": {"name": engine.name, "versions": dict(engine.versions), "settings": dict(engine.settings)},
         }
 
-    def grade_all(self, pairs: Iterable[tuple[str, EvalProblem]]) -> list[Grade]:
-        """See `Verifier`; unknown is a pair that does not fit the judge's context, and a reply without that JSON."""
+    def check(self, problems: Iterable[Posed]) -> None:
+        """Any question can have a fault."""
+
+    def grade_all(self, pairs: Iterable[tuple[str, Posed]]) -> list[Grade]:
+        """See `Judge`; unknown is a pair that does not fit the judge's context, and a reply without that JSON."""
         prompts = [self._encode(f"{QUESTION}{problem.problem}\n\nAnswer:\n{text}") for text, problem in pairs]
         fitting = [prompt for prompt in prompts if len(prompt) <= self._room]
         if not fitting:
@@ -116,7 +123,7 @@ def _read(reply: str) -> Grade:
     return Grade(Verdict.RIGHT if finds else Verdict.WRONG, "by a model", None)
 
 
-def judge_error(judge: Verifier, cases: Path = CASES) -> dict[str, Estimate]:
+def judge_error(judge: Judge, cases: Path = CASES) -> dict[str, Estimate]:
     """How a judge does on answers marked by hand.
 
     Returns:

@@ -20,7 +20,8 @@ from redi_lab.evaluation.scoring import grade_completions
 from redi_lab.generation.checkpoint import Checkpoint
 from redi_lab.generation.engines import SamplingParams
 from redi_lab.generation.transformers_engine import TransformersEngine
-from redi_lab.grading.grader import Gold, Grader, Verdict
+from redi_lab.grading.grader import Verdict
+from redi_lab.verifiers.base import Verifier
 
 
 @final
@@ -42,7 +43,7 @@ class PolicyAccuracy:
     encode: Callable[[str], list[int]]
     stops: Sequence[int]
     sampling: SamplingParams
-    grader: Grader
+    grader: Verifier
     max_batch_tokens: int = 65_536
     require_closed_thought: bool = field(default=False, kw_only=True)
 
@@ -60,9 +61,7 @@ class PolicyAccuracy:
         with policy.for_generation() as model:
             opened = Checkpoint(model.config, policy.tokenizer, tuple(self.stops))
             completions = engine.generate_with(model, opened, self._prompts, self.sampling)
-        pairs: list[tuple[str, Gold]] = [
-            (c.text, self.benchmark.problems[c.problem_index].answers) for c in completions
-        ]
+        pairs = [(completion.text, self.benchmark.problems[completion.problem_index]) for completion in completions]
         grades = grade_completions(self.grader, pairs, require_closed_thought=self.require_closed_thought)
         is_right = np.array([grade.verdict == Verdict.RIGHT for grade in grades], dtype=np.bool_)
         score = pass_at_1(is_right.reshape(-1, self.sampling.num_samples))

@@ -7,14 +7,14 @@ metrics["pass_at_1"], metrics["pass_at_1_ci_low"], metrics["pass_at_16"], metric
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 
 from redi_lab.evaluation.metrics import Estimate, Verdicts, pass_at_1, pass_at_k
 from redi_lab.evaluation.results import EvaluationResult, ResultRow
 from redi_lab.grading.grader import Grade, Verdict
+from redi_lab.verifiers.base import WITH_TOOLS, Judge, Posed
 
 UNFINISHED_THOUGHT = "unfinished_thought"
 """Reason of a completion that is wrong because its thought never ends."""
@@ -24,25 +24,14 @@ _WAIT = re.compile(r"\bWait\b")
 """Opens a second thought in reasoning traces; in lower case the word mostly belongs to the problem's story."""
 
 
-Asked_contra = TypeVar("Asked_contra", contravariant=True)
-Asked = TypeVar("Asked")
-
-
-class Grades(Protocol[Asked_contra]):
-    """What grades completions: a `Grader`, against accepted answers, or a benchmark's verifier."""
-
-    def grade_all(self, pairs: Iterable[tuple[str, Asked_contra]]) -> list[Grade]:
-        """A grade for each completion, in order."""
-
-
 def grade_completions(
-    grader: Grades[Asked], completions: Sequence[tuple[str, Asked]], *, require_closed_thought: bool
+    grader: Judge, completions: Sequence[tuple[str, Posed]], *, require_closed_thought: bool
 ) -> list[Grade]:
     """Grade completions of a model, in their order.
 
     Args:
         grader: Gives the verdicts.
-        completions: Texts with what they are graded against: accepted answers or, for a verifier, their problem.
+        completions: Texts with their problems.
         require_closed_thought: Search the answer only in what follows the first `</think>` (and precedes a second), and
             count a completion without one as wrong whatever it says: how the paper's code grades its tables (rllm,
             `RewardMathFn`). Otherwise the whole text is searched.
@@ -50,7 +39,7 @@ def grade_completions(
     if not require_closed_thought:
         return grader.grade_all(completions)
     parts = [text.split(_END_OF_THOUGHT, 2) for text, _ in completions]
-    closed = [(part[1], gold) for part, (_, gold) in zip(parts, completions, strict=True) if len(part) > 1]
+    closed = [(part[1], problem) for part, (_, problem) in zip(parts, completions, strict=True) if len(part) > 1]
     grades = iter(grader.grade_all(closed))
     return [next(grades) if len(part) > 1 else Grade(Verdict.WRONG, UNFINISHED_THOUGHT, None) for part in parts]
 
@@ -92,6 +81,12 @@ def score(rows: Sequence[ResultRow], num_samples: int) -> dict[str, float]:
     metrics |= text_statistics([row.text for row in rows], [row.num_tokens for row in rows])
     metrics["num_problems"], metrics["num_samples"] = float(len(correct)), float(num_samples)
     return metrics
+
+
+def score_with_tools(rows: Sequence[ResultRow], num_samples: int) -> dict[str, float]:
+    """`tools_pass_at_1` with its interval: pass@1 if proofs that tools can mend were right; arguments as `score`."""
+    proved = [row.verdict == Verdict.RIGHT or row.reason.startswith(WITH_TOOLS) for row in rows]
+    return flatten("tools_pass_at_1", pass_at_1(np.array(proved, dtype=np.bool_).reshape(-1, num_samples)))
 
 
 def explain_zero(result: EvaluationResult) -> str | None:

@@ -21,12 +21,13 @@ from redi_lab.config.schema.callbacks import CALLBACKS
 from redi_lab.config.schema.data import SOURCES
 from redi_lab.config.schema.evaluation import ENGINES
 from redi_lab.config.schema.training import OPTIMIZERS
+from redi_lab.config.schema.verifiers import VERIFIERS
 from redi_lab.errors import UserError
 from redi_lab.run.build import USED_BY_PIPELINE
 
 
 def check_arguments(config: DictConfig) -> None:
-    """Check source, optimizer, engine and callbacks of a configuration, those of them that it has.
+    """Check source, optimizer, engine, verifier and callbacks of a configuration, those of them that it has.
 
     Raises:
         UserError: a class cannot be found or is of another kind, or a setting is unknown or has another type.
@@ -53,6 +54,8 @@ def _instantiated(
         yield "data.source", config.data.source, SOURCES, lambda c: hasattr(c, "load") and hasattr(c, "digest")
     if "engine" in config:
         yield "engine", config.engine, ENGINES, lambda c: hasattr(c, "stream") and hasattr(c, "close")
+    if "verifier" in config:
+        yield "verifier", config.verifier, VERIFIERS, lambda c: hasattr(c, "grade_all") and hasattr(c, "settings")
     if "optimizer" in config:
         yield "optimizer", config.optimizer, OPTIMIZERS, lambda c: issubclass(c, torch.optim.Optimizer)
     for name, settings in config.get("callbacks", {}).items():

@@ -26,7 +26,6 @@ from redi_lab.evaluation.benchmarks import (
     load_hub_benchmark,
 )
 from redi_lab.evaluation.conditions import Condition
-from redi_lab.evaluation.reasoning_gym import ReasoningGymVerifier
 from redi_lab.run.build import make_source
 
 _ENDLESS = (SimulatedSource, ReasoningGymSource)  # make problems beyond those that they hold
@@ -92,7 +91,7 @@ def _from_offset(config: DictConfig, load: Callable[[int | None], Benchmark]) ->
         return found
     if offset >= len(found.problems):
         raise UserError(f"eval.offset={offset}: {found.name} has {len(found.problems)} problems; lower it")
-    return Benchmark.of(found.name, found.problems[offset:], found.describe, found.verifier)
+    return Benchmark.of(found.name, found.problems[offset:], found.describe)
 
 
 def _first_problems(
@@ -188,14 +187,9 @@ def texts_of(corpus: TraceCorpus) -> set[str]:
 
 
 def _held_out_benchmark(config: DictConfig, name: str, problems: Sequence[EvalProblem]) -> Benchmark:
-    """Problems of the data group, with what it brings to describe or grade completions of them."""
-    kind, g, verifier = get_class(config.data.source._target_), config.eval.grader, None
-    if issubclass(kind, ReasoningGymSource):
-        source = make_source(config)
-        assert isinstance(source, ReasoningGymSource)
-        verifier = ReasoningGymVerifier(source, g.answers, g.num_workers, g.timeout_seconds, g.memory_mb)
-    describe = describe_work if issubclass(kind, SimulatedSource) else None
-    return Benchmark.of(name, problems, describe, verifier)
+    """Problems of the data group, with what it brings to describe completions of them."""
+    is_simulated = issubclass(get_class(config.data.source._target_), SimulatedSource)
+    return Benchmark.of(name, problems, describe_work if is_simulated else None)
 
 
 def _as_problems(rows: Sequence[HeldOut]) -> list[EvalProblem]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -37,8 +38,8 @@ from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.evaluation.policy_accuracy import PolicyAccuracy
 from redi_lab.generation.engines import Engine, SamplingParams
-from redi_lab.grading.grader import Grader
 from redi_lab.modules.base import CausalLMModule
+from redi_lab.verifiers.base import Limits, Verifier
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 EMBEDDED_TOKENIZERS = {"arithmetic": arithmetic.build_tokenizer, "chains": chains.build_tokenizer}
@@ -182,7 +183,7 @@ def make_callbacks(
 
 
 def make_accuracy(
-    config: DictConfig, eval_config: DictConfig, benchmark: Benchmark, encoder: TraceEncoder, grader: Grader
+    config: DictConfig, eval_config: DictConfig, benchmark: Benchmark, encoder: TraceEncoder, grader: Verifier
 ) -> PolicyAccuracy:
     """What measures accuracy during training: the final evaluation's prompts and rules on other problems.
 
@@ -194,6 +195,7 @@ def make_accuracy(
         grader: stays open as long as the training lasts.
     """
     protocol = eval_config.eval
+    grader.check(benchmark.problems)
     prompts = TraceEncoder(encoder.tokenizer, protocol.prompt_template, protocol.thinking_prefix)
     return PolicyAccuracy(
         benchmark,
@@ -269,10 +271,16 @@ def make_sampling(config: DictConfig) -> SamplingParams:
     return SamplingParams(e.temperature, e.top_p, e.max_new_tokens, e.num_samples, e.seed)
 
 
-def make_grader(config: DictConfig) -> Grader:
+def make_grader(config: DictConfig) -> Verifier:
     """What grades them."""
-    g = config.eval.grader
-    return Grader(g.num_workers, g.timeout_seconds, g.memory_mb, g.answers)
+    return grader_maker(config)()
+
+
+def grader_maker(config: DictConfig) -> Callable[[], Verifier]:
+    """What makes it, which can be sent to a process."""
+    g = config.eval.grader if "eval" in config else config.curation.grading
+    limits = Limits(g.num_workers, g.timeout_seconds, g.memory_mb, g.answers)
+    return partial(_instantiate({**config.verifier, "_partial_": True}), limits)
 
 
 def _instantiate(settings: Any, **extra: Any) -> Any:

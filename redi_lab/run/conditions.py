@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from redi_lab.backbone.hub import load_tokenizer
 from redi_lab.data.tokenization import TraceEncoder
-from redi_lab.evaluation.benchmarks import Benchmark, Verifier
+from redi_lab.evaluation.benchmarks import Benchmark
 from redi_lab.evaluation.conditions import Condition, conditions_of
-from redi_lab.evaluation.evaluate import draw_together, follow_up, summed
+from redi_lab.evaluation.evaluate import Evaluation, draw_together, follow_up, summed
 from redi_lab.evaluation.judges import ModelJudge, WordJudge, judge_error
 from redi_lab.evaluation.metrics import Estimate
 from redi_lab.evaluation.results import EvaluationResult
@@ -24,6 +24,7 @@ from redi_lab.run.benchmarks import make_asked
 from redi_lab.run.build import make_engine, make_grader, make_source
 from redi_lab.run.evaluation import advancing, make_evaluation
 from redi_lab.run.screen import progress_bar
+from redi_lab.verifiers.base import Judge
 
 
 @final
@@ -62,16 +63,19 @@ def ask_all(config: DictConfig, checkpoint: Path) -> tuple[dict[str, Asked], dic
     benchmarks = [make_asked(config, load_corpus, one) for one in alone]
     made: dict[str, Asked] = {}
     with progress_bar() as progress, closing(make_engine(config)) as engine, make_grader(config) as grader:
-        fixed = (engine, grader, progress.console, load_tokenizer(str(checkpoint), key="checkpoint"))
-        error: dict[str, Estimate] = {}
-        if any(one.is_judged for one in alone):
-            judge = make_judge(config, engine)
-            error = judge_error(judge)
-            pairs = zip(benchmarks, alone, strict=True)
-            benchmarks = [replace(each, verifier=judge) if one.is_judged else each for each, one in pairs]
+        tokenizer = load_tokenizer(str(checkpoint), key="checkpoint")
+        fault_finder = make_judge(config, engine) if any(one.is_judged for one in alone) else None
+        error = {} if fault_finder is None else judge_error(fault_finder)
+        judges: dict[str | None, Judge] = {one.name: (one.is_judged and fault_finder) or grader for one in alone}
+
+        def evaluation_of(
+            one: Condition, benchmark: Benchmark, judge: Judge, prompts: Sequence[str] = ()
+        ) -> Evaluation:
+            fixed = (engine, judge, progress.console, tokenizer)
+            return make_evaluation(config, checkpoint, benchmark, *fixed, condition=one, prompts=prompts)
+
         evaluations = [
-            make_evaluation(config, checkpoint, benchmark, *fixed, condition=one)
-            for one, benchmark in zip(alone, benchmarks, strict=True)
+            evaluation_of(one, benchmark, judges[one.name]) for one, benchmark in zip(alone, benchmarks, strict=True)
         ]
         bar = advancing(progress, "Asking")
         draw_together(evaluations, summed(bar, len(alone)))
@@ -81,20 +85,21 @@ def ask_all(config: DictConfig, checkpoint: Path) -> tuple[dict[str, Asked], dic
             made[one.name] = Asked(one, evaluation.benchmark, evaluation.result(), prompts)
         for one in (one for one in conditions if one.after is not None):
             before, each = made[one.after or ""], config.eval.follow_ups
+            judges[one.name] = judges[one.after]
             benchmark = replace(before.benchmark, name=one.name)
             texts = {problem.id: problem.problem for problem in benchmark.problems}
             prompts = [
                 one.go_on(prompt, settings["thinking_prefix"] + row.text, texts[row.id])
                 for prompt, row in zip(before.prompts, before.result.rows, strict=True)
             ]
-            evaluation = make_evaluation(config, checkpoint, benchmark, *fixed, condition=one, prompts=prompts)
+            evaluation = evaluation_of(one, benchmark, judges[one.after], prompts)
             evaluation = replace(evaluation, sampling=replace(evaluation.sampling, num_samples=each))
             result = follow_up(evaluation, before.result, prompts, advancing(progress, f"Asking on: {one.name}"))
             made[one.name] = Asked(one, benchmark, result, [prompt for prompt in prompts for _ in range(each)])
     return {one.name: made[one.name] for one in conditions}, error
 
 
-def make_judge(config: DictConfig, engine: Engine) -> Verifier:
+def make_judge(config: DictConfig, engine: Engine) -> Judge:
     """What says whether an answer finds fault with its question.
 
     Raises:

@@ -26,10 +26,10 @@ from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.generation.checkpoint import Checkpoint
 from redi_lab.generation.engines import Engine, SamplingParams
 from redi_lab.generation.engines import Progress as OnProgress
-from redi_lab.grading.grader import Grader
 from redi_lab.redaction import redacted
 from redi_lab.run.build import make_engine, make_grader, make_sampling
 from redi_lab.run.screen import progress_bar
+from redi_lab.verifiers.base import Judge
 
 BASE_MODEL = "base model"
 
@@ -86,7 +86,7 @@ def make_evaluation(
     checkpoint: Path,
     benchmark: Benchmark,
     engine: Engine,
-    grader: Grader,
+    grader: Judge,
     console: Console,
     tokenizer: Any | None = None,
     *,
@@ -111,9 +111,11 @@ def make_evaluation(
         prompts: what is asked in place of the problems, where that is more than they.
 
     Raises:
-        UserError: the tokenizer cannot be loaded, or a prompt leaves no room in the model's context.
+        UserError: the tokenizer cannot be loaded, a prompt leaves no room in the model's context, or the problems are
+            not for the verifier.
     """
     settings, asked = config.eval, condition or Condition("plain")
+    grader.check(benchmark.problems)
     if encode is None:
         tokenizer = tokenizer or load_tokenizer(str(checkpoint), key="checkpoint")
         encoder = TraceEncoder(tokenizer, settings.prompt_template, settings.thinking_prefix)

@@ -22,6 +22,7 @@ from pyarrow.parquet import ParquetWriter
 
 from redi_lab.backbone.weights import check_folder
 from redi_lab.config.overrides import quoted
+from redi_lab.config.schema.verifiers import WITHOUT_ANSWERS
 from redi_lab.evaluation.benchmarks import EvalProblem
 from redi_lab.evaluation.evaluate import Evaluation, GradedSample
 from redi_lab.evaluation.results import content_digest
@@ -221,4 +222,6 @@ def _next_command(config: DictConfig, path: Path) -> str:
             words.append(f"data.{key}={quoted(text)}" if '"' in text or text.endswith("\\") else f'data.{key}="{text}"')
     if config.eval.grader.answers != "boxed":
         words.append(f"curation.grading.answers={config.eval.grader.answers}")
+    if config.verifier._target_ in WITHOUT_ANSWERS:
+        words.append("curation.require_answer=false")
     return f"redi-lab curate data=jsonl curation=strict {shlex.join(words)}"

@@ -118,7 +118,7 @@ def _generate(config: DictConfig, sampler: Path, folder: Path, number: int) -> P
         f"eval.grader.require_closed_thought={config.eval.grader.require_closed_thought}",
     ]
     generating = load_config("generate", [*own, *config.generate_overrides])
-    for group in ("data", "engine", "debug"):
+    for group in ("data", "verifier", "engine", "debug"):
         generating[group] = config[group]
     for key in PROTOCOL_FROM_TRAINING:
         generating.eval[key] = config.eval[key] if generating.eval[key] is None else generating.eval[key]
@@ -136,6 +136,7 @@ def _curate(config: DictConfig, traces: Path, folder: Path) -> Path:
         f"curation.grading.answers={config.eval.grader.answers}",
     ]
     curating = load_config("curate", [*own, *config.curate_overrides])
+    curating.verifier = config.verifier
     for key in ("prompt_template", "thinking_prefix"):
         curating.data[key] = config.data[key]
     return _once(curating, config, folder, run_curation)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterable
 from functools import partial
-from typing import Any, final
+from typing import Any, ClassVar, Self, final
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.evaluation.policy_accuracy import PolicyAccuracy
 from redi_lab.generation.engines import SamplingParams
-from redi_lab.grading.grader import Grader
+from redi_lab.grading.grader import Grade, Verdict
+from redi_lab.verifiers.base import Limits, Posed, Verifier
+from redi_lab.verifiers.math import MathVerifier
 from tests.modules.tiny_runs import HARMLESS_WARNINGS, Run, fit, make_backbone, make_data, make_module, tokenizer
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNINGS]
@@ -130,7 +133,7 @@ def problems(number: int) -> Benchmark:
     )
 
 
-def measure_of(grader: Grader, *, require_closed_thought: bool = False, **changes: Any) -> PolicyAccuracy:
+def measure_of(grader: Verifier, *, require_closed_thought: bool = False, **changes: Any) -> PolicyAccuracy:
     sampling: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 8, "num_samples": 1, "seed": 0}
     encoder = TraceEncoder(tokenizer())
     return PolicyAccuracy(
@@ -144,7 +147,7 @@ def measure_of(grader: Grader, *, require_closed_thought: bool = False, **change
 
 
 def test_measuring_a_real_policy_leaves_its_training_as_it_is() -> None:
-    with Grader() as grader:
+    with MathVerifier(Limits()) as grader:
         with_it = run(InTrainingAccuracy(measure_of(grader, temperature=0.7, num_samples=3), 2), max_steps=3)
         without = run(max_steps=3)
     assert torch.equal(with_it.tap.parameters[-1], without.tap.parameters[-1])
@@ -161,7 +164,7 @@ def test_accuracy_counts_what_the_policy_says(monkeypatch: pytest.MonkeyPatch) -
     says = [*words("\\boxed { 23 }")["input_ids"], words.eos_token_id]
 
     before = (policy.model.config._attn_implementation, policy.model.generation_config)
-    with Grader() as grader:
+    with MathVerifier(Limits()) as grader:
         measure = measure_of(grader, max_new_tokens=20)
         engine = "redi_lab.generation.transformers_engine.TransformersEngine._generate_batch"
         monkeypatch.setattr(engine, lambda self, model, batch, *_: ([says] * len(batch), [None] * len(batch)))
@@ -172,3 +175,25 @@ def test_accuracy_counts_what_the_policy_says(monkeypatch: pytest.MonkeyPatch) -
     assert metrics["truncation_rate"] == 0.0
     assert metrics["mean_tokens"] == len(says)
     assert (policy.model.config._attn_implementation, policy.model.generation_config) == before
+
+
+class ById:
+    """Says right of the problems with certain ids, whatever the completion."""
+
+    settings: ClassVar[dict[str, Any]] = {"name": "by id"}
+
+    def check(self, problems: Iterable[Posed]) -> None:
+        """All are taken."""
+
+    def grade_all(self, pairs: Iterable[tuple[str, Posed]]) -> list[Grade]:
+        return [Grade(Verdict.RIGHT if problem.id in "134" else Verdict.UNKNOWN, "id", None) for _, problem in pairs]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+
+def test_the_verifier_decides_during_training_too() -> None:
+    assert measure_of(ById())(make_backbone().eval())["pass_at_1"] == 0.6

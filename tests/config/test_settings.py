@@ -20,6 +20,7 @@ from redi_lab.config.schema.data import SOURCES
 from redi_lab.config.schema.evaluation import ENGINES
 from redi_lab.config.schema.losses import LOSSES
 from redi_lab.config.schema.training import OPTIMIZERS, TrainerConfig
+from redi_lab.config.schema.verifiers import VERIFIERS
 from redi_lab.errors import UserError
 from redi_lab.run.build import USED_BY_PIPELINE
 
@@ -284,7 +285,7 @@ def test_a_value_gets_the_type_of_its_field(key: str, value: Any, taken: Any) ->
 def test_models_name_classes_and_their_arguments() -> None:
     """A field that its class does not take would be an option that ends in a traceback."""
     injected = {name for names in USED_BY_PIPELINE.values() for name in names} | {"max_grad_norm", "target", "partial"}
-    for models in (SOURCES, CALLBACKS, ENGINES, OPTIMIZERS):
+    for models in (SOURCES, CALLBACKS, ENGINES, OPTIMIZERS, VERIFIERS):
         for target, model in models.items():
             signature = inspect.signature(get_class(target))
             takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
@@ -306,7 +307,7 @@ def test_losses_are_modules_and_each_has_a_preset() -> None:
 
 def test_no_field_has_a_default_that_yaml_could_hold() -> None:
     """A default in two places becomes two defaults."""
-    for models in (SOURCES, CALLBACKS, ENGINES):
+    for models in (SOURCES, CALLBACKS, ENGINES, VERIFIERS):
         for model in models.values():
             assert all(field.is_required() for field in model.model_fields.values()), model
             assert get_args(model.model_fields["target"].annotation)

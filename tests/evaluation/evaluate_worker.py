@@ -10,7 +10,8 @@ from redi_lab.evaluation.evaluate import Evaluation
 from redi_lab.generation.engines import SamplingParams
 from redi_lab.generation.transformers_engine import TransformersEngine
 from redi_lab.generation.vllm_engine import VLLMEngine
-from redi_lab.grading.grader import Grader
+from redi_lab.verifiers.base import Limits
+from redi_lab.verifiers.math import MathVerifier
 
 NUM_PROBLEMS, NUM_SAMPLES = 24, 2
 
@@ -24,7 +25,7 @@ def make(folder: Path, checkpoint: Path, python: str | None = None) -> Evaluatio
         Benchmark.of("numbers", problems),
         lambda problem: [int(word) for word in problem.split()],
         SamplingParams(temperature=1.0, top_p=0.95, max_new_tokens=12, num_samples=NUM_SAMPLES, seed=7),
-        Grader(),
+        MathVerifier(Limits()),
         {},
         folder,
         chunk_completions=2,

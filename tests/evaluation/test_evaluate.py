@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Self
 
 import pytest
 
@@ -13,7 +13,9 @@ from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.evaluation.scoring import UNFINISHED_THOUGHT
 from redi_lab.generation.engines import Engine, SamplingParams
 from redi_lab.generation.transformers_engine import TransformersEngine
-from redi_lab.grading.grader import Grade, Grader, Verdict
+from redi_lab.grading.grader import Grade, Verdict
+from redi_lab.verifiers.base import WITH_TOOLS, Limits, Posed, Verifier
+from redi_lab.verifiers.math import MathVerifier
 from tests.evaluation.scripted_engine import ScriptedEngine
 
 BENCHMARK = Benchmark.of("sums", [EvalProblem("a", "1 2", ("3",)), EvalProblem("b", "2 2", ("4", "four"))])
@@ -42,6 +44,7 @@ def make(
     extras: Mapping[str, object] | None = None,
     benchmark: Benchmark = BENCHMARK,
     require_closed_thought: bool = False,
+    grader: Verifier | None = None,
 ) -> Evaluation:
     extras = extras or {"prompt": "plain"}
     return Evaluation(
@@ -50,7 +53,7 @@ def make(
         benchmark,
         encoder,
         sampling,
-        Grader(),
+        grader or MathVerifier(Limits()),
         extras,
         folder,
         require_closed_thought=require_closed_thought,
@@ -87,23 +90,35 @@ def test_a_benchmark_describes_its_completions_whether_drawn_or_read(checkpoint:
 
 
 class Lengths:
-    """Says right of a text as long as its problem."""
+    """Says right of a text as long as its problem, and of longer ones that a tool mends them."""
 
-    settings: ClassVar[Mapping[str, object]] = {"name": "lengths"}
+    def __init__(self, **settings: object) -> None:
+        self.settings: Mapping[str, object] = {"name": "lengths", **settings}
 
-    def grade_all(self, pairs: Iterable[tuple[str, EvalProblem]]) -> list[Grade]:
+    def check(self, problems: Iterable[Posed]) -> None:
+        """All are taken."""
+
+    def grade_all(self, pairs: Iterable[tuple[str, Posed]]) -> list[Grade]:
         return [
-            Grade(Verdict.RIGHT if len(text) == len(problem.problem) else Verdict.WRONG, "length", text)
+            Grade(Verdict.RIGHT, "length", text)
+            if len(text) == len(problem.problem)
+            else Grade(Verdict.WRONG, f"{WITH_TOOLS}: cut" if len(text) > len(problem.problem) else "length", text)
             for text, problem in pairs
         ]
 
+    def __enter__(self) -> Self:
+        return self
 
-def test_a_benchmarks_verifier_takes_the_graders_place(checkpoint: Path, tmp_path: Path) -> None:
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+
+def test_the_verifier_sees_the_problems_and_decides_the_result(checkpoint: Path, tmp_path: Path) -> None:
     engine = ScriptedEngine(lambda prompt, sample: ("</think>" if prompt == (2, 2) else "") + "3 5")
-    by_length = replace(BENCHMARK, verifier=Lengths())
-    plain = make(engine, checkpoint, tmp_path, benchmark=by_length).result()
-    assert [(row.verdict, row.reason) for row in plain.rows[::2]] == [("right", "length"), ("wrong", "length")]
-    closed = make(engine, checkpoint, tmp_path, benchmark=by_length, require_closed_thought=True).result()
+    plain = make(engine, checkpoint, tmp_path, grader=Lengths()).result()
+    assert [row.verdict for row in plain.rows[::2]] == ["right", "wrong"]
+    assert "tools_pass_at_1" not in plain.metrics
+    closed = make(engine, checkpoint, tmp_path, grader=Lengths(), require_closed_thought=True).result()
     assert [(row.verdict, row.reason) for row in closed.rows[::2]] == [
         ("wrong", UNFINISHED_THOUGHT),
         ("right", "length"),
@@ -111,6 +126,16 @@ def test_a_benchmarks_verifier_takes_the_graders_place(checkpoint: Path, tmp_pat
     assert closed.protocol["grader"] == {"name": "lengths", "require_closed_thought": True}
     graded = make(engine, checkpoint, tmp_path).result()
     assert len({plain.key, closed.key, graded.key}) == 3
+
+
+def test_what_tools_mend_is_counted_apart(checkpoint: Path, tmp_path: Path) -> None:
+    """Of two problems with two samples, one sample each is right, and another of the second is mended."""
+    texts: dict[tuple[int, ...], list[str]] = {(1, 2): ["3 5", "3"], (2, 2): ["3 5", "3 5 7"]}
+    engine = ScriptedEngine(lambda prompt, sample: texts[prompt][sample])
+    metrics = make(engine, checkpoint, tmp_path, grader=Lengths(tactics=["cut"])).result().metrics
+    assert (metrics["pass_at_1"], metrics["tools_pass_at_1"]) == (0.5, 0.75)
+    assert metrics["tools_pass_at_1_ci_low"] < 0.75 < metrics["tools_pass_at_1_ci_high"]
+    assert metrics["unknown_rate"] == 0.0
     assert len(engine.requests) == 1  # the samples are the same
 
 

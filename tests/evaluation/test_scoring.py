@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from redi_lab.evaluation.benchmarks import EvalProblem
 from redi_lab.evaluation.results import EvaluationResult, ResultRow
 from redi_lab.evaluation.scoring import (
     UNFINISHED_THOUGHT,
@@ -13,7 +14,9 @@ from redi_lab.evaluation.scoring import (
     text_statistics,
     verdict_matrix,
 )
-from redi_lab.grading.grader import Grade, Grader, Verdict
+from redi_lab.grading.grader import Grade, Verdict
+from redi_lab.verifiers.base import Limits
+from redi_lab.verifiers.math import MathVerifier
 
 
 def row(problem: str, sample: int, verdict: str, answer: str | None, text: str = "", tokens: int = 4) -> ResultRow:
@@ -78,8 +81,8 @@ THOUGHTS = {
 
 @pytest.mark.parametrize("require_closed_thought", [False, True])
 def test_an_answer_counts_only_behind_the_thought_where_that_is_asked(require_closed_thought: bool) -> None:
-    pairs = [(text, "7") for text in THOUGHTS]
-    with Grader() as grader:
+    pairs = [(text, EvalProblem("a", "3 + 4?", ("7",))) for text in THOUGHTS]
+    with MathVerifier(Limits()) as grader:
         grades = grade_completions(grader, pairs, require_closed_thought=require_closed_thought)
     assert [grade.verdict for grade in grades] == [both[require_closed_thought] for both in THOUGHTS.values()]
     unfinished = Grade(Verdict.WRONG, UNFINISHED_THOUGHT, None)

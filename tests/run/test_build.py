@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,8 @@ NEEDED = {
     ("data", "openr1_math"): ["data.batch_size=4"],
     ("data", "openr1_220k"): ["data.batch_size=4"],
     ("data", "curated"): ["data.path=someone/some-data"],
+    ("verifier", "coq"): ["verifier.coqc=cat"],
+    ("verifier", "command"): ["verifier.command=[cat]"],
 }
 
 
@@ -41,7 +44,7 @@ def _options(group: str) -> list[str]:
 
 CHOICES = {
     group: [option for option in _options(group) if option != "reasoning_gym"]  # tests/data/test_reasoning_gym.py
-    for group in ("model", "data", "optimizer", "scheduler", "trainer", "callbacks", "engine")
+    for group in ("model", "data", "optimizer", "scheduler", "trainer", "callbacks", "engine", "verifier")
 }
 TOGETHER = {"loss": _options("loss"), "eval": [name for name in _options("eval") if name != "paper_suite"]}
 """Groups with many options; the suite is tested with the verb evaluate, as no training takes it."""
@@ -112,6 +115,14 @@ def _eval(config: DictConfig, folder: Path) -> None:
         assert grader.settings["answers"] == config.eval.grader.answers
 
 
+def _verifier(config: DictConfig, folder: Path) -> None:
+    config.eval.grader.timeout_seconds = 7.0
+    with pickle.loads(pickle.dumps(build.grader_maker(config)))() as grader:
+        assert type(grader) is get_class(config.verifier._target_)
+        if "coqc" not in config.verifier:
+            assert grader.settings["timeout_seconds"] == 7.0
+
+
 def _protocol(config: DictConfig, folder: Path) -> None:
     assert build.make_sampling(config).num_samples == (16 if config.eval.max_new_tokens == 32768 else 4)
     is_final = config.eval.num_samples == 16
@@ -134,6 +145,7 @@ CHECKS: dict[str, Callable[[DictConfig, Path], None]] = {
     "trainer": _trainer,
     "callbacks": _callbacks,
     "engine": _engine,
+    "verifier": _verifier,
     "protocol": _protocol,
     "curation": _curation,
 }

@@ -30,10 +30,11 @@ from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.evaluation.evaluate import Evaluation, GradedSample
 from redi_lab.evaluation.results import checkpoint_hash
 from redi_lab.generation.engines import Completion, Request, SamplingParams
-from redi_lab.grading.grader import Grader
 from redi_lab.run.benchmarks import make_benchmarks
 from redi_lab.run.build import make_source
 from redi_lab.verbs.generate import TOKENS_FILE, TRACES_FILE, draw
+from redi_lab.verifiers.base import Limits
+from redi_lab.verifiers.math import MathVerifier
 from tests.conftest import REPOSITORY, TINY_TASK
 from tests.evaluation.scripted_engine import ScriptedEngine
 from tests.verbs.train.conftest import undrawn
@@ -176,7 +177,7 @@ def evaluation_of(engine: ScriptedEngine, checkpoint: Path, folder: Path) -> Eva
         Benchmark.of("five", problems),
         lambda problem: [int(problem)],
         SamplingParams(1.0, 1.0, 8, num_samples=6, seed=0, wants_token_logps=True),
-        Grader(),
+        MathVerifier(Limits()),
         {},
         folder,
         chunk_completions=2,
@@ -329,6 +330,36 @@ def test_reasoning_gyms_scorers_give_the_verdicts_on_its_problems(
     assert score["metrics"]["pass_at_1"]["value"] == 0.5
     assert score["metrics"]["num_problems"]["value"] == 5
     assert score["evaluation"]["protocol"]["grader"]["name"] == "reasoning-gym"
+
+
+def test_proofs_are_compiled_and_what_coq_says_is_the_reason(
+    generate: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stand-in for coqc rejects the second proof of each lemma, which curation then takes for wrong."""
+    coqc = tmp_path / "coqc"
+    coqc.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo "The Coq Proof Assistant, version 8.16.1" && exit\n'
+        "for file; do :; done\nline=$(grep -n oops $file | cut -d: -f1)\n"
+        """[ -n "$line" ] && printf 'File "x", line %s, characters 0-1:\\nError: No oops.\\n' "$line" >&2 && exit 1\n"""
+        """sed -n 's/.*idtac "\\(.*\\)".*/\\1/p' "$file"; echo Closed under the global context\n"""
+    )
+    coqc.chmod(0o755)
+    texts = ["```coq\nProof. auto. Qed.\n```", "```coq\nProof. oops. Qed.\n```"]
+    for place in ("redi_lab.verbs.generate.make_engine", "redi_lab.run.evaluation.make_engine"):
+        monkeypatch.setattr(place, lambda config: ScriptedEngine(lambda prompt, sample: texts[sample]))
+    folder = generate(
+        *("eval=coq_lemmas", "eval.limit=3", "eval.num_samples=2", "eval.fit_context=false"),
+        *('eval.prompt_template="{problem}"', f"verifier.coqc={coqc}", "verifier.tactics=[]"),
+    )
+    made = [[(one["correct"], one["reason"]) for one in row["generations"]] for row in rows_of(folder / TRACES_FILE)]
+    assert made == [[(True, "proved"), (False, "No oops. [at: oops.]")]] * 3
+    assert json.loads((folder / "summary.json").read_text())["protocol"]["grader"]["version"] == "8.16.1"
+    assert "curation.require_answer=false" in capsys.readouterr().out
+    places = [f"paths.outputs_dir={tmp_path}", f"paths.output_dir={tmp_path / 'curated'}", "curation.num_workers=0"]
+    rows = ["data=jsonl", f"data.path={folder / TRACES_FILE}"]
+    main(["curate", *rows, "curation=strict", "curation.require_answer=false", *places])
+    report = json.loads((tmp_path / "curated" / "report.json").read_text())
+    assert report["written"] == {"demonstrations": 3, "negatives": 3, "pairs": 3}
 
 
 def test_rows_of_a_file_make_no_fresh_problems(own_rows: Path) -> None:

@@ -18,6 +18,7 @@ from redi_lab.config.schema.evaluation import Engine, EvalConfig, SequentialConf
 from redi_lab.config.schema.losses import Loss, ReferenceConfig
 from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.config.schema.training import ModelConfig, Optimizer, SchedulerConfig, TrainerConfig
+from redi_lab.config.schema.verifiers import WITHOUT_ANSWERS, Verifier
 from redi_lab.errors import UserError
 
 _STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "file", "databricks")
@@ -104,6 +105,7 @@ class TrainVerb(_Verb):
     callbacks: Callbacks
     logger: LoggerConfig
     eval: EvalConfig
+    verifier: Verifier
     engine: Engine
 
     def metric_names(self) -> list[str]:
@@ -241,6 +243,7 @@ class _SamplingVerb(_Verb):
     checkpoint: Text
     data: DataConfig
     eval: EvalConfig
+    verifier: Verifier
     engine: Engine
     launcher: LauncherConfig
 
@@ -301,6 +304,7 @@ class CurateVerb(_Verb):
 
     data: _CuratedData
     curation: CurationConfig
+    verifier: Verifier
     launcher: LauncherConfig
 
     @model_validator(mode="after")
@@ -313,6 +317,11 @@ class CurateVerb(_Verb):
             )
         if self.curation.grader != "never" and getattr(self.data.source, "format", None) == "pairs":
             raise UserError(f"curation.grader={self.curation.grader}: ready pairs carry no answers to grade against")
+        if self.curation.grader != "never" and self.curation.require_answer and self.verifier.target in WITHOUT_ANSWERS:
+            raise UserError(
+                "curation.require_answer=true: this verifier takes texts without a final answer, such as proofs, which"
+                " would all be unknown; add curation.require_answer=false"
+            )
         if self.launcher.address is not None and self.curation.num_workers == 0:
             raise UserError("curation.num_workers=0: launcher=ray needs workers; give their number")
         return self

@@ -32,7 +32,7 @@ from redi_lab.errors import UserError
 from redi_lab.files import file_digest
 from redi_lab.redaction import redacted
 from redi_lab.run.arguments import check_arguments
-from redi_lab.run.build import make_source
+from redi_lab.run.build import grader_maker, make_grader, make_source
 from redi_lab.run.record import quieten_libraries, results_folder, write_summary
 from redi_lab.run.screen import progress_bar
 from redi_lab.verbs.curate.worker import Chunk, WorkerPlan, graded_chunks
@@ -123,6 +123,9 @@ def make_recipe(config: DictConfig) -> Recipe:
         "seed": config.seed,
         "versions": {library: version(library) for library in _LIBRARIES},
     }
+    if c.grader != "never" and not config.verifier._target_.endswith("MathVerifier"):
+        with make_grader(config) as grader:
+            identity["verifier"] = dict(grader.settings)
     return Recipe(source, plan, config, identity)
 
 
@@ -147,9 +150,9 @@ def work_of(recipe: Recipe) -> tuple[WorkerPlan, Iterator[Chunk]]:
     settings, plan = recipe.config.curation, recipe.plan
     chunks = _chunks(recipe.source.problems())
     if recipe.config.launcher.address is None:
-        return plan, graded_chunks(chunks, settings.grader, settings.grading)
+        return plan, graded_chunks(chunks, settings.grader, grader_maker(recipe.config))
     if settings.grader != "never":
-        plan = replace(plan, grading=(settings.grader, dict(settings.grading)))
+        plan = replace(plan, grading=(settings.grader, grader_maker(recipe.config)))
     return plan, chunks
 
 

@@ -16,7 +16,8 @@ from redi_lab.evaluation.benchmarks import EvalProblem
 from redi_lab.evaluation.evaluate import Evaluation
 from redi_lab.evaluation.scoring import grade_completions
 from redi_lab.generation.engines import Progress
-from redi_lab.grading.grader import Gold, Grade, Grader, Verdict
+from redi_lab.grading.grader import Grade, Verdict
+from redi_lab.verifiers.base import Judge, Posed
 
 Tallies = Mapping[int, Counter[Verdict]]
 """Index of a prefix → verdicts of its rollouts."""
@@ -47,49 +48,49 @@ class WrongTrace:
 
 @final
 class Prefixes:
-    """Prompts that end within a trace, each once. As a `Verifier` it grades prefix and rollout as one text.
+    """Prompts that end within a trace, each once. As a `Judge` it grades prefix and rollout as one text.
 
     Args:
-        grader: compares answers.
+        grader: gives the verdicts.
         require_closed_thought: see `grade_completions`.
     """
 
-    def __init__(self, grader: Grader, *, require_closed_thought: bool) -> None:
+    def __init__(self, grader: Judge, *, require_closed_thought: bool) -> None:
         self._grader, self._require_closed_thought = grader, require_closed_thought
         self._known: dict[tuple[int, tuple[int, ...]], int] = {}
-        self._texts: list[str] = []
+        self._begun: list[tuple[EvalProblem, str]] = []
         self.prompts: list[list[int]] = []
         self.problems: list[EvalProblem] = []
 
     def cut(
-        self, row: int, generation: int, texts: tuple[str, str, str], encoder: TraceEncoder, rule: Split
+        self, row: int, generation: int, problem: EvalProblem, text: str, encoder: TraceEncoder, rule: Split
     ) -> WrongTrace:
         """A trace with its prefixes. They end with a token: the last that ends within the step.
 
         Args:
             row: see `WrongTrace`.
             generation: see `WrongTrace`.
-            texts: of the problem, its answer, and the trace.
+            problem: that it is of.
+            text: of the trace.
             encoder: writes prompts and reads traces.
             rule: see `split`.
         """
-        problem, answer, text = texts
-        ends, prompt = split(text, rule), encoder.prompt_ids(problem)
+        ends, prompt = split(text, rule), encoder.prompt_ids(problem.problem)
         ids, (last,) = encoder.completion_ids(text)[:-1], encoder.last_characters([text])
         numbers = [0, *(bisect_left(last, end, hi=len(ids)) for end in ends[:-1])]
         return WrongTrace(
             row,
             generation,
             ends,
-            tuple(self._add(row, answer, prompt + ids[:n], text[: last[n - 1] + 1] if n else "") for n in numbers),
+            tuple(self._add(row, problem, prompt + ids[:n], text[: last[n - 1] + 1] if n else "") for n in numbers),
         )
 
-    def _add(self, row: int, answer: str, prompt: list[int], text: str) -> int:
+    def _add(self, row: int, problem: EvalProblem, prompt: list[int], text: str) -> int:
         number = self._known.setdefault((row, tuple(prompt)), len(self.prompts))
         if number == len(self.prompts):
             self.prompts.append(prompt)
-            self.problems.append(EvalProblem(str(number), str(number), (answer,)))
-            self._texts.append(text)
+            self.problems.append(EvalProblem(str(number), str(number), problem.answers))
+            self._begun.append((problem, text))
         return number
 
     def encode(self, problem: str) -> list[int]:
@@ -101,11 +102,14 @@ class Prefixes:
         """What decides a verdict."""
         return {**self._grader.settings, "graded": "prefix and rollout", "closed": self._require_closed_thought}
 
-    def grade_all(self, pairs: Iterable[tuple[str, EvalProblem]]) -> list[Grade]:
+    def check(self, problems: Iterable[Posed]) -> None:
+        """See `Judge`; it is the problems behind the prefixes that are looked at."""
+        self._grader.check(problem for problem, _ in self._begun)
+
+    def grade_all(self, pairs: Iterable[tuple[str, Posed]]) -> list[Grade]:
         """A verdict for each rollout, in order."""
-        whole: list[tuple[str, Gold]] = [
-            (self._texts[int(problem.id)] + text, problem.answers) for text, problem in pairs
-        ]
+        begun = ((self._begun[int(prefix.id)], text) for text, prefix in pairs)
+        whole = [(before + text, problem) for (problem, before), text in begun]
         return grade_completions(self._grader, whole, require_closed_thought=self._require_closed_thought)
 
 

@@ -30,7 +30,7 @@ from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import Generation, Problem, Span, Step
 from redi_lab.data.verdicts import truncation
 from redi_lab.errors import UserError
-from redi_lab.evaluation.benchmarks import Benchmark
+from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.evaluation.results import content_digest
 from redi_lab.files import replacing, write_text
 from redi_lab.grading.grader import Verdict
@@ -106,9 +106,9 @@ def run_steps(arguments: Sequence[str]) -> Path:
                 raise UserError(
                     f"data.path={config.data.path}: no wrong trace to look into; rows need an answer, and traces an end"
                 )
-            benchmark = Benchmark.of("steps", prefixes.problems, verifier=prefixes)
+            benchmark = Benchmark.of("steps", prefixes.problems)
             evaluation = make_evaluation(
-                config, checkpoint, benchmark, engine, grader, progress.console, encode=prefixes.encode
+                config, checkpoint, benchmark, engine, prefixes, progress.console, encode=prefixes.encode
             )
             evaluation = replace(evaluation, require_closed_thought=False)  # of rollouts alone; see `Prefixes`
             tallies = roll_out(evaluation, traces, config.steps, advancing(progress, "Rollouts"))
@@ -155,8 +155,8 @@ def _cut(
             elif truncation(generation, config.eval.thinking_prefix) is not None:
                 left_out[row, number] = Found(CUT_OFF)
             else:
-                texts = (problem.problem, problem.answer, generation.text)
-                traces.append(prefixes.cut(row, number, texts, encoder, config.steps.split))
+                asked = EvalProblem(problem.id, problem.problem, (problem.answer,))
+                traces.append(prefixes.cut(row, number, asked, generation.text, encoder, config.steps.split))
     return traces, left_out
 
 

@@ -6,19 +6,20 @@ from the rest of the verb, so that workers start quickly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from redi_lab.curation.curator import RowCurator, RowResult, RowRules
 from redi_lab.curation.decontamination import index_benchmarks
 from redi_lab.curation.hygiene import GRADER
 from redi_lab.data.tokenization import TraceEncoder
-from redi_lab.data.traces import Dropped, Generation, Problem
+from redi_lab.data.traces import Dropped, Generation, HeldOut, Problem
 from redi_lab.grading.extraction import Answers, extract_answer
-from redi_lab.grading.grader import Grade, Grader, Verdict
+from redi_lab.grading.grader import Grade, Verdict
+from redi_lab.verifiers.base import Verifier
 
 Chunk = Sequence[tuple[int, Problem | Dropped]]
 """Rows with their index in the source."""
@@ -39,7 +40,7 @@ class WorkerPlan:
         benchmarks: JSONL files of evaluation problems.
         ngram: words of an n-gram that a problem must not share with them.
         answers: where generations state their answer, see `extract_answer`.
-        grading: when rows are graded here, and arguments of the `Grader`; None: they are as they are to be.
+        grading: when rows are graded here, and what makes the verifier; None: they are as they are to be.
     """
 
     rules: RowRules
@@ -48,7 +49,7 @@ class WorkerPlan:
     benchmarks: tuple[str, ...]
     ngram: int
     answers: Answers
-    grading: tuple[str, Mapping[str, Any]] | None = None
+    grading: tuple[str, Callable[[], Verifier]] | None = None
 
     def encoder(self) -> TraceEncoder | None:
         """What counts tokens; None without a tokenizer.
@@ -73,8 +74,8 @@ class WorkerPlan:
         """What grades a chunk, where that is done here."""
         if self.grading is None:
             return lambda chunk: chunk
-        when, limits = self.grading
-        return partial(grade_chunk, when=when, grader=Grader(**limits))
+        when, make_grader = self.grading
+        return partial(grade_chunk, when=when, grader=make_grader())
 
     def curator(self) -> RowCurator:
         """What curates a row."""
@@ -86,23 +87,23 @@ class WorkerPlan:
         return extract_answer(text, self.answers) is not None
 
 
-def graded_chunks(chunks: Iterable[Chunk], when: str, limits: Mapping[str, Any]) -> Iterator[Chunk]:
+def graded_chunks(chunks: Iterable[Chunk], when: str, make_grader: Callable[[], Verifier]) -> Iterator[Chunk]:
     """The chunks as they come, with the grader's verdicts.
 
     Args:
         chunks: rows with their index.
         when: "never", or see `grade_chunk`.
-        limits: arguments of `Grader`.
+        make_grader: makes what gives the verdicts.
     """
     if when == "never":
         yield from chunks
         return
-    with Grader(**limits) as grader:
+    with make_grader() as grader:
         for chunk in chunks:
             yield grade_chunk(chunk, when, grader)
 
 
-def grade_chunk(chunk: Chunk, when: str, grader: Grader) -> Chunk:
+def grade_chunk(chunk: Chunk, when: str, grader: Verifier) -> Chunk:
     """Add the grader's verdict to generations.
 
     Args:
@@ -111,7 +112,7 @@ def grade_chunk(chunk: Chunk, when: str, grader: Grader) -> Chunk:
         grader: gives the verdicts.
     """
     tasks = [
-        (generation.text, problem.answer)
+        (generation.text, HeldOut(problem.id, problem.problem, (problem.answer,)))
         for _, problem in chunk
         if isinstance(problem, Problem) and problem.answer is not None
         for generation in problem.generations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from redi_lab.data.tokenization import TraceEncoder
 from redi_lab.data.traces import Dropped, Generation, Problem
 from redi_lab.errors import UserError
 from redi_lab.files import file_digest
-from redi_lab.grading.grader import Grader
 from redi_lab.verbs.curate.worker import grade_chunk
+from redi_lab.verifiers.base import Limits
+from redi_lab.verifiers.math import MathVerifier
 from tests.verbs.train.test_command import run
 
 RAW = "openr1/SYNTHETIC_openr1_math_raw.jsonl"
@@ -184,13 +186,44 @@ def test_the_grader_as_one_more_verifier() -> None:
     """It disagrees with the corpus about the first generation, and agrees about the second."""
     words = (("correct", False),)
     problem = Problem("a", "?", "7", (Generation("\\boxed{7}", None, words), Generation("\\boxed{8}", None, words)))
-    with Grader(num_workers=1) as grader:
+    with MathVerifier(Limits(1)) as grader:
         ((_, always), (_, dropped)) = grade_chunk([(0, problem), (1, Dropped("b", "x"))], "always", grader)
         ((_, missing),) = grade_chunk([(0, problem)], "missing", grader)
     assert isinstance(always, Problem)
     assert [g.verdicts for g in always.generations] == [(*words, ("grader", True)), (*words, ("grader", False))]
     assert missing == problem
     assert dropped == Dropped("b", "x")
+
+
+PARITY = """
+import json, sys
+for line in sys.stdin:
+    row = json.loads(line)
+    verdict = "unknown" if row["completion"] == "?" else "right" if row["completion"] == row["answers"][0] else "wrong"
+    print(json.dumps({"id": row["id"], "verdict": verdict, "reason": "cannot read it"}), flush=True)
+"""
+
+
+def test_a_users_verifier_gives_our_own_verdict(tmp_path: Path) -> None:
+    """Its texts state no final answer that the rules of mathematics know, and its settings are part of the result."""
+    (tmp_path / "mine.py").write_text(PARITY)
+    generations = [{"text": text, "correct": None} for text in ("It is odd, as said before this.", "even", "?")]
+    source = write_jsonl(tmp_path / "own.jsonl", [{"problem": "7?", "answer": "even", "generations": generations}])
+    command = ["data=jsonl", f"data.path={source}", "curation=grader", "verifier=command"]
+    command.append(f"verifier.command=[{sys.executable},{tmp_path / 'mine.py'}]")
+    with pytest.raises(UserError, match=r"^curation\.require_answer=true: .* add curation\.require_answer=false$"):
+        load_config("curate", command)
+    command.append("curation.require_answer=false")
+    folder = curate(tmp_path, "mine", *command)
+    report = read_json(folder / "report.json")
+    assert report["written"] == {"demonstrations": 1, "pairs": 1, "negatives": 1}
+    assert report["verdicts"]["unknown"] == {"cannot read it": 1}
+    assert read_rows(folder / "pairs.parquet")[0]["rejected"].startswith("It is odd")
+    decided = read_json(folder / "manifest.json")["decided_by"]
+    assert decided["verifier"]["name"] == "command"
+    assert str(tmp_path / "mine.py") in decided["verifier"]["files"]
+    plain = curate(tmp_path, "plain", *command[:3])
+    assert "verifier" not in read_json(plain / "manifest.json")["decided_by"]
 
 
 def test_a_benchmarks_problems_are_dropped_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

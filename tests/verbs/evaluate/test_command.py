@@ -21,8 +21,9 @@ from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.evaluation.evaluate import Evaluation
 from redi_lab.generation.engines import SamplingParams
-from redi_lab.grading.grader import Grader
 from redi_lab.run.evaluation import _fitted, make_evaluation
+from redi_lab.verifiers.base import Limits
+from redi_lab.verifiers.math import MathVerifier
 from tests.evaluation.scripted_engine import ScriptedEngine
 
 SUITE = ("math500", "aime24", "amc23_paper", "minerva_paper", "olympiadbench_paper")
@@ -108,7 +109,7 @@ def evaluation_of(checkpoint: Path, folder: Path, problem: str, *overrides: str)
     (folder / "one.jsonl").touch()
     common = [f"checkpoint={checkpoint}", "protocol=quick", "eval=jsonl", f"eval.path={folder / 'one.jsonl'}"]
     config = load_config("evaluate", [*common, *overrides])
-    with Grader() as grader:
+    with MathVerifier(Limits()) as grader:
         return make_evaluation(
             config, checkpoint, benchmark, ScriptedEngine(lambda *_: ""), grader, Console(quiet=True)
         )

@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.evaluation.evaluate import Evaluation
 from redi_lab.generation.engines import Completion, Progress, Request, SamplingParams
-from redi_lab.grading.grader import Grader
 from redi_lab.verbs.evaluate.question import ask
+from redi_lab.verifiers.base import Limits
+from redi_lab.verifiers.math import MathVerifier
 
 NUM_PROBLEMS = 60
 
@@ -45,7 +46,9 @@ class CoinEngine:
         """Nothing to free."""
 
 
-def evaluation(engine: CoinEngine, checkpoint: Path, folder: Path, grader: Grader, num_samples: int) -> Evaluation:
+def evaluation(
+    engine: CoinEngine, checkpoint: Path, folder: Path, grader: MathVerifier, num_samples: int
+) -> Evaluation:
     problems = [EvalProblem(str(number), str(number), (str(number),)) for number in range(NUM_PROBLEMS)]
     benchmark = Benchmark.of("coins", problems)
     sampling = SamplingParams(1.0, 1.0, 5, num_samples, 0)
@@ -59,7 +62,7 @@ def question(**settings: Any) -> Any:
 def test_stops_when_it_is_answered_and_draws_nothing_twice(qwen_folder: Path, tmp_path: Path) -> None:
     good, bad = CoinEngine(0.9), CoinEngine(0.3)
     seen: list[tuple[int, int]] = []
-    with Grader(num_workers=1) as grader:
+    with MathVerifier(Limits(1)) as grader:
         pair = [evaluation(engine, qwen_folder, tmp_path, grader, 16) for engine in (good, bad)]
         answer = ask(question(better_than="bad"), pair, lambda done, total: seen.append((done, total)))
     states, count = answer.states, answer.states[-1].num_samples
@@ -78,7 +81,7 @@ def test_stops_when_it_is_answered_and_draws_nothing_twice(qwen_folder: Path, tm
 
 def test_an_open_question_ends_with_all_samples_and_the_plain_result(qwen_folder: Path, tmp_path: Path) -> None:
     engine = CoinEngine(0.5)
-    with Grader(num_workers=1) as grader:
+    with MathVerifier(Limits(1)) as grader:
         plain = evaluation(engine, qwen_folder, tmp_path, grader, 5)
         answer = ask(question(width=0.001), [plain], lambda *_: None)
         assert answer.states[-1].answer is None
@@ -90,7 +93,7 @@ def test_an_open_question_ends_with_all_samples_and_the_plain_result(qwen_folder
 
 
 def test_one_sample_is_one_look(qwen_folder: Path, tmp_path: Path) -> None:
-    with Grader(num_workers=1) as grader:
+    with MathVerifier(Limits(1)) as grader:
         once = evaluation(CoinEngine(1.0), qwen_folder, tmp_path, grader, 1)
         answer = ask(question(width=0.2), [once], lambda *_: None)
     assert [state.answer for state in answer.states] == ["known"]

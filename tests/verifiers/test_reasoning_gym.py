@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from redi_lab.data.reasoning_gym import UNFREE, ReasoningGymSource
+from redi_lab.errors import UserError
 from redi_lab.evaluation.benchmarks import EvalProblem
-from redi_lab.evaluation.reasoning_gym import RUNS_ANSWERS, ReasoningGymVerifier, score
 from redi_lab.grading.grader import Grade
+from redi_lab.verifiers.base import Limits
+from redi_lab.verifiers.reasoning_gym import RUNS_ANSWERS, ReasoningGymVerifier, score
 
 pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (pip install 'redi-lab[reasoning-gym]')")
 TASKS = ["chain_sum", "spiral_matrix", "n_queens", "countdown", "simple_integration", "fraction_simplification"]
@@ -30,9 +32,8 @@ def problems(source: ReasoningGymSource) -> dict[str, EvalProblem]:
     return {row.id.partition("/")[0]: EvalProblem(row.id, row.problem, row.answers) for row in rows}
 
 
-def verifier(source: ReasoningGymSource, **settings: Any) -> ReasoningGymVerifier:
-    limits = {"num_workers": 1, "timeout_seconds": 5.0, "memory_mb": 1024}
-    return ReasoningGymVerifier(source, "boxed", **limits | settings)
+def verifier(timeout_seconds: float = 5.0, **settings: Any) -> ReasoningGymVerifier:
+    return ReasoningGymVerifier(Limits(1, timeout_seconds), **settings)
 
 
 def boxed(answer: str) -> str:
@@ -60,7 +61,7 @@ def test_only_a_score_of_1_is_right_and_what_cannot_be_scored_is_unknown(
         ("n_queens", boxed("Q Q Q Q"), "wrong", "score 0"),
         *((task, boxed(attack), "unknown", "its scorer would run") for task in TASKS if task in RUNS_ANSWERS),
     ]
-    grades = verifier(source, timeout_seconds=3.0).grade_all((text, problems[task]) for task, text, *_ in cases)
+    grades = verifier(timeout_seconds=3.0).grade_all((text, problems[task]) for task, text, *_ in cases)
     for (task, text, verdict, reason), grade in zip(cases, grades, strict=True):
         assert isinstance(grade, Grade)
         assert grade.verdict == verdict, (task, text, grade)
@@ -118,8 +119,25 @@ def test_every_tasks_own_answer_is_right() -> None:
     assert unlike == []
 
 
-def test_settings_decide_the_verdict(source: ReasoningGymSource) -> None:
-    settings = verifier(source).settings
+def test_settings_decide_the_verdict() -> None:
+    settings = verifier().settings
     assert settings["name"] == "reasoning-gym"
     assert settings["answers"] == "boxed"
     assert re.match(r"0\.1\.\d+", settings["version"])
+
+
+def test_problems_of_others_and_of_other_settings_are_told_apart(problems: dict[str, EvalProblem]) -> None:
+    verifier().check(problems.values())
+    mine, problem = EvalProblem("chain_sum/0", "1 + 1?", ("2",)), problems["chain_sum"]
+    wordy = {"chain_sum": {"min_terms": 5, "max_terms": 6}}
+    for made, wrong in ((verifier(), mine), (verifier(difficulty=1), problem), (verifier(options=wordy), problem)):
+        with pytest.raises(UserError, match=rf"^verifier=reasoning_gym: {wrong.id} is not the problem"):
+            made.check([wrong])
+        [grade] = made.grade_all([(boxed(wrong.answers[0]), wrong)])
+        assert (grade.verdict, grade.reason) == ("unknown", "not a problem of reasoning-gym under these settings")
+
+
+def test_a_missing_package_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redi_lab.verifiers.reasoning_gym.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"^verifier=reasoning_gym: reasoning-gym is not installed .*reasoning-gym\]'$"):
+        verifier()

@@ -11,14 +11,16 @@ import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from importlib.metadata import version
-from typing import Any, final
+from importlib.util import find_spec
+from typing import Any, Self, final
 
 from pebble import ProcessExpired, ProcessPool
 
 from redi_lab.data.reasoning_gym import ReasoningGymSource
-from redi_lab.evaluation.benchmarks import EvalProblem
-from redi_lab.grading.extraction import Answers, extract_answer
+from redi_lab.errors import UserError
+from redi_lab.grading.extraction import extract_answer
 from redi_lab.grading.grader import MAX_ANSWER_CHARACTERS, Grade, Verdict, limit_memory
+from redi_lab.verifiers.base import Limits, Posed
 
 _FUNCTIONS = "sin|cos|tan|sec|csc|cot|sinh|cosh|tanh|asin|acos|atan|exp|log|ln|sqrt|pi"
 _LITERAL = re.compile(r"[A-Za-z0-9_\s\[\]'\",-]*")  # without a call, an attribute or an operator that repeats
@@ -35,24 +37,30 @@ RUNS_ANSWERS = {
 
 @final
 class ReasoningGymVerifier:
-    """See `redi_lab.evaluation.benchmarks.Verifier`.
+    """See `Verifier`.
 
     Args:
-        source: whose problems they are.
-        answers: where completions state their answer, see `extract_answer`.
-        num_workers: worker processes.
-        timeout_seconds: time for one answer.
-        memory_mb: what a worker may take beyond its libraries, in MiB.
+        limits: where completions state their answer, and limits of the scorers.
+        difficulty: as the problems were made, see `ReasoningGymSource`.
+        options: likewise.
+
+    Raises:
+        UserError: the package is missing.
     """
 
     def __init__(
-        self, source: ReasoningGymSource, answers: Answers, num_workers: int, timeout_seconds: float, memory_mb: int
+        self,
+        limits: Limits,
+        difficulty: int | None = None,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        self._source = source
-        self._answers = answers
-        self._num_workers = num_workers
-        self._timeout_seconds = timeout_seconds
-        self._memory_mb = memory_mb
+        if find_spec("reasoning_gym") is None:
+            raise UserError(
+                "verifier=reasoning_gym: reasoning-gym is not installed in this environment; pip install"
+                " 'redi-lab[reasoning-gym]'"
+            )
+        self._source = ReasoningGymSource((), difficulty, options)
+        self._limits = limits
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -60,35 +68,66 @@ class ReasoningGymVerifier:
         return {
             "name": "reasoning-gym",
             "version": version("reasoning-gym"),
-            "answers": self._answers,
-            "timeout_seconds": self._timeout_seconds,
-            "memory_mb": self._memory_mb,
+            "answers": self._limits.answers,
+            "timeout_seconds": self._limits.timeout_seconds,
+            "memory_mb": self._limits.memory_mb,
         }
 
-    def grade_all(self, pairs: Iterable[tuple[str, EvalProblem]]) -> list[Grade]:
+    def check(self, problems: Iterable[Posed]) -> None:
+        """Make each problem again.
+
+        Raises:
+            UserError: another one comes.
+        """
+        for problem in problems:
+            if self._entry(problem) is None:
+                raise UserError(
+                    f"verifier=reasoning_gym: {problem.id} is not the problem that reasoning-gym makes of this id; give"
+                    " verifier.difficulty and verifier.options as they were made with, or choose verifier=math"
+                )
+
+    def _entry(self, problem: Posed) -> dict[str, Any] | None:
+        """What the package says of a problem, if it is one of its problems."""
+        from reasoning_gym.factory import DATASETS
+
+        task, *numbers = problem.id.split("/")
+        if task not in DATASETS or len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+            return None
+        entry = self._source.entry(problem.id)
+        return entry if entry["question"] == problem.problem else None
+
+    def grade_all(self, pairs: Iterable[tuple[str, Posed]]) -> list[Grade]:
         """A verdict for each completion of a problem, in order."""
         context = multiprocessing.get_context("forkserver")
-        limit = (self._memory_mb * 2**20,)
-        with ProcessPool(self._num_workers, initializer=_begin_worker, initargs=limit, context=context) as pool:
+        limit = (self._limits.memory_mb * 2**20,)
+        with ProcessPool(self._limits.num_workers, initializer=_begin_worker, initargs=limit, context=context) as pool:
             tasks = [self._begin(pool, text, problem) for text, problem in pairs]
             return [task if isinstance(task, Grade) else _collected(*task) for task in tasks]
 
-    def _begin(self, pool: ProcessPool, text: str, problem: EvalProblem) -> Grade | tuple[str, Any]:
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left open."""
+
+    def _begin(self, pool: ProcessPool, text: str, problem: Posed) -> Grade | tuple[str, Any]:
         """The grade, where no scorer is needed; else the answer, and the future of its grade."""
-        answer = extract_answer(text, self._answers)
+        answer = extract_answer(text, self._limits.answers)
         if answer is None:
             return Grade(Verdict.UNKNOWN, "no final answer", None)
         if len(answer) > MAX_ANSWER_CHARACTERS:
             reason = f"answer longer than {MAX_ANSWER_CHARACTERS} characters"
             return Grade(Verdict.UNKNOWN, reason, answer[:MAX_ANSWER_CHARACTERS])
-        task, entry = problem.id.partition("/")[0], self._source.entry(problem.id)
+        entry = self._entry(problem)
+        if entry is None:
+            return Grade(Verdict.UNKNOWN, "not a problem of reasoning-gym under these settings", answer)
+        task = problem.id.partition("/")[0]
         allowed = RUNS_ANSWERS.get(task)
         if allowed is not None and answer != entry["answer"] and not allowed.fullmatch(answer):
             return Grade(Verdict.UNKNOWN, "its scorer would run this answer as a program", answer)
-        scored = pool.schedule(
-            score, (task, self._source.configuration(task), entry, answer), timeout=self._timeout_seconds
-        )
-        return answer, scored
+        arguments = (task, self._source.configuration(task), entry, answer)
+        return answer, pool.schedule(score, arguments, timeout=self._limits.timeout_seconds)
 
 
 def score(task: str, configuration: Any, entry: Mapping[str, Any], answer: str) -> float:
