@@ -118,9 +118,9 @@ def _eval(config: DictConfig, folder: Path) -> None:
 def _verifier(config: DictConfig, folder: Path) -> None:
     config.eval.grader.timeout_seconds = 7.0
     with pickle.loads(pickle.dumps(build.grader_maker(config)))() as grader:
-        assert type(grader) is get_class(config.verifier._target_)
         if "coqc" not in config.verifier:
             assert grader.settings["timeout_seconds"] == 7.0
+        assert isinstance(grader, get_class(config.verifier._target_))
 
 
 def _protocol(config: DictConfig, folder: Path) -> None:
