@@ -61,8 +61,9 @@ def first_wrong(counts: Counts, num_steps: int, recovery: float = 0.05) -> NDArr
     for place, (right, wrong) in counts.items():
         logits[place] = _log_odds_of_lost(right, right + wrong, 1 / recovery - 1)
     logits = np.cumsum(logits[::-1])[::-1]  # s steps were written when the chance was lost: all places from s on say so
-    weights: NDArray[np.float64] = np.exp(logits - logits.max())
-    return weights / weights.sum()
+    weights = np.exp(logits - logits.max())
+    belief: NDArray[np.float64] = weights / weights.sum()
+    return belief
 
 
 def next_place(belief: NDArray[np.float64], counts: Counts) -> int | None:

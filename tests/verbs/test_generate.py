@@ -286,20 +286,6 @@ def test_fresh_problems_are_in_no_corpus_and_no_development_set() -> None:
     assert all(problem.answers == (str(answer_of(problem.problem)),) for problem in benchmark.problems)
 
 
-@pytest.mark.parametrize("words", [["eval=fresh"], ["eval=arithmetic"]])
-def test_an_offset_leaves_out_the_first_problems(words: list[str]) -> None:
-    def problems(*overrides: str) -> list[str]:
-        config = load_config("generate", ["checkpoint=.", *words, *overrides], check_paths=False)
-        config.data.source.num_problems, config.data.source.num_heldout = 50, 5
-        [benchmark] = make_benchmarks(config, make_source(config).load)
-        return [problem.id for problem in benchmark.problems]
-
-    assert problems("eval.limit=6", "eval.offset=4") == problems("eval.limit=10")[4:]
-    beyond = load_config("generate", ["checkpoint=.", "eval=arithmetic", "eval.offset=600"], check_paths=False)
-    with pytest.raises(UserError, match=r"^eval\.offset=600: arithmetic has 600 problems; lower it"):
-        make_benchmarks(beyond, lambda: pytest.fail("needs no corpus"))
-
-
 def test_reasoning_gyms_scorers_give_the_verdicts_on_its_problems(
     generate: Run, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
