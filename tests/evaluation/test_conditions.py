@@ -152,7 +152,7 @@ def test_pairs_are_of_one_dialogue_and_balanced(checkpoint: Path, tmp_path: Path
 
 
 def test_the_interval_of_a_ratio() -> None:
-    """With equal counts it is that of the mean; doubling a problem's count is not doubling the problem."""
+    """With equal counts it is that of the mean; two problems with nearly all cases are two, and not ten."""
     generator = np.random.default_rng(0)
     hits, threes = generator.integers(0, 4, 40).astype(np.float64), np.full(40, 3.0)
     equal = ratio(hits, threes, 3)
@@ -162,6 +162,10 @@ def test_the_interval_of_a_ratio() -> None:
     known = ratio(np.array([1.0, 0.0, 5.0]), np.array([2.0, 0.0, 6.0]), 6)
     assert known is not None
     assert (known.value, known.num_problems) == (0.75, 2)
+    heavy = ratio(np.array([50.0, 0.0, *[1.0] * 8]), np.array([50.0, 50.0, *[2.0] * 8]), 50)
+    assert heavy is not None
+    assert heavy.ci_low < 0.15
+    assert heavy.ci_high > 0.85
 
 
 def test_the_interval_of_a_ratio_covers() -> None:

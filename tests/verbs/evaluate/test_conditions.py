@@ -256,7 +256,7 @@ def test_conditions_that_make_no_sense_are_refused(verb: str, overrides: list[st
 
 def test_every_shipped_protocol_composes() -> None:
     conditions = {}
-    for name in ("are_you_sure", "asked_again", "negative", "eccentric", "premise"):
+    for name in ("are_you_sure", "asked_again", "negative", "eccentric", "premise", "embedded_words"):
         settings = load_config("evaluate", ["checkpoint=.", f"protocol={name}"], check_paths=False).eval
         conditions[name] = (
             len(settings.conditions),
@@ -269,4 +269,5 @@ def test_every_shipped_protocol_composes() -> None:
         "negative": (1, {"suffix": [10]}),
         "eccentric": (0, {"system": [5, 3, 4], "suffix": [2]}),
         "premise": (4, {}),
+        "embedded_words": (1, {"prefix": [7]}),
     }
