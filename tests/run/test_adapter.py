@@ -32,7 +32,7 @@ def exported(qwen_folder: Path, tmp_path: Path) -> Path:
     end, notes = find_end_of_turn(backbone.tokenizer), {"redi_lab.json": RECORD}
     export = ExportCheckpoints(tmp_path, end, None, None, "min", notes)
     trainer: Any = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(root_device=torch.device("cpu")))
-    export._export(trainer, SimpleNamespace(backbone=backbone), "last")  # type: ignore[arg-type]
+    export._export(trainer, SimpleNamespace(backbone=backbone), "last")
     return tmp_path / "last"
 
 

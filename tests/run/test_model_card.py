@@ -49,7 +49,7 @@ def test_the_last_checkpoint_says_what_the_record_says(trained: Path) -> None:
         f"{summary['data']['selection']['rows_read']:,} rows",
         f"{summary['data']['batches']['train']:,} examples",
         "| demo_sft | sft | 0.002 | 2 | 16 | 5 |",
-        "| demo | redi α.5 | 0.0002 | 3 | 16 | 5 |",
+        "| demo | redi α.5 | 0.0002 | 1 | 16 | 5 |",  # 13 pairs
         "heldout: 6 problems × 2 samples, temperature 0.6, top-p 0.95, up to 24 tokens",
         f"{score['value']:.3f} ({score['ci_low']:.3f} to {score['ci_high']:.3f})",
         "python -m redi_lab data.source.num_problems=48",
@@ -96,8 +96,8 @@ def rewritten(trained: Path, change: Callable[[dict[str, Any]], None], **record:
     known = read_record(trained / "checkpoints" / "last")
     assert known is not None
     text = model_card([summary], TrainingRecord(**known.model_dump() | record), "last")
-    card = ModelCard(text)
-    return card.data.to_dict(), text
+    data: dict[str, Any] = ModelCard(text).data.to_dict()  # type: ignore[no-untyped-call]
+    return data, text
 
 
 def test_hub_ids_are_named_in_full_and_paths_by_their_last_part(trained: Path) -> None:

@@ -84,7 +84,7 @@ class Parameter:
             return points[int(share * len(points))]
         assert not isinstance(of, CategoricalDistribution)
         low, high = (math.log(of.low), math.log(of.high)) if of.log else (of.low, of.high)
-        value = low + share * (high - low)
+        value: float = low + share * (high - low)
         value = min(max(math.exp(value) if of.log else value, of.low), of.high)
         return round(value) if isinstance(of, IntDistribution) else value
 
