@@ -252,7 +252,7 @@ def _check_paths(config: DictConfig) -> None:
     rival = OmegaConf.select(config, "sequential.better_than")
     if rival is not None:
         _check_folder("sequential.better_than", rival)
-    _check_sources(config)
+    check_sources(config)
 
 
 def _check_folder(key: str, path: str) -> None:
@@ -264,7 +264,7 @@ def _check_folder(key: str, path: str) -> None:
     raise UserError(f"{key}={path}: no Hugging Face folder there (config.json is missing); {remedy}")
 
 
-def _check_sources(config: DictConfig) -> None:
+def check_sources(config: DictConfig) -> None:
     """Model, data and benchmarks, each a path or something that the hub might know."""
     for key, what in (("model.path", "Hugging Face folder"), ("data.path", "file or folder")):
         path = OmegaConf.select(config, key)
