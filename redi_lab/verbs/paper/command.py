@@ -105,6 +105,9 @@ def run_paper(arguments: Sequence[str]) -> None:
 
 def _check(plan: PaperPlan) -> DictConfig:
     """Compose every training and evaluation once, and look for what they read; the last evaluation's configuration."""
+    for name in plan.models():
+        check_model(name, plan.scale.models[name].checkpoint)
+        _check_evaluation(plan, name)
     for run, is_scored in {run: is_scored for (run, _), is_scored in plan.needed().items()}.items():
         overrides = plan.training(run, plan.seeds[0])
         config = load_config("train", overrides)
@@ -112,9 +115,6 @@ def _check(plan: PaperPlan) -> DictConfig:
         check_hub(config, overrides)
         if is_scored:
             _check_evaluation(plan, run)
-    for name in plan.models():
-        check_model(name, plan.scale.models[name].checkpoint)
-        _check_evaluation(plan, name)
     return _check_evaluation(plan, "")
 
 
