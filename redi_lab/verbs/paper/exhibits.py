@@ -108,10 +108,10 @@ def _scores(plan: PaperPlan, exhibit: Exhibit, _: Path) -> tuple[list[str], list
         "here",
         *(f"{name}, pass@{k}" for name in names),
         *(["average"] if len(names) > 1 else []),
-        "less the first stage",
+        f"less {old.label}",
         *plan.scale.measures,
         *(f"paper: {name}" for name in BENCHMARKS[: len(exhibit.runs[0].scores)]),
-        "paper: less the first stage",
+        f"paper: less {old.label}",
     ]
     rows = []
     for row in exhibit.runs:
