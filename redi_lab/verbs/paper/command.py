@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
-
-from omegaconf import DictConfig
 
 from redi_lab.config.compose import CONFIG_DIR, check_sources, load_config
 from redi_lab.config.schema.paper import Exhibit, PaperWords, Scale, load_paper, select
@@ -27,14 +26,14 @@ class PaperPlan:
     """What a command asks for.
 
     Attributes:
-        scale_name: embedded or paper.
+        name: of the scale.
         scale: what stands for the paper's runs.
         exhibits: those that are made, by name.
         seeds: of score tables; other exhibits have the first.
         overrides: of the command line, after all others.
     """
 
-    scale_name: str
+    name: str
     scale: Scale
     exhibits: dict[str, Exhibit]
     seeds: tuple[int, ...]
@@ -43,34 +42,28 @@ class PaperPlan:
     def training(self, run: str, seed: int) -> list[str]:
         """Overrides of a training."""
         scale, own = self.scale, self.scale.runs[run]
-        stage2 = scale.stage2 if own.start is not None else []
+        stage2 = [] if own.start is None else scale.stage2
         given = [override for override in self.overrides if _group(override) not in _OF_EVALUATIONS]
         return [*scale.training, *stage2, *own.overrides, f"seed={seed}", *given]
 
     def evaluation(self, run: str, seed: int) -> list[str]:
         """Overrides of an evaluation, without its checkpoint."""
-        model = self.scale.models.get(run)
+        own = self.scale.runs[run]
         given = [override for override in self.overrides if _group(override) in (*_OF_EVALUATIONS, *_OF_BOTH)]
-        return [*self.scale.evaluation, *(model.evaluation if model else []), f"seed={seed}", *given]
+        return [*self.scale.evaluation, *(own.overrides if own.checkpoint else []), f"seed={seed}", *given]
 
     def needed(self) -> dict[tuple[str, int], bool]:
-        """Runs and seeds that are trained, starts first, and whether their checkpoints are scored."""
-        wanted: dict[tuple[str, int], bool] = {}
+        """Runs and seeds, and whether they are scored: checkpoints first, then trainings that others start from."""
+        runs, wanted = self.scale.runs, dict[tuple[str, int], bool]()
         for exhibit in self.exhibits.values():
             is_scored = exhibit.kind == "scores"
-            names = [run.run for run in exhibit.runs if run.run in self.scale.runs and exhibit.kind != "settings"]
+            names = [row.run for row in exhibit.runs if row.run in runs and exhibit.kind != "settings"]
             for seed in self.seeds if is_scored else self.seeds[:1]:
-                for name in names:
-                    assert name is not None
+                for name in (one for one in names if one is not None):
                     wanted[name, seed] = wanted.get((name, seed), False) or is_scored
-        starts = {(start, seed): False for name, seed in wanted if (start := self.scale.runs[name].start) is not None}
-        both = starts | wanted
-        return dict(sorted(both.items(), key=lambda item: self.scale.runs[item[0][0]].start is not None))
-
-    def models(self) -> list[str]:
-        """Those that are evaluated and not trained."""
-        named = {run.run for exhibit in self.exhibits.values() for run in exhibit.runs}
-        return [name for name in self.scale.models if name in named]
+        starts = {(start, seed): False for name, seed in wanted if (start := runs[name].start) is not None}
+        ranked = {name: (own.start is not None, own.checkpoint is None) for name, own in runs.items()}
+        return dict(sorted((starts | wanted).items(), key=lambda item: ranked[item[0][0]]))
 
 
 def run_paper(arguments: Sequence[str]) -> None:
@@ -81,51 +74,47 @@ def run_paper(arguments: Sequence[str]) -> None:
     """
     words, rest = split_words(PaperWords, [argument for argument in arguments if argument != "--list"])
     exhibits, scale = load_paper(CONFIG_DIR, words.scale)
-    names = [argument for argument in rest if "=" not in argument]
+    chosen = select([argument for argument in rest if "=" not in argument], exhibits)
     overrides = tuple(argument for argument in rest if "=" in argument)
-    chosen = select(names, exhibits)
+    if not chosen and overrides:
+        raise UserError(f"paper {overrides[0]}: name a table or figure, or all; redi-lab paper lists them")
     if not chosen or "--list" in arguments:
-        if overrides:
-            raise UserError(f"paper {overrides[0]}: name a table or figure, or all; redi-lab paper lists them")
         print("\n".join(f"{name:<9} {exhibit.title}" for name, exhibit in exhibits.items()))
         return
     if any(_group(override) == "seed" for override in overrides):
         raise UserError(f"paper {overrides[0]}: seeds are the scale's; seeds=N takes the first N of {scale.seeds}")
     if words.distilled is not None:
-        if "distilled" not in scale.models:
+        if "distilled" not in scale.runs:
             raise UserError(f"distilled={words.distilled}: nothing stands for that model with scale={words.scale}")
-        scale.models["distilled"].checkpoint = words.distilled
+        scale.runs["distilled"].checkpoint = words.distilled
     seeds = tuple(scale.seeds[: words.seeds])
     plan = PaperPlan(words.scale, scale, {name: exhibits[name] for name in chosen}, seeds, overrides)
-    config = _check(plan)
+    folder = _check(plan)
     from redi_lab.verbs.paper.make import make_exhibits
 
-    print(f"Report:     {make_exhibits(plan, config, words.workers)}")
+    print(f"Report:     {make_exhibits(plan, folder, words.workers)}")
 
 
-def _check(plan: PaperPlan) -> DictConfig:
-    """Compose every training and evaluation once, and look for what they read; the last evaluation's configuration."""
-    for name in plan.models():
-        check_model(name, plan.scale.models[name].checkpoint)
-        _check_evaluation(plan, name)
+def _check(plan: PaperPlan) -> Path:
+    """Compose every training and evaluation once, and look for what they read; the report's folder."""
     for run, is_scored in {run: is_scored for (run, _), is_scored in plan.needed().items()}.items():
-        overrides = plan.training(run, plan.seeds[0])
-        config = load_config("train", overrides)
-        check_source(config)
-        check_hub(config, overrides)
+        checkpoint = plan.scale.runs[run].checkpoint
+        if checkpoint is not None:
+            check_model(run, checkpoint)
+        else:
+            overrides = plan.training(run, plan.seeds[0])
+            config = load_config("train", overrides)
+            check_source(config)
+            check_hub(config, overrides)
         if is_scored:
-            _check_evaluation(plan, run)
-    return _check_evaluation(plan, "")
-
-
-def _check_evaluation(plan: PaperPlan, run: str) -> DictConfig:
-    overrides = ["checkpoint=.", *plan.evaluation(run, plan.seeds[0])]
-    config = load_config("evaluate", overrides, check_paths=False)
-    if any(exhibit.kind == "scores" for exhibit in plan.exhibits.values()):
-        check_sources(config)
-        check_engine(config)
-        check_hub(config, overrides)
-    return config
+            overrides = ["checkpoint=.", *plan.evaluation(run, plan.seeds[0])]
+            config = load_config("evaluate", overrides, check_paths=False)
+            check_sources(config)
+            check_engine(config)
+            check_hub(config, overrides)
+    given = [override for override in plan.overrides if _group(override) in _OF_BOTH]
+    paths = load_config("evaluate", ["checkpoint=.", *given], check_paths=False).paths
+    return Path(paths.outputs_dir).absolute() / "paper" / plan.name
 
 
 def _group(override: str) -> str:

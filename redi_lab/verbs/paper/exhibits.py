@@ -14,9 +14,16 @@ import numpy as np
 
 from redi_lab.callbacks.probes import PROBES_FILE
 from redi_lab.config.compose import load_config
-from redi_lab.config.schema.paper import BENCHMARKS, Exhibit, PaperRun
-from redi_lab.evaluation.metrics import Estimate, Values, average, interval, mean_difference, solved_within
-from redi_lab.evaluation.results import EvaluationResult
+from redi_lab.config.schema.paper import BENCHMARKS, Exhibit
+from redi_lab.evaluation.metrics import (
+    Estimate,
+    Values,
+    Verdicts,
+    average,
+    mean_difference,
+    pass_at_k,
+    solved_within,
+)
 from redi_lab.evaluation.scoring import verdicts_of
 from redi_lab.figures.curves import plot_curves
 from redi_lab.figures.panels import DIAGNOSTICS, PANELS, TEXT
@@ -35,6 +42,8 @@ _PAPERS = {
     "train/mean_logps/rejected": "rejected_logps",
 }
 """Metrics of which the paper's curves are known, and the field that has them."""
+Table = tuple[list[str], list[list[str]]]
+"""Headings and rows."""
 _SIDES = ("chosen", "rejected")
 _BATCHES = 10  # of a noisy curve, over which its ends are averaged
 _NOTHING = "–"
@@ -49,117 +58,97 @@ def make_content(plan: PaperPlan, name: str, exhibit: Exhibit, folder: Path) -> 
         exhibit: what the paper shows.
         folder: of the report.
     """
-    make = {"scores": _scores, "curves": _curves, "shifts": _shifts, "settings": _settings}[exhibit.kind]
-    heads, rows = make(plan, exhibit, folder / name)
+    makers = {"scores": _scores, "curves": _curves, "shifts": _shifts, "settings": _settings}
+    heads, rows = makers[exhibit.kind](plan, exhibit, folder / name)
     seeds = plan.seeds if exhibit.kind == "scores" else plan.seeds[:1]
+    over = f"{len(seeds)} seeds" if len(seeds) > 1 else "problems"
     return {
         "title": exhibit.title,
         "differs": plan.scale.differs[name],
         "made": date.today().isoformat(),
         "commit": environment_tags().get("mlflow.source.git.commit"),
         "seeds": list(seeds),
-        "interval": _interval_in_words(exhibit, len(seeds)),
+        "interval": f"95 % intervals over {over}" if exhibit.kind == "scores" else "one seed, no intervals",
         "heads": heads,
         "rows": rows,
-        "figure": (folder / f"{name}.png").name if exhibit.kind in ("curves", "shifts") else None,
+        "figure": f"{name}.png" if exhibit.kind in ("curves", "shifts") else None,
     }
 
 
-def _interval_in_words(exhibit: Exhibit, num_seeds: int) -> str:
-    if exhibit.kind == "scores":
-        return f"95 % intervals over {f'{num_seeds} seeds' if num_seeds > 1 else 'problems'}"
-    return "one seed, so no intervals" if exhibit.kind in ("curves", "shifts") else ""
+BySeed = Sequence[Sequence[Verdicts]]
+"""Of each seed and benchmark."""
 
 
-def estimate(by_seed: Sequence[Sequence[Values]], num_samples: int, *, is_difference: bool = False) -> Estimate:
-    """A score, or a difference of scores: mean over seeds of the mean over benchmarks.
-
-    Its interval is a t-interval over seeds or, where there is one seed, over the problems of each benchmark.
-
-    Args:
-        by_seed: for each seed and benchmark, the scores of its problems.
-        num_samples: of each problem.
-        is_difference: whether the scores lie in [-1, 1].
-    """
-    if len(by_seed) > 1:
-        found = mean_difference(np.array([fmean(map(np.mean, values)) for values in by_seed]), num_samples)
-        if is_difference:
-            return found
-        return Estimate(found.value, max(0.0, found.ci_low), found.ci_high, None, found.num_problems, num_samples)
-    if is_difference:
-        return average([mean_difference(values, num_samples) for values in by_seed[0]])
-    ends = [(values, *map(float, interval(values))) for values in by_seed[0]]
-    return average([Estimate(float(v.mean()), low, high, None, len(v), num_samples) for v, low, high in ends])
+def score(verdicts: BySeed, k: int) -> Estimate:
+    """pass@k, averaged over benchmarks; its interval is over seeds or, where there is one, over problems."""
+    if len(verdicts) == 1:
+        return average([pass_at_k(of_benchmark, k) for of_benchmark in verdicts[0]])
+    return _over_seeds([[solved_within(one, k) for one in of_seed] for of_seed in verdicts], k)
 
 
-def _scores(plan: PaperPlan, exhibit: Exhibit, _: Path) -> tuple[list[str], list[list[str]]]:
-    found: dict[str, list[list[EvaluationResult]]] = {}
-    for row in exhibit.runs:
-        if row.run in plan.scale.runs:
-            found[row.run] = [results_of(plan, row.run, seed, best=row.best) for seed in plan.seeds]
-        elif row.run in plan.scale.models:
-            found[row.run] = [results_of(plan, row.run, plan.seeds[0], best=False)]
-    assert exhibit.baseline is not None
-    first, old = found[exhibit.baseline][0], next(row for row in exhibit.runs if row.run == exhibit.baseline)
-    k = min(int(exhibit.metric.rpartition("_")[2]), int(first[0].metrics["num_samples"]))
-    names = [result.benchmark for result in first]
+def difference(new: BySeed, old: BySeed, k: int) -> Estimate:
+    """What two models differ by in pass@k, paired by seeds and problems; its interval is as that of `score`."""
+    less = [
+        [solved_within(ours, k) - solved_within(theirs, k) for ours, theirs in zip(*pair, strict=True)]
+        for pair in zip(new, old, strict=True)
+    ]
+    return average([mean_difference(one, k) for one in less[0]]) if len(less) == 1 else _over_seeds(less, k)
+
+
+def _over_seeds(values: Sequence[Sequence[Values]], k: int) -> Estimate:
+    """The mean over benchmarks of every seed, and the t-interval of their mean."""
+    return mean_difference(np.array([fmean(map(np.mean, of_seed)) for of_seed in values]), k)
+
+
+def _scores(plan: PaperPlan, exhibit: Exhibit, _: Path) -> Table:
+    there = [row for row in exhibit.runs if row.run in plan.scale.runs]
+    found = {row.run: [results_of(plan, str(row.run), seed, best=row.best) for seed in plan.seeds] for row in there}
+    base = next(row for row in exhibit.runs if row.run == exhibit.baseline)
+    first = found[base.run][0]
+    k = min(exhibit.num_samples, int(first[0].metrics["num_samples"]))
+    verdicts = {
+        run: [[verdicts_of(result) for result in results] for results in by_seed] for run, by_seed in found.items()
+    }
     heads = [
-        "the paper's model",
-        "here",
-        *(f"{name}, pass@{k}" for name in names),
-        *(["average"] if len(names) > 1 else []),
-        f"less {old.label}",
-        *plan.scale.measures,
-        *(f"paper: {name}" for name in BENCHMARKS[: len(exhibit.runs[0].scores)]),
-        f"paper: less {old.label}",
+        *("the paper's model", "here", *(f"{result.benchmark}, pass@{k}" for result in first)),
+        *(("average",) if len(first) > 1 else ()),
+        *(f"less {base.label}", *plan.scale.measures),
+        *(f"paper: {name}" for name in BENCHMARKS[: len(base.scores)]),
+        f"paper: less {base.label}",
     ]
     rows = []
     for row in exhibit.runs:
-        ours = _score_cells(plan, row, found, exhibit.baseline, k)
-        gain = "" if row is old else f"{fmean(row.scores[:5]) - fmean(old.scores[:5]):+.1f}"
-        given = [*(f"{score:.1f}" for score in row.scores), gain]
-        rows.append([row.label, *(ours or ["no counterpart", *[_NOTHING] * (len(heads) - 2 - len(given))]), *given])
+        gain = fmean(row.scores[:5]) - fmean(base.scores[:5])
+        given = [*(f"{score:.1f}" for score in row.scores), "" if row is base else f"{gain:+.1f}"]
+        cells = ["no counterpart", *[_NOTHING] * (len(heads) - 2 - len(given))]
+        if row.run in found:
+            mine = verdicts[row.run]
+            scores = [score([[of_seed[place]] for of_seed in mine], k) for place in range(len(first))]
+            scores += [score(mine, k)] if len(first) > 1 else []
+            less = "" if row is base else _shown(difference(mine, verdicts[base.run], k), "+")
+            measured = [
+                [results[0].metrics.get(name) for results in found[row.run]] for name in plan.scale.measures.values()
+            ]
+            cells = [_label(plan, str(row.run)), *map(_shown, scores), less]
+            cells += [_NOTHING if None in ones else f"{fmean(ones):.3f}" for ones in measured]
+        rows.append([row.label, *cells, *given])
     return heads, rows
 
 
-def _score_cells(
-    plan: PaperPlan, row: PaperRun, found: Mapping[str, list[list[EvaluationResult]]], baseline: str, k: int
-) -> list[str]:
-    """What was found for a row, the last of it its difference to the baseline; nothing where nothing stands for it."""
-    if row.run is None or row.run not in found:
-        return []
-    mine = [[_of_problems(result, k) for result in results] for results in found[row.run]]
-    cells = [_shown(estimate([[values[place]] for values in mine], k)) for place in range(len(mine[0]))]
-    cells += [_shown(estimate(mine, k))] if len(mine[0]) > 1 else []
-    difference = ""
-    if row.run != baseline:
-        pairs = zip(mine, found[baseline], strict=False)  # a model that is not trained has one seed
-        less = [[m - _of_problems(o, k) for m, o in zip(values, olds, strict=True)] for values, olds in pairs]
-        difference = _shown(estimate(less, k, is_difference=True), "+")
-    measures = [
-        f"{fmean(results[0].metrics.get(name, math.nan) for results in found[row.run]):.3f}"
-        for name in plan.scale.measures.values()
-    ]
-    label = plan.scale.models[row.run].checkpoint if row.run in plan.scale.models else _label(plan, row.run)
-    return [label, *cells, difference, *measures]
-
-
-def _of_problems(result: EvaluationResult, k: int) -> Values:
-    return solved_within(verdicts_of(result), k)
-
-
-def _shown(score: Estimate, sign: str = "") -> str:
-    low, high = (f"{100 * end:{sign}.1f}" for end in (score.ci_low, score.ci_high))
-    return f"{100 * score.value:{sign}.1f} ({low} to {high})"
+def _shown(found: Estimate, sign: str = "") -> str:
+    low, high = (f"{100 * end:{sign}.1f}" for end in (max(found.ci_low, -1.0 if sign else 0.0), found.ci_high))
+    return f"{100 * found.value:{sign}.1f} ({low} to {high})"
 
 
 def _label(plan: PaperPlan, run: str) -> str:
+    if (checkpoint := plan.scale.runs[run].checkpoint) is not None:
+        return checkpoint
     config = load_config("train", plan.training(run, plan.seeds[0]))
     label, epochs = run_label({"loss": config.loss, "optimizer": config.optimizer}), config.trainer.max_epochs
     return f"{label}, {epochs} epochs" if epochs > 1 else label
 
 
-def _curves(plan: PaperPlan, exhibit: Exhibit, target: Path) -> tuple[list[str], list[list[str]]]:
+def _curves(plan: PaperPlan, exhibit: Exhibit, target: Path) -> Table:
     metrics = exhibit.panels or [panel.metrics[0] for panel in PANELS]
     known = [name for name in metrics if any(getattr(run, _PAPERS.get(name, ""), None) for run in exhibit.runs)]
     heads = ["the paper's run", "here", "collapse rule"]
@@ -168,12 +157,10 @@ def _curves(plan: PaperPlan, exhibit: Exhibit, target: Path) -> tuple[list[str],
     heads += ["first ‖Δθ‖", "first rate × ‖∇‖"] if exhibit.shows_first_step else []
     rows, files = [], {}
     for run in exhibit.runs:
-        assert run.run is not None
-        folder = find_run(plan, run.run, plan.seeds[0])
-        assert folder is not None
+        folder, label = find_run(plan, str(run.run), plan.seeds[0])[0], _label(plan, str(run.run))
         summary, curves = read_summary(folder), read_curves(folder / "metrics.jsonl")
-        files[_label(plan, run.run)] = folder / "metrics.jsonl"
-        cells = [run.label, _label(plan, run.run), (summary["collapse"] or {}).get("state", _NOTHING)]
+        files[label] = folder / "metrics.jsonl"
+        cells = [run.label, label, (summary["collapse"] or {}).get("state", _NOTHING)]
         for name in metrics:
             cells.append(_course(name, curves.get(name, Curve()).values))
             if name in known:
@@ -201,14 +188,11 @@ def _first_step(curves: Mapping[str, Curve]) -> list[str]:
     return [f"{moves[first]:.2g}", f"{rates[first] * gradients[first]:.2g}"]
 
 
-def _shifts(plan: PaperPlan, exhibit: Exhibit, target: Path) -> tuple[list[str], list[list[str]]]:
+def _shifts(plan: PaperPlan, exhibit: Exhibit, target: Path) -> Table:
     shifts, rows = dict[str, Shift](), []
     for run in exhibit.runs:
-        assert run.run is not None
-        folder = find_run(plan, run.run, plan.seeds[0])
-        assert folder is not None
+        folder, label = find_run(plan, str(run.run), plan.seeds[0])[0], _label(plan, str(run.run))
         probes = json.loads((folder / PROBES_FILE).read_text(encoding="utf-8"))
-        label = _label(plan, run.run)
         shifts[label] = {side: (probes["start"][side], probes["now"][side]) for side in _SIDES}
         cells = [run.label, label]
         for start, now in (map(np.array, shifts[label][side]) for side in _SIDES):
@@ -221,11 +205,10 @@ def _shifts(plan: PaperPlan, exhibit: Exhibit, target: Path) -> tuple[list[str],
     return ["the paper's run", "here", *(f"{side}: {part}" for side in _SIDES for part in parts)], rows
 
 
-def _settings(plan: PaperPlan, exhibit: Exhibit, _: Path) -> tuple[list[str], list[list[str]]]:
+def _settings(plan: PaperPlan, exhibit: Exhibit, _: Path) -> Table:
     rows = []
     for run in exhibit.runs:
-        assert run.run is not None
-        folder = find_run(plan, run.run, plan.seeds[0])
-        seconds = _NOTHING if folder is None else f"{read_summary(folder)['seconds']:.0f}"
-        rows.append([run.label, f"{run.hours:g}", _label(plan, run.run), seconds])
+        folder, is_there = find_run(plan, str(run.run), plan.seeds[0])
+        seconds = f"{read_summary(folder)['seconds']:.0f}" if is_there else _NOTHING
+        rows.append([run.label, f"{run.hours:g}", _label(plan, str(run.run)), seconds])
     return ["the paper's run", "paper: GPU-hours (A100)", "here", "seconds"], rows

@@ -6,13 +6,13 @@ A training is found by its fingerprint and by what is measured in it: exhibits s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from redi_lab.backbone.hub import local_folder
 from redi_lab.callbacks.checkpoints import BEST
@@ -33,47 +33,43 @@ from redi_lab.verbs.paper.command import PaperPlan
 from redi_lab.verbs.train.command import run_training
 
 Item = tuple[str, int, bool]
-"""Run, seed, and whether its checkpoints are scored."""
+"""Run, seed, and whether it is scored."""
 _DECODING = ("prompt_template", "thinking_prefix", "temperature", "top_p", "max_new_tokens", "seed")
 
 
-def make_exhibits(plan: PaperPlan, config: DictConfig, workers: int) -> Path:
+def make_exhibits(plan: PaperPlan, folder: Path, workers: int) -> Path:
     """Make what a plan names, and write the report of all that was made at its scale; the report's page.
 
     Args:
         plan: what to make.
-        config: with the group paths.
+        folder: of the report.
         workers: trainings at once.
     """
     from redi_lab.verbs.paper.exhibits import make_content
     from redi_lab.verbs.paper.report import add_to_report
 
     quieten_libraries()
-    folder = Path(config.paths.outputs_dir).absolute() / "paper" / plan.scale_name
     needed = [(run, seed, is_scored) for (run, seed), is_scored in plan.needed().items()]
-    for is_start in (True, False):  # what others start from comes first
+    for is_start in (True, False):
         part = [item for item in needed if (plan.scale.runs[item[0]].start is None) is is_start]
-        for run, seed, _ in _train_all(plan, part, folder, workers):
-            say(f"{run}, seed {seed}: done")
+        _train_all(plan, part, folder, min(workers, len(part)))
     for name, exhibit in plan.exhibits.items():
-        add_to_report(folder, plan.scale_name, name, make_content(plan, name, exhibit, folder))
+        add_to_report(folder, plan.name, name, make_content(plan, name, exhibit, folder))
     return folder / "index.html"
 
 
-def _train_all(plan: PaperPlan, items: list[Item], folder: Path, workers: int) -> Iterator[Item]:
-    if workers == 1 or len(items) < 2:
+def _train_all(plan: PaperPlan, items: Sequence[Item], folder: Path, workers: int) -> None:
+    if workers < 2:
         for item in items:
             train_and_score(plan, item)
-            yield item
         return
     share = partial(share_of_machine, num_workers=workers, gpus=None, key="workers")
-    start = starter(None, partial(_make_work, plan, folder), share)
-    with closing(Crew(start, min(workers, len(items)))) as crew:
-        for item, _ in crew.run(iter(items)):
-            yield item
+    with closing(Crew(starter(None, partial(_make_work, plan, folder), share), workers)) as crew:
+        for (run, seed, _), _ in crew.run(iter(items)):
+            say(f"{run}, seed {seed}: done")
 
 
-def _make_work(plan: PaperPlan, folder: Path) -> Any:
+def _make_work(plan: PaperPlan, folder: Path) -> Callable[[Item], None]:
     """In a worker: several screens would be one muddle."""
     send_screen_to(folder / "workers.log")
     quieten_libraries()
@@ -83,64 +79,58 @@ def _make_work(plan: PaperPlan, folder: Path) -> Any:
 def train_and_score(plan: PaperPlan, item: Item) -> None:
     """One training, and the evaluations that tables ask of it."""
     run, seed, is_scored = item
-    overrides = plan.training(run, seed)
-    folder, is_there = _find(plan, run, seed)
-    if not is_there:
-        overrides = [*overrides, f"paths.output_dir={quoted(str(folder))}"]
-        run_training(load_config("train", overrides), overrides)
-    shown = {row.best for one in plan.exhibits.values() if one.kind == "scores" for row in one.runs if row.run == run}
-    for best in shown if is_scored else ():
-        results_of(plan, run, seed, best=best)
+    if plan.scale.runs[run].checkpoint is None:
+        folder, is_there = find_run(plan, run, seed)
+        if not is_there:
+            overrides = [*plan.training(run, seed), f"paths.output_dir={quoted(str(folder))}"]
+            run_training(load_config("train", overrides), overrides)
+    if is_scored:
+        tables = [exhibit for exhibit in plan.exhibits.values() if exhibit.kind == "scores"]
+        for best in {row.best for exhibit in tables for row in exhibit.runs if row.run == run}:
+            results_of(plan, run, seed, best=best)
 
 
-def _find(plan: PaperPlan, run: str, seed: int) -> tuple[Path, bool]:
-    """The folder of a training, and whether the training is there."""
+def find_run(plan: PaperPlan, run: str, seed: int) -> tuple[Path, bool]:
+    """The folder of a training, and whether the training is finished."""
     overrides = plan.training(run, seed)
     config = load_config("train", overrides)
-    stage = resolve_chain(config, overrides)[-1]
-    measured = _measured(OmegaConf.to_container(config))
-    digest = content_digest([stage.fingerprint, measured])[:12]
-    folder = Path(config.paths.outputs_dir).absolute() / "paper" / "runs" / f"{config.name}_s{seed}_{digest}"
+    fingerprint = resolve_chain(config, overrides)[-1].fingerprint
+    measured = what_is_measured(OmegaConf.to_container(config))
+    name = f"{config.name}_s{seed}_{content_digest([fingerprint, measured])[:12]}"
+    folder = Path(config.paths.outputs_dir).absolute() / "paper" / "runs" / name
     if (folder / SUMMARY).exists():
         return folder, True
-    found = StageCache(Path(config.paths.cache_dir)).find(stage.fingerprint)
+    found = StageCache(Path(config.paths.cache_dir)).find(fingerprint)
     if found is None or not all((found.output_dir / file).exists() for file in (SUMMARY, PROBES_FILE)):
         return folder, False
-    same = _measured(read_summary(found.output_dir)["config"]) == measured
-    return (found.output_dir, True) if same else (folder, False)
+    is_same = what_is_measured(read_summary(found.output_dir)["config"]) == measured
+    return (found.output_dir, True) if is_same else (folder, False)
 
 
-def _measured(config: Any) -> list[Any]:
-    """What decides the curves of a training beside its fingerprint."""
-    data, evaluation = config["data"], config["eval"]
-    decoding = {key: evaluation[key] for key in _DECODING}
+def what_is_measured(config: Any) -> list[Any]:
+    """What decides the curves of a training beside its fingerprint, of its configuration."""
+    data, decoding = config["data"], [config["eval"][key] for key in _DECODING]
     return [config["callbacks"], data["num_development"], data["development_path"], decoding]
 
 
-def find_run(plan: PaperPlan, run: str, seed: int) -> Path | None:
-    """The folder of a finished training."""
-    folder, is_there = _find(plan, run, seed)
-    return folder if is_there else None
-
-
 def results_of(plan: PaperPlan, run: str, seed: int, *, best: bool) -> list[EvaluationResult]:
-    """A checkpoint's results on every benchmark, as they are stored or made now.
+    """Results on every benchmark, as they are stored or made now.
 
     Args:
         plan: what is asked for.
-        run: a finished training, or a model that is not trained.
+        run: a finished training, or a checkpoint.
         seed: of both training and problems.
-        best: the checkpoint that was best during training, where one was chosen.
+        best: the checkpoint that was best during training, where one was chosen, and not the last one.
     """
-    model = plan.scale.models.get(run)
-    if model is None:
-        folder = _find(plan, run, seed)[0] / "checkpoints"
-        checkpoint = folder / BEST if best and (folder / BEST).is_dir() else folder / "last"
+    checkpoint = plan.scale.runs[run].checkpoint
+    if checkpoint is None:
+        written = find_run(plan, run, seed)[0] / "checkpoints"
+        folder = written / BEST if best and (written / BEST).is_dir() else written / "last"
     else:
-        checkpoint = local_folder(model.checkpoint, key=run)
-    config = load_config("evaluate", [f"checkpoint={checkpoint}", *plan.evaluation(run, seed)])
-    note = settle_protocol(config, checkpoint, read_record(checkpoint), asks_data(config))
+        folder = local_folder(checkpoint, key=run)
+    config = load_config("evaluate", [f"checkpoint={folder}", *plan.evaluation(run, seed)])
+    note = settle_protocol(config, folder, read_record(folder), asks_data(config))
     if note is not None:
         say(note)
     benchmarks = make_benchmarks(config, lambda: make_source(config).load())
-    return evaluate_benchmarks(config, checkpoint, benchmarks, f"{run}, seed {seed}")
+    return evaluate_benchmarks(config, folder, benchmarks, f"{run}, seed {seed}")

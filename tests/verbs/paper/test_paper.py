@@ -14,11 +14,12 @@ import pytest
 
 from redi_lab.cli import main
 from redi_lab.config.compose import CONFIG_DIR, load_config
-from redi_lab.config.schema.paper import BENCHMARKS, Exhibit, PaperRun, load_paper, select
+from redi_lab.config.schema.paper import BENCHMARKS, PaperRun, load_paper, select
+from redi_lab.evaluation.metrics import pass_at_1
 from redi_lab.run.stages import resolve_chain
 from redi_lab.verbs.paper import make
 from redi_lab.verbs.paper.command import PaperPlan
-from redi_lab.verbs.paper.exhibits import _PANELS, _PAPERS, _course, estimate
+from redi_lab.verbs.paper.exhibits import _PANELS, _PAPERS, _course, difference, score
 from redi_lab.verbs.paper.report import add_to_report, render_report
 from tests.conftest import REPOSITORY
 
@@ -37,7 +38,9 @@ def test_whatever_an_exhibit_names_is_there(scale: str) -> None:
     plan = plan_of(scale, "all")
     assert [*plan.exhibits] == [*(f"table{n}" for n in range(1, 6)), *(f"figure{n}" for n in range(2, 11))]
     assert plan.scale.differs.keys() == plan.exhibits.keys()
-    there = {*plan.scale.runs, *plan.scale.models}
+    there = plan.scale.runs.keys()
+    for run in plan.scale.runs.values():
+        assert run.start is None or plan.scale.runs[run.start].start is None  # two waves are enough
     for name, exhibit in plan.exhibits.items():
         missing = {run.run for run in exhibit.runs} - there
         assert missing <= ({None, "distilled"} if exhibit.kind == "scores" else set()), name
@@ -52,6 +55,8 @@ def test_whatever_an_exhibit_names_is_there(scale: str) -> None:
 def test_every_training_and_evaluation_composes(scale: str) -> None:
     plan = plan_of(scale, "all")
     for run, own in plan.scale.runs.items():
+        if own.checkpoint is not None:
+            continue
         config = load_config("train", plan.training(run, 7))
         assert (config.seed, config.eval.benchmark) == (7, None)
         assert config.callbacks.probes is not None
@@ -65,13 +70,13 @@ def test_accuracy_at_the_papers_scale_is_asked_for_as_in_the_plain_experiment() 
     plan = plan_of("paper", "all")
     for run, experiment in (("redi", "redi_3ep_1p5b"), ("sft_long", "sft_1p5b")):
         plain = load_config("train", [f"+experiment={experiment}"])
-        assert make._measured(load_config("train", plan.training(run, 42))) == make._measured(plain)
+        assert make.what_is_measured(load_config("train", plan.training(run, 42))) == make.what_is_measured(plain)
 
 
 def test_the_settings_are_those_of_the_labels_and_the_embedded_ones_scaled() -> None:
     paper, embedded = (plan_of(scale, "all") for scale in SCALES[::-1])
     for run in {run.run: run for exhibit in paper.exhibits.values() for run in exhibit.runs}.values():
-        if run.run not in paper.scale.runs:
+        if run.run not in embedded.scale.runs:
             continue
         there, here = (load_config("train", plan.training(run.run, 42)) for plan in (paper, embedded))
         stated = dict(re.findall(r"(α|β|γ|lr) ([\d.e-]+)", run.label))
@@ -171,17 +176,22 @@ def test_without_a_name_it_lists_them(arguments: list[str], capsys: pytest.Captu
 
 
 def test_scores_over_seeds_and_over_problems() -> None:
-    easy, hard = np.array([1.0, 1.0, 0.5, 0.5]), np.array([0.0, 0.5, 0.5, 0.0])
-    over_seeds = estimate([[easy], [hard]], 2)
+    """Of two samples each: all, half or none are right."""
+    kinds = np.array([[1, 1], [1, 0], [0, 0]], dtype=np.bool_)
+    easy, hard, none = kinds[[0, 0, 1, 1]], kinds[[2, 1, 1, 2]], kinds[[2, 2, 2, 2]]
+    over_seeds = score([[easy], [hard]], 1)
     assert over_seeds.value == pytest.approx(0.5)
-    assert (over_seeds.ci_low, over_seeds.ci_high) == (0.0, 1.0)  # two means, ± 12.7 × 0.25
-    suite = estimate([[easy, hard]], 2)
+    assert over_seeds.ci_high == 1.0  # two means, ± 12.7 × 0.25
+    assert score([[easy], [hard]], 2).value == pytest.approx(0.75)
+    suite = score([[easy, hard]], 1)
     assert suite.value == pytest.approx(0.5)
     assert 0 < suite.ci_low < 0.5 < suite.ci_high < 1
     assert suite.num_problems == 8
-    paired = estimate([[easy - hard], [easy - hard - 0.1], [easy - hard + 0.1]], 2, is_difference=True)
-    assert paired.value == pytest.approx(0.5)
-    assert paired.ci_low == pytest.approx(0.5 - 4.3027 * 0.1 / 3**0.5, abs=1e-4)
+    assert score([[easy]], 1).ci_low == pass_at_1(easy).ci_low
+    paired = difference([[easy], [easy], [hard]], [[hard], [none], [none]], 1)
+    assert paired.value == pytest.approx((0.5 + 0.75 + 0.25) / 3)
+    assert paired.ci_low == pytest.approx(0.5 - 4.3027 * 0.25 / 3**0.5, abs=1e-4)
+    assert difference([[easy, hard]], [[hard, hard]], 1).value == pytest.approx(0.25)
 
 
 def test_courses_of_curves() -> None:
@@ -244,19 +254,21 @@ def test_a_table_and_figures_share_trainings_and_go_on(
 
     def run(config: Any, overrides: list[str]) -> Path:
         trained.append(f"{config.name} {config.loss._target_.rpartition('.')[2]} s{config.seed}")
-        if len(trained) == 4:
+        if len(trained) == 3:
             raise KeyboardInterrupt
         return real(config, overrides)
 
     monkeypatch.setattr(make, "run_training", run)
     common = [*SMALL, f"paths.outputs_dir={tmp_path}"]
+    main(plan_of("embedded", "table2", overrides=tuple(common)).training("sft", 42))  # by the verb train
     with pytest.raises(SystemExit) as ended:
         main(["paper", "table2", "seeds=2", *common])
     assert ended.value.code == 130
     main(["paper", "table2", "table3", "figure10", "seeds=2", *common])
-    assert len(trained) == 1 + 2 * 5 + 1  # one was interrupted; symmetric_fast is figure 10's alone
+    assert trained[0] == "demo_sft SFTModule s43"
+    assert len(trained) == 1 + 2 * 5 - 1 + 1  # one was interrupted, one was there; symmetric_fast is figure 10's alone
     main(["paper", "figure9", "table2", "seeds=1", *common])
-    assert len(trained) == 12
+    assert len(trained) == 11
     folder = tmp_path / "paper" / "embedded"
     made = json.loads((folder / "results.json").read_text())
     assert [*made] == ["table2", "table3", "figure9", "figure10"]
@@ -315,7 +327,7 @@ def test_trainings_by_two_workers(tmp_path: Path) -> None:
 
 
 def test_select_takes_names_in_the_papers_order() -> None:
-    exhibits = {name: Exhibit(kind="curves", title=name, runs=[]) for name in ("table1", "figure2", "figure10")}
+    exhibits = dict.fromkeys(("table1", "figure2", "figure10"))
     assert select(["figure10", "table1"], exhibits) == ["table1", "figure10"]
     assert select(["figures"], exhibits) == ["figure2", "figure10"]
     assert select(["all"], exhibits) == [*exhibits]
