@@ -126,11 +126,10 @@ def _scores(plan: PaperPlan, exhibit: Exhibit, _: Path) -> Table:
             scores = [score([[of_seed[place]] for of_seed in mine], k) for place in range(len(first))]
             scores += [score(mine, k)] if len(first) > 1 else []
             less = "" if row is base else _shown(difference(mine, verdicts[base.run], k), "+")
-            measured = [
-                [results[0].metrics.get(name) for results in found[row.run]] for name in plan.scale.measures.values()
-            ]
             cells = [_label(plan, str(row.run)), *map(_shown, scores), less]
-            cells += [_NOTHING if None in ones else f"{fmean(ones):.3f}" for ones in measured]
+            for name in plan.scale.measures.values():
+                mean = fmean(results[0].metrics.get(name, math.nan) for results in found[row.run])
+                cells.append(_NOTHING if math.isnan(mean) else f"{mean:.3f}")
         rows.append([row.label, *cells, *given])
     return heads, rows
 
