@@ -32,8 +32,8 @@ from redi_lab.run.naming import run_label
 from redi_lab.run.record import read_summary
 from redi_lab.tracking.environment import environment_tags
 from redi_lab.tracking.journal import Curve, read_curves
-from redi_lab.verbs.paper.command import PaperPlan
-from redi_lab.verbs.paper.make import find_run, results_of
+from redi_lab.verbs.paper.plan import PaperPlan
+from redi_lab.verbs.paper.runs import find_run, results_of
 
 _PANELS = {panel.metrics[0]: panel for panel in (*PANELS, *DIAGNOSTICS, *TEXT)}
 _PAPERS = {
@@ -207,7 +207,9 @@ def _shifts(plan: PaperPlan, exhibit: Exhibit, target: Path) -> Table:
 def _settings(plan: PaperPlan, exhibit: Exhibit, _: Path) -> Table:
     rows = []
     for run in exhibit.runs:
-        folder, is_there = find_run(plan, str(run.run), plan.seeds[0])
+        start = plan.scale.runs[str(run.run)].start
+        is_there = start is None or find_run(plan, start, plan.seeds[0])[1]
+        folder, is_there = find_run(plan, str(run.run), plan.seeds[0]) if is_there else (Path(), False)
         seconds = f"{read_summary(folder)['seconds']:.0f}" if is_there else _NOTHING
         rows.append([run.label, f"{run.hours:g}", _label(plan, str(run.run)), seconds])
     return ["the paper's run", "paper: GPU-hours (A100)", "here", "seconds"], rows

@@ -16,11 +16,11 @@ from redi_lab.cli import main
 from redi_lab.config.compose import CONFIG_DIR, load_config
 from redi_lab.config.schema.paper import BENCHMARKS, PaperRun, load_paper, select
 from redi_lab.evaluation.metrics import pass_at_1
-from redi_lab.run.stages import resolve_chain
-from redi_lab.verbs.paper import make
-from redi_lab.verbs.paper.command import PaperPlan
+from redi_lab.verbs.paper import runs
 from redi_lab.verbs.paper.exhibits import _PANELS, _PAPERS, _course, difference, score
+from redi_lab.verbs.paper.plan import PaperPlan
 from redi_lab.verbs.paper.report import add_to_report, render_report
+from redi_lab.verbs.train.command import run_training
 from tests.conftest import REPOSITORY
 
 SCALES = ("embedded", "paper")
@@ -70,7 +70,7 @@ def test_accuracy_at_the_papers_scale_is_asked_for_as_in_the_plain_experiment() 
     plan = plan_of("paper", "all")
     for run, experiment in (("redi", "redi_3ep_1p5b"), ("sft_long", "sft_1p5b")):
         plain = load_config("train", [f"+experiment={experiment}"])
-        assert make.what_is_measured(load_config("train", plan.training(run, 42))) == make.what_is_measured(plain)
+        assert runs.what_is_measured(load_config("train", plan.training(run, 42))) == runs.what_is_measured(plain)
 
 
 def test_the_settings_are_those_of_the_labels_and_the_embedded_ones_scaled() -> None:
@@ -99,17 +99,6 @@ def test_matched_dpo_has_one_product_of_rate_and_beta() -> None:
         configs = [load_config("train", plan.training(str(run.run), 42)) for run in plan.exhibits["figure3"].runs]
         assert len({round(config.optimizer.lr * config.loss.beta, 15) for config in configs}) == 1
         assert len({config.loss.beta for config in configs}) == 3
-
-
-def test_trainings_start_from_the_very_runs_that_are_named() -> None:
-    plan = plan_of("embedded", "all")
-    starts: dict[str, str] = {}
-    for run, own in plan.scale.runs.items():
-        overrides = [*plan.training(run, 42), "data.source.num_problems=20"]
-        chain = [stage.fingerprint for stage in resolve_chain(load_config("train", overrides), overrides)]
-        starts[run] = chain[-1]
-        assert chain[:-1] == ([starts[own.start]] if own.start else []), run
-    assert len(set(starts.values())) == len(starts)
 
 
 def test_starts_come_first_are_shared_and_only_tables_have_more_seeds() -> None:
@@ -250,15 +239,14 @@ def test_a_table_and_figures_share_trainings_and_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained: list[str] = []
-    real = make.run_training
 
     def run(config: Any, overrides: list[str]) -> Path:
         trained.append(f"{config.name} {config.loss._target_.rpartition('.')[2]} s{config.seed}")
         if len(trained) == 3:
             raise KeyboardInterrupt
-        return real(config, overrides)
+        return run_training(config, overrides)
 
-    monkeypatch.setattr(make, "run_training", run)
+    monkeypatch.setattr("redi_lab.verbs.paper.runs.run_training", run)
     common = [*SMALL, f"paths.outputs_dir={tmp_path}"]
     main(plan_of("embedded", "table2", overrides=tuple(common)).training("sft", 42))  # by the verb train
     with pytest.raises(SystemExit) as ended:

@@ -1,12 +1,12 @@
-"""Trains what is missing for the paper's exhibits, evaluates it, and hands both to the report.
+"""Trains what is missing for the paper's exhibits, and evaluates it.
 
-A training is found by its fingerprint and by what is measured in it: exhibits share trainings, and one that the verb
-`train` made with the same measurements counts, too.
+A training is found by its fingerprint and by what is measured in it: exhibits share trainings, and a first stage that
+the verb `train` made with the same measurements counts, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from redi_lab.run.record import SUMMARY, quieten_libraries, read_summary
 from redi_lab.run.screen import say, send_screen_to
 from redi_lab.run.stages import StageCache, resolve_chain
 from redi_lab.run.training_record import read_record, settle_protocol
-from redi_lab.verbs.paper.command import PaperPlan
+from redi_lab.verbs.paper.plan import PaperPlan
 from redi_lab.verbs.train.command import run_training
 
 Item = tuple[str, int, bool]
@@ -37,36 +37,26 @@ Item = tuple[str, int, bool]
 _DECODING = ("prompt_template", "thinking_prefix", "temperature", "top_p", "max_new_tokens", "seed")
 
 
-def make_exhibits(plan: PaperPlan, folder: Path, workers: int) -> Path:
-    """Make what a plan names, and write the report of all that was made at its scale; the report's page.
+def train_all(plan: PaperPlan, folder: Path, workers: int) -> None:
+    """Train and evaluate what is missing.
 
     Args:
-        plan: what to make.
-        folder: of the report.
+        plan: what is asked for.
+        folder: of the report; with several workers also of their screen.
         workers: trainings at once.
     """
-    from redi_lab.verbs.paper.exhibits import make_content
-    from redi_lab.verbs.paper.report import add_to_report
-
     quieten_libraries()
     needed = [(run, seed, is_scored) for (run, seed), is_scored in plan.needed().items()]
     for is_start in (True, False):
-        part = [item for item in needed if (plan.scale.runs[item[0]].start is None) is is_start]
-        _train_all(plan, part, folder, min(workers, len(part)))
-    for name, exhibit in plan.exhibits.items():
-        add_to_report(folder, plan.name, name, make_content(plan, name, exhibit, folder))
-    return folder / "index.html"
-
-
-def _train_all(plan: PaperPlan, items: Sequence[Item], folder: Path, workers: int) -> None:
-    if workers < 2:
-        for item in items:
-            train_and_score(plan, item)
-        return
-    share = partial(share_of_machine, num_workers=workers, gpus=None, key="workers")
-    with closing(Crew(starter(None, partial(_make_work, plan, folder), share), workers)) as crew:
-        for (run, seed, _), _ in crew.run(iter(items)):
-            say(f"{run}, seed {seed}: done")
+        items = [item for item in needed if (plan.scale.runs[item[0]].start is None) is is_start]
+        if (number := min(workers, len(items))) < 2:
+            for item in items:
+                train_and_score(plan, item)
+            continue
+        share = partial(share_of_machine, num_workers=number, gpus=None, key="workers")
+        with closing(Crew(starter(None, partial(_make_work, plan, folder), share), number)) as crew:
+            for (run, seed, _), _ in crew.run(iter(items)):
+                say(f"{run}, seed {seed}: done")
 
 
 def _make_work(plan: PaperPlan, folder: Path) -> Callable[[Item], None]:
@@ -82,7 +72,7 @@ def train_and_score(plan: PaperPlan, item: Item) -> None:
     if plan.scale.runs[run].checkpoint is None:
         folder, is_there = find_run(plan, run, seed)
         if not is_there:
-            overrides = [*plan.training(run, seed), f"paths.output_dir={quoted(str(folder))}"]
+            overrides = [*_command(plan, run, seed), f"paths.output_dir={quoted(str(folder))}"]
             run_training(load_config("train", overrides), overrides)
     if is_scored:
         tables = [exhibit for exhibit in plan.exhibits.values() if exhibit.kind == "scores"]
@@ -91,8 +81,8 @@ def train_and_score(plan: PaperPlan, item: Item) -> None:
 
 
 def find_run(plan: PaperPlan, run: str, seed: int) -> tuple[Path, bool]:
-    """The folder of a training, and whether the training is finished."""
-    overrides = plan.training(run, seed)
+    """The folder of a training, and whether the training is finished; what it starts from has to be."""
+    overrides = _command(plan, run, seed)
     config = load_config("train", overrides)
     fingerprint = resolve_chain(config, overrides)[-1].fingerprint
     measured = what_is_measured(OmegaConf.to_container(config))
@@ -105,6 +95,15 @@ def find_run(plan: PaperPlan, run: str, seed: int) -> tuple[Path, bool]:
         return folder, False
     is_same = what_is_measured(read_summary(found.output_dir)["config"]) == measured
     return (found.output_dir, True) if is_same else (folder, False)
+
+
+def _command(plan: PaperPlan, run: str, seed: int) -> list[str]:
+    """Overrides of a training, whose start is the very training that the plan names, whatever the command line said."""
+    start = plan.scale.runs[run].start
+    if start is None:
+        return plan.training(run, seed)
+    checkpoint = find_run(plan, start, seed)[0] / "checkpoints" / "last"
+    return [*plan.training(run, seed), f"init_from={quoted(str(checkpoint))}"]
 
 
 def what_is_measured(config: Any) -> list[Any]:
