@@ -275,14 +275,16 @@ def test_the_papers_scale_runs_to_its_end_on_stand_ins(tmp_path: Path, qwen_fold
         known = {"problem": f"What is {n} + 4?", "answer": str(n + 4), "problem_is_valid": "Yes", "source": "olympiads"}
         return {**known, "generations": texts, "correctness": verdicts}
 
-    rows, problems = tmp_path / "rows.jsonl", tmp_path / "problems.jsonl"
+    rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row(n)) + "\n" for n in range(40)))
-    problems.write_text("".join(json.dumps({"problem": f"{n} + 1?", "answer": str(n + 1)}) + "\n" for n in range(3)))
     members = ("math500", "aime24", "amc23_paper", "minerva_paper", "olympiadbench_paper")
+    for number, name in enumerate(members):  # equal problems would be one evaluation
+        lines = ({"problem": f"{n} + {number}?", "answer": str(n + number)} for n in range(3))
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     overrides = [
         f"model.path={qwen_folder}",
         f"data.path={rows}",
-        *(f"eval.members.{name}.path={problems}" for name in members),
+        *(f"eval.members.{name}.path={tmp_path / name}.jsonl" for name in members),
         *(f"eval.members.{name}.{key}" for name in members for key in ("problem_key=problem", "answer_key=answer")),
         "eval.num_samples=2",
         "eval.max_new_tokens=8",
@@ -299,12 +301,12 @@ def test_the_papers_scale_runs_to_its_end_on_stand_ins(tmp_path: Path, qwen_fold
     main(["paper", "table1", "figure5", "scale=paper", f"distilled={qwen_folder}", *overrides])
     made = json.loads((tmp_path / "outputs" / "paper" / "paper" / "results.json").read_text())
     assert [*made] == ["table1", "figure5"]
-    heads, lines = made["table1"]["heads"], made["table1"]["rows"]
+    heads, cells = made["table1"]["heads"], made["table1"]["rows"]
     assert heads[2:8] == [*(f"{name}, pass@1" for name in members), "average"]
-    assert [len(line) for line in lines] == [len(heads)] * 4
-    assert lines[0][1] == "no counterpart"
-    assert lines[1][1] == str(qwen_folder)
-    assert lines[3][-1] == "+3.8"  # the paper's gain over SFT
+    assert [len(line) for line in cells] == [len(heads)] * 4
+    assert cells[0][1] == "no counterpart"
+    assert cells[1][1] == str(qwen_folder)
+    assert cells[3][-1] == "+3.8"  # the paper's gain over SFT
 
 
 @pytest.mark.slow  # two processes import torch
