@@ -55,7 +55,7 @@ check: lint test  ## lint and test: what has to pass before a commit
 sweep-alpha: .venv/.installed  ## Search alpha and learning rate on the embedded task; map and page in a quarter of an hour
 	$(BIN)/python -m redi_lab sweep +sweeps=alpha_lr $(ARGS)
 
-paper: .venv/.installed  ## The paper's tables and figures on the embedded task, an hour; page in outputs/paper (ARGS="seeds=1")
+paper: .venv/.installed  ## The paper's tables and figures on the embedded task, 35 trainings; page in outputs/paper (ARGS="seeds=1")
 	$(BIN)/python -m redi_lab paper all workers=2 $(ARGS)
 
 ui: .venv/.installed  ## Serve the MLflow UI on 127.0.0.1 (ARGS="port=5001")
