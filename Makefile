@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help install install-vllm install-trl demo test test-vllm check lint sweep-alpha ui compare bench bench-gpu clean
+.PHONY: help install install-vllm install-trl demo test test-vllm check lint paper sweep-alpha ui compare bench bench-gpu clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ check: lint test  ## lint and test: what has to pass before a commit
 
 sweep-alpha: .venv/.installed  ## Search alpha and learning rate on the embedded task; map and page in a quarter of an hour
 	$(BIN)/python -m redi_lab sweep +sweeps=alpha_lr $(ARGS)
+
+paper: .venv/.installed  ## The paper's tables and figures on the embedded task, 35 trainings; page in outputs/paper (ARGS="seeds=1")
+	$(BIN)/python -m redi_lab paper all workers=2 $(ARGS)
 
 ui: .venv/.installed  ## Serve the MLflow UI on 127.0.0.1 (ARGS="port=5001")
 	$(BIN)/python -m redi_lab ui $(ARGS)

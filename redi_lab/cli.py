@@ -232,6 +232,7 @@ _VERBS: dict[str, Callable[[list[str]], object]] = {
     "merge": _imported("merge:run_merge"),
     "grade": _imported("grade:run_grade"),
     "compare": _imported("compare:run_compare"),
+    "paper": _imported("paper.command:run_paper"),
     "plan": verbs.plan,
     "runs": _imported("runs:run_runs"),
     "doctor": _imported("doctor:run_doctor"),

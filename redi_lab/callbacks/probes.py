@@ -6,8 +6,10 @@ first to show that a policy unlearns what nobody shows it. Some of them compare 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import pytorch_lightning as pl
@@ -18,8 +20,12 @@ from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.callbacks.measuring import Measurement
 from redi_lab.data.packing import make_batch
 from redi_lab.data.tokenization import TokenizedSequence
+from redi_lab.files import write_text
 from redi_lab.losses.logps import token_logps
 from redi_lab.losses.sequences import sum_by_sequence
+
+PROBES_FILE = "probes.json"
+"""In a run's folder: mean log-prob of every chosen and rejected probe, before training and at the last measurement."""
 
 
 class ProbeScores(NamedTuple):
@@ -37,6 +43,8 @@ class ProbeScores(NamedTuple):
     """(P,) of the distributions at the chosen tokens, in nats."""
     end_logps: Tensor
     """(n,) log-prob of the end-of-turn token where a chosen sequence ends."""
+    rejected_entropy: Tensor = torch.zeros(0)
+    """(R,) of the distributions at the rejected tokens, in nats; none in states of runs that began before it was."""
 
 
 @final
@@ -47,17 +55,21 @@ class Probes(Measurement):
         probes: chosen and, where there are any, rejected sequences.
         token_budget: most tokens of one forward pass.
         every_n_steps: optimizer steps between two measurements.
+        folder: of the run, where `PROBES_FILE` is kept; None: nowhere.
 
     Raises:
         ValueError: no probe is chosen.
     """
 
-    def __init__(self, probes: Sequence[TokenizedSequence], token_budget: int, every_n_steps: int) -> None:
+    def __init__(
+        self, probes: Sequence[TokenizedSequence], token_budget: int, every_n_steps: int, folder: Path | None = None
+    ) -> None:
         super().__init__(every_n_steps)
         if not any(probe.is_chosen for probe in probes):
             raise ValueError("Probes: none of the sequences is a chosen one")
         self._probes = list(probes)
         self._token_budget = max(token_budget, *(len(probe.input_ids) for probe in probes))
+        self._folder = folder
         self._start: ProbeScores | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -74,6 +86,13 @@ class Probes(Measurement):
         if self._start is None:
             self._start = scores
         start = ProbeScores(*(value.to(policy.device) for value in self._start))
+        if self._folder is not None and trainer.is_global_zero:
+            sides = ("chosen", "rejected")
+            moments = {
+                name: {side: getattr(at, f"{side}_mean_logps").tolist() for side in sides}
+                for name, at in (("start", start), ("now", scores))
+            }
+            write_text(self._folder / PROBES_FILE, json.dumps(moments) + "\n")
         return {f"probe/{name}": value for name, value in probe_metrics(scores, start).items()}
 
 
@@ -105,6 +124,7 @@ def score_probes(backbone: CausalLM, probes: Sequence[TokenizedSequence], token_
         torch.stack([values.min() for values in torch.split(logps, lengths.long().tolist())])[is_chosen],
         entropy[of_chosen],
         logps[ends[is_chosen]],
+        entropy[~of_chosen],
     )
 
 
@@ -129,6 +149,7 @@ def probe_metrics(now: ProbeScores, start: ProbeScores) -> dict[str, float]:
         rejected, start_rejected = (float(scores.rejected_mean_logps.mean()) for scores in (now, start))
         growth = (chosen - rejected) - (start_chosen - start_rejected)
         metrics["rejected_mean_logps"] = rejected
+        metrics["rejected_entropy"] = float(now.rejected_entropy.mean())
         metrics["displacement"] = max(0.0, start_chosen - chosen) if growth > 0 else 0.0
         metrics["displacement_per_nat"] = metrics["displacement"] / growth if growth > 0 else 0.0
     return metrics

@@ -256,7 +256,7 @@ def _check_paths(config: DictConfig) -> None:
     judge = OmegaConf.select(config, "eval.judge.checkpoint")
     if judge is not None:
         _check_folder("eval.judge.checkpoint", judge)
-    _check_sources(config)
+    check_sources(config)
 
 
 def _check_folder(key: str, path: str) -> None:
@@ -268,7 +268,7 @@ def _check_folder(key: str, path: str) -> None:
     raise UserError(f"{key}={path}: no Hugging Face folder there (config.json is missing); {remedy}")
 
 
-def _check_sources(config: DictConfig) -> None:
+def check_sources(config: DictConfig) -> None:
     """Model, data and benchmarks, each a path or something that the hub might know."""
     for key, what in (("model.path", "Hugging Face folder"), ("data.path", "file or folder")):
         path = OmegaConf.select(config, key)

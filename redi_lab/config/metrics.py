@@ -12,12 +12,15 @@ GRADIENT_METRICS = ("train/grad_norm_chosen", "train/grad_norm_rejected", "train
 CALLBACK_METRICS = {
     "accuracy": tuple(
         f"val/{name}"
-        for name in ("pass_at_1", "pass_at_1_ci_low", "pass_at_1_ci_high", "truncation_rate", "mean_tokens")
+        for name in (
+            *("pass_at_1", "pass_at_1_ci_low", "pass_at_1_ci_high", "truncation_rate", "mean_tokens"),
+            *("waits_per_completion", "waits_per_1k_tokens", "entropy"),
+        )
     ),
     "probes": (
         *(f"probe/{name}" for name in ("chosen_mean_logps", "rejected_mean_logps", "min_token_logp")),
         *(f"probe/{name}" for name in ("median_min_token_logp", "entropy", "eos_probability", "fallen_share")),
-        *("probe/displacement", "probe/displacement_per_nat"),
+        *("probe/rejected_entropy", "probe/displacement", "probe/displacement_per_nat"),
     ),
     "gradient_conflict": GRADIENT_METRICS,
     "collapse": ("collapse/state", "collapse/statistic"),
@@ -26,7 +29,7 @@ CALLBACK_METRICS = {
 _UNPAIRED = tuple(f"{name}Module" for name in ("UnpairedREDI", "WReinforce", "AsymRE", "OREAL", "AStarPO", "KTO"))
 _LOGISTIC = tuple(f".{name}Module" for name in ("DPO", "DPOShift", "SimPO"))
 _NEED_REJECTED = (
-    *(f"probe/{name}" for name in ("rejected_mean_logps", "displacement", "displacement_per_nat")),
+    *(f"probe/{name}" for name in ("rejected_mean_logps", "rejected_entropy", "displacement", "displacement_per_nat")),
     *GRADIENT_METRICS,
 )
 

@@ -59,13 +59,13 @@ class _Run:
 
 
 def plot_curves(runs: Mapping[str, Path], destination: Path, panels: Sequence[Panel] = PANELS) -> Path:
-    """Overlay the curves of runs in one PNG; panels that no run has data for are left out.
+    """Overlay the curves of runs in one figure; panels that no run has data for are left out.
 
     Noisy curves of 40 points or more are drawn pale under their moving average over a twentieth of their length.
 
     Args:
         runs: Label to `metrics.jsonl`.
-        destination: PNG to write; its folder is created.
+        destination: PNG or PDF to write; its folder is created.
         panels: What to draw.
 
     Returns:

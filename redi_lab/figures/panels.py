@@ -74,3 +74,10 @@ DIAGNOSTICS = (
     Panel("Learning rate", "learning rate", ("train/lr",)),
 )
 """What explains the paper's four."""
+TEXT = (
+    Panel('"Wait" in a generation', "count", ("val/waits_per_completion",)),
+    Panel('"Wait" per thousand generated tokens', "count", ("val/waits_per_1k_tokens",)),
+    Panel("Entropy on rejected probes", "nats", ("probe/rejected_entropy",)),
+    Panel("Entropy on generated text", "nats", ("val/entropy",)),
+)
+"""What further figures of the paper plot."""

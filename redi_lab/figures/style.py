@@ -51,9 +51,11 @@ def literal(text: str) -> str:
 
 
 def save_figure(figure: Any, destination: Path) -> Path:
-    """Write a PNG, whole or not at all; its folder is created."""
+    """Write a figure, whole or not at all, as its suffix says (.png, or vectors in .pdf); its folder is created."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     with replacing(destination) as partial, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # drawn as a box: no harm
-        figure.savefig(partial, format="png", dpi=110)
+        is_vector = destination.suffix == ".pdf"
+        metadata = {"CreationDate": None} if is_vector else None  # else equal figures would be other files
+        figure.savefig(partial, format="pdf" if is_vector else "png", dpi=110, metadata=metadata)
     return destination

@@ -38,6 +38,18 @@ def check_hub(config: DictConfig, overrides: Sequence[str]) -> None:
     )
 
 
+def check_model(key: str, path: str) -> None:
+    """Check that a model is on this disk, or that the hub can be asked for it.
+
+    Raises:
+        UserError: neither.
+    """
+    if not (_is_at_hand("model.path", path) or (is_hub_id(path) and is_hub_reachable())):
+        raise UserError(
+            f"{key}={path}: not on this disk, and the hub has it not or cannot be reached; give {key}=FOLDER"
+        )
+
+
 def check_engine(config: DictConfig) -> None:
     """Check that vLLM is installed where the engine is to run it, without importing it.
 

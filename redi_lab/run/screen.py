@@ -9,9 +9,12 @@ Bars are for terminals; what is piped into a file or a program has lines alone, 
 
 from __future__ import annotations
 
+import os
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -67,3 +70,13 @@ def waiting(title: str) -> Iterator[Callable[[int, int | None], None]]:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
         progress.update(task, visible=False)
+
+
+def send_screen_to(path: Path) -> None:
+    """Send what this process writes to the screen from now on, also by libraries and child processes, to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with path.open("ab") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)

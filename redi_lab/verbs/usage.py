@@ -77,6 +77,14 @@ sweep +sweeps=NAME [sweep.KEY=VALUE ...] [OVERRIDES of its runs]
 
 See docs/sweeps.md.""",
     ),
+    "paper": (
+        "make a table or figure of the paper again, from trainings that are reused",
+        """\
+paper                       list tables and figures
+paper table2|figure3|tables|figures|all [scale=embedded|paper] [seeds=N] [workers=N] [OVERRIDES of its runs]
+
+Trainings that are there are reused, and an interrupted command goes on. See docs/paper.md.""",
+    ),
     "grade": (
         "add a verdict and its reason to every row of a file",
         """\

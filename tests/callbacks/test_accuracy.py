@@ -17,14 +17,23 @@ from torch.optim import AdamW
 from redi_lab.backbone.causal_lm import CausalLM
 from redi_lab.callbacks.accuracy import InTrainingAccuracy
 from redi_lab.callbacks.measuring import DEFAULT_MEASUREMENTS
-from redi_lab.data.tokenization import TraceEncoder
+from redi_lab.data.tokenization import TokenizedSequence, TraceEncoder
 from redi_lab.evaluation.benchmarks import Benchmark, EvalProblem
 from redi_lab.evaluation.policy_accuracy import PolicyAccuracy
 from redi_lab.generation.engines import SamplingParams
 from redi_lab.grading.grader import Grade, Verdict
 from redi_lab.verifiers.base import Limits, Posed, Verifier
 from redi_lab.verifiers.math import MathVerifier
-from tests.modules.tiny_runs import HARMLESS_WARNINGS, Run, fit, make_backbone, make_data, make_module, tokenizer
+from tests.modules.tiny_runs import (
+    HARMLESS_WARNINGS,
+    NaiveTwin,
+    Run,
+    fit,
+    make_backbone,
+    make_data,
+    make_module,
+    tokenizer,
+)
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in HARMLESS_WARNINGS]
 
@@ -154,7 +163,7 @@ def test_measuring_a_real_policy_leaves_its_training_as_it_is() -> None:
     (first, *_) = [call for _, call in with_it.log.calls if "val/pass_at_1" in call]
     assert {name.removeprefix("val/") for name in first} == {
         *("pass_at_1", "pass_at_1_ci_low", "pass_at_1_ci_high"),
-        *("truncation_rate", "mean_tokens"),
+        *("truncation_rate", "mean_tokens", "waits_per_completion", "waits_per_1k_tokens", "entropy"),
     }
 
 
@@ -174,6 +183,11 @@ def test_accuracy_counts_what_the_policy_says(monkeypatch: pytest.MonkeyPatch) -
     assert metrics["pass_at_1_ci_low"] < 0.2 < metrics["pass_at_1_ci_high"]
     assert metrics["truncation_rate"] == 0.0
     assert metrics["mean_tokens"] == len(says)
+    assert metrics["waits_per_completion"] == 0.0
+    prompts = [measure.encode(problem.problem) for problem in measure.benchmark.problems]
+    said = [TokenizedSequence("", [*prompt, *says], len(prompt)) for prompt in prompts]
+    every = torch.cat([NaiveTwin(policy).token_distributions(sequence) for sequence in said]).detach()
+    assert metrics["entropy"] == pytest.approx(float(-(every.exp() * every).sum(-1).mean()), rel=1e-4)
     assert (policy.model.config._attn_implementation, policy.model.generation_config) == before
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from functools import cache, partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch.optim import AdamW
 
-from redi_lab.callbacks.probes import Probes, ProbeScores, probe_metrics, score_probes
+from redi_lab.callbacks.probes import PROBES_FILE, Probes, ProbeScores, probe_metrics, score_probes
 from redi_lab.config.metrics import CALLBACK_METRICS
 from redi_lab.data.tokenization import TokenizedSequence
 from tests.modules.tiny_runs import (
@@ -58,8 +60,12 @@ def test_scores_equal_the_models_own_distributions(rows: str) -> None:
     close(scores.end_logps, torch.stack([values[-1] for values in logps]))
     everywhere = torch.cat([d for _, d in chosen])
     close(scores.entropy, -(everywhere.exp() * everywhere).sum(-1))
-    rejected = [twin.mean_logp(s).detach() for s in sequences() if not s.is_chosen]
-    close(scores.rejected_mean_logps, torch.stack(rejected))
+    rejected = [
+        (twin.mean_logp(s).detach(), d) for s, d in zip(sequences(), distributions, strict=True) if not s.is_chosen
+    ]
+    close(scores.rejected_mean_logps, torch.stack([logp for logp, _ in rejected]))
+    everywhere = torch.cat([d for _, d in rejected])
+    close(scores.rejected_entropy, -(everywhere.exp() * everywhere).sum(-1))
 
 
 def scores_of(chosen: list[float], rejected: list[float], tokens: list[float]) -> ProbeScores:
@@ -71,6 +77,7 @@ def scores_of(chosen: list[float], rejected: list[float], tokens: list[float]) -
         torch.tensor([min(tokens), max(tokens), 0.5 * (min(tokens) + max(tokens))]),
         0.5 * ones,
         torch.tensor([math.log(0.25), math.log(0.75)]),
+        torch.tensor([0.1, 0.3]),
     )
 
 
@@ -85,6 +92,7 @@ def test_metrics_by_hand() -> None:
             "min_token_logp": -3.0,
             "median_min_token_logp": -1.55,
             "entropy": 0.5,
+            "rejected_entropy": 0.2,
             "eos_probability": 0.5,
             "fallen_share": 0.5,
             "displacement": 0.2,
@@ -107,6 +115,15 @@ def test_measures_at_the_start_the_interval_and_the_end() -> None:
     assert all(set(row) == set(CALLBACK_METRICS["probes"]) for row in rows.values())
     assert rows[0]["probe/fallen_share"] == 0.0
     assert rows[5]["probe/chosen_mean_logps"] > rows[0]["probe/chosen_mean_logps"]  # they are trained on here
+
+
+def test_every_sequence_is_kept_as_it_was_and_as_it_is(tmp_path: Path) -> None:
+    rows = probe_rows(run(Probes(sequences(), 500, every_n_steps=2, folder=tmp_path)))
+    kept = json.loads((tmp_path / PROBES_FILE).read_text())
+    for moment, step in (("start", 0), ("now", 5)):
+        for side, number in (("chosen", 4), ("rejected", 3)):
+            assert len(kept[moment][side]) == number
+            assert sum(kept[moment][side]) / number == pytest.approx(rows[step][f"probe/{side}_mean_logps"])
 
 
 def test_sft_has_no_rejected_side() -> None:

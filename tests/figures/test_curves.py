@@ -14,7 +14,7 @@ from redi_lab.config.metrics import CALLBACK_METRICS, known_metrics
 from redi_lab.config.schema.losses import LOSSES
 from redi_lab.errors import UserError
 from redi_lab.figures.curves import EVENTS, plot_curves, smooth
-from redi_lab.figures.panels import DIAGNOSTICS, PANELS, Panel
+from redi_lab.figures.panels import DIAGNOSTICS, PANELS, TEXT, Panel
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -74,7 +74,7 @@ def test_smoothing_keeps_lines_and_ends_and_skips_nan() -> None:
 
 def test_every_panel_draws_metrics_that_are_logged() -> None:
     known = {name for loss in LOSSES for name in known_metrics(loss, has_validation=True, callbacks=CALLBACK_METRICS)}
-    for panel in (*PANELS, *DIAGNOSTICS):
+    for panel in (*PANELS, *DIAGNOSTICS, *TEXT):
         drawn = [*panel.metrics, *([panel.dotted] if panel.dotted else []), *panel.band]
         assert {name for name in drawn if not name.startswith("eval/")} <= known, panel.title
     assert [panel.title.split(" (")[0] for panel in PANELS] == [

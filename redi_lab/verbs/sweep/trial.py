@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
-import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -29,6 +27,7 @@ from redi_lab.evaluation.results import load_result
 from redi_lab.evaluation.scoring import verdicts_of
 from redi_lab.files import explained, is_disk_full, naming
 from redi_lab.run.record import SUMMARY
+from redi_lab.run.screen import send_screen_to
 from redi_lab.tracking.journal import read_curves
 from redi_lab.tracking.state import METRICS_FILE
 from redi_lab.verbs.sweep.space import as_overrides, suggest
@@ -167,7 +166,7 @@ def train(spec: RunSpec, report: Report) -> RunResult:
     config = load_config("train", overrides)
     is_evaluated = spec.metric == EVALUATED
     callback = PruningCallback("val/pass_at_1" if is_evaluated else spec.metric, report)
-    _send_screen_to(spec.folder / "screen.log")
+    send_screen_to(spec.folder / "screen.log")
     if not (spec.folder / SUMMARY).exists():  # else the worker was killed before it could report this run
         run_training(config, overrides, [callback], spec.parent_run_id, spec.tags)
     summary = json.loads((spec.folder / SUMMARY).read_text(encoding="utf-8"))
@@ -216,13 +215,3 @@ def _details(summary: Mapping[str, Any], folder: Path, cache_dir: Path) -> dict[
     details["right"] = verdicts.sum(axis=1).tolist()  # of each problem, how many samples
     details["benchmark_digest"], details["num_samples"] = result.benchmark_digest, verdicts.shape[1]
     return details
-
-
-def _send_screen_to(path: Path) -> None:
-    """Send what this process writes to the screen from now on, also by libraries and child processes, to a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with path.open("ab") as file:
-        for number in (1, 2):
-            os.dup2(file.fileno(), number)

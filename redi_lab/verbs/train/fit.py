@@ -79,7 +79,11 @@ class Fit:
                 measure = build.make_accuracy(config, self.command_config, problems, encoder, grader)
                 observers["accuracy"] = {"measure": measure}
         if config.callbacks.get("probes"):
-            observers["probes"] = {"probes": probes, "token_budget": config.data.micro_batch_tokens}
+            observers["probes"] = {
+                "probes": probes,
+                "token_budget": config.data.micro_batch_tokens,
+                "folder": self.folder,
+            }
         callbacks = [
             *build.make_callbacks(config, self.checkpoint.parent, encoder.end_of_turn_id, observers, self.notes),
             Forecast(say, partial(plan_run, config, data, module.backbone)),
