@@ -25,8 +25,16 @@ NUM_TRACES = 200
 ROLLOUTS = (16, 8, 4, 2)
 """The most first: the others are among them."""
 SEARCHES = ("all", "binary")
+CHAINS = (
+    "data.source.num_problems=2500",
+    "data.source.take_share=0.2",
+    "data.source.teacher.slip_reach=1",
+    "data.source.teacher.correction_rate=0.5",
+)
+"""The task as it was when the study began: its student gets a quarter of the steps wrong."""
 SFT = (
     "+experiment=chains_sft",
+    *CHAINS,
     "eval=none",
     *(f"callbacks.{name}=null" for name in ("accuracy", "probes", "gradient_conflict", "collapse")),
 )
@@ -71,7 +79,7 @@ def write_traces(file: Path) -> None:
     from redi_lab.config.compose import load_config
     from redi_lab.run.build import make_source
 
-    source: Any = make_source(load_config("train", ["+experiment=chains", f"seed={SEED}"]))
+    source: Any = make_source(load_config("train", ["+experiment=chains", *CHAINS, f"seed={SEED}"]))
     corpus = source.load()
     known = {row.problem for rows in (corpus.demonstrations, corpus.held_out) for row in rows}
     _, pairs = source.further(0, NUM_TRACES, known)

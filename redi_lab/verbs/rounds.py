@@ -33,7 +33,8 @@ from redi_lab.run.evaluation import evaluate_checkpoint, nested_metrics
 from redi_lab.run.interrupted import running
 from redi_lab.run.record import SUMMARY, make_logger, quieten_libraries, read_summary, write_summary
 from redi_lab.run.screen import say, say_path
-from redi_lab.run.stages import resolve_chain
+from redi_lab.run.stages import Stage, resolve_chain
+from redi_lab.tracking.logger import RunLogger
 from redi_lab.verbs.curate.command import run_curation
 from redi_lab.verbs.generate import TOKENS_FILE, TRACES_FILE, run_generation
 from redi_lab.verbs.train.command import find_start, run_training
@@ -65,38 +66,50 @@ def run_rounds(config: DictConfig, overrides: Sequence[str]) -> Path:
     chain = resolve_chain(config, overrides)
     with running(config, overrides, chain) as run:
         logger = make_logger(config, run.folder, None, {"redi_lab.rounds": str(config.rounds)})
-        benchmark = make_benchmark(config, lambda: chain[-1].data.corpus)
-        policy = find_start(chain, config, overrides, logger.version)
-        rows: list[dict[str, Any]] = [{"round": 0, "checkpoint": str(policy), **_score(config, policy, benchmark, 0)}]
-        for number in range(1, config.rounds + 1):
-            say(f"\n[bold]Round {number}/{config.rounds}[/bold]")
-            folder, sampler = run.folder / f"round_{number}", policy
-            traces = _generate(config, sampler, folder / "traces", number)
-            curated = _curate(config, traces, folder / "curated")
-            policy = _train(config, sampler, curated, folder / "training", number, logger.version)
-            samples = read_summary(traces)["metrics"]
-            row: dict[str, Any] = {
-                "round": number,
-                "checkpoint": str(policy),
-                **{name: samples[name] for name in ("problems", "traces", "right", "wrong")},
-                "pairs": read_summary(curated)["metrics"]["pairs"],
-                **_score(config, policy, benchmark, number),
-                **_staleness(config, policy, traces),
-            }
-            rows.append(row)
-            say(" ".join(f"{name} {value:.3g}" for name, value in row.items() if isinstance(value, float)))
-        for row in rows:
-            numbers = {f"rounds/{name}": float(value) for name, value in row.items() if not isinstance(value, str)}
-            logger.log_metrics(numbers, step=row["round"])
-        figure = _draw(rows, run.folder / FIGURE)
-        metrics = nested_metrics({name: rows[-1][name] for name in _SCORE if name in rows[-1]})
-        about = {"name": config.name, "verb": "train", "metrics": metrics, "mlflow_run_id": logger.version}
-        logger.log_artifact(figure)
-        logger.log_artifact(write_summary(run.folder, config, about | {"checkpoint": str(policy), "rounds": rows}))
-        logger.finalize("success")
+        try:
+            figure, policy = _run(config, overrides, chain, run.folder, logger)
+        except BaseException:
+            logger.finalize("interrupted")  # the same command goes on with it
+            raise
     say_path("Figure", figure)
     say_path("Checkpoint", policy)
     return run.folder
+
+
+def _run(
+    config: DictConfig, overrides: Sequence[str], chain: Sequence[Stage], results: Path, logger: RunLogger
+) -> tuple[Path, Path]:
+    """All rounds; returns the figure and the last checkpoint."""
+    benchmark = make_benchmark(config, lambda: chain[-1].data.corpus)
+    policy = find_start(chain, config, overrides, logger.version)
+    rows: list[dict[str, Any]] = [{"round": 0, "checkpoint": str(policy), **_score(config, policy, benchmark, 0)}]
+    for number in range(1, config.rounds + 1):
+        say(f"\n[bold]Round {number}/{config.rounds}[/bold]")
+        folder, sampler = results / f"round_{number}", policy
+        traces = _generate(config, sampler, folder / "traces", number)
+        curated = _curate(config, traces, folder / "curated")
+        policy = _train(config, sampler, curated, folder / "training", number, logger.version)
+        samples = read_summary(traces)["metrics"]
+        row: dict[str, Any] = {
+            "round": number,
+            "checkpoint": str(policy),
+            **{name: samples[name] for name in ("problems", "traces", "right", "wrong")},
+            "pairs": read_summary(curated)["metrics"]["pairs"],
+            **_score(config, policy, benchmark, number),
+            **_staleness(config, policy, traces),
+        }
+        rows.append(row)
+        say(" ".join(f"{name} {value:.3g}" for name, value in row.items() if isinstance(value, float)))
+    for row in rows:
+        numbers = {f"rounds/{name}": float(value) for name, value in row.items() if not isinstance(value, str)}
+        logger.log_metrics(numbers, step=row["round"])
+    figure = _draw(rows, results / FIGURE)
+    metrics = nested_metrics({name: rows[-1][name] for name in _SCORE if name in rows[-1]})
+    about = {"name": config.name, "verb": "train", "metrics": metrics, "mlflow_run_id": logger.version}
+    logger.log_artifact(figure)
+    logger.log_artifact(write_summary(results, config, about | {"checkpoint": str(policy), "rounds": rows}))
+    logger.finalize("success")
+    return figure, policy
 
 
 def _score(config: DictConfig, checkpoint: Path, benchmark: Benchmark | None, number: int) -> dict[str, float]:

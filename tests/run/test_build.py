@@ -46,11 +46,12 @@ CHOICES = {
     group: [option for option in _options(group) if option != "reasoning_gym"]  # tests/data/test_reasoning_gym.py
     for group in ("model", "data", "optimizer", "scheduler", "trainer", "callbacks", "engine", "verifier")
 }
-TOGETHER = {"loss": _options("loss"), "eval": [name for name in _options("eval") if name != "paper_suite"]}
-"""Groups with many options; the suite is tested with the verb evaluate, as no training takes it."""
+_SEVERAL = ("paper_suite", "lm_eval")  # tested with the verb evaluate, as no training takes them
+TOGETHER = {"loss": _options("loss"), "eval": [name for name in _options("eval") if name not in _SEVERAL]}
+"""Groups with many options."""
 ALONE = {"protocol": "train", "curation": "curate"}
 """Groups whose options change what others say, and the verbs that read them."""
-NOT_OBJECTS = ("debug", "experiment", "launcher", "logger", "paths")
+NOT_OBJECTS = ("debug", "experiment", "launcher", "logger", "paper", "paths")
 
 
 def _model(config: DictConfig, folder: Path) -> None:
@@ -188,7 +189,11 @@ def test_every_option_of_a_large_group_becomes_an_object(group: str, name: str, 
     {"loss": _loss, "eval": _eval}[group](config, tmp_path)
 
 
-@pytest.mark.parametrize(("group", "option"), [(group, option) for group in ALONE for option in _options(group)])
+_OPTIONS = {"protocol": ["as_trained", "paper", "quick"], "curation": _options("curation")}
+"""The other protocols ask in several ways: tests/verbs/evaluate/test_conditions.py."""
+
+
+@pytest.mark.parametrize(("group", "option"), [(group, option) for group in ALONE for option in _OPTIONS[group]])
 def test_every_option_that_speaks_for_other_groups_becomes_an_object(group: str, option: str, tmp_path: Path) -> None:
     needed = ["data=openr1_math"] if group == "curation" else []
     CHECKS[group](load_config(ALONE[group], [f"{group}={option}", *needed]), tmp_path)

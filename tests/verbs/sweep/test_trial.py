@@ -38,7 +38,7 @@ def test_development_problems_are_those_of_accuracy_during_training() -> None:
 def test_a_trial_is_evaluated_as_a_final_evaluation_would_and_goes_on_after_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redi_lab.verbs.sweep.trial._send_screen_to", lambda path: None)
+    monkeypatch.setattr("redi_lab.verbs.sweep.trial.send_screen_to", lambda path: None)
     off = [f"callbacks.{name}=null" for name in ("accuracy", "probes", "gradient_conflict", "collapse")]
     overrides = (*TINY_TASK, "+experiment=demo_sft", "logger=none", f"paths.outputs_dir={tmp_path}", *DEVELOPMENT, *off)
     spec = RunSpec(overrides, tmp_path / "seed=1", EVALUATED, "max")
