@@ -44,12 +44,15 @@ class EvalGraderConfig(GraderConfig):
     require_closed_thought: bool
 
 
+_Problems = Literal[
+    "heldout", "fresh", "development", "arithmetic", "chains", "chains_long", "chains_take", "jsonl", "hub"
+]
+
+
 class MemberConfig(Settings):
     """Where problems and their answers come from."""
 
-    benchmark: Literal[
-        "heldout", "fresh", "development", "arithmetic", "chains", "chains_long", "chains_take", "jsonl", "hub"
-    ]
+    benchmark: _Problems
     name: Name | None
     path: Text | None
     config: Text | None
