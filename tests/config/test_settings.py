@@ -324,10 +324,10 @@ def test_no_field_has_a_default_that_yaml_could_hold() -> None:
 def test_what_does_not_go_with_ray_is_told(
     verb: str, overrides: list[str], start: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redi_lab.config.schema.verbs.find_spec", lambda name: name)
+    monkeypatch.setattr("redi_lab.config.schema.surroundings.find_spec", lambda name: name)
     with pytest.raises(UserError) as caught:
         load_config(verb, [*BASE[verb], "launcher=ray", *overrides], check_paths=False)
     assert str(caught.value).startswith(start)
-    monkeypatch.setattr("redi_lab.config.schema.verbs.find_spec", lambda name: None)
+    monkeypatch.setattr("redi_lab.config.schema.surroundings.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^launcher=ray: Ray is not installed in this environment; pip install"):
         load_config(verb, [*BASE[verb], "launcher=ray", *overrides], check_paths=False)

@@ -265,7 +265,7 @@ def test_accuracy_during_training_is_decoded_as_the_final_score(
 
 
 def test_replicas_learn_where_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("redi_lab.config.schema.verbs.find_spec", lambda name: name)
+    monkeypatch.setattr("redi_lab.config.schema.surroundings.find_spec", lambda name: name)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     there = ["launcher=ray", "launcher.address=head:1"]
     for overrides, cluster in (([], None), (["launcher=ray"], "127.0.0.1:6379"), (there, "head:1")):

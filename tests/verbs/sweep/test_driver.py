@@ -50,7 +50,7 @@ def test_trials_are_evaluated_on_development_problems_and_the_winner_on_others(t
 
 
 def test_the_launcher_is_the_sweeps_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("redi_lab.config.schema.verbs.find_spec", lambda name: name)
+    monkeypatch.setattr("redi_lab.config.schema.surroundings.find_spec", lambda name: name)
     on_ray = ["launcher=ray", "launcher.address=head:6379", "sweep.storage=journal:////tmp/study.log"]
     sweep = compose_sweep([*SMALL, *on_ray])[1]
     assert sweep.cluster == "head:6379"
