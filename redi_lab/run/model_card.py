@@ -174,10 +174,12 @@ def _scores(last: Summary, metrics: Summary | None) -> Iterator[str]:
 
 def _command(last: Summary) -> Iterator[str]:
     overrides = [_public(override) for override in last["overrides"] if not override.startswith(_PRIVATE)]
-    yield "    " + shlex.join(["python", "-m", "redi_lab", *overrides])
+    command = shlex.join(["python", "-m", "redi_lab", *overrides])
+    yield f"    {command}"
     versions = [f"{package} {version}" for package, version in last["versions"].items()]
     commit = [f"commit {last['commit']}{' and further changes' * last['commit_is_dirty']}"] if last["commit"] else []
-    yield f"Trained with {', '.join([*commit, *versions])}. `PATH/` is a place on the machine that trained it."
+    paths = " `PATH/` is a place on the machine that trained it." if "PATH/" in command else ""
+    yield f"Trained with {', '.join([*commit, *versions])}.{paths}"
 
 
 def _public(override: str) -> str:
