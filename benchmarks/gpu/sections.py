@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, final
@@ -635,10 +636,12 @@ def relative_errors(found: Sequence[Any], truth: Sequence[Tensor], targets: Tens
     }
 
 
-def peer(family: str) -> Callable[[Bench], dict[str, Any]]:
+def peer(family: str, package: str) -> Callable[[Bench], dict[str, Any]]:
     """The same mean by another package's kernels: time, memory, and errors as in `head_errors`."""
 
     def measure(bench: Bench) -> dict[str, Any]:
+        if find_spec(package) is None:
+            return {"error": f"not measured: {package} is not installed"}
         found: dict[str, Any] = {}
         small = HeadWork.make(bench, 4096 if bench.device == "cuda" else 64)
         truth, errors = exact_gradients(small), peer_heads(small)
@@ -758,8 +761,8 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "short": short,
     "dpo": objective("dpo"),
     "simpo": objective("simpo"),
-    "liger": peer("Liger"),
-    "cut_cross_entropy": peer("Cut"),
+    "liger": peer("Liger", "liger_kernel"),
+    "cut_cross_entropy": peer("Cut", "cut_cross_entropy"),
     "head_errors": head_errors,
     "row_41k": row_41k,
     "short_by_sequence": short_by_sequence,
