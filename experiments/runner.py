@@ -12,6 +12,9 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +83,15 @@ def train_once(folder: Path, outputs: Path, overrides: list[str]) -> None:
         shutil.rmtree(folder, ignore_errors=True)  # an attempt that did not finish
         command = [*overrides, *COMMON, *places(outputs, folder)]
         run_training(load_config("train", command), command)
+
+
+def command(folder: Path, outputs: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The summary of a command of the lab, in a process as a user would start it, unless its summary is there."""
+    summary = folder / "summary.json"
+    if not summary.exists():
+        subprocess.run([sys.executable, "-m", "redi_lab", *overrides, *places(outputs, folder)], check=True)
+    content: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
+    return content
 
 
 def places(outputs: Path, folder: Path) -> list[str]:

@@ -9,15 +9,14 @@ One seed. Each command is a process as a user would start it; all second stages 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.runner import Results, arguments_of, places
+from experiments.runner import Results, arguments_of, command
 
 SEED = 42
+SAME = (f"seed={SEED}", "logger=none")
 SFT = "SFT"
 RUNS = {
     SFT: ["+experiment=chains_sft"],
@@ -63,25 +62,15 @@ def run(name: str, overrides: list[str], outputs: Path) -> dict[str, Any]:
     start = outputs / SFT / "checkpoints" / "last"
     stage = overrides if name == SFT else ["+experiment=chains", f"init_from={start}", *overrides]
     folder = outputs / "".join(one if one.isalnum() else "_" for one in name)
-    summary = command(folder, outputs, [*stage, *MEASURED])
+    summary = command(folder, outputs, [*stage, *MEASURED, *SAME])
     row: dict[str, Any] = {
         key: [round(value, 4) for value in ends.values()] for key, ends in summary["training"].items()
     }
     for benchmark in BENCHMARKS:
         evaluate = ["evaluate", f"checkpoint={summary['checkpoint']}", f"eval={benchmark}", "eval.limit=150"]
-        metrics = command(folder / benchmark, outputs, evaluate)["metrics"]
+        metrics = command(folder / benchmark, outputs, [*evaluate, *SAME])["metrics"]
         row[benchmark] = {key: round(metrics[key]["value"], 4) for key in SCORES}
     return row | {"seconds": seconds(folder), "pairs": summary["data"]["selection"]["pairs"]}
-
-
-def command(folder: Path, outputs: Path, overrides: list[str]) -> dict[str, Any]:
-    """The summary of a command of the lab, which is run unless that is there."""
-    summary = folder / "summary.json"
-    if not summary.exists():
-        whole = [sys.executable, "-m", "redi_lab", *overrides, f"seed={SEED}", "logger=none", *places(outputs, folder)]
-        subprocess.run(whole, check=True)
-    content: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
-    return content
 
 
 def seconds(folder: Path) -> float:

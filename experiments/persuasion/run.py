@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.runner import Results, arguments_of, places
+from experiments import runner
+from experiments.runner import Results, arguments_of
 from redi_lab.data.arithmetic import ArithmeticSource
 from redi_lab.data.chats import Dialogue
 from redi_lab.data.teacher import Teacher
@@ -83,7 +82,7 @@ def write_second_answers(path: Path) -> None:
     """Dialogues of a teacher who tries twice, whatever came of the first try, and as many single answers."""
     rng, source, teacher = random.Random(SEED), ArithmeticSource(num_problems=0, seed=SEED), Teacher()
     kept_out = {problem.problem for problem in source.load().held_out}
-    lines = []
+    lines: list[str] = []
     while len(lines) < 2 * NUM_DIALOGUES:
         problem = source.draw(rng)
         if problem.text not in kept_out:
@@ -117,12 +116,7 @@ def folder_of(outputs: Path, name: str) -> Path:
 
 def command(outputs: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The summary of a command of the lab, which is run unless that is there."""
-    folder = folder_of(outputs, name)
-    if not (folder / "summary.json").exists():
-        whole = [sys.executable, "-m", "redi_lab", *overrides, f"seed={SEED}", "logger=none", *places(outputs, folder)]
-        subprocess.run(whole, check=True)
-    content: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return content
+    return runner.command(folder_of(outputs, name), outputs, [*overrides, f"seed={SEED}", "logger=none"])
 
 
 def table(rows: dict[str, Any]) -> list[str]:

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.runner import Results, arguments_of, places
+from experiments.runner import Results, arguments_of, command
 
 SEED = 42
 NUM_TRACES = 200
@@ -63,15 +61,6 @@ def main() -> None:
     if not arguments.report and arguments.part != "search":
         train_all(results, outputs)
     print("\n".join([*search_table(results.content["starts"]), "", *training_table(results.content["runs"])]))
-
-
-def command(folder: Path, outputs: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The summary of a command of the lab, which is run unless that is there."""
-    summary = folder / "summary.json"
-    if not summary.exists():
-        subprocess.run([sys.executable, "-m", "redi_lab", *overrides, *places(outputs, folder)], check=True)
-    content: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
-    return content
 
 
 def write_traces(file: Path) -> None:

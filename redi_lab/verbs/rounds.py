@@ -88,7 +88,7 @@ def _run(
         folder, sampler = results / f"round_{number}", policy
         traces = _generate(config, sampler, folder / "traces", number)
         curated = _curate(config, traces, folder / "curated")
-        policy = _train(config, sampler, curated, folder / "training", number, logger.version)
+        policy = _train(config, overrides, sampler, curated, folder / "training", number, logger.version)
         samples = read_summary(traces)["metrics"]
         row: dict[str, Any] = {
             "round": number,
@@ -156,7 +156,13 @@ def _curate(config: DictConfig, traces: Path, folder: Path) -> Path:
 
 
 def _train(
-    config: DictConfig, sampler: Path, curated: Path, folder: Path, number: int, parent_run_id: str | None
+    config: DictConfig,
+    overrides: Sequence[str],
+    sampler: Path,
+    curated: Path,
+    folder: Path,
+    number: int,
+    parent_run_id: str | None,
 ) -> Path:
     """The checkpoint of one more stage, from the sampler and on its curated traces."""
     training = copy.deepcopy(config)
@@ -172,7 +178,8 @@ def _train(
     training.paths.output_dir = str(folder)
     if not (folder / SUMMARY).exists():
         check(training, "train")
-        run_training(training, [f"paths.output_dir={folder}"], parent_run_id=parent_run_id)
+        own = [override for override in overrides if not override.startswith("paths.output_dir=")]
+        run_training(training, [*own, f"paths.output_dir={folder}"], parent_run_id=parent_run_id)
     return Path(read_summary(folder)["checkpoint"])
 
 

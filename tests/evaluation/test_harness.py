@@ -53,6 +53,10 @@ HARNESS = "{tasks:[which],folder:null,metric:null,num_fewshot:null,use_chat_temp
         (["eval=lm_eval", "eval.harness.tasks=[which]"], r"is not installed .* pip install 'redi-lab\[lm-eval\]'"),
         (["eval=arithmetic", f"eval.harness={HARNESS}"], "eval.harness: goes with eval=lm_eval"),
         (["eval=lm_eval", "eval.harness=null"], "eval.harness: goes with eval=lm_eval"),
+        (
+            ["eval=lm_eval", "eval.harness.tasks=[which]", "eval.offset=5"],
+            "eval.offset=5: eval=lm_eval takes the first",
+        ),
     ],
 )
 def test_what_is_said_before_anything_loads(

@@ -90,6 +90,8 @@ def test_each_round_goes_on_from_the_last_on_new_problems(
         assert training["config"]["init_from"] == rows[number - 1]["checkpoint"]
         assert training["data"]["selection"]["pairs"] == 5
         assert 0 < rows[number]["ess_share"] <= 1
+        card = (Path(rows[number]["checkpoint"]) / "README.md").read_text(encoding="utf-8")
+        assert "+experiment=rounds" in card  # the command that makes it, not that of a single stage
     assert all(0 <= row["pass_at_1_ci_low"] <= row["pass_at_1"] for row in rows)
     assert (folder / "rounds.png").stat().st_size > 1000
     client = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")

@@ -155,6 +155,8 @@ class EvalConfig(MemberConfig):
     def _check_harness(self) -> Self:
         if (self.benchmark == "lm_eval") != (self.harness is not None):
             raise UserError("eval.harness: goes with eval=lm_eval; 'eval.harness.tasks=[hellaswag]' names tasks")
+        if self.harness is not None and self.offset:
+            raise UserError(f"eval.offset={self.offset}: eval=lm_eval takes the first documents of a task; drop it")
         if self.harness is not None and find_spec("lm_eval") is None:
             raise UserError(
                 "eval=lm_eval: the lm-evaluation-harness is not installed in this environment; pip install"

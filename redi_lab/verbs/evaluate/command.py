@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,11 @@ def run_evaluation(config: DictConfig) -> Path:
     base = _settle(config, checkpoint)
     if config.eval.conditions or config.eval.combine:
         return run_conditions(config, checkpoint)
-    run = _run_harness if config.eval.harness is not None else _run_benchmarks(config)
+    is_harness = config.eval.harness is not None
+    benchmarks = () if is_harness else _read_benchmarks(config)
     with results_folder(config) as output_dir:
-        benchmarks, models, answer = run(config, checkpoint, base)
+        scored = _run_harness(config, checkpoint, base) if is_harness else _run(config, checkpoint, base, benchmarks)
+        benchmarks, models, answer = scored
         results = models[checkpoint.name]
         logger = make_logger(config, output_dir, None, {"redi_lab.stage": "evaluate"})
         logger.log_metrics({f"eval/{k}": v for k, v in _metrics(config, results, answer).items()}, step=0)
@@ -110,23 +112,23 @@ _Scored = tuple[Sequence[Benchmark], dict[str, Sequence[EvaluationResult]], Answ
 """Benchmarks, the results of each model on them, and the answer where a question is asked."""
 
 
-def _run_benchmarks(config: DictConfig) -> Callable[[DictConfig, Path, Path | None], _Scored]:
-    """What evaluates on the benchmarks of the group eval, which are read now."""
+def _read_benchmarks(config: DictConfig) -> Sequence[Benchmark]:
     benchmarks = make_benchmarks(config, lambda: make_source(config).load())
     if not benchmarks:
         raise UserError(
             "eval=none: nothing to evaluate; choose eval=heldout, eval=math500 or eval=jsonl eval.path=FILE"
         )
+    return benchmarks
 
-    def run(config: DictConfig, checkpoint: Path, base: Path | None) -> _Scored:
-        results, answer = _evaluate(config, checkpoint, benchmarks)
-        models: dict[str, Sequence[EvaluationResult]] = {checkpoint.name: results}
-        if base is not None:  # under the same protocol, down to the tokens of its prompts
-            tokenizer = load_tokenizer(str(checkpoint), key="checkpoint")
-            models[BASE_MODEL] = evaluate_benchmarks(config, base, benchmarks, BASE_MODEL, tokenizer)
-        return benchmarks, models, answer
 
-    return run
+def _run(config: DictConfig, checkpoint: Path, base: Path | None, benchmarks: Sequence[Benchmark]) -> _Scored:
+    """The benchmarks of the group eval."""
+    results, answer = _evaluate(config, checkpoint, benchmarks)
+    models: dict[str, Sequence[EvaluationResult]] = {checkpoint.name: results}
+    if base is not None:  # under the same protocol, down to the tokens of its prompts
+        tokenizer = load_tokenizer(str(checkpoint), key="checkpoint")
+        models[BASE_MODEL] = evaluate_benchmarks(config, base, benchmarks, BASE_MODEL, tokenizer)
+    return benchmarks, models, answer
 
 
 def _run_harness(config: DictConfig, checkpoint: Path, base: Path | None) -> _Scored:
