@@ -7,15 +7,15 @@ answer = chat.ask("76 , first add 72 ?", SamplingParams(0.0, 1.0, 96, 1, 0), wri
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, final
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, TextStreamer
 
-from redi_lab.data.chats import find_turn_markup
+from redi_lab.data.chats import Dialogue
 from redi_lab.data.tokenization import TraceEncoder
-from redi_lab.errors import UserError, in_short
+from redi_lab.errors import UserError
 from redi_lab.generation.checkpoint import Checkpoint
 from redi_lab.generation.engines import Completion, SamplingParams
 from redi_lab.generation.sampling import SeededSampler, uniforms
@@ -33,9 +33,9 @@ class Conversation:
 
     def __init__(self, model: Any, checkpoint: Checkpoint, encoder: TraceEncoder) -> None:
         self._model, self._checkpoint, self._encoder = model, checkpoint, encoder
-        self._tokenizer, self._markup = checkpoint.tokenizer, find_turn_markup(checkpoint.tokenizer)
+        self._tokenizer = checkpoint.tokenizer
         self.has_memory = bool(self._tokenizer.chat_template)
-        self.turns: list[dict[str, str]] = []
+        self.turns: list[str] = []
         pad, stops = self._tokenizer.pad_token_id, list(checkpoint.stops)
         model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=stops[0] if pad is None else pad)
 
@@ -48,10 +48,11 @@ class Conversation:
             write: called with pieces of the answer, without control characters.
 
         Raises:
-            UserError: no room is left, or what was said holds turn markup.
+            UserError: no room is left, or what was said holds turn markup that cannot be read as text.
         """
-        said = {"role": "user", "content": self._encoder.prompt_template.rstrip("\n").replace("{problem}", question)}
-        prompt = self._ids([*self.turns, said]) if self.turns else self._encoder.prompt_ids(question, "the question")
+        # The encoder puts the first question as training put a problem; those behind it are put alike.
+        said = self._encoder.prompt_template.rstrip("\n").replace("{problem}", question) if self.turns else question
+        prompt = self._encoder.prompt_ids(Dialogue([*self.turns, said]), "the conversation")
         room = min(sampling.max_new_tokens, (self._checkpoint.max_positions or 2**31) - len(prompt))
         if room < 1:
             raise UserError(f"the conversation has {len(prompt)} tokens, as many as the model reads")
@@ -68,23 +69,8 @@ class Conversation:
         )
         answer = self._checkpoint.completion(0, 0, tokens[0, len(prompt) :].tolist())
         if self.has_memory:
-            self.turns += [said, {"role": "assistant", "content": self._encoder.thinking_prefix + answer.text}]
+            self.turns += [said, self._encoder.thinking_prefix + answer.text]
         return answer
-
-    def _ids(self, turns: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of all that stands before an answer; nothing that was said may open or close a turn."""
-        ids: list[int] = []
-        counts = set()
-        for some in ([{**turn, "content": "text"} for turn in turns], turns):
-            try:
-                text = self._tokenizer.apply_chat_template(some, tokenize=False, add_generation_prompt=True)
-            except Exception as error:  # a template is a program, and may refuse a second turn in any way
-                raise UserError(f"the chat template fails on several turns: {in_short(error)}") from error
-            ids = self._tokenizer(text + self._encoder.thinking_prefix, add_special_tokens=False)["input_ids"]
-            counts.add(sum(map(self._markup.__contains__, ids)))
-        if len(counts) > 1:
-            raise UserError("what was said holds turn markup, which the chat template cannot tell from its own")
-        return ids
 
 
 @final

@@ -84,7 +84,7 @@ def test_a_terminal_goes_on_until_its_input_ends(qwen_folder: Path, capsys: pyte
         for question in ("3 + 4", "and 5", "   "):
             yield question
             turns.append(len(chat.turns))
-        chat.turns[0]["content"] = "<|endoftext|>"
+        chat.turns[0] = "3" * 600
         yield "and 6"  # is refused, and does not end the conversation
         yield "/new"
         yield "3 + 4"
@@ -100,7 +100,7 @@ def test_a_terminal_goes_on_until_its_input_ends(qwen_folder: Path, capsys: pyte
     converse_with(chat, SamplingParams(0.0, 1.0, 6, 1, 0), read)
     screen = capsys.readouterr()
     assert turns == [2, 4, 4]
-    assert "holds turn markup" in screen.err
+    assert "tokens, as many as the model reads" in screen.err
     assert "/new begins another" in screen.err
     assert len(chat.turns) == 2
     assert "[cut off after 6 tokens]" in screen.out
