@@ -68,9 +68,11 @@ class Adapters:
             target_modules=self.targets if isinstance(self.targets, str) else list(self.targets),
         )
         try:
-            return get_peft_model(model, settings)
+            adapted = get_peft_model(model, settings)
         except (ValueError, TypeError) as error:
             raise UserError(f"model.lora: {in_short(error)}; choose other targets") from error
+        settings.target_modules = sorted(settings.target_modules)  # peft's set is saved in the order of its hashes
+        return adapted
 
 
 def merge(model: Any, load_base: Callable[[], Any] | None) -> Any:

@@ -123,6 +123,7 @@ def test_adapters_alone_are_what_peft_loads_onto_the_base(
     policy.save(tmp_path / "saved", end_of_turn_id=3)
     settings = json.loads((tmp_path / "saved" / "adapter" / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == str(folder)
+    assert settings["target_modules"] == sorted(settings["target_modules"]), "the file differs between processes"
     base = load_backbone(path=str(folder))
     again = CausalLM(PeftModel.from_pretrained(base.model, tmp_path / "saved" / "adapter"), base.tokenizer).eval()
     assert torch.equal(packed_logps(again, sequences), packed_logps(policy, sequences))
