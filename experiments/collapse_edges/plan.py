@@ -111,7 +111,10 @@ AXES = (
     Axis("luffy", "B", "stalls", "alpha", ALPHAS, (("gamma", 0.1),)),
     Axis("a_star_po", "C1", "yes", "beta", (1.0, 0.3, 0.1, 0.03, 0.01), (("value_beta", 0.5),)),
     Axis("kto", "D", "stalls", "beta", (3.0, 1.0, 0.3, 0.1, 0.03)),
-    # How fast must the weight fade? At alpha = 1, from fast to slow.
+)
+
+# How fast must the weight fade? At alpha = 1, from fast to slow.
+FADING = (
     Axis("bounded_redi", "C1", "yes", "gamma", (4.0, 2.0, 1.0, 0.5, 0.25), (("alpha", 1.0),)),
     Axis("gated_redi", "C1", "yes", "tau", (0.8, 0.65, 0.5, 0.3, 0.1), (("alpha", 1.0),)),
     Axis("hinge", "C1", "yes", "delta", (0.25, 0.5, 1.0, 2.0, 4.0), (("alpha", 1.0),)),
@@ -126,8 +129,12 @@ class Scope(NamedTuple):
     rates: tuple[float, ...]
     seeds: tuple[int, ...]
 
+    def axes_at(self, rate: float) -> list[Axis]:
+        """What is tried at a learning rate: how fast a weight must fade, at the first one alone."""
+        return [axis for axis in self.axes if rate == self.rates[0] or axis not in FADING]
 
-FULL = Scope((CONTROL, *AXES), (2e-4, 1e-4), (101, 102, 103))
+
+FULL = Scope((CONTROL, *AXES, *FADING), (2e-4, 1e-4), (101, 102, 103))
 QUICK = Scope(
     tuple(
         axis for axis in FULL.axes if axis.key in ("alpha", None) and axis.loss in ("redi", "hinge", "topr", "simper")
@@ -163,15 +170,16 @@ def next_points(scope: Scope, runs: Runs) -> list[Point]:
 
 def first_seed_points(scope: Scope, rate: float) -> Iterator[Point]:
     """All strengths of all axes, strongest ones first."""
-    for rank in range(1, 1 + max(len(axis.values) for axis in scope.axes)):
-        for axis in scope.axes:
+    axes = scope.axes_at(rate)
+    for rank in range(1, 1 + max(len(axis.values) for axis in axes)):
+        for axis in axes:
             if rank <= len(axis.values):
                 yield axis.point(len(axis.values) - rank, rate, scope.seeds[0])
 
 
 def other_seeds_points(scope: Scope, rate: float, runs: Runs) -> Iterator[Point]:
     """What the first seed's rows, and then their own, ask of the other seeds at a rate."""
-    for axis in scope.axes:
+    for axis in scope.axes_at(rate):
         first = known_rows(axis, rate, scope.seeds[0], runs)
         best = max(first, key=lambda index: (first[index]["accuracy"][-1], -index))
         for seed in scope.seeds[1:]:
