@@ -28,7 +28,12 @@ from redi_lab.run.stages import resolve_chain
 from redi_lab.verbs.sweep.driver import compose_sweep
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def shown_or_slow(method: Method) -> object:
+    """The smallest and the largest space by default."""
+    return pytest.param(method, marks=[] if method.name in ("simper", "simpo") else pytest.mark.slow, id=method.name)
+
+
+@pytest.mark.parametrize("method", [shown_or_slow(method) for method in METHODS])
 def test_every_search_has_the_same_budget_seeds_and_protocol(method: Method, tmp_path: Path) -> None:
     _, sweep = compose_sweep([*sweep_arguments("arithmetic", method, FULL), f"paths.outputs_dir={tmp_path}"])
     settings = sweep.settings
@@ -46,7 +51,10 @@ def test_every_search_has_the_same_budget_seeds_and_protocol(method: Method, tmp
     assert all(trial.callbacks[name] is None for name in ("accuracy", "probes", "gradient_conflict", "collapse"))
 
 
-@pytest.mark.parametrize(("task", "scope"), [("arithmetic", FULL), ("chains", FULL), ("arithmetic", QUICK)])
+@pytest.mark.parametrize(
+    ("task", "scope"),
+    [("arithmetic", FULL), pytest.param("chains", FULL, marks=pytest.mark.slow), ("arithmetic", QUICK)],
+)
 def test_all_trainings_of_a_seed_start_from_the_sft_that_is_trained_beforehand(task: str, scope: Scope) -> None:
     start = resolve_chain(load_config("train", words := start_overrides(task, 301, scope)), words)[-1]
     for method in (METHODS[0], METHODS[2]):

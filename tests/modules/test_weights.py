@@ -125,7 +125,7 @@ def examples_by_hand(
 
 def with_and_without_divergence() -> list[object]:
     """Each case without it, and with it; by default one of each way to take the gradient, which may add it."""
-    slow = ("dpo recomputed", "asymre by problem")
+    slow = ("dpo recomputed", "asymre by problem", "sft", "unpaired_redi", "simpo", "a_star_po", "luffy", "token_topr")
     plain = [pytest.param(case, 0.0, marks=pytest.mark.slow if case in slow else []) for case in CASES]
     shown = ("redi", "dpo", "rpo", "unlikelihood")
     marked = [pytest.param(case, KL_WEIGHT, marks=[] if case in shown else pytest.mark.slow) for case in CASES]

@@ -122,35 +122,32 @@ def _end() -> str:
     raise EOFError
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "checkpoint=: neither a Hugging Face folder (config.json), an adapter"),
-        (["checkpoint=nowhere"], "checkpoint=nowhere: neither a Hugging Face folder"),
-        (["checkpoint={folder}", "temperature=-1"], "temperature=-1: must be at least 0"),
-        (["checkpoint={folder}", "top_p=0"], "top_p=0: must be above 0"),
-        (["checkpoint={folder}", "sedd=1"], "unknown key sedd: there are checkpoint, base, prompt, temperature"),
-        (["checkpoint={folder}", "prompt= "], "chat: the question is empty"),
-        (["checkpoint={folder}", "base=x", "prompt=a"], "base=x: {folder} is a whole model and no adapter"),
-        (["checkpoint={folder}", "paths.outputs_dir=x"], "chat paths.outputs_dir=x: chat takes KEY=VALUE"),
-        (["checkpoint={empty}", "prompt=a"], "checkpoint={empty}: *.safetensors is missing"),
-    ],
+MISTAKES = (
+    ([], "checkpoint=: neither a Hugging Face folder (config.json), an adapter"),
+    (["checkpoint=nowhere"], "checkpoint=nowhere: neither a Hugging Face folder"),
+    (["checkpoint={folder}", "temperature=-1"], "temperature=-1: must be at least 0"),
+    (["checkpoint={folder}", "top_p=0"], "top_p=0: must be above 0"),
+    (["checkpoint={folder}", "sedd=1"], "unknown key sedd: there are checkpoint, base, prompt, temperature"),
+    (["checkpoint={folder}", "prompt= "], "chat: the question is empty"),
+    (["checkpoint={folder}", "base=x", "prompt=a"], "base=x: {folder} is a whole model and no adapter"),
+    (["checkpoint={folder}", "paths.outputs_dir=x"], "chat paths.outputs_dir=x: chat takes KEY=VALUE"),
+    (["checkpoint={empty}", "prompt=a"], "checkpoint={empty}: *.safetensors is missing"),
 )
-def test_mistakes_end_in_one_line_before_torch_is_imported(
-    words: list[str], message: str, qwen_folder: Path, tmp_path: Path
-) -> None:
+
+
+def test_mistakes_end_in_one_line_before_torch_is_imported(qwen_folder: Path, tmp_path: Path) -> None:
     shutil.copy(qwen_folder / "config.json", tmp_path)
     places = {"folder": str(qwen_folder), "empty": str(tmp_path)}
-    arguments = [word.format(**places) for word in words]
     script = (
         "import sys\nfrom redi_lab.cli import main\n"
-        f"try:\n    main(['chat', *{arguments!r}])\nexcept SystemExit as ended:\n"
-        "    print(ended.code, sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))\n"
+        f"for words in {[[word.format(**places) for word in words] for words, _ in MISTAKES]!r}:\n"
+        "    try:\n        main(['chat', *words])\n    except SystemExit as ended:\n"
+        "        print(ended.code, sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout == "2 []\n"
-    assert done.stderr.startswith(f"redi_lab: {message.format(**places)}")
-    assert done.stderr.count("\n") == 1
+    assert done.stdout == "2 []\n" * len(MISTAKES)
+    for line, (_, message) in zip(done.stderr.splitlines(), MISTAKES, strict=True):
+        assert line.startswith(f"redi_lab: {message.format(**places)}")
 
 
 def test_a_damaged_folder_is_refused(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

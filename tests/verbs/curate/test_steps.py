@@ -157,7 +157,10 @@ def test_a_rollout_is_read_behind_its_prefix(look: Run, engine: ScriptedEngine) 
     assert (found["right"], found["wrong"]) == (8, 16)  # of the problem alone, and of the first line, none closes
 
 
-@pytest.mark.parametrize("rule", ["after_first_error", "step_advantages", "spans"])
+SLOW_RULES = [pytest.param(rule, marks=pytest.mark.slow) for rule in ("after_first_error", "step_advantages")]
+
+
+@pytest.mark.parametrize("rule", ["spans", *SLOW_RULES])
 def test_a_training_reads_what_was_found(rule: str, look: Run, qwen_folder: Path, tmp_path: Path) -> None:
     look()
     places = [f"paths.outputs_dir={tmp_path}", f"paths.output_dir={tmp_path / 'curated'}"]

@@ -57,7 +57,7 @@ def test_whatever_an_exhibit_names_is_there(scale: str) -> None:
         assert (exhibit.kind == "settings") == all(run.hours is not None for run in exhibit.runs)
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", ["embedded", pytest.param("paper", marks=pytest.mark.slow)])
 def test_every_training_and_evaluation_composes(scale: str) -> None:
     plan = plan_of(scale, "all")
     for run, own in plan.scale.runs.items():
