@@ -96,7 +96,7 @@ def _run(
             **{name: samples[name] for name in ("problems", "traces", "right", "wrong")},
             "pairs": read_summary(curated)["metrics"]["pairs"],
             **_score(config, policy, benchmark, number),
-            **_staleness(config, policy, traces),
+            **staleness_of(config, policy, traces),
         }
         rows.append(row)
         say(" ".join(f"{name} {value:.3g}" for name, value in row.items() if isinstance(value, float)))
@@ -190,7 +190,7 @@ def _once(part: DictConfig, config: DictConfig, folder: Path, run: Callable[[Dic
     return folder if (folder / SUMMARY).exists() else run(part)
 
 
-def _staleness(config: DictConfig, policy: Path, traces: Path) -> dict[str, float]:
+def staleness_of(config: DictConfig, policy: Path, traces: Path) -> dict[str, float]:
     """Of a policy on the traces of its sampler, token by token as they were drawn."""
     tokenizer = load_tokenizer(str(policy))
     encoder = TraceEncoder(tokenizer, config.eval.prompt_template, config.eval.thinking_prefix)

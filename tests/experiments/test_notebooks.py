@@ -26,3 +26,11 @@ def test_edges_of_the_committed_study(monkeypatch: pytest.MonkeyPatch) -> None:
     for label, expected in (("is_harmed", is_harmed), ("is_collapsed", is_collapsed)):
         assert list(left["runs"][label]) == [expected(row) for row in left["rows"].values()]
     assert [len(figure.axes) for figure in figures] == [1, 2]
+
+
+def test_gains_of_the_committed_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, figures = run_notebook("paper.ipynb", monkeypatch)
+    gains = left["compared"]["table2"]
+    assert list(gains.loc["DPO β 0.001 lr 2e-7"]) == [30.0, 29.0, 30.9, 5.3]
+    assert set(left["compared"]) == {"table2", "table3"}
+    assert [len(figure.axes) for figure in figures] == [2, 1, 1, 1]  # gains, and three images

@@ -141,12 +141,12 @@ def test_a_sampler_is_not_stale_on_its_own_traces(tiny: Tiny, tmp_path: Path, mo
     checkpoint = Path(json.loads((tmp_path / "sft" / "summary.json").read_text())["checkpoint"])
     config = load_config("train", tiny(*ROUNDS, f"init_from={checkpoint}"))
     traces = rounds._generate(config, checkpoint, tmp_path / "traces", 1)
-    found = rounds._staleness(config, checkpoint, traces)
+    found = rounds.staleness_of(config, checkpoint, traces)
     assert abs(found["kl"]) < 1e-3
     assert found["ess_share"] == pytest.approx(1, abs=1e-3)
     main(tiny("+experiment=demo_sft", "eval=none", f"paths.output_dir={tmp_path / 'other'}", "seed=1"))
     other = Path(json.loads((tmp_path / "other" / "summary.json").read_text())["checkpoint"])
-    assert rounds._staleness(config, other, traces)["kl"] > 0.01
+    assert rounds.staleness_of(config, other, traces)["kl"] > 0.01
 
 
 @pytest.mark.parametrize(

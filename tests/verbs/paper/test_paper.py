@@ -24,6 +24,7 @@ from redi_lab.verbs.paper.plan import PaperPlan
 from redi_lab.verbs.paper.report import add_to_report
 from redi_lab.verbs.train.command import run_training
 from tests.conftest import REPOSITORY
+from tests.notebooks import run_notebook
 
 SCALES = ("embedded", "paper")
 
@@ -260,6 +261,9 @@ def test_a_table_and_figures_share_trainings_and_go_on(
     assert [len(row) == len(made["table2"]["heads"]) for row in made["table2"]["rows"]] == [True] * 5
     assert (folder / "figure10.pdf").read_bytes().startswith(b"%PDF")
     assert "data:image/png" in (folder / "index.html").read_text()
+    left, figures = run_notebook("paper.ipynb", monkeypatch, RESULTS=folder / "results.json")
+    assert [*left["compared"]["table2"].index] == [row[0] for row in made["table2"]["rows"][1:]]
+    assert len(figures) == 1 + 2
     capsys.readouterr()
 
 
