@@ -1,76 +1,34 @@
-"""Word problems of one step with small numbers: something that a model of 135 million parameters does now and then.
+"""Sums of two small numbers: something that a model of 135 million parameters gets right in a quarter of its tries.
 
-write(folder, num_train=400, num_heldout=300)  # train.jsonl and heldout.jsonl, which share no text
+write(folder, num_train=450, num_heldout=300)  # train.jsonl and heldout.jsonl, of different sums
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
-from itertools import islice
+from itertools import product
 from pathlib import Path
 
-NAMES = (
-    "Anna",
-    "Ben",
-    "Carla",
-    "David",
-    "Emma",
-    "Frank",
-    "Grace",
-    "Henry",
-    "Ivy",
-    "Jack",
-    "Kate",
-    "Leo",
-    "Mia",
-    "Noah",
-)
-THINGS = ("apples", "books", "pencils", "marbles", "stickers", "coins", "cards", "shells", "eggs", "balls")
-GAINS = ("buys {} more", "finds {} more", "gets {} more from a friend")
-LOSSES = ("gives {} away", "loses {}", "sells {}")
-LARGEST = 20
-SEED = 0
-
-PROMPT = """\
-Tom has 4 apples. Tom buys 5 more. How many apples does Tom have now?
-4 + 5 = 9. The answer is 9.
-
-Lisa has 12 coins. Lisa loses 7. How many coins does Lisa have now?
-12 - 7 = 5. The answer is 5.
-
-Rosa has 8 cards. Rosa finds 9 more. How many cards does Rosa have now?
-8 + 9 = 17. The answer is 17.
-
-{problem}"""
-"""Three examples, which also keep answers short."""
-
-
-def draw(rng: random.Random) -> Iterator[tuple[str, int]]:
-    """Distinct problems and their answers, for ever."""
-    seen = set()
-    while True:
-        name, thing, start = rng.choice(NAMES), rng.choice(THINGS), rng.randint(3, LARGEST)
-        gains = rng.random() < 0.5
-        number = rng.randint(2, LARGEST if gains else start - 1)
-        event = rng.choice(GAINS if gains else LOSSES).format(number)
-        text = f"{name} has {start} {thing}. {name} {event}. How many {thing} does {name} have now?"
-        if text not in seen:
-            seen.add(text)
-            yield text, start + number if gains else start - number
+SMALLEST, LARGEST = 2, 29
+PROMPT = "{problem}"
 
 
 def write(folder: Path, num_train: int, num_heldout: int) -> tuple[Path, Path]:
-    """Write both files, the held-out problems first: they are the same for any number to train on."""
+    """Write both files; the held-out problems are the same for any number to train on.
+
+    Raises:
+        SystemExit: there are not as many sums.
+    """
     from redi_lab.files import write_text
 
-    problems, files = draw(random.Random(SEED)), (folder / "train.jsonl", folder / "heldout.jsonl")
+    sums = list(product(range(SMALLEST, LARGEST + 1), repeat=2))
+    if num_train + num_heldout > len(sums):
+        raise SystemExit(f"{num_train} problems and {num_heldout} held-out ones: there are {len(sums)} sums in all")
+    random.Random(0).shuffle(sums)
     folder.mkdir(parents=True, exist_ok=True)
-    for file, number in ((files[1], num_heldout), (files[0], num_train)):
-        rows = (
-            {"id": f"{file.stem}/{index}", "problem": text, "answer": str(answer)}
-            for index, (text, answer) in enumerate(islice(problems, number))
-        )
-        write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
-    return files
+    parts = {"train": sums[num_heldout : num_heldout + num_train], "heldout": sums[:num_heldout]}
+    for name, part in parts.items():
+        rows = ({"id": f"{a}+{b}", "problem": f"What is {a} + {b}?", "answer": str(a + b)} for a, b in part)
+        write_text(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "train.jsonl", folder / "heldout.jsonl"

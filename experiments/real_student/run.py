@@ -52,13 +52,13 @@ class Sizes(NamedTuple):
         seeds: of sampling, adapters and order.
     """
 
-    problems: int = 600
+    problems: int = 450
     heldout: int = 300
-    samples: int = 8
+    samples: int = 6
     eval_samples: int = 4
-    sft_steps: int = 60
-    steps: int = 60
-    max_new_tokens: int = 40
+    sft_steps: int = 40
+    steps: int = 40
+    max_new_tokens: int = 64
     seeds: int = 2
 
 
@@ -112,6 +112,7 @@ def main() -> None:
     arguments = parser.parse_args()
     results = Results(arguments.results)
     if not arguments.report:
+        os.environ.update({**ENVIRONMENT, "OMP_NUM_THREADS": str(arguments.workers)})  # stages are not run side by side
         run(study_of(arguments, results))
     from experiments.real_student.report import write_report
 
@@ -144,7 +145,6 @@ def study_of(arguments: argparse.Namespace, results: Results) -> Study:
 
 def run(study: Study) -> None:
     """One seed after the other: traces, hygiene, pairs, advice, SFT, and every objective with its scores."""
-    os.environ.update(ENVIRONMENT)
     for seed in range(1, study.sizes.seeds + 1):
         judge(study, BASE, seed, study.model, None)
         curated = make_pairs(study, seed)

@@ -199,7 +199,7 @@ def measure(outputs: Path, scope: Scope, seed: int, source: str, folder: Path) -
 
     config, watched = load_config("train", scope.task(seed)), folder_of(outputs, scope, "watched", seed)
     memory, row = collapse_rule.Memory(), {key: list[Any]() for key in ("accuracy", "fall", "pairs", "stale")}
-    policy = trainings.start_folder(outputs, seed)
+    policy, lost_before = trainings.start_folder(outputs, seed), 0.0
     for number in range(scope.rounds + 1):
         training = folder / f"round_{number}" / "training"
         if number > 0 and not (training / "summary.json").exists():
@@ -211,7 +211,9 @@ def measure(outputs: Path, scope: Scope, seed: int, source: str, folder: Path) -
         if number > 0 and traces is not None:
             found = staleness_of(config, policy, traces)
             row["stale"].append({key: round(found[key], 5) for key in ("kl_per_token", "ess_share")})
-        row["fall"].append(round(staleness_of(config, policy, watched)["kl_per_token"], 4))
+        lost = staleness_of(config, policy, watched)["kl_per_token"]
+        lost_before = lost if number == 0 else lost_before
+        row["fall"].append(round(lost - lost_before, 4))
         row["accuracy"].append(accuracy(outputs, scope, policy, seed))
         seen = {collapse_rule.CHOSEN_PROBE: -row["fall"][-1], collapse_rule.ACCURACY: row["accuracy"][-1]}
         memory = collapse_rule.observe(memory, number * scope.steps, seen, collapse_rule.Limits())

@@ -23,17 +23,15 @@ def rows_of(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def test_problems_are_solved_and_on_one_side_alone(tmp_path: Path) -> None:
-    train, heldout = map(rows_of, problems.write(tmp_path, 500, 300))
-    assert (len(train), len(heldout)) == (500, 300)
-    assert len({row["problem"] for row in (*train, *heldout)}) == 800
+def test_sums_are_solved_and_on_one_side_alone(tmp_path: Path) -> None:
+    train, heldout = map(rows_of, problems.write(tmp_path, 450, 300))
+    assert (len(train), len(heldout)) == (450, 300)
+    assert len({row["problem"] for row in (*train, *heldout)}) == 750
     for row in (*train, *heldout):
-        start, change = map(int, re.findall(r"\d+", row["problem"]))
-        is_gain = any(word in row["problem"] for word in ("buys", "finds", "gets"))
-        assert int(row["answer"]) == (start + change if is_gain else start - change) > 0
+        assert int(row["answer"]) == sum(map(int, re.findall(r"\d+", row["problem"])))
     assert rows_of(problems.write(tmp_path / "fewer", 10, 300)[1]) == heldout
-    shown = re.findall(r"\d+ . \d+ = (\d+)\. The answer is (\d+)\.", problems.PROMPT)
-    assert [one == other for one, other in shown] == [True] * 3
+    with pytest.raises(SystemExit, match="784 sums in all"):
+        problems.write(tmp_path, 700, 300)
 
 
 @pytest.fixture
