@@ -108,10 +108,7 @@ def train_arm(outputs: Path, scope: Scope, seed: int, arm: tuple[str, str]) -> d
     traces = outputs / "traces" / f"{flaw}_{seed}.jsonl"
     planted = write_traces(traces, flaw, [*(one for one in scope.smaller if one.startswith("data.")), f"seed={seed}"])
     if not (curated / "summary.json").exists():
-        rules = ["curation=paper", "curation.num_workers=0"]  # for which whatever is not right is a negative
-        if state == DROPPED:
-            rules += [f"curation.drop_negatives=[{flaw}]"] + ["curation.grader=always"] * (flaw == "regraded_right")
-        asked = ["data=jsonl", f"data.path={traces}", PROMPT, *rules, f"seed={seed}", *places(outputs, curated)]
+        asked = [f"data.path={traces}", *rules_of(state, flaw), f"seed={seed}", *places(outputs, curated)]
         run_curation(load_config("curate", asked))
     errors = pq.read_table(curated / "pairs.parquet", columns=["rejected_error"])["rejected_error"].to_pylist()
     folder, start = outputs / "runs" / name, trainings.start_folder(outputs, seed)
@@ -122,6 +119,13 @@ def train_arm(outputs: Path, scope: Scope, seed: int, arm: tuple[str, str]) -> d
     fresh = trainings.evaluate(outputs, folder / "checkpoints" / "last", name, seed)
     kept = {"pairs": len(errors), "planted": errors.count(PLANTED), "planted_before": planted}
     return {"state": state, "flaw": flaw, "seed": seed, **kept, "fresh": fresh}
+
+
+def rules_of(state: str, flaw: str) -> list[str]:
+    """How traces are curated: as the paper does, for which whatever is not right is a negative."""
+    drop = [f"curation.drop_negatives=[{flaw}]"] if state == DROPPED else []
+    grade = ["curation.grader=always"] if state == DROPPED and flaw == "regraded_right" else []
+    return ["data=jsonl", PROMPT, "curation=paper", "curation.num_workers=0", *drop, *grade]
 
 
 def write_traces(file: Path, flaw: str, task: Sequence[str]) -> int:
@@ -140,12 +144,13 @@ def write_traces(file: Path, flaw: str, task: Sequence[str]) -> int:
         answer = re.findall(r"\d+", pair.chosen)[-1]
         generations = [{"text": pair.chosen, "correct": True}, wrong]
         rows.append(json.dumps({"id": pair.id, "problem": pair.problem, "answer": answer, "generations": generations}))
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, "\n".join(rows) + "\n")
     return number
 
 
 def flawed(flaw: str, pair: Pair, teacher: Teacher, rng: random.Random) -> dict[str, Any] | None:
-    """A generation with a flaw of `FLAWS`; None where the teacher has no other right trace."""
+    """A generation with a flaw of `FLAWS`; None where the teacher has no other trace to offer."""
     tries = [teacher.solve(problem_of(pair.problem), rng) for _ in range(8)]
     *steps, answer = pair.rejected.split("\n")
     if flaw == "cut_off":
@@ -154,13 +159,13 @@ def flawed(flaw: str, pair: Pair, teacher: Teacher, rng: random.Random) -> dict[
     if flaw == "no_answer":
         return {"text": "\n".join(steps)}
     if flaw == "unknown":
-        return {"text": tries[0].text, "correct": None}
+        return next(({"text": one.text, "correct": None} for one in tries if one.text != pair.chosen), None)
     if flaw == "regraded_right":
         right = problem_of(pair.problem).answer
         return next(({"text": one.text} for one in tries if one.answer == right and one.text != pair.chosen), None)
     if flaw == "near_positive":
-        *right, last = pair.chosen.split("\n")
-        return {"text": "\n".join([*right, re.sub(r"\d+", lambda found: str(int(found[0]) + 1), last)])}
+        *lines, last = pair.chosen.split("\n")
+        return {"text": "\n".join([*lines, re.sub(r"\d+", lambda found: str(int(found[0]) + 1), last)])}
     return {"text": "\n".join([*steps, *steps[-1:] * 10, answer])}
 
 

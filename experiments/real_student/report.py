@@ -59,8 +59,8 @@ def stages_table(starts: Mapping[str, Row]) -> Iterator[str]:
 
 def scores_table(arms: Arms) -> Iterator[str]:
     """Means over seeds."""
-    most = next((key for rows in arms.values() for row in rows.values() for key in row if key[:-1] == "pass_at_"), "")
-    keys = {"pass_at_1": "pass@1", **({most: most.replace("_at_", "@")} if most != "pass_at_1" else {}), **TITLES}
+    samples = sorted({row["samples"] for rows in arms.values() for row in rows.values()} - {1})
+    keys = {"pass_at_1": "pass@1", **{f"pass_at_{k}": f"pass@{k}" for k in samples}, **TITLES}
     yield f"| arm | seeds | {' | '.join(keys.values())} | fall of chosen, rejected | collapse rule |"
     yield f"|---|---:|{'---:|' * len(keys)}---:|---|"
     for name, by_seed in arms.items():
@@ -74,7 +74,8 @@ def scores_table(arms: Arms) -> Iterator[str]:
 
 def rates(row: Row) -> NDArray[np.float64]:
     """Share of right samples of each problem."""
-    return np.array([DIGITS.index(character) for character in row["right"]]) / row["samples"]
+    counts = np.array([DIGITS.index(character) for character in row["right"]])
+    return counts / int(row["samples"])
 
 
 def differences_table(arms: Arms) -> Iterator[str]:

@@ -39,7 +39,7 @@ def main() -> None:
         run(scope, results, outputs, arguments.workers)
     from experiments.rounds.report import write_report
 
-    print(write_report(scope, results.content, results.path.parent))
+    print(write_report(results.content, results.path.parent))
 
 
 def run(scope: Scope, results: Results, outputs: Path, workers: int) -> None:

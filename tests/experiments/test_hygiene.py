@@ -31,9 +31,9 @@ def test_a_flaw_is_planted_in_a_fifth_of_the_pairs_and_its_rule_finds_it(flaw: s
     assert 0.1 < number / len(before) < 0.4  # of 86, the same ones whatever the flaw
     assert all(row["generations"][1]["error"] == PLANTED for row in changed)
     left = {}
-    for state, rules in ((PLANTED, []), (DROPPED, [f"curation.drop_negatives=[{flaw}]", "curation.grader=always"])):
-        asked = ["curate", "data=jsonl", f"data.path={tmp_path / 'flawed.jsonl'}", "data.prompt_template='{problem}'"]
-        main([*asked, "curation.num_workers=0", *rules, f"paths.output_dir={tmp_path / state}"])
+    for state in (PLANTED, DROPPED):
+        places = [f"data.path={tmp_path / 'flawed.jsonl'}", f"paths.output_dir={tmp_path / state}"]
+        main(["curate", *run.rules_of(state, flaw), *places])
         left[state] = pq.read_table(tmp_path / state / "pairs.parquet")["rejected_error"].to_pylist()
     assert len(left[PLANTED]) == len(before)
     assert left[PLANTED].count(PLANTED) == number
@@ -41,6 +41,7 @@ def test_a_flaw_is_planted_in_a_fifth_of_the_pairs_and_its_rule_finds_it(flaw: s
     assert left[DROPPED].count(None) >= 0.8 * left[PLANTED].count(None)
 
 
+@pytest.mark.slow  # four tiny trainings
 def test_an_arm_is_trained_scored_and_not_trained_again(
     tiny: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

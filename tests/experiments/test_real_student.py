@@ -71,14 +71,14 @@ def test_from_a_folder_to_a_table_and_on_where_it_was_stopped(
     results = tmp_path / "results.json"
     monkeypatch.setattr(sys, "argv", ["run.py", f"--model={qwen_folder}", f"--results={results}", *files])
     (tmp_path / "train.jsonl").write_text(
-        "".join(json.dumps({"id": str(n), "problem": f"{n} + 3 ?", "answer": "10"}) + "\n" for n in range(12))
+        "".join(json.dumps({"id": str(n), "problem": f"{n} + 3 ?", "answer": "10"}) + "\n" for n in range(40))
     )
     run.main()
     rows = json.loads(results.read_text(encoding="utf-8"))
     assert {row["arm"] for row in rows["runs"].values()} >= {BASE, SFT, "SFT continued", "DPO"}
     assert len(rows["runs"]["DPO/1"]["right"]) == 12
     assert rows["runs"]["DPO/1"]["chosen"][0][0] == 0
-    assert rows["starts"]["data_s1"]["curated"]["pairs"] == 12
+    assert rows["starts"]["data_s1"]["curated"]["pairs"] == 40
     assert "| DPO − SFT continued | 1 |" in capsys.readouterr().out
     assert (tmp_path / "curves.png").stat().st_size > 5000
     made, before = len(commands), results.read_bytes()

@@ -30,6 +30,7 @@ def problems_of(folder: Path) -> list[str]:
     return [row["problem"] for row in pq.read_table(folder / "pairs.parquet").to_pylist()]
 
 
+@pytest.mark.slow  # six tiny trainings, and as many evaluations
 def test_sources_differ_in_their_traces_alone(scope: Scope, engine: Engine, tmp_path: Path) -> None:
     prepare(tmp_path, scope, SEED)
     rows = {source: train_arm(tmp_path, scope, SEED, "NSR", source) for source in SOURCES}
@@ -62,6 +63,7 @@ def test_sources_differ_in_their_traces_alone(scope: Scope, engine: Engine, tmp_
     assert len(engine.requests) == asked
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_never_right_ends_its_arm(
     scope: Scope, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
