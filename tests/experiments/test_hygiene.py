@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from experiments.collapse_edges import trainings
 from experiments.hygiene import run
 from experiments.hygiene.run import CLEAN, DROPPED, FLAWS, PLANTED, QUICK, Scope, table, train_arm, write_traces
 from redi_lab.cli import main
@@ -46,9 +47,12 @@ def test_an_arm_is_trained_scored_and_not_trained_again(
     tiny: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scored: list[Path] = []
-    monkeypatch.setattr(
-        run.trainings, "evaluate", lambda outputs, policy, *_: scored.append(policy) or {"pass_at_1": 0}
-    )
+
+    def evaluate(outputs: Path, policy: Path, *_: object) -> dict[str, float]:
+        scored.append(policy)
+        return {"pass_at_1": 0.0}
+
+    monkeypatch.setattr(trainings, "evaluate", evaluate)
     smaller = tuple(one for one in tiny() if one.startswith(("data.source", "model.")))
     scope = Scope(flaws=("loop",), seeds=(5,), steps=2, smaller=smaller)
     run.train_start(tmp_path, scope, 5)

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from experiments.real_student import problems, report, run
 from experiments.real_student.run import ADVISED, ARMS, BASE, SFT
 from redi_lab.cli import main
+from redi_lab.evaluation.metrics import mean_difference
 from tests.verbs.test_rounds import Engine, engine
 
 __all__ = ["engine"]  # the fixture
@@ -113,9 +115,10 @@ def row(arm: str, seed: int, right: str) -> dict[str, Any]:
 
 
 def test_tables_pair_problems_and_seeds(tmp_path: Path) -> None:
-    runs = [row(BASE, seed, "0101") for seed in (1, 2)] + [row(SFT, seed, "1111") for seed in (1, 2)]
-    runs += [row("SFT continued", seed, "1111") for seed in (1, 2)] + [row("DPO", 1, "2122"), row("DPO", 2, "2221")]
-    starts = {
+    """SFT continued is SFT, problem by problem: their difference has no spread."""
+    runs = [row(BASE, seed, "0101") for seed in (1, 2)] + [row(SFT, seed, "2101") for seed in (1, 2)]
+    runs += [row("SFT continued", seed, "2101") for seed in (1, 2)] + [row("DPO", 1, "2122"), row("DPO", 2, "2221")]
+    starts: dict[str, dict[str, Any]] = {
         "sizes": {"steps": 2},
         "advice_s1": {"tells": False, "advised_alpha": None},
         "traces_s1": {"seconds": 9.0},
@@ -127,7 +130,9 @@ def test_tables_pair_problems_and_seeds(tmp_path: Path) -> None:
     assert "| DPO | 2 | 0.875 | 1.000 | 20.000 | – | – | 0.100 | healthy |" in lines
     assert any(line.startswith("| rejection-sampling SFT − base model | 2 | +0.250 (") for line in lines)
     assert any(line.startswith("| DPO − SFT continued | 2 | +0.375 (") for line in lines)
-    assert any(line.startswith("| SFT continued − rejection-sampling SFT | 2 | +0.000 (") for line in lines)
+    none = mean_difference(np.zeros(2), 2)
+    said = f"+0.000 ({none.ci_low:+.3f} to {none.ci_high:+.3f}) | 1 | – |"
+    assert f"| SFT continued − rejection-sampling SFT | 2 | {said}" in lines
 
 
 def test_its_arms_are_settings_that_the_lab_accepts(qwen_folder: Path, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.rounds import arms, report
+from experiments.collapse_edges import trainings
+from experiments.collapse_edges.plan import is_harmed
+from experiments.rounds import report
 from experiments.rounds.arms import FRESH, OBJECTIVES, ONCE, SOURCES, TEACHER, Scope, folder_of, prepare, train_arm
 from tests.verbs.test_rounds import Engine, engine
 
@@ -21,7 +23,7 @@ SEED = 7
 @pytest.fixture
 def scope(tiny: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> Scope:
     """Two rounds of a tiny student, and nothing scored on the 600 problems."""
-    monkeypatch.setattr(arms.trainings, "evaluate", lambda *_: {"pass_at_1": 0.5})
+    monkeypatch.setattr(trainings, "evaluate", lambda *_: {"pass_at_1": 0.5})
     smaller = [one for one in tiny() if one.startswith(("data.", "model.", "trainer."))]
     return Scope(rounds=2, steps=1, problems=6, smaller=tuple(smaller))
 
@@ -75,7 +77,7 @@ def test_a_policy_that_is_never_right_ends_its_arm(
     row = train_arm(tmp_path, scope, SEED, "NSR", FRESH)
     assert "to train on" in row["stopped"]
     assert len(row["accuracy"]) == 2
-    assert report.LABELS["harm"](row)
+    assert is_harmed(row)
 
 
 def row_of(objective: str, source: str, seed: int, last: float) -> dict[str, Any]:
