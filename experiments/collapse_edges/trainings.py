@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,17 @@ def train(outputs: Path, point: Point) -> dict[str, Any]:
     return {**point._asdict(), "settings": dict(point.settings), **read_row(folder), "start": checkpoint_hash(start)}
 
 
-def evaluate(outputs: Path, checkpoint: Path, name: str, seed: int) -> dict[str, float]:
-    """Score a checkpoint on the 600 held-out problems, which neither training nor development saw."""
+def evaluate(outputs: Path, checkpoint: Path, name: str, seed: int, smaller: Sequence[str] = ()) -> dict[str, float]:
+    """Score a checkpoint on a seed's 600 held-out problems, which neither training nor development saw."""
     from redi_lab.config.compose import load_config
     from redi_lab.verbs.evaluate.command import run_evaluation
 
     folder = outputs / "fresh" / name
     if not (folder / "summary.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
+        asked = ["eval=arithmetic", "eval.max_new_tokens=96", *smaller]  # also those that were trained on a file
         overrides = [f"checkpoint={checkpoint}", f"seed={seed}", COMMON[0], *places(outputs, folder)]
-        run_evaluation(load_config("evaluate", overrides))
+        run_evaluation(load_config("evaluate", [*asked, *overrides]))
     metrics = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["metrics"]
     scores = {key: round(metrics[key]["value"], 5) for key in SCORES if key in metrics}
     return scores | {f"pass_at_1_ci_{end}": round(metrics["pass_at_1"][f"ci_{end}"], 5) for end in ("low", "high")}

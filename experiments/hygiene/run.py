@@ -52,6 +52,10 @@ class Scope(NamedTuple):
     steps: int = 131
     smaller: tuple[str, ...] = ()
 
+    def of(self, group: str) -> list[str]:
+        """What `smaller` says of a group."""
+        return [one for one in self.smaller if one.startswith(f"{group}.")]
+
     @property
     def arms(self) -> tuple[tuple[str, str], ...]:
         """State of the pairs, and flaw."""
@@ -93,7 +97,7 @@ def train_start(outputs: Path, scope: Scope, seed: int) -> dict[str, float]:
     """A seed's SFT, unless it is there; its scores."""
     start = trainings.start_folder(outputs, seed)
     train_once(start.parents[1], outputs, [*SFT, *scope.smaller, f"seed={seed}"])
-    return trainings.evaluate(outputs, start, f"sft_s{seed}", seed)
+    return trainings.evaluate(outputs, start, f"sft_s{seed}", seed, scope.of("eval"))
 
 
 def train_arm(outputs: Path, scope: Scope, seed: int, arm: tuple[str, str]) -> dict[str, Any]:
@@ -106,7 +110,7 @@ def train_arm(outputs: Path, scope: Scope, seed: int, arm: tuple[str, str]) -> d
     (state, flaw), name = arm, "_".join((*arm, str(seed)))
     curated = outputs / "curated" / name
     traces = outputs / "traces" / f"{flaw}_{seed}.jsonl"
-    planted = write_traces(traces, flaw, [*(one for one in scope.smaller if one.startswith("data.")), f"seed={seed}"])
+    planted = write_traces(traces, flaw, [*scope.of("data"), f"seed={seed}"])
     if not (curated / "summary.json").exists():
         asked = [f"data.path={traces}", *rules_of(state, flaw), f"seed={seed}", *places(outputs, curated)]
         run_curation(load_config("curate", asked))
@@ -116,7 +120,7 @@ def train_arm(outputs: Path, scope: Scope, seed: int, arm: tuple[str, str]) -> d
     off = [f"callbacks.{one}=null" for one in ("accuracy", "probes", "gradient_conflict", "collapse")]
     steps = [f"trainer.max_steps={scope.steps}", "trainer.max_epochs=-1", "eval=none", f"seed={seed}"]
     train_once(folder, outputs, [*read, *steps, *off, "data.num_development=0", f"init_from={start}"])
-    fresh = trainings.evaluate(outputs, folder / "checkpoints" / "last", name, seed)
+    fresh = trainings.evaluate(outputs, folder / "checkpoints" / "last", name, seed, scope.of("eval"))
     kept = {"pairs": len(errors), "planted": errors.count(PLANTED), "planted_before": planted}
     return {"state": state, "flaw": flaw, "seed": seed, **kept, "fresh": fresh}
 

@@ -200,9 +200,6 @@ def judge(study: Study, arm: str, seed: int, checkpoint: Path, training: Path | 
     from redi_lab.evaluation.results import load_result
     from redi_lab.evaluation.scoring import verdicts_of
 
-    name = f"{arm}/{seed}"
-    if name in study.results.content["runs"]:
-        return
     drawn = ["logger=none", f"eval.num_samples={study.sizes.eval_samples}", f"eval.limit={study.sizes.heldout}"]
     asked = [f"checkpoint={checkpoint}", "eval=jsonl", f"eval.path={study.heldout}", *study.asked(), *drawn]
     summary = study.stage(f"{arm} judged", seed, ["evaluate", *asked])
@@ -212,7 +209,7 @@ def judge(study: Study, arm: str, seed: int, checkpoint: Path, training: Path | 
     assert result is not None
     right = "".join(DIGITS[count] for count in verdicts_of(result).sum(axis=1))
     row |= {"arm": arm, "seed": seed, "samples": study.sizes.eval_samples, "right": right}
-    study.results.content["runs"][name] = row | ({} if training is None else curves_of(training))
+    study.results.content["runs"][f"{arm}/{seed}"] = row | ({} if training is None else curves_of(training))
     study.results.save()
 
 

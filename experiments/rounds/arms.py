@@ -66,7 +66,11 @@ class Scope(NamedTuple):
 
     def task(self, seed: int) -> list[str]:
         """Which problems there are."""
-        return [*(one for one in self.smaller if one.startswith("data.")), f"seed={seed}"]
+        return [*self.of("data"), f"seed={seed}"]
+
+    def of(self, group: str) -> list[str]:
+        """What `smaller` says of a group."""
+        return [one for one in self.smaller if one.startswith(f"{group}.")]
 
 
 def folder_of(outputs: Path, scope: Scope, *names: object) -> Path:
@@ -83,7 +87,7 @@ def prepare(outputs: Path, scope: Scope, seed: int) -> dict[str, Any]:
         drawn = sample(outputs, scope, seed, number)
         write_teachers(drawn, folder_of(outputs, scope, TEACHER, seed, number), scope.task(seed))
     keep_right(sample(outputs, scope, seed, scope.rounds + 1), folder_of(outputs, scope, "watched", seed))
-    return trainings.evaluate(outputs, start, f"sft_s{seed}", seed)
+    return trainings.evaluate(outputs, start, f"sft_s{seed}", seed, scope.of("eval"))
 
 
 def sample(outputs: Path, scope: Scope, seed: int, number: int) -> Path:
@@ -219,7 +223,7 @@ def measure(outputs: Path, scope: Scope, seed: int, source: str, folder: Path) -
         memory = collapse_rule.observe(memory, number * scope.steps, seen, collapse_rule.Limits())
     state = {"state": memory.verdict.state.name.lower(), "state_step": memory.verdict.step}
     name = "_".join(folder.relative_to(outputs).parts)
-    return {**row, **state, "fresh": trainings.evaluate(outputs, policy, name, seed)}
+    return {**row, **state, "fresh": trainings.evaluate(outputs, policy, name, seed, scope.of("eval"))}
 
 
 def accuracy(outputs: Path, scope: Scope, policy: Path, seed: int) -> float:

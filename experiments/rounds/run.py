@@ -54,11 +54,15 @@ def run(scope: Scope, results: Results, outputs: Path, workers: int) -> None:
             if missing:
                 starts[str(seed)] = pool.submit(prepare, outputs, scope, seed).result()
             waiting = {pool.submit(train_arm, outputs, scope, seed, *arm): name for arm, name in missing.items()}
-            for future in as_completed(waiting):
-                name = waiting[future]
-                runs[name] = row = future.result()
-                print(f"{name}: {row['state']}, {row['accuracy'][-1]:.3f} on development problems", flush=True)
-                results.save()
+            try:
+                for future in as_completed(waiting):
+                    name = waiting[future]
+                    runs[name] = row = future.result()
+                    print(f"{name}: {row['state']}, {row['accuracy'][-1]:.3f} on development problems", flush=True)
+                    results.save()
+            finally:  # else the pool would first run all others
+                for future in waiting:
+                    future.cancel()
 
 
 if __name__ == "__main__":

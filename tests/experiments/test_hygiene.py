@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.collapse_edges import trainings
 from experiments.hygiene import run
 from experiments.hygiene.run import CLEAN, DROPPED, FLAWS, PLANTED, QUICK, Scope, table, train_arm, write_traces
 from redi_lab.cli import main
@@ -46,20 +45,15 @@ def test_a_flaw_is_planted_in_a_fifth_of_the_pairs_and_its_rule_finds_it(flaw: s
 def test_an_arm_is_trained_scored_and_not_trained_again(
     tiny: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scored: list[Path] = []
-
-    def evaluate(outputs: Path, policy: Path, *_: object) -> dict[str, float]:
-        scored.append(policy)
-        return {"pass_at_1": 0.0}
-
-    monkeypatch.setattr(trainings, "evaluate", evaluate)
-    smaller = tuple(one for one in tiny() if one.startswith(("data.source", "model.")))
-    scope = Scope(flaws=("loop",), seeds=(5,), steps=2, smaller=smaller)
-    run.train_start(tmp_path, scope, 5)
+    smaller = [one for one in tiny() if one.startswith(("data.source", "model.", "eval."))]
+    scope = Scope(flaws=("loop",), seeds=(5,), steps=2, smaller=(*smaller, "eval.limit=4"))
+    assert 0 <= run.train_start(tmp_path, scope, 5)["pass_at_1"] <= 1
     rows = [train_arm(tmp_path, scope, 5, arm) for arm in scope.arms]
     assert [row["planted"] > 0 for row in rows] == [False, True, False]
     assert rows[0]["pairs"] == rows[1]["pairs"] == rows[2]["pairs"] + rows[1]["planted"]
-    assert len({(policy / "model.safetensors").read_bytes() for policy in scored}) == 4
+    assert all(0 <= row["fresh"]["pass_at_1"] <= 1 for row in rows)
+    weights = [file.read_bytes() for file in tmp_path.glob("runs/*/checkpoints/last/model.safetensors")]
+    assert len(weights) == len(set(weights)) == 3
     monkeypatch.setattr(run, "train_once", lambda *_: None)
     assert train_arm(tmp_path, scope, 5, scope.arms[1]) == rows[1]
 
