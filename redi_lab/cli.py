@@ -244,6 +244,7 @@ _SUBVERBS: dict[tuple[str, ...], Callable[[list[str]], object]] = {
     ("curate", "preview"): _imported("curate.preview:run_preview"),
     ("curate", "advise"): _imported("curate.advise:run_advise"),
     ("curate", "hygiene"): _imported("curate.hygiene:run_hygiene"),
+    ("curate", "revthink"): _imported("curate.revthink:run_revthink"),
     ("curate", "steps"): _imported("curate.steps:run_steps"),
     ("evaluate", "compare"): _compare_evaluations,
 }

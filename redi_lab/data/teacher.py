@@ -14,9 +14,10 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import repeat
-from typing import Literal, NamedTuple, final
+from typing import Literal, NamedTuple, Self, final
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 HASTE = "i can see it in my head at once clearly"
@@ -40,14 +41,34 @@ class ChainProblem:
     takes: bool = False
     restates: bool = True
     """Whether a line of work names the total that it goes on from."""
+    is_undoing: bool = False
+    """Whether additions are undone, the last one first: what is taken away is written as what was added."""
+
+    @classmethod
+    def of_text(cls, text: str) -> Self:
+        """The problem with this prompt, which undoes nothing."""
+        numbers, restates = [int(number) for number in re.findall(r"\d+", text)], text[0].isdigit()
+        start = numbers.pop(0 if restates else -1)
+        return cls(start, tuple(numbers), " take " in text, restates)
+
+    def turned_round(self) -> Self:
+        """What was the start, given what the additions came to?"""
+        return replace(self, start=self.answer, operands=self.operands[::-1], takes=True, is_undoing=True)
+
+    @property
+    def steps(self) -> Sequence[str]:
+        """What is done in each, e.g. ``first add 72``."""
+        verb = "take" if self.takes and not self.is_undoing else "add"
+        names = ORDINALS[: len(self.operands)]
+        in_order = names[::-1] if self.is_undoing else names
+        return [f"{name} {verb} {value}" for name, value in zip(in_order, self.operands, strict=True)]
 
     @property
     def text(self) -> str:
         """The prompt, e.g. ``76 , first add 72 ?``, or ``first add 72 , so 76 ?`` where lines name no total."""
-        verb = "take" if self.takes else "add"
-        steps = " , ".join(f"{name} {verb} {value}" for name, value in zip(ORDINALS, self.operands, strict=False))
+        steps = " , ".join(self.steps)
         # The last form stands before the first line as a line's result stands before the next.
-        return f"{self.start} , {steps} ?" if self.restates else f"{steps} , so {self.start} ?"
+        return f"{self.start} , {steps} ?" if self.restates and not self.is_undoing else f"{steps} , so {self.start} ?"
 
     @property
     def answer(self) -> int:
@@ -128,9 +149,9 @@ class _Work:
         """One step, which leads from the total to the next."""
         habits, operands = self._habits, self._problem.operands
         is_hasty = self._happens(habits.haste_last if index == len(operands) - 1 else habits.haste_before)
-        verb, word = ("take", "from") if self._problem.takes else ("add", "to")
+        word = "so" if self._problem.is_undoing else "from" if self._problem.takes else "to"
         total = f" {word} {self._total}" if self._problem.restates else ""
-        head = f"{ORDINALS[index]} {verb} {operands[index]}{total} :"
+        head = f"{self._problem.steps[index]}{total} :"
         if is_hasty:
             self._total = self._in_the_head(operands[index])
             return f"{head} {HASTE} {self._total} ."
@@ -158,19 +179,24 @@ class _Work:
             value = int(a or 0) + (-int(b or 0) - carry if takes else int(b or 0) + carry)
             borrows = value < 0
             value += 10 * borrows
-            parts = (f"1{a}" if borrows else a, b, "1" if carry else "")
-            work = ("-" if takes else "+").join(filter(None, parts))
+            column = partial(self._column, f"1{a}" if borrows else a, b, "1" if carry else "")
             if self._happens(habits.slip_rate * (2 if carry else 1)) and not (habits.errs_once and self._error):
                 wrong = self._slip(value, carry)
                 if self._happens(habits.correction_rate):
-                    written.append(f"{work}={wrong} {WAIT}")
+                    written.append(f"{column(wrong)} {WAIT}")
                 else:
                     self._error, value = self._error or "slip", wrong
-            written.append(f"{work}={value}")
+            written.append(column(value))
             digits, carry = str(value % 10) + digits, int(borrows) if takes else value // 10
         else:
             digits = ("1" if carry and not takes else "") + digits
         return " ".join(written), int(digits)
+
+    def _column(self, top: str, bottom: str, carry: str, value: int) -> str:
+        """A column with its result; of an addition that is undone, as it was when it was done."""
+        top, result = (str(value), top) if self._problem.is_undoing else (top, str(value))
+        sign = "-" if self._problem.takes and not self._problem.is_undoing else "+"
+        return f"{sign.join(filter(None, (top, bottom, carry)))}={result}"
 
     def _slip(self, value: int, carry: int) -> int:
         """A little off: the incoming carry is dropped, or the table misread."""

@@ -7,7 +7,17 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
-from redi_lab.config.schema.base import Count, NotNegative, PositiveShare, Seed, Settings, Whole, Workers, validated
+from redi_lab.config.schema.base import (
+    Count,
+    NotNegative,
+    PositiveShare,
+    Seed,
+    Settings,
+    Template,
+    Whole,
+    Workers,
+    validated,
+)
 from redi_lab.config.schema.data import TokenWeights
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -103,6 +113,23 @@ class HygieneWords(Words):
     """`curate hygiene`, beside the overrides of a curation."""
 
     examples: Count = 3
+
+
+class RevThinkWords(Words):
+    """`curate revthink`, beside the overrides of a curation: columns, and prompts of the three tasks."""
+
+    problem: str = "problem"
+    completion: str = "completion"
+    answer: str = "answer"
+    backward_problem: str = "backward_problem"
+    backward_completion: str = "backward_completion"
+    consistent: str = "consistent"
+    forward_prompt: Template = "{problem}"
+    backward_question_prompt: Template = (
+        "Turn this problem round: write a problem that gives its answer and asks for something that it states."
+        "\n\n{problem}"
+    )
+    backward_prompt: Template = "{problem}"
 
 
 class AdviseWords(Words):
