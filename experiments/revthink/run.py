@@ -78,6 +78,7 @@ def main() -> None:
     if not arguments.report:
         run(results, outputs, size)
     print("\n".join([*table(results.content["runs"]), "", *comparisons(results.content.get("comparisons", {}))]))
+    draw(results.content["runs"], results.path.parent / "accuracy.png")
 
 
 def run(results: Results, outputs: Path, size: Size) -> None:
@@ -246,6 +247,23 @@ def comparisons(found: dict[str, Any]) -> list[str]:
         shown = f"{one['value']:+.3f} ({one['ci_low']:+.3f} to {one['ci_high']:+.3f})"
         lines.append(f"| {name.replace('_', ' ')} | {shown} | {one['adjusted_p']:.2g} | {one['seeds']} |")
     return lines
+
+
+def draw(runs: dict[str, Any], destination: Path) -> None:
+    """Forward accuracy of each training, a line an arm, and their mean."""
+    from redi_lab.figures.style import BAD, GOOD, dress, new_figure, save_figure
+
+    figure, axes = new_figure(7, 0.9 + 0.4 * len(ARMS))
+    for place, arm in enumerate(ARMS):
+        each = [row["pass_at_1"] for name, row in runs.items() if name.split("/")[0] == arm]
+        axes.plot(each, [place] * len(each), "o", color=GOOD, alpha=0.5)
+        if each:
+            axes.plot(sum(each) / len(each), place, "|", color=BAD, markersize=18, markeredgewidth=2)
+    axes.set_yticks(range(len(ARMS)), [arm.replace("_", " ") for arm in ARMS])
+    axes.set_ylim(len(ARMS) - 0.5, -0.5)
+    axes.set_xlabel("pass@1 on forward problems; a point is a seed, a bar the mean")
+    dress(axes, "Forward accuracy", grid="x")
+    save_figure(figure, destination)
 
 
 if __name__ == "__main__":

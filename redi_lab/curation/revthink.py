@@ -75,8 +75,7 @@ class ThreeTasks:
 
     Attributes:
         prompts: by task the text of a prompt, with {problem} in it.
-        examples: by task (prompt, completion) → id of the first row that has them.
-        repeated: by task, rows whose example another row has given already.
+        examples: by task (prompt, completion) → id; what several rows have in common is there once.
         inconsistent: by backward prompt its inconsistent traces.
         dropped: reason → rows that gave nothing.
         forward_alone: reason → rows of which no backward part was kept.
@@ -85,11 +84,15 @@ class ThreeTasks:
 
     prompts: Mapping[Task, str]
     examples: dict[Task, dict[tuple[str, str], str]] = field(default_factory=lambda: {task: {} for task in TASKS})
-    repeated: Counter[Task] = field(default_factory=Counter)
     inconsistent: dict[str, dict[str, None]] = field(default_factory=dict)
     dropped: Counter[str] = field(default_factory=Counter)
     forward_alone: Counter[str] = field(default_factory=Counter)
     num_rows: int = 0
+
+    @property
+    def num_whole(self) -> int:
+        """Rows of which all parts were kept."""
+        return self.num_rows - self.dropped.total() - self.forward_alone.total()
 
     def add(self, name: str, row: ReverseRow, verdict: Verdict | None) -> None:
         """Sort one row.
@@ -101,8 +104,7 @@ class ThreeTasks:
         """
         self.num_rows += 1
         if verdict not in (None, Verdict.RIGHT):
-            is_wrong = verdict is Verdict.WRONG
-            self.dropped["wrong forward trace" if is_wrong else "forward trace with an unknown verdict"] += 1
+            self.dropped[f"{verdict} forward trace"] += 1
             return
         self._keep("forward", name, row.problem, row.completion)
         if row.backward_problem is None or row.backward_completion is None:
@@ -118,10 +120,7 @@ class ThreeTasks:
             self._keep("backward", name, row.backward_problem, row.backward_completion)
 
     def _keep(self, task: Task, name: str, problem: str, completion: str) -> None:
-        example = (self.prompts[task].replace("{problem}", problem), completion)
-        if example in self.examples[task]:
-            self.repeated[task] += 1
-        self.examples[task].setdefault(example, f"{name}/{task}")
+        self.examples[task].setdefault((self.prompts[task].replace("{problem}", problem), completion), f"{name}/{task}")
 
     def contrasts(self) -> Iterator[tuple[str, list[str], list[str]]]:
         """Backward prompts with their consistent and their inconsistent traces, where there are both."""

@@ -52,7 +52,7 @@ def test_a_whole_row_gives_an_example_of_each_task() -> None:
     ("changes", "verdict", "dropped", "forward_alone"),
     [
         ({}, Verdict.WRONG, ["wrong forward trace"], []),
-        ({}, Verdict.UNKNOWN, ["forward trace with an unknown verdict"], []),
+        ({}, Verdict.UNKNOWN, ["unknown forward trace"], []),
         ({"consistent": False}, Verdict.WRONG, ["wrong forward trace"], []),
         ({"consistent": False}, None, [], ["inconsistent backward trace"]),
         ({"consistent": None}, None, [], ["consistency unknown"]),
@@ -71,9 +71,9 @@ def test_each_reason_has_its_count(
     assert len(tasks.inconsistent) == (forward_alone == ["inconsistent backward trace"])
 
 
-def test_what_another_row_has_given_is_counted_and_not_given_again() -> None:
+def test_what_another_row_has_given_is_not_given_again() -> None:
     tasks = sorted_rows((ROW, None), (ROW, None), (ROW._replace(backward_completion="Rb2"), None))
-    assert tasks.repeated == {"forward": 2, "backward_question": 2, "backward": 1}
+    assert tasks.num_whole == 3
     assert {task: len(examples) for task, examples in tasks.examples.items()} == {
         "forward": 1,
         "backward_question": 1,

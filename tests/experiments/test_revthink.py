@@ -1,7 +1,8 @@
-"""The study of backward reasoning: equal tokens by construction, commands that compose, tables that say what rows say."""
+"""The study of backward reasoning: equal tokens by construction, commands that compose, and its tables."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
     def in_this_process(folder: Path, outputs: Path, overrides: list[str]) -> dict[str, Any]:
         main([*overrides, *runner.places(outputs, folder)])
-        return runner.json.loads((folder / "summary.json").read_text())  # type: ignore[no-any-return]
+        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+        return summary
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "command", in_this_process)

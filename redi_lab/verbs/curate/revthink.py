@@ -65,22 +65,15 @@ def run_revthink(arguments: Sequence[str]) -> Path:
         write_text(folder / BACKWARD_FILE, _lines([map(_contrast, contrasts)]))
         unit = "characters" if config.curation.tokenizer is None else "tokens"
         made = {
-            task: {
-                "examples": len(tasks.examples[task]),
-                "repeated": tasks.repeated[task],
-                unit: lengths[task],
-                "weight": weights[task],
-            }
+            task: {"examples": len(tasks.examples[task]), unit: lengths[task], "weight": weights[task]}
             for task in TASKS
         }
-        whole = tasks.num_rows - tasks.dropped.total() - tasks.forward_alone.total()
         metrics = {
             "rows": tasks.num_rows,
-            "rows_with_three_tasks": whole,
+            "rows_with_three_tasks": tasks.num_whole,
             "forward_alone": dict(tasks.forward_alone),
             "dropped": dict(tasks.dropped),
-            "consistent_share": whole / (whole + tasks.forward_alone[INCONSISTENT]),
-            "inconsistent_traces": sum(map(len, tasks.inconsistent.values())),
+            "consistent_share": tasks.num_whole / (tasks.num_whole + tasks.forward_alone[INCONSISTENT]),
             "backward_problems_with_both": len(contrasts),
         }
         content = {"name": config.name, "verb": "curate revthink", "source": place, "tasks": made, "metrics": metrics}

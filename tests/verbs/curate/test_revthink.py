@@ -54,7 +54,6 @@ def test_rows_are_graded_filtered_and_counted(tmp_path: Path, capsys: pytest.Cap
         "forward_alone": {"inconsistent backward trace": 1, "no backward question or trace": 1},
         "dropped": {"wrong forward trace": 1},
         "consistent_share": 0.5,
-        "inconsistent_traces": 1,
         "backward_problems_with_both": 1,
     }
     assert "dropped, wrong forward trace: 1" in capsys.readouterr().out
