@@ -36,7 +36,7 @@ ALONE |= dict.fromkeys(("backward_problem", "backward_completion", "consistent")
 def sort(tmp_path: Path, *arguments: str, rows: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows or [ROW, WRONG, INCONSISTENT, ALONE]))
-    given = [f"data.path={file}"] if "data=jsonl" in arguments else []
+    given = [f"data.path={file}"] if {"data=jsonl", "data=openr1_math"} & set(arguments) else []
     main(["curate", "revthink", *given, f"paths.output_dir={tmp_path / 'out'}", *arguments])
     summary: dict[str, Any] = json.loads((tmp_path / "out" / "summary.json").read_text())
     return summary
@@ -139,7 +139,7 @@ def test_a_file_gives_what_the_task_itself_gives(tmp_path: Path) -> None:
         (["data=jsonl"], [{"problem": "1"}], "rows.jsonl:1: without the key completion; the row has problem"),
         (["data=jsonl"], [INCONSISTENT, ALONE], "no row has a right forward and a consistent backward trace"),
         (["data=jsonl", "backward_prompt=turn"], [ROW], "backward_prompt=turn: must be a string with {problem} in it"),
-        (["data=openr1_math", "data.path=x"], [ROW], "choose data=jsonl, arithmetic or chains"),
+        (["data=openr1_math"], [ROW], "choose data=jsonl, arithmetic or chains"),
         (["data=jsonl", "curation.tokenizer=nowhere"], [ROW], "nowhere"),
     ],
 )
