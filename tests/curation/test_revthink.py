@@ -92,7 +92,7 @@ def test_inconsistent_traces_stand_against_consistent_ones_of_their_backward_pro
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"completion": ...}, "f:1: without the key completion; the row has problem, .* name it by completion=KEY"),
+        ({"completion": ...}, "f:1: without the key completion; the row has problem, .*name it by completion=KEY"),
         ({"consistent": ...}, "f:1: without the key consistent"),
         ({"problem": None}, "f:1: key problem: expected a string that is not empty, got null"),
         ({"problem": " "}, 'f:1: key problem: expected a string that is not empty, got " "'),
