@@ -179,14 +179,14 @@ class _Work:
             value = int(a or 0) + (-int(b or 0) - carry if takes else int(b or 0) + carry)
             borrows = value < 0
             value += 10 * borrows
-            column = partial(self._column, f"1{a}" if borrows else a, b, "1" if carry else "")
+            work = partial(self._column, f"1{a}" if borrows else a, b, "1" if carry else "")
             if self._happens(habits.slip_rate * (2 if carry else 1)) and not (habits.errs_once and self._error):
                 wrong = self._slip(value, carry)
                 if self._happens(habits.correction_rate):
-                    written.append(f"{column(wrong)} {WAIT}")
+                    written.append(f"{work(wrong)} {WAIT}")
                 else:
                     self._error, value = self._error or "slip", wrong
-            written.append(column(value))
+            written.append(work(value))
             digits, carry = str(value % 10) + digits, int(borrows) if takes else value // 10
         else:
             digits = ("1" if carry and not takes else "") + digits

@@ -68,7 +68,7 @@ def run_revthink(arguments: Sequence[str]) -> Path:
             task: {"examples": len(tasks.examples[task]), unit: lengths[task], "weight": weights[task]}
             for task in TASKS
         }
-        metrics = {
+        metrics: dict[str, Any] = {
             "rows": tasks.num_rows,
             "rows_with_three_tasks": tasks.num_whole,
             "forward_alone": dict(tasks.forward_alone),
