@@ -111,7 +111,7 @@ def prepare(outputs: Path, size: Size) -> dict[str, Any]:
     build_tokenizer().save_pretrained(outputs / "tokenizer")
     task = ["data=arithmetic", f"data.source.num_problems={size.problems}", f"seed={SEED}"]
     asked = ["curate", "revthink", *task, f"curation.tokenizer={outputs / 'tokenizer'}"]
-    made = runner.command(outputs / "tasks", outputs, [*asked, "backward_question_prompt='{problem} so'"])
+    made = runner.command(outputs / "tasks", outputs, [*asked, "backward_question_prompt={problem} so"])
     rows, backward = (read_rows(outputs / "tasks" / name) for name in ("sft.jsonl", "backward.jsonl"))
     corpus = make_source(load_config("train", task)).load()
     num_pairs = min(len(backward), len(corpus.pairs))

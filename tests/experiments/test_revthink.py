@@ -52,6 +52,11 @@ def test_both_first_arms_have_as_many_tokens_and_steps(prepared: Prepared) -> No
     }
 
 
+def test_backward_questions_are_asked_for_in_the_students_words(prepared: Prepared) -> None:
+    rows = {row["task"]: row["problem"] for row in study.read_rows(prepared[0] / f"{TASKS}.jsonl")}
+    assert rows["backward_question"] == f"{rows['forward']} so"
+
+
 def test_negatives_of_both_kinds_are_as_many_pairs(prepared: Prepared) -> None:
     outputs, data = prepared
     pairs = {name: TraceFileSource(str(outputs / f"{name}.jsonl")).load().pairs for name, _ in PAIRS.values()}
