@@ -246,5 +246,6 @@ _SUBVERBS: dict[tuple[str, ...], Callable[[list[str]], object]] = {
     ("curate", "hygiene"): _imported("curate.hygiene:run_hygiene"),
     ("curate", "revthink"): _imported("curate.revthink:run_revthink"),
     ("curate", "steps"): _imported("curate.steps:run_steps"),
+    ("curate", "omega"): _imported("curate.omega:run_omega"),
     ("evaluate", "compare"): _compare_evaluations,
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
@@ -20,8 +21,11 @@ from redi_lab.backbone.adapters import merge
 from redi_lab.backbone.attention import PACKED_SDPA, from_grid, own_attention, packed_arguments, to_grid
 from redi_lab.data.packing import Batch, MicroBatch
 from redi_lab.losses.logps import token_logps
+from redi_lab.losses.sequences import compute_dtype
 from redi_lab.losses.vocabulary import Head
 
+REWARD_HEAD = "reward_head.safetensors"
+"""File of a scalar head, beside the model."""
 CHUNK = {"cpu": 1024, "other": 4096}
 """Tokens of the head at a time; a GPU's products want more rows."""
 T = TypeVar("T")
@@ -54,6 +58,7 @@ class CausalLM(nn.Module):
         self.tokenizer = tokenizer
         self.is_padded = is_padded
         self.head_chunk_tokens = head_chunk_tokens
+        self.reward_head: nn.Parameter | None = None
         self.computes_on: torch.device | None = None  # where the weights wait on another device than they are used on
         for name, module in self.plain.base_model.named_modules():
             if _projects_its_input(name, module):
@@ -125,6 +130,28 @@ class CausalLM(nn.Module):
         for micro in (micro.to(self.device) for micro in batch.micro_batches):
             yield micro, self(micro, token_logps).logps
 
+    def add_reward_head(self, weight: Tensor | None = None) -> None:
+        """Add a scalar head of this weight (1, H), or of zeros; what the LM head has alone is frozen, being unused."""
+        layer, embedding = self.plain.get_output_embeddings(), self.plain.get_input_embeddings().weight
+        if weight is None:
+            weight = layer.weight.new_zeros(1, layer.weight.shape[1], dtype=compute_dtype(layer.weight))
+        self.reward_head = nn.Parameter(weight)
+        for parameter in layer.parameters():
+            if parameter is not embedding:
+                parameter.requires_grad_(False)
+
+    def token_scores(self, batch: MicroBatch) -> Tensor:
+        """(N,) the scalar head's scores of the completion tokens, each where it is predicted, as in OREAL's code.
+
+        Raises:
+            ValueError: there is no head.
+        """
+        head = self.reward_head
+        if head is None:
+            raise ValueError("add_reward_head comes first")
+        # Not a matrix product: autocast would round the scores to bfloat16.
+        return self(batch, lambda hidden, *_: (hidden.to(head.dtype) * head).sum(-1))
+
     def _packed_states(self, batch: MicroBatch) -> Tensor:
         output = self.plain.base_model(
             input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **packed_arguments(batch)
@@ -154,7 +181,8 @@ class CausalLM(nn.Module):
     def save(self, folder: Path, end_of_turn_id: int) -> None:
         """Write a Hugging Face folder: safetensors, tokenizer, generation config.
 
-        Adapters are merged into its weights, and lie alone in its folder `adapter`, as peft loads them.
+        Adapters are merged into its weights, and lie alone in its folder `adapter`, as peft loads them. A scalar head
+        lies in `REWARD_HEAD`.
         """
         model = self.plain
         if self.has_adapters:
@@ -165,6 +193,8 @@ class CausalLM(nn.Module):
             pad_token_id=end_of_turn_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id,
         )
         model.save_pretrained(folder)
+        if self.reward_head is not None:
+            save_file({"weight": self.reward_head.detach().contiguous()}, folder / REWARD_HEAD)
         self.tokenizer.save_pretrained(folder)
 
 

@@ -37,7 +37,7 @@ CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "c
 PROTOCOL_FROM_TRAINING = ("prompt_template", "thinking_prefix", "max_new_tokens")
 """Keys of the groups data and eval: where eval leaves them null, an evaluation asks as training did."""
 _OF_COMPOSING = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
-_NOT_READ = {"curate": ("data.batch_size",), "steps": ("data.batch_size",)}
+_NOT_READ = {"curate": ("data.batch_size",), "steps": ("data.batch_size",), "omega": ("data.batch_size",)}
 """Keys that a verb can do without, although their group requires them."""
 # What an earlier stage takes over from the command line.
 _INHERITED = ("model", "data", "paths", "logger", "seed", "debug")
@@ -53,7 +53,7 @@ def load_config(
     """Compose, resolve and check a configuration.
 
     Args:
-        name: "train", "evaluate", "generate", "curate", "steps" or "sweep".
+        name: "train", "evaluate", "generate", "curate", "steps", "omega" or "sweep".
         overrides: Hydra overrides, as on the command line.
         config_dir: the configuration tree.
         check_paths: whether what is to be read must exist.

@@ -26,6 +26,8 @@ CALLBACK_METRICS = {
     "collapse": ("collapse/state", "collapse/statistic"),
 }
 """What callbacks log, by their name in the callbacks group."""
+_SCORES = ("loss", "scores/chosen", "scores/rejected", "scores/accuracy")
+"""Of a token reward model, in place of log-probs."""
 _UNPAIRED = tuple(f"{name}Module" for name in ("UnpairedREDI", "WReinforce", "AsymRE", "OREAL", "AStarPO", "KTO"))
 _LOGISTIC = tuple(f".{name}Module" for name in ("DPO", "DPOShift", "SimPO"))
 _NEED_REJECTED = (
@@ -49,8 +51,8 @@ def known_metrics(
         has_divergence: whether the loss has a term that keeps tokens near the reference.
         callbacks: those of `CALLBACK_METRICS` that are on.
     """
-    shared: tuple[str, ...] = _STEP_METRICS
-    if not loss.endswith("SFTModule"):
+    shared: tuple[str, ...] = _SCORES if loss.endswith("TokenRewardModule") else _STEP_METRICS
+    if not loss.endswith(("SFTModule", "TokenRewardModule")):
         shared += _REJECTED_METRICS if loss.endswith(_UNPAIRED) else (*_REJECTED_METRICS, *_REWARD_METRICS)
     if loss.endswith(_LOGISTIC):
         shared += ("rewards/slope",)

@@ -113,6 +113,11 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         """(c,) φ of the log-probs of single tokens, (c,) each, with finite slopes."""
         raise NotImplementedError
 
+    def token_values(self, micro: MicroBatch) -> Tensor:
+        """(N,) what is summed over the completion's tokens: log-probs, as a rule."""
+        logps: Tensor = self.backbone(micro, token_logps).logps
+        return logps
+
     def prepare(self, batch: Batch) -> None:
         """Find out what the loss of a batch needs of the policy before its own passes; nothing, as a rule."""
 
@@ -167,8 +172,8 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
         """The loss and its metrics on held-back examples."""
         self.prepare(batch)
         sums = self._no_sums(batch)
-        for micro, logps in self.backbone.token_logps(batch):
-            sums = sums.plus(self.sums(batch, micro, logps))
+        for micro in batch.micro_batches:
+            sums = sums.plus(self.sums(batch, micro, self.token_values(micro)))
         self._log("val", batch, self.over_ranks(sums))
 
     def configure_optimizers(self) -> Any:
@@ -279,7 +284,7 @@ class CausalLMModule(pl.LightningModule, abc.ABC):
     def _micro_loss(self, micro: MicroBatch, batch: Batch, form: TokenSums | None) -> tuple[Tensor, Tensor]:
         """() its share of the loss, and (N,) token log-probs."""
         if form is None:
-            logps = self.backbone(micro, token_logps).logps
+            logps = self.token_values(micro)
             sums = self.sums(batch, micro, logps)
             here = examples_of(batch, sums, micro.sequences)  # whole pairs: objectives that couple them are packed so
             return self._whole_loss(here, batch), logps

@@ -59,6 +59,7 @@ curate preview path=RESULTS_FOLDER [n=3] [tokenizer=FOLDER]
 curate hygiene [data=... data.path=FILE] [examples=3]     what is wrong with its wrong traces beyond their answers
 curate steps checkpoint=FOLDER data.path=FILE [steps.search=binary]     the first wrong step of its wrong traces
 curate revthink data=jsonl|arithmetic|chains [data.path=FILE]     forward and backward reasoning, as three tasks
+curate omega checkpoint=REWARD_FOLDER data.path=FILE     weights of its tokens, by a token reward model
 curate advise [OVERRIDES of a training] [context=4] [pairs=3000]     which alpha its pairs bear, by counting
 
 Train on the result with data=curated data.path=RESULTS_FOLDER. See docs/curation.md.""",

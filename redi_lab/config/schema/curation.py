@@ -1,4 +1,4 @@
-"""The group curation: how `curate` finds verdicts, filters and pairs generations; and steps, of `curate steps`."""
+"""The groups curation, steps and omega: how verdicts, wrong steps and token weights are found."""
 
 from __future__ import annotations
 
@@ -54,3 +54,9 @@ class StepsConfig(Settings):
     max_rollouts: Count | None
     confidence: PositiveShare
     recovery: Annotated[float, Field(gt=0, lt=1)]
+
+
+class OmegaConfig(Settings):
+    """How scores of tokens become weights."""
+
+    top_share: PositiveShare | None

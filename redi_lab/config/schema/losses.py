@@ -64,6 +64,12 @@ class PairwiseConfig(PairsConfig):
     head_gradient: Literal["accumulate", "recompute"]
 
 
+class RewardConfig(LossConfig):
+    """Objectives that train a model of rewards and no policy."""
+
+    kl_weight: Annotated[float, Field(ge=0, le=0)]
+
+
 def _objective(path: str, cost_class: str, *shared: type[LossConfig], **settings: Any) -> type[LossConfig]:
     """The settings of one objective.
 
@@ -114,6 +120,7 @@ LOSSES: Mapping[str, type[LossConfig]] = by_target(
         chosen_weight=NotNegative,
         rejected_weight=NotNegative,
     ),
+    _objective("token_reward.TokenRewardModule", "C1", RewardConfig),
     _objective("token_local.UnlikelihoodModule", "B", _Pairs, _Alpha),
     _objective("token_local.LUFFYModule", "B", _Pairs, _Alpha, gamma=Positive),
     _objective("token_local.TokenTOPRModule", "B", _Pairs, _Alpha, _Reference),

@@ -10,10 +10,10 @@ from pydantic import model_validator
 from redi_lab.config.metrics import CALLBACK_METRICS, GRADIENT_METRICS, known_metrics
 from redi_lab.config.schema.base import Count, Name, Seed, Settings, Text, listed
 from redi_lab.config.schema.callbacks import Callbacks
-from redi_lab.config.schema.curation import CurationConfig, StepsConfig
+from redi_lab.config.schema.curation import CurationConfig, OmegaConfig, StepsConfig
 from redi_lab.config.schema.data import DataConfig, ReasoningGymSourceConfig
 from redi_lab.config.schema.evaluation import Engine, EvalConfig, SequentialConfig, StopConfig, VLLMEngineConfig
-from redi_lab.config.schema.losses import Loss, ReferenceConfig
+from redi_lab.config.schema.losses import Loss, ReferenceConfig, RewardConfig
 from redi_lab.config.schema.surroundings import DebugConfig, LauncherConfig, LoggerConfig, PathsConfig
 from redi_lab.config.schema.sweep import SweepConfig
 from redi_lab.config.schema.training import ModelConfig, Optimizer, SchedulerConfig, TrainerConfig
@@ -148,6 +148,20 @@ class TrainVerb(_Verb):
             raise UserError(
                 f"loss.reference={reference}: no Hugging Face folder there (config.json); choose init (the policy"
                 " before training) or FOLDER"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_reward(self) -> Self:
+        """What asks a policy, or watches one, would measure something else."""
+        if not isinstance(self.loss, RewardConfig):
+            return self
+        wrong = [f"callbacks.{name}=null" for name in CALLBACK_METRICS if self.callbacks.get(name) is not None]
+        wrong += ["eval=none"] if self.eval.benchmark is not None else []
+        wrong += ["rounds=null"] if self.rounds is not None else []
+        if wrong:
+            raise UserError(
+                f"loss=token_reward: trains no policy; add {' '.join(wrong)} (+experiment=token_reward does)"
             )
         return self
 
@@ -293,6 +307,14 @@ class StepsVerb(_SamplingVerb):
         return self
 
 
+class OmegaVerb(_Verb):
+    """`curate omega`."""
+
+    checkpoint: Text
+    data: _CuratedData
+    omega: OmegaConfig
+
+
 class SweepVerb(_Verb):
     """`sweep`, without the overrides of its runs."""
 
@@ -316,5 +338,6 @@ VERBS: dict[str, type[Settings]] = {
     "generate": GenerateVerb,
     "curate": CurateVerb,
     "steps": StepsVerb,
+    "omega": OmegaVerb,
     "sweep": SweepVerb,
 }
