@@ -23,16 +23,17 @@ from experiments.steps.run import first_wrong_line
 
 SEED = 42
 SEEDS = (42, 43, 44)
-ADDING = ("data.source.take_share=0",)
+ADDING = "data.source.take_share=0"
 """All problems add: those that take have right traces alone, so that their word would tell the verdict."""
 OFF = tuple(f"callbacks.{name}=null" for name in ("accuracy", "probes", "gradient_conflict", "collapse"))
 COMMON = ("logger=none", "trainer.accelerator=cpu")
 SFT = ("+experiment=chains_sft", "eval=none", *OFF, *COMMON, f"seed={SEED}")
-REWARD = ("+experiment=token_reward", "data=chains", *ADDING, "data.source.num_heldout=0", *COMMON)
-OREAL = (
-    *("+experiment=chains", "loss=oreal", "data=jsonl", "data.source.num_heldout=0", "data.num_development=0"),
-    *('data.prompt_template="{problem}"', "data.batch_size=8", "trainer.max_epochs=3", "eval=none", *OFF, *COMMON),
+ROWS = (
+    *("data=jsonl", "data.source.num_heldout=0", "data.num_development=0", "data.batch_size=8"),
+    *('data.prompt_template="{problem}"', "trainer.max_epochs=3", *COMMON),
 )
+REWARD = ("+experiment=token_reward", *ROWS)
+OREAL = ("+experiment=chains", "loss=oreal", *ROWS, "eval=none", *OFF)
 ARMS = {"SFT": None, "OREAL, ω = 1": "none", "OREAL, ω": "spans"}
 SCORES = ("pass_at_1", "greedy_pass_at_1", "columns")
 MEASURES = {
@@ -43,9 +44,11 @@ MEASURES = {
     "logp": "−log π of the SFT student",
     "position": "the place in the trace",
 }
+PARTS = ("judged", "oreal", "reward")
 KINDS = {"steps": "wrong step, others", "paired": "wrong step, the right trace's", "tokens": "wrong tokens, others"}
-FULL = {"problems": 5000, "pairs": 1300, "judged": 300, "limit": 200, "seeds": SEEDS, "more": ()}
-QUICK = {"problems": 60, "pairs": 24, "judged": 12, "limit": 4, "seeds": SEEDS[:1], "more": ("trainer.max_steps=4",)}
+FULL = {"judged": 300, "oreal": 1000, "reward": 3000, "limit": 200, "seeds": SEEDS, "more": ()}
+QUICK = {"judged": 12, "oreal": 24, "reward": 24, "limit": 4, "seeds": SEEDS[:1], "more": ("trainer.max_steps=4",)}
+"""Pairs of a right and a wrong trace, one a problem: to look at, to train the student on, and for reward models."""
 
 
 def main() -> None:
@@ -69,17 +72,20 @@ def run(results: Results, outputs: Path, sft: Path | None, sizes: Mapping[str, A
     if sft is None:
         command(outputs / "sft", outputs, [*SFT, *sizes["more"]])
         sft = outputs / "sft" / "checkpoints" / "last"
-    rows = teacher_pairs(sizes)
+    pairs = teacher_pairs(sum(sizes[part] for part in PARTS))
+    judged = pairs[: sizes["judged"]]
+    write_rows(outputs / "oreal.jsonl", pairs[len(judged) : -sizes["reward"]])
+    write_rows(outputs / "reward.jsonl", pairs[-sizes["reward"] :])
     for seed in sizes["seeds"]:
-        folder = outputs / f"reward_{seed}"
-        size = [f"data.source.num_problems={sizes['problems']}", f"init_from={sft}", f"seed={seed}", *sizes["more"]]
-        # One corpus for all seeds, so that no trace that is judged was trained on.
-        command(folder, outputs, [*REWARD, *size, f"data.source.seed={SEED}"])
+        folder, own = outputs / f"reward_{seed}", [f"data.path={outputs / 'reward.jsonl'}", f"init_from={sft}"]
+        command(folder, outputs, [*REWARD, *own, f"seed={seed}", *sizes["more"]])
         if str(seed) not in results.content["starts"]:
-            results.content["starts"][str(seed)] = judge(folder, sft, rows[: sizes["judged"]])
+            results.content["starts"][str(seed)] = judge(folder, sft, judged)
             results.save()
-    write_rows(outputs / "traces.jsonl", rows[sizes["judged"] :])
-    given = [f"checkpoint={outputs / f'reward_{SEED}' / 'checkpoints' / 'last'}", f"data.path={outputs}/traces.jsonl"]
+    given = [
+        f"checkpoint={outputs / f'reward_{SEED}' / 'checkpoints' / 'last'}",
+        f"data.path={outputs / 'oreal.jsonl'}",
+    ]
     command(outputs / "omega", outputs, ["curate", "omega", *given])
     for seed in sizes["seeds"]:
         for arm, weights in ARMS.items():
@@ -88,18 +94,15 @@ def run(results: Results, outputs: Path, sft: Path | None, sizes: Mapping[str, A
                 results.save()
 
 
-def teacher_pairs(sizes: Mapping[str, Any]) -> list[Any]:
-    """Pairs of the task's teacher on problems that no training here has seen."""
+def teacher_pairs(number: int) -> list[Any]:
+    """Pairs of the task's teacher on problems that neither the student nor its evaluation has."""
     from redi_lab.config.compose import load_config
     from redi_lab.run.build import make_source
 
-    known: set[str] = set()
-    for overrides in (["+experiment=chains"], ["+experiment=chains", *ADDING]):
-        overrides = [*overrides, f"data.source.num_problems={max(2500, sizes['problems'])}"]
-        source: Any = make_source(load_config("train", [*overrides, f"seed={SEED}"]))
-        corpus = source.load()
-        known |= {row.problem for rows in (corpus.demonstrations, corpus.held_out) for row in rows}
-    return list(source.further(0, sizes["pairs"], known)[1])
+    corpus = make_source(load_config("train", ["+experiment=chains", f"seed={SEED}"])).load()
+    known = {row.problem for rows in (corpus.demonstrations, corpus.held_out) for row in rows}
+    source: Any = make_source(load_config("train", ["+experiment=chains", ADDING, f"seed={SEED}"]))
+    return list(source.further(0, number, known)[1])
 
 
 def write_rows(file: Path, pairs: Sequence[Any]) -> None:
@@ -109,6 +112,7 @@ def write_rows(file: Path, pairs: Sequence[Any]) -> None:
         generations = [{"text": pair.chosen, "correct": True}, {"text": pair.rejected, "correct": False}]
         answer = re.findall(r"\d+", pair.chosen)[-1]
         rows.append({"id": pair.id, "problem": pair.problem, "answer": answer, "generations": generations})
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 

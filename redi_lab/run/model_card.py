@@ -112,6 +112,8 @@ def _benchmark(summary: Summary) -> str:
 
 def _state(last: Summary, name: str) -> Iterator[str]:
     """Which state of the training it is, and what went wrong in it."""
+    if str(last["loss"]["_target_"]).endswith("TokenRewardModule"):
+        yield "It scores tokens with the head in reward_head.safetensors, and no longer writes text."
     if name == BEST and last["best"]:
         chosen = ", ".join(f"{key} {value:g}" for key, value in last["best"]["chosen"].items())
         yield f"This is the state that was best on development data ({chosen})."

@@ -142,6 +142,7 @@ WRONG: dict[str, tuple[str, ...]] = {
         "steps.confidence=0 1.1",
         "steps.recovery=0 1",
     ),
+    "omega": ("omega.top_share=0 1.1 all",),
     "sweep": (
         "sweep.sampler=best",
         "sweep.mode=most",
@@ -158,6 +159,7 @@ BASE = {
     "generate": ["checkpoint=.", "eval=fresh"],
     "curate": ["data=openr1_math"],
     "steps": ["checkpoint=.", "data.path=."],
+    "omega": ["checkpoint=.", "data.path=."],
     "sweep": ["name=study"],
 }
 

@@ -34,6 +34,7 @@ from redi_lab.modules.separable import NPOModule
 from redi_lab.modules.sft import SFTModule
 from redi_lab.modules.simpo import SimPOModule
 from redi_lab.modules.token_local import TokenTOPRModule
+from redi_lab.modules.token_reward import TokenRewardModule
 from redi_lab.modules.unpaired import KTOModule, UnpairedREDIModule
 
 HARMLESS_WARNINGS = (
@@ -63,7 +64,9 @@ KTO: dict[str, tuple[type[CausalLMModule], dict[str, Any]]] = {
 """Weights that also depend on a number of the whole batch; its data must be mismatched, see `BatchDataset.mismatch`."""
 LORA = {kind: Adapters(2, 4, 0.0, "all-linear", kind) for kind in (None, "nf4")}
 """Adapters on weights as they are and on 4-bit ones, which need bitsandbytes."""
-_EVERY = OBJECTIVES | ONE_OF_EACH_CLASS | KTO
+REWARD: dict[str, tuple[type[CausalLMModule], dict[str, Any]]] = {"token_reward": (TokenRewardModule, {})}
+"""What trains no policy; its head is not left at zero, where the backbone would have no gradient."""
+_EVERY = OBJECTIVES | ONE_OF_EACH_CLASS | KTO | REWARD
 HUGE = 100_000  # tokens: one micro-batch
 
 
@@ -154,7 +157,12 @@ def attach_reference(data: TraceDataModule, reference: CausalLM, folder: Path, *
 def make_module(objective: str, backbone: CausalLM, **options: Any) -> CausalLMModule:
     """The objective with SGD of rate 0.1, unless told otherwise."""
     kind, hyper_parameters = _EVERY[objective]
-    return kind(backbone=backbone, **{"optimizer": partial(torch.optim.SGD, lr=0.1)} | hyper_parameters | options)
+    module = kind(backbone=backbone, **{"optimizer": partial(torch.optim.SGD, lr=0.1)} | hyper_parameters | options)
+    if backbone.reward_head is not None:
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            torch.nn.init.normal_(backbone.reward_head)
+    return module
 
 
 @final
