@@ -79,8 +79,8 @@ class Batch:
     num_examples: int  # sequences or, where they come in pairs, pairs
     num_rejected: int  # rejected sequences
     num_completion_tokens: int
+    num_rejected_tokens: int  # of which rejected ones
     total_length: float  # Σ|y|
-    rejected_length: float  # of which rejected
     num_tokens: int  # of prompts and completions
     num_positions: int  # of all ranks' forward passes: the tokens, and padding where they are laid out in grids
     capacity: int  # positions that these forward passes could have had under the token budget
@@ -202,8 +202,8 @@ def make_batch(
         num_examples=len(examples),
         num_rejected=sum(not sequence.is_chosen for sequence in sequences),
         num_completion_tokens=sum(sequence.completion_length for sequence in sequences),
+        num_rejected_tokens=sum(s.completion_length for s in sequences if not s.is_chosen),
         total_length=sum(sequence.weighted_length for sequence in sequences),
-        rejected_length=sum(sequence.weighted_length for sequence in sequences if not sequence.is_chosen),
         num_tokens=sum(lengths),
         num_positions=sum(len(row) * max(row) if is_padded else sum(row) for row in every_row),
         capacity=len(every_row) * token_budget,

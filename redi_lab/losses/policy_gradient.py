@@ -82,8 +82,8 @@ def oreal_loss(
     rejected: SequenceLogps,
     *,
     negative_weight: float,
-    chosen_length: float,
-    rejected_length: float,
+    num_chosen_tokens: int,
+    num_rejected_tokens: int,
 ) -> Tensor:
     """() −Σ A_w S_w / N₊ − η Σ A_l S_l / N₋ with the advantage A = r − r̄ over a problem's traces, r = ±1.
 
@@ -95,8 +95,9 @@ def oreal_loss(
         chosen: any number of correct completions, with the pass rates of their problems.
         rejected: any number of incorrect completions, likewise.
         negative_weight: η ≥ 0, in the authors' code 0.5.
-        chosen_length: N₊, Σ|y| of all correct completions of the batch, of which those given may be a part.
-        rejected_length: N₋, that of the incorrect ones.
+        num_chosen_tokens: N₊, of all correct completions of the batch, of which those given may be a part; tokens
+            count whatever they weigh.
+        num_rejected_tokens: N₋, those of the incorrect ones.
 
     Raises:
         ValueError: shapes differ, a completion has no tokens, or there are no pass rates.
@@ -110,4 +111,4 @@ def oreal_loss(
     up = chosen.total(2.0 * (1.0 - chosen.required_pass_rates) * chosen.logps)
     down = rejected.total(2.0 * rejected.required_pass_rates * rejected.logps)
     # A side without sequences adds nothing, whatever it is divided by.
-    return negative_weight * down / max(rejected_length, 1.0) - up / max(chosen_length, 1.0)
+    return negative_weight * down / max(num_rejected_tokens, 1) - up / max(num_chosen_tokens, 1)

@@ -130,8 +130,8 @@ class OREALModule(CausalLMModule):
             examples.chosen,
             examples.rejected,
             negative_weight=self.negative_weight * self.negative_strength,
-            chosen_length=batch.total_length - batch.rejected_length,
-            rejected_length=batch.rejected_length,
+            num_chosen_tokens=batch.num_completion_tokens - batch.num_rejected_tokens,
+            num_rejected_tokens=batch.num_rejected_tokens,
         )
 
 

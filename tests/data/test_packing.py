@@ -210,7 +210,7 @@ def test_weights_and_token_log_probs_lie_at_their_tokens() -> None:
     assert (batch.lengths.tolist(), batch.num_tokens_of.tolist()) == ([2.5, 2.0], [2.0, 2.0])
     assert (batch.weights.tolist(), batch.pass_rates[0].item()) == ([3.0, 1.0], 0.25)
     assert batch.pass_rates[1].isnan()
-    assert (batch.total_length, batch.rejected_length) == (4.5, 2.5)
+    assert (batch.total_length, batch.num_rejected_tokens) == (4.5, 2)
     for sequence, weights, logps in ((0, [0.5, -2.0], [-1.0, -2.0]), (1, [1.0, 1.0], [-3.0, -4.0])):
         here = micro.sequence_index == sequence
         assert (micro.token_weights[here].tolist(), micro.reference_logps[here].tolist()) == (weights, logps)

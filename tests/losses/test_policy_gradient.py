@@ -78,14 +78,15 @@ def test_asymre_with_a_baseline_for_each_problem() -> None:
 
 def test_oreal_by_hand() -> None:
     """Advantages 1.5, 1, 1 over 10 tokens and −0.5, −1 over 8."""
-    ours = oreal_loss(*RATED, negative_weight=0.5, chosen_length=10, rejected_length=8)
+    ours = oreal_loss(*RATED, negative_weight=0.5, num_chosen_tokens=10, num_rejected_tokens=8)
     assert float(ours) == pytest.approx((9 + 1 + 4) / 10 - 0.5 * (5 + 9) / 8, rel=1e-12)
 
 
 def test_oreal_with_equal_rates_is_w_reinforce_but_for_the_divisors() -> None:
     """With every rate ½ advantages are ±1: η = 1 weighs each side by its own tokens, W-REINFORCE by all."""
     half = [side._replace(pass_rates=torch.full_like(side.logps, 0.5)) for side in (CHOSEN, REJECTED)]
-    assert float(oreal_loss(*half, negative_weight=1.0, chosen_length=18, rejected_length=18)) == w_reinforce(1.0, 1.0)
+    ours = oreal_loss(*half, negative_weight=1.0, num_chosen_tokens=18, num_rejected_tokens=18)
+    assert float(ours) == w_reinforce(1.0, 1.0)
 
 
 def test_a_star_po_by_hand() -> None:

@@ -201,6 +201,26 @@ def test_a_weight_is_a_factor_of_its_row() -> None:
     torch.testing.assert_close(whole, 2 * gradient((1.0, 0.0, 0.0)) + gradient((0.0, 1.0, 0.0)), rtol=1e-4, atol=1e-7)
 
 
+def test_oreal_with_omega_is_the_papers_formula() -> None:
+    """(1/N₊) Σ A ω (−ℓ) over right traces − (η/N₋) Σ e^{ℓ − sg ℓ} A ω over wrong ones; N counts tokens, A = r − r̄."""
+    data = make_data(KINDS["oreal"], HUGE)
+    for number, (s,) in enumerate(data.train_examples):
+        omega = array("f", [random.Random(number + n).random() for n in range(s.completion_length)])
+        data.train_examples[number] = (replace(s, weight=1.0, token_weights=omega),)
+    module = KINDS["oreal"](backbone=make_backbone(), optimizer=partial(torch.optim.SGD, lr=0.1), negative_weight=0.5)
+    run, twin = fit(module, data), NaiveTwin(make_backbone())
+    right, wrong = ([s for (s,) in batches_of(data)[0] if s.is_chosen is side] for side in (True, False))
+    twin.model.double()
+    loss = torch.zeros((), dtype=torch.float64)
+    for sequence in (*right, *wrong):
+        logps, mean = twin.token_logps(sequence), 2 * (sequence.pass_rate or 0.0) - 1
+        weighted = torch.tensor(list(sequence.token_weights or ())) * ((1 if sequence.is_chosen else -1) - mean)
+        terms = -logps if sequence.is_chosen else -0.5 * torch.exp(logps - logps.detach())
+        side = right if sequence.is_chosen else wrong
+        loss = loss + (weighted * terms).sum() / sum(s.completion_length for s in side)
+    assert relative_error(run.tap.gradients[0].double(), twin.gradient(loss)) < 1e-5
+
+
 def test_the_point_of_reference_of_kto(tmp_path: Path) -> None:
     """The mean log-ratio of each prompt with the completion of the next problem, and 0 where that is negative."""
     twin, reference = NaiveTwin(make_backbone()), NaiveTwin(make_backbone(seed=1))

@@ -130,8 +130,9 @@ def _weigh(trace: Generation, scores: Tensor, last_characters: Sequence[int], to
     """A trace none of whose tokens counts gets the weight 0 as a whole: it is still one of the graded ones."""
     is_right = trace.correct is True
     values = omega(scores, is_right=is_right, top_share=top_share).float()
-    spans = as_spans(values.tolist(), last_characters) if values.any() else ()
-    weights = replace(trace.weights, spans=spans, weight=trace.weights.weight if spans else 0.0)
+    spans = as_spans(values.tolist(), last_characters)
+    is_empty = not any(span.weight for span in spans)
+    weights = replace(trace.weights, **{"weight": 0.0} if is_empty else {"spans": spans})
     return Weighed(weights, float(values.mean()), bool(scores.mean() > 0) is is_right)
 
 

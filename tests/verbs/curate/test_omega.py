@@ -85,12 +85,12 @@ def test_a_training_reads_omega_for_every_token(
     """But for the end-of-turn token, which shares the last character of the text."""
     metrics = weigh(f"omega.top_share={'null' if top_share is None else top_share}")["metrics"]
     assert (metrics["right"], metrics["wrong"], metrics["unknown"]) == (6, 6, 6)
-    assert metrics["without_weight"] == (12 - round(12 * metrics["agreed"]) if top_share is None else 0)
     model, encoder = load_reward_model(reward_folder), TraceEncoder(load_tokenizer(str(reward_folder)), "{problem}\n")
     corpus = TraceFileSource(str(tmp_path / "omega" / "traces.jsonl")).load()
     sequences = [s for (s,) in encode_examples(corpus, encoder, "unpaired", "spans")]
     assert len(sequences) == 12
     assert [sequence.pass_rate for sequence in sequences] == [0.5] * 12
+    assert metrics["without_weight"] == sum(sequence.weight == 0 for sequence in sequences)
     for sequence, scores in zip(sequences, score_traces(model, sequences, 1000), strict=True):
         expected = omega(scores, is_right=sequence.is_chosen, top_share=top_share)[:-1]
         if sequence.weight == 0:
