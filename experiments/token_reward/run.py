@@ -23,11 +23,14 @@ from experiments.steps.run import first_wrong_line
 
 SEED = 42
 SEEDS = (42, 43, 44)
+SLIPS = ("data.source.teacher.slip_reach=4", "data.source.teacher.correction_rate=0.25")
+STUDENT = ("data.source.num_problems=3000", "data.source.take_share=0.35", *SLIPS)
+"""A student that gets 96 % of the columns right, so that there is something in it that can tell a wrong one."""
 ADDING = "data.source.take_share=0"
 """All problems add: those that take have right traces alone, so that their word would tell the verdict."""
 OFF = tuple(f"callbacks.{name}=null" for name in ("accuracy", "probes", "gradient_conflict", "collapse"))
 COMMON = ("logger=none", "trainer.accelerator=cpu")
-SFT = ("+experiment=chains_sft", "eval=none", *OFF, *COMMON, f"seed={SEED}")
+SFT = ("+experiment=chains_sft", *STUDENT, "eval=none", *OFF, *COMMON, f"seed={SEED}")
 ROWS = (
     *("data=jsonl", "data.source.num_heldout=0", "data.num_development=0", "data.batch_size=8"),
     *('data.prompt_template="{problem}"', "trainer.max_epochs=3", *COMMON),
@@ -99,9 +102,9 @@ def teacher_pairs(number: int) -> list[Any]:
     from redi_lab.config.compose import load_config
     from redi_lab.run.build import make_source
 
-    corpus = make_source(load_config("train", ["+experiment=chains", f"seed={SEED}"])).load()
+    corpus = make_source(load_config("train", ["+experiment=chains", *STUDENT, f"seed={SEED}"])).load()
     known = {row.problem for rows in (corpus.demonstrations, corpus.held_out) for row in rows}
-    source: Any = make_source(load_config("train", ["+experiment=chains", ADDING, f"seed={SEED}"]))
+    source: Any = make_source(load_config("train", ["+experiment=chains", *SLIPS, ADDING, f"seed={SEED}"]))
     return list(source.further(0, number, known)[1])
 
 

@@ -146,11 +146,16 @@ class CausalLM(nn.Module):
         Raises:
             ValueError: there is no head.
         """
-        head = self.reward_head
-        if head is None:
+        if self.reward_head is None:
             raise ValueError("add_reward_head comes first")
-        # Not a matrix product: autocast would round the scores to bfloat16.
-        return self(batch, lambda hidden, *_: (hidden.to(head.dtype) * head).sum(-1))
+
+        def score(hidden: Tensor, *_: object) -> Tensor:
+            head = self.reward_head  # only here is it whole where weights are sharded
+            assert head is not None
+            return (hidden.to(head.dtype) * head).sum(-1)  # no matrix product: autocast would round it to bfloat16
+
+        scores: Tensor = self(batch, score)
+        return scores
 
     def _packed_states(self, batch: MicroBatch) -> Tensor:
         output = self.plain.base_model(
