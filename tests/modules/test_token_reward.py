@@ -43,9 +43,9 @@ def test_a_step_has_the_gradient_of_the_plain_formula(budget: int) -> None:
     for (sequence,) in batches_of(data)[0]:
         ids = torch.tensor([list(sequence.input_ids)])
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[0, sequence.prompt_length - 1 : -1]
-        p = torch.sigmoid((hidden @ weight).mean())
-        losses.append(-torch.log(p if sequence.is_chosen else 1 - p))
-        means[sequence.is_chosen].append(float((hidden @ weight).mean()))
+        mean = (hidden @ weight).mean()
+        losses.append(-torch.log(torch.sigmoid(mean) if sequence.is_chosen else 1 - torch.sigmoid(mean)))
+        means[sequence.is_chosen].append(float(mean.detach()))
     loss = torch.stack(losses).mean()
     gradients = torch.autograd.grad(loss, [weight, *model.parameters()])
 

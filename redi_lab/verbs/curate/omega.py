@@ -131,8 +131,8 @@ def _weigh(trace: Generation, scores: Tensor, last_characters: Sequence[int], to
     is_right = trace.correct is True
     values = omega(scores, is_right=is_right, top_share=top_share).float()
     spans = as_spans(values.tolist(), last_characters)
-    is_empty = not any(span.weight for span in spans)
-    weights = replace(trace.weights, **{"weight": 0.0} if is_empty else {"spans": spans})
+    has_any = any(span.weight for span in spans)
+    weights = replace(trace.weights, spans=spans) if has_any else replace(trace.weights, weight=0.0)
     return Weighed(weights, float(values.mean()), bool(scores.mean() > 0) is is_right)
 
 
