@@ -4,8 +4,8 @@
     python -m experiments.token_reward.run --quick      # everything once, in small
     python -m experiments.token_reward.run --report     # the tables of the rows that are there
 
-The reward model learns from the verdicts on whole traces of the second embedded task's teacher. Each of its wrong
-traces has one wrong column, which is where ω should be large. Then OREAL trains the student with ω, and with ω = 1.
+The reward model learns from the verdicts on whole traces of the embedded task's teacher. Each wrong one has one wrong
+step of two, done in the head or with a slip in a column, and ω should be large there. Then OREAL trains with it.
 """
 
 from __future__ import annotations
@@ -19,26 +19,24 @@ from typing import Any
 import numpy as np
 
 from experiments.runner import Results, arguments_of, command
-from experiments.steps.run import first_wrong_line
 
 SEED = 42
 SEEDS = (42, 43, 44)
-SLIPS = ("data.source.teacher.slip_reach=4", "data.source.teacher.correction_rate=0.25")
-STUDENT = ("data.source.num_problems=3000", "data.source.take_share=0.35", *SLIPS)
-"""A student that gets 96 % of the columns right, so that there is something in it that can tell a wrong one."""
-ADDING = "data.source.take_share=0"
-"""All problems add: those that take have right traces alone, so that their word would tell the verdict."""
+TEACHER = tuple(
+    f"data.source.teacher.{name}" for name in ("errs_once=true", "haste_last=0.3", "haste_before=0.3", "slip_rate=0.06")
+)
+"""One error a trace, in either step alike, so that its place does not tell it."""
 OFF = tuple(f"callbacks.{name}=null" for name in ("accuracy", "probes", "gradient_conflict", "collapse"))
 COMMON = ("logger=none", "trainer.accelerator=cpu")
-SFT = ("+experiment=chains_sft", *STUDENT, "eval=none", *OFF, *COMMON, f"seed={SEED}")
+SFT = ("+experiment=demo_sft", "eval=none", *OFF, *COMMON, f"seed={SEED}")
 ROWS = (
-    *("data=jsonl", "data.source.num_heldout=0", "data.num_development=0", "data.batch_size=8"),
-    *('data.prompt_template="{problem}"', "trainer.max_epochs=3", *COMMON),
+    *("data=jsonl", "data.source.num_heldout=0", "data.num_development=0", 'data.prompt_template="{problem}"'),
+    *("data.max_new_tokens=96", "trainer.max_epochs=3", *COMMON),
 )
 REWARD = ("+experiment=token_reward", *ROWS)
-OREAL = ("+experiment=chains", "loss=oreal", *ROWS, "eval=none", *OFF)
+OREAL = ("+experiment=demo", "loss=oreal", *ROWS, "eval=none", *OFF)
 ARMS = {"SFT": None, "OREAL, ω = 1": "none", "OREAL, ω": "spans"}
-SCORES = ("pass_at_1", "greedy_pass_at_1", "columns")
+SCORES = ("pass_at_1", "greedy_pass_at_1", "haste", "columns")
 MEASURES = {
     "omega": "ω⁻",
     "mean": "−c, the mean of the scores so far, which ω⁻ is a function of",
@@ -48,9 +46,15 @@ MEASURES = {
     "position": "the place in the trace",
 }
 PARTS = ("judged", "oreal", "reward")
-KINDS = {"steps": "wrong step, others", "paired": "wrong step, the right trace's", "tokens": "wrong tokens, others"}
-FULL = {"judged": 300, "oreal": 1000, "reward": 3000, "limit": 200, "seeds": SEEDS, "more": ()}
-QUICK = {"judged": 12, "oreal": 24, "reward": 24, "limit": 4, "seeds": SEEDS[:1], "more": ("trainer.max_steps=4",)}
+ERRORS = ("haste", "slip")
+KINDS = {
+    **{f"steps {error} {step}": f"{error}, step {step}" for error in ERRORS for step in (1, 2)},
+    **{f"tokens {error}": f"{error}, tokens" for error in ERRORS},
+}
+"""What is told apart: the wrong step from the other one, by the kind of error and its place; the wrong number's tokens
+from all others of the trace."""
+FULL = {"judged": 600, "oreal": 1000, "reward": 3000, "limit": 200, "seeds": SEEDS, "more": ()}
+QUICK = {"judged": 40, "oreal": 24, "reward": 24, "limit": 4, "seeds": SEEDS[:1], "more": ("trainer.max_steps=4",)}
 """Pairs of a right and a wrong trace, one a problem: to look at, to train the student on, and for reward models."""
 
 
@@ -58,7 +62,7 @@ def main() -> None:
     """Run what is missing, then tabulate what is there."""
     parser = arguments_of(__doc__.split("\n")[0], "token_reward")
     parser.add_argument("--quick", action="store_true", help="everything once, in small, below --outputs")
-    parser.add_argument("--sft", type=Path, help="a checkpoint of +experiment=chains_sft, instead of training one")
+    parser.add_argument("--sft", type=Path, help="a checkpoint of +experiment=demo_sft, instead of training one")
     arguments = parser.parse_args()
     outputs, sizes = arguments.outputs.absolute(), FULL
     if arguments.quick:
@@ -98,14 +102,15 @@ def run(results: Results, outputs: Path, sft: Path | None, sizes: Mapping[str, A
 
 
 def teacher_pairs(number: int) -> list[Any]:
-    """Pairs of the task's teacher on problems that neither the student nor its evaluation has."""
+    """Pairs of the task's teacher, of two steps each, on problems that neither the student nor its evaluation has."""
     from redi_lab.config.compose import load_config
     from redi_lab.run.build import make_source
 
-    corpus = make_source(load_config("train", ["+experiment=chains", *STUDENT, f"seed={SEED}"])).load()
+    corpus = make_source(load_config("train", ["+experiment=demo_sft", f"seed={SEED}"])).load()
     known = {row.problem for rows in (corpus.demonstrations, corpus.held_out) for row in rows}
-    source: Any = make_source(load_config("train", ["+experiment=chains", *SLIPS, ADDING, f"seed={SEED}"]))
-    return list(source.further(0, number, known)[1])
+    source: Any = make_source(load_config("train", ["+experiment=demo_sft", *TEACHER, f"seed={SEED}"]))
+    drawn = source.further(0, number + number // 2, known)[1]  # a fifth has one step
+    return [pair for pair in drawn if pair.rejected.count("\n") == 2][:number]
 
 
 def write_rows(file: Path, pairs: Sequence[Any]) -> None:
@@ -119,29 +124,37 @@ def write_rows(file: Path, pairs: Sequence[Any]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def wrong_result(trace: str) -> tuple[int, int]:
-    """Where, in characters, the result of the only column stands that is wrong and was not put right."""
-    for column in re.finditer(r"([\d+-]+)=(\d+)(?! Wait)(?!\d)", trace):
-        terms = re.findall(r"[+-]?\d+", column[1])
-        if sum(map(int, terms)) != int(column[2]):
-            return column.span(2)
-    raise ValueError(f"no wrong column in {trace!r}")
+def wrong_place(trace: str) -> tuple[int, int, int]:
+    """The first step, from 1, whose result is wrong; and where its wrong number begins and ends, in characters.
+
+    That is the result of the wrong column, or of a step in the head.
+    """
+    for number, line in enumerate(re.finditer(r"\w+ add (\d+) to (\d+) :.* (\d+) \.", trace), start=1):
+        if int(line[1]) + int(line[2]) == int(line[3]):
+            continue
+        for column in re.finditer(r"([\d+]+)=(\d+)", line[0]):
+            if sum(map(int, column[1].split("+"))) != int(column[2]):
+                return number, line.start() + column.start(2), line.start() + column.end(2)
+        return number, *line.span(3)
+    raise ValueError(f"no wrong step in {trace!r}")
 
 
 def judge(folder: Path, sft: Path, pairs: Sequence[Any]) -> dict[str, Any]:
     """What a reward model makes of pairs of a right and a wrong trace.
 
     Returns:
-        lists over pairs: the AUCs of each measure, of each kind; the share of both traces whose score has the sign of
-        their verdict; and whether the right one's is larger.
+        lists over wrong traces: the AUCs of each measure, by kind; and over pairs: the share of both traces whose score
+        has the sign of their verdict, and whether the right one's is larger.
     """
     import torch
 
     from redi_lab.backbone.loading import load_backbone
     from redi_lab.curation.omega import score_traces
     from redi_lab.data.tokenization import TraceEncoder
+    from redi_lab.run.record import quieten_libraries
     from redi_lab.verbs.curate.omega import load_reward_model
 
+    quieten_libraries()
     model, policy = load_reward_model(folder / "checkpoints" / "last"), load_backbone(path=str(sft)).eval()
     encoder = TraceEncoder(model.tokenizer)
     sides = [(pair.id, pair.problem, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
@@ -149,23 +162,16 @@ def judge(folder: Path, sft: Path, pairs: Sequence[Any]) -> dict[str, Any]:
     scores = list(score_traces(model, sequences, 8192))
     logps = list(score_policy(policy, sequences))
     places = encoder.last_characters(texts)
-    measured = [measures(s, p) for s, p in zip(scores, logps, strict=True)]
     rows: dict[str, list[float]] = {f"{kind} {name}": [] for kind in KINDS for name in MEASURES}
     for number, pair in enumerate(pairs):
-        right, wrong = measured[2 * number : 2 * number + 2]
-        lines = [
-            np.array([texts[at].count("\n", 0, place) for place in places[at][:-1]])
-            for at in (2 * number, 2 * number + 1)
-        ]
-        line, (start, end) = first_wrong_line(pair.problem, pair.rejected) - 1, wrong_result(pair.rejected)
-        last = np.array(places[2 * number + 1][:-1])
+        (step, start, end), at = wrong_place(pair.rejected), 2 * number + 1
+        last = np.array(places[at][:-1])
+        lines = np.array([pair.rejected.count("\n", 0, place) for place in last])
         is_wrong = (last >= start) & (last < end)
-        for name in MEASURES:
-            steps, of_right = by_line(wrong[name], lines[1]), by_line(right[name], lines[0])
-            others = np.delete(steps, line)
-            rows[f"steps {name}"].append(auc(steps[[line]], others))
-            rows[f"paired {name}"].append(auc(steps[[line]], of_right[[line]]))
-            rows[f"tokens {name}"].append(auc(wrong[name][is_wrong], wrong[name][~is_wrong]))
+        for name, values in measures(scores[at], logps[at]).items():
+            steps = by_line(values, lines)[:2]
+            rows[f"steps {pair.error} {step} {name}"].append(auc(steps[[step - 1]], steps[[2 - step]]))
+            rows[f"tokens {pair.error} {name}"].append(auc(values[is_wrong], values[~is_wrong]))
     means = torch.stack([one.mean() for one in scores]).view(-1, 2)
     agreed = (means > 0) == torch.tensor([True, False])
     return {
@@ -217,8 +223,8 @@ def score(outputs: Path, sft: Path, weights: str | None, seed: int, sizes: Mappi
         own = [f"init_from={sft}", f"data.path={outputs}/omega/traces.jsonl", f"data.token_weights={weights}"]
         command(outputs / name, outputs, [*OREAL, *own, f"seed={seed}", *sizes["more"]])
         checkpoint = outputs / name / "checkpoints" / "last"
-    asked = [f"checkpoint={checkpoint}", "eval=chains", f"eval.limit={sizes['limit']}", f"seed={SEED}"]
-    more = [f"eval.seed={seed}", 'eval.prompt_template="{problem}"', "eval.max_new_tokens=400"]
+    asked = [f"checkpoint={checkpoint}", "eval=arithmetic", f"eval.limit={sizes['limit']}", f"seed={SEED}"]
+    more = [f"eval.seed={seed}", 'eval.prompt_template="{problem}"', "eval.max_new_tokens=96"]
     metrics = command(outputs / f"scores_{name}", outputs, ["evaluate", *asked, *more])["metrics"]
     return {key: metrics[key]["value"] for key in SCORES if key in metrics}
 
@@ -227,11 +233,10 @@ def found_table(starts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """AUCs, averaged over reward models and then over traces, with intervals over traces."""
     if not starts:
         return ["no reward model was judged yet"]
-    number = len(next(iter(starts.values()))["agreed"])
-    lines = [
-        f"| {len(starts)} reward models, {number} wrong traces | {' | '.join(KINDS.values())} |",
-        "|---|---:|---:|---:|",
-    ]
+    first = next(iter(starts.values()))
+    sizes = [len(first[f"{kind} omega"]) for kind in KINDS]
+    titles = [f"{title} ({size})" for title, size in zip(KINDS.values(), sizes, strict=True)]
+    lines = [f"| by {len(starts)} reward models | {' | '.join(titles)} |", "|---|---:|" + "---:|" * (len(KINDS) - 1)]
     for name, title in MEASURES.items():
         lines.append(f"| {title} | {' | '.join(estimate(starts, f'{kind} {name}') for kind in KINDS)} |")
     agreed, ranked = (estimate(starts, name) for name in ("agreed", "ranked"))
@@ -243,6 +248,8 @@ def estimate(starts: Mapping[str, Mapping[str, Any]], name: str) -> str:
     from redi_lab.evaluation.metrics import interval
 
     values = np.array([row[name] for row in starts.values()])
+    if not values.size:
+        return "–"
     low, high = interval(values.mean(axis=0))
     seeds = values.mean(axis=1)
     spread = "" if len(seeds) == 1 or np.ptp(seeds) < 5e-4 else f", {seeds.min():.2f} to {seeds.max():.2f}"
@@ -253,7 +260,7 @@ def training_table(runs: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Means over seeds, and of ω against ω = 1 the mean difference with its interval over seeds."""
     from redi_lab.evaluation.metrics import t_quantile
 
-    lines = ["| arm | seeds | pass@1 | greedy | columns | pass@1 against ω = 1 |", "|---|---:|---:|---:|---:|---:|"]
+    lines = ["| arm | seeds | pass@1 | greedy | haste | columns | pass@1 against ω = 1 |", "|---|" + "---:|" * 6]
     plain = "OREAL, ω = 1"
     for arm in ARMS:
         rows = {name.split("/")[1]: row for name, row in runs.items() if name.split("/")[0] == arm}

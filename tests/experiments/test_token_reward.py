@@ -2,43 +2,49 @@
 
 from __future__ import annotations
 
-import random
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from experiments.token_reward.run import ARMS, KINDS, MEASURES, auc, by_line, found_table, measures, training_table
-from experiments.token_reward.run import wrong_result as find
-from redi_lab.config.compose import load_config
-from redi_lab.data.teacher import Teacher
-from redi_lab.run.build import make_source
+from experiments.token_reward.run import (
+    ARMS,
+    ERRORS,
+    KINDS,
+    MEASURES,
+    auc,
+    by_line,
+    found_table,
+    measures,
+    teacher_pairs,
+    training_table,
+    wrong_place,
+)
 
 
-def test_the_wrong_column_is_the_teachers_slip() -> None:
-    """Against the attempt without slips that draws the same numbers: texts are equal up to the wrong digit."""
-    source: Any = make_source(load_config("train", ["+experiment=chains", "seed=3"]))
-    rng, seen = random.Random(0), 0
-    for _ in range(200):
-        problem = source.draw(rng)
-        text, answer, _ = Teacher(slip_rate=0.1, errs_once=True, haste_last=0, haste_before=0).solve(problem, rng)
-        if answer == problem.answer:
-            with pytest.raises(ValueError, match="no wrong column"):
-                find(text)
-            continue
-        right = Teacher(slip_rate=0, haste_last=0, haste_before=0).solve(problem, rng).text
-        start, end = find(text)
-        assert text[:start] == right[:start]
-        assert text[start:end] != right[start : start + end - start]
-        seen += 1
-    assert seen > 20
+def test_the_wrong_place_is_where_the_teacher_erred() -> None:
+    """Of the kind that the teacher names, in the only step whose result is wrong, in either step alike."""
+    seen: Counter[tuple[str, int]] = Counter()
+    for pair in teacher_pairs(200):
+        step, start, end = wrong_place(pair.rejected)
+        number, line = int(pair.rejected[start:end]), pair.rejected.splitlines()[step - 1]
+        assert (" at once clearly " in line) == (pair.error == "haste")
+        assert line.endswith(f" {number} ." if pair.error == "haste" else " .")
+        assert pair.rejected[start - 1] == (" " if pair.error == "haste" else "=")
+        with pytest.raises(ValueError, match="no wrong step"):
+            wrong_place(pair.chosen)
+        seen[pair.error, step] += 1
+    assert set(seen) == {(error, step) for error in ERRORS for step in (1, 2)}
+    assert min(seen.values()) > 15
 
 
-def test_a_slip_that_was_put_right_is_none() -> None:
-    text = "first add 967 : 6+7=12 Wait , 6+7=13 6+1=8 so 983 ."
-    assert text[slice(*find(text))] == "8"
-    assert text[find(text)[0] - 4 : find(text)[0]] == "6+1="
+def test_the_wrong_place_by_hand() -> None:
+    text = "first add 72 to 76 : 6+2=8 7+7=15 so 158 .\nsecond add 12 to 158 : 8+2=10 5+1+1=7 so 170 .\n"
+    assert wrong_place(text) == (1, text.index("15 "), text.index("15 ") + 2)
+    hasty = "first add 72 to 76 : 6+2=8 7+7=14 so 148 .\nsecond add 12 to 148 : i can see it 161 .\n"
+    assert wrong_place(hasty) == (2, hasty.index("161"), hasty.index("161") + 3)
 
 
 def test_auc_by_hand() -> None:
@@ -59,15 +65,17 @@ def test_measures_are_larger_where_a_token_is_likelier_wrong() -> None:
 def test_tables() -> None:
     one: dict[str, Any] = {f"{kind} {name}": [0.5, 1.0] for kind in KINDS for name in MEASURES}
     one |= {"agreed": [0.5, 1.0], "ranked": [1.0, 1.0]}
-    other = one | {"steps omega": [0.5, 0.0]}
+    other = one | {"steps haste 1 omega": [0.5, 0.0]}
     lines = found_table({"42": one, "43": other})
     assert lines[2].startswith("| ω⁻ | 0.500 (")
     assert "), 0.25 to 0.75 | 0.750 (" in lines[2]
     assert found_table({}) == ["no reward model was judged yet"]
-    score = {"greedy_pass_at_1": 0.5, "columns": 0.5}
+    empty = {"42": one | {"tokens slip omega": []}}
+    assert found_table(empty)[2].endswith("| – |")
+    score = {"greedy_pass_at_1": 0.5, "haste": 0.5, "columns": 0.5}
     gains = {"OREAL, ω = 1": (0.4, 0.4), "OREAL, ω": (0.5, 0.6)}
     runs = {f"{arm}/{n}": {"pass_at_1": value, **score} for arm, of in gains.items() for n, value in enumerate(of)}
     assert set(gains) <= set(ARMS)
     table = training_table(runs)
-    assert table[2] == "| OREAL, ω = 1 | 2 | 0.400 | 0.500 | 0.500 | – |"
-    assert table[3] == "| OREAL, ω | 2 | 0.550 | 0.500 | 0.500 | +0.150 ± 0.635 |"
+    assert table[2] == "| OREAL, ω = 1 | 2 | 0.400 | 0.500 | 0.500 | 0.500 | – |"
+    assert table[3] == "| OREAL, ω | 2 | 0.550 | 0.500 | 0.500 | 0.500 | +0.150 ± 0.635 |"
