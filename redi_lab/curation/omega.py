@@ -29,7 +29,7 @@ def score_traces(model: CausalLM, sequences: Sequence[TokenizedSequence], token_
         batch = make_batch([(one,) for one in part], token_budget=token_budget, split_examples=True)
         found: dict[int, Tensor] = {}
         for micro in (micro.to(model.device) for micro in batch.micro_batches):
-            scores = model.token_scores(micro).cpu().split(micro.completion_lengths)
+            scores = torch.split(model.token_scores(micro).cpu(), list(micro.completion_lengths))
             found |= zip(micro.sequences.tolist(), scores, strict=True)
         yield from (found[place] for place in range(len(part)))
 

@@ -75,7 +75,7 @@ def test_validation_is_scored_likewise() -> None:
     log = fit(make_module("token_reward", make_backbone()), data, val_check_interval=1).log.stage("val")
     module = make_module("token_reward", make_backbone())
     fit(module, make_data("token_reward", batch_size=40, num_validation=6))
-    (batch, *_) = data.val_dataloader()
+    batch = data.val_set[list(range(len(data.val_examples)))]
     with torch.no_grad():
         scores = torch.cat([module.backbone.token_scores(micro) for micro in batch.micro_batches])
         owners = torch.cat([micro.sequence_index for micro in batch.micro_batches])

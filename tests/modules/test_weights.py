@@ -23,6 +23,7 @@ from redi_lab.losses.sequences import SequenceLogps
 from redi_lab.modules.base import CausalLMModule
 from redi_lab.modules.examples import Examples
 from redi_lab.modules.redi import REDIModule
+from redi_lab.modules.unpaired import OREALModule
 from redi_lab.run.naming import objective_name
 from tests.modules.tiny_runs import (
     HARMLESS_WARNINGS,
@@ -207,7 +208,7 @@ def test_oreal_with_omega_is_the_papers_formula() -> None:
     for number, (s,) in enumerate(data.train_examples):
         omega = array("f", [random.Random(number + n).random() for n in range(s.completion_length)])
         data.train_examples[number] = (replace(s, weight=1.0, token_weights=omega),)
-    module = KINDS["oreal"](backbone=make_backbone(), optimizer=partial(torch.optim.SGD, lr=0.1), negative_weight=0.5)
+    module = OREALModule(backbone=make_backbone(), optimizer=partial(torch.optim.SGD, lr=0.1), negative_weight=0.5)
     run, twin = fit(module, data), NaiveTwin(make_backbone())
     right, wrong = ([s for (s,) in batches_of(data)[0] if s.is_chosen is side] for side in (True, False))
     twin.model.double()
