@@ -39,20 +39,21 @@ ARMS = {"SFT": None, "OREAL, ω = 1": "none", "OREAL, ω": "spans"}
 SCORES = ("pass_at_1", "greedy_pass_at_1", "haste", "columns")
 MEASURES = {
     "omega": "ω⁻",
-    "mean": "−c, the mean of the scores so far, which ω⁻ is a function of",
-    "score": "−s, the score alone",
-    "later": "−s, one token later, where the token has been read",
+    "mean": "−c, mean of the scores so far",
+    "score": "−s, the score",
+    "later": "−s, one token later",
     "logp": "−log π of the SFT student",
-    "position": "the place in the trace",
+    "position": "place in the trace",
 }
 PARTS = ("judged", "oreal", "reward")
 ERRORS = ("haste", "slip")
 KINDS = {
     **{f"steps {error} {step}": f"{error}, step {step}" for error in ERRORS for step in (1, 2)},
+    **{f"places {error}": f"{error}, same place" for error in ERRORS},
     **{f"tokens {error}": f"{error}, tokens" for error in ERRORS},
 }
-"""What is told apart: the wrong step from the other one, by the kind of error and its place; the wrong number's tokens
-from all others of the trace."""
+"""What is told apart, by the kind of error: the wrong step from the other one of its trace; from the step in the same
+place of those wrong traces where it is right; the tokens of the wrong number from all others of the trace."""
 FULL = {"judged": 600, "oreal": 1000, "reward": 3000, "limit": 200, "seeds": SEEDS, "more": ()}
 QUICK = {"judged": 40, "oreal": 24, "reward": 24, "limit": 4, "seeds": SEEDS[:1], "more": ("trainer.max_steps=4",)}
 """Pairs of a right and a wrong trace, one a problem: to look at, to train the student on, and for reward models."""
@@ -163,15 +164,21 @@ def judge(folder: Path, sft: Path, pairs: Sequence[Any]) -> dict[str, Any]:
     logps = list(score_policy(policy, sequences))
     places = encoder.last_characters(texts)
     rows: dict[str, list[float]] = {f"{kind} {name}": [] for kind in KINDS for name in MEASURES}
-    for number, pair in enumerate(pairs):
-        (step, start, end), at = wrong_place(pair.rejected), 2 * number + 1
-        last = np.array(places[at][:-1])
-        lines = np.array([pair.rejected.count("\n", 0, place) for place in last])
-        is_wrong = (last >= start) & (last < end)
-        for name, values in measures(scores[at], logps[at]).items():
-            steps = by_line(values, lines)[:2]
-            rows[f"steps {pair.error} {step} {name}"].append(auc(steps[[step - 1]], steps[[2 - step]]))
-            rows[f"tokens {pair.error} {name}"].append(auc(values[is_wrong], values[~is_wrong]))
+    found = [wrong_place(pair.rejected) for pair in pairs]
+    measured = [measures(scores[at], logps[at]) for at in range(1, len(texts), 2)]
+    last = [np.array(places[at][:-1]) for at in range(1, len(texts), 2)]
+    lines = [np.array([pair.rejected.count("\n", 0, n) for n in at]) for pair, at in zip(pairs, last, strict=True)]
+    wrong_steps = np.array([step for step, *_ in found]) - 1
+    for name in MEASURES:
+        steps = np.array([by_line(one[name], at)[:2] for one, at in zip(measured, lines, strict=True)])
+        for row, (pair, (step, start, end)) in enumerate(zip(pairs, found, strict=True)):
+            wrong, is_wrong = steps[row, step - 1], (last[row] >= start) & (last[row] < end)
+            others = steps[wrong_steps != step - 1, step - 1]
+            rows[f"steps {pair.error} {step} {name}"].append(auc(wrong, steps[row, 2 - step]))
+            rows[f"places {pair.error} {name}"].append(auc(wrong, others))
+            rows[f"tokens {pair.error} {name}"].append(
+                auc(measured[row][name][is_wrong], measured[row][name][~is_wrong])
+            )
     means = torch.stack([one.mean() for one in scores]).view(-1, 2)
     agreed = (means > 0) == torch.tensor([True, False])
     return {
@@ -210,7 +217,7 @@ def by_line(values: np.ndarray[Any, Any], lines: np.ndarray[Any, Any]) -> np.nda
     return np.bincount(lines, weights=values) / np.bincount(lines)
 
 
-def auc(positives: np.ndarray[Any, Any], negatives: np.ndarray[Any, Any]) -> float:
+def auc(positives: Any, negatives: Any) -> float:
     """The chance that a positive is larger than a negative, where equal ones count half."""
     difference = np.subtract.outer(positives, negatives)
     return float(((difference > 0) + 0.5 * (difference == 0)).mean())
