@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+FLAWS = ("contradiction", "irrelevance")
+"""The kinds, by index."""
 _STEP = re.compile(r" (\w+ (?:add|take) )(\d+)")  # behind a blank, since a word without one is another token
 
 

@@ -70,6 +70,14 @@ class ChainProblem:
         # The last form stands before the first line as a line's result stands before the next.
         return f"{self.start} , {steps} ?" if self.restates and not self.is_undoing else f"{steps} , so {self.start} ?"
 
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """The problem of that text."""
+        operands = tuple(map(int, re.findall(r" (?:add|take) (\d+)", text)))
+        last = _START.search(text)
+        start = int(text.split(" ", 1)[0] if last is None else last[1])
+        return cls(start, operands, takes=" take " in text, restates=last is None)
+
     @property
     def answer(self) -> int:
         """The true result."""

@@ -11,7 +11,7 @@ import json
 import re
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Self, final
@@ -24,19 +24,21 @@ _ROW_NUMBER = re.compile(r"\d+$")  # at the end of a row's place
 
 
 class Keys(NamedTuple):
-    """Under which keys a row holds its problem, its answer or list of accepted answers, and wrong choices.
+    """Under which keys a row holds its problem, its answer or list of accepted answers, wrong choices, and its kind.
 
-    A row's own `problem`, `answers` and `answer` go before the first two, unless the problem's is strict.
+    A row need not have a kind. Its own `problem`, `answers` and `answer` go before the first two, unless the problem's
+    is strict.
     """
 
     problem: str = "problem"
     answer: str = "answer"
     wrong: tuple[str, ...] = ()
     is_strict: bool = False
+    kind: str | None = None
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """All of them."""
+        """Those that a row must have."""
         return (self.problem, self.answer, *self.wrong)
 
 
@@ -48,6 +50,8 @@ class EvalProblem:
     id: str
     problem: str
     answers: tuple[str, ...]
+    kind: str | None = None
+    """What it counts as where scores are told by kind; no part of the digest."""
 
 
 @final
@@ -85,7 +89,8 @@ class Benchmark:
                 raise UserError(
                     f"benchmark {name}: rows {first} and {row} share the id {problem.id!r}; make ids unique"
                 )
-        content = json.dumps([asdict(problem) for problem in collected], sort_keys=True, separators=(",", ":"))
+        rows = [{"id": one.id, "problem": one.problem, "answers": one.answers} for one in collected]
+        content = json.dumps(rows, sort_keys=True, separators=(",", ":"))
         return cls(name, collected, hashlib.sha256(content.encode()).hexdigest(), describe)
 
 
@@ -189,7 +194,8 @@ def _problem(row: Mapping[str, Any], place: str, keys: Keys) -> EvalProblem:
     answers = tuple(map(str, listed))
     if keys.wrong:
         problem, answers = _with_choices(problem, answers, row, place, keys.wrong)
-    return EvalProblem(str(identifier), problem, answers)
+    kind = row.get(keys.kind) if keys.kind else None
+    return EvalProblem(str(identifier), problem, answers, None if kind is None else str(kind))
 
 
 def _with_choices(

@@ -12,6 +12,7 @@ Each way is a condition of a protocol. It puts words around a problem, or goes o
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -28,6 +29,7 @@ from redi_lab.evaluation.results import EvaluationResult
 from redi_lab.grading.grader import Verdict
 
 _SHUFFLES = 1_999
+_PLACES = re.compile(r"\{(problem|reason)\}")
 
 
 @final
@@ -41,8 +43,11 @@ class Condition:
         prefix: stands before the problem, on a line of its own.
         suffix: stands behind it, likewise.
         problem_key: column of a benchmark's rows that takes the problem's place.
+        steps: how each step of a trace is written that stands below the problem, with `{number}` and `{text}`; right is
+            not an accepted answer, but the number of the first wrong step, or 0 where none is.
         after: the condition whose answers this one goes on from.
-        follow_up: what the user then says; `{problem}` stands for the problem.
+        follow_up: what the user then says; `{problem}` stands for the problem, `{reason}` for that of the verdict.
+        only_wrong: it goes on from wrong answers alone; the others stay as they are.
         is_judged: right is not an accepted answer, but finding fault with the question.
         against: the condition that it is compared with; None: the one that it follows, or the first of its kind.
     """
@@ -52,8 +57,10 @@ class Condition:
     prefix: str | None = None
     suffix: str | None = None
     problem_key: str | None = None
+    steps: str | None = None
     after: str | None = None
     follow_up: str | None = None
+    only_wrong: bool = False
     is_judged: bool = False
     against: str | None = None
 
@@ -73,10 +80,10 @@ class Condition:
             return first
         return Dialogue([first, *dialogue.turns[1:]], system)
 
-    def go_on(self, prompt: str, answer: str, problem: str) -> Dialogue:
-        """The prompt after an answer to another prompt."""
-        before = as_dialogue(prompt)
-        further = (self.follow_up or "").replace("{problem}", problem)
+    def go_on(self, prompt: str, answer: str, problem: str, reason: str = "") -> Dialogue:
+        """The prompt after an answer to another prompt, which got a verdict for that reason."""
+        before, words = as_dialogue(prompt), {"problem": problem, "reason": reason}
+        further = _PLACES.sub(lambda found: words[found[1]], self.follow_up or "")
         return Dialogue([*before.turns, answer, further], before.system)
 
 

@@ -30,7 +30,7 @@ from redi_lab.evaluation.results import (
 from redi_lab.evaluation.samples import Draw, Sample, SampleStore, draw_samples
 from redi_lab.evaluation.scoring import grade_completions, score, score_with_tools
 from redi_lab.generation.engines import Engine, Progress, SamplingParams
-from redi_lab.grading.grader import Grade
+from redi_lab.grading.grader import Grade, Verdict
 from redi_lab.redaction import redacted
 from redi_lab.verifiers.base import Judge
 
@@ -97,13 +97,20 @@ class Evaluation:
         save_result(self.folder, result)
         return result
 
-    def rows(self, first_sample: int, num_samples: int, on_progress: Progress | None = None) -> list[ResultRow]:
-        """Graded samples of all problems, in whatever number; only missing ones are drawn.
+    def rows(
+        self,
+        first_sample: int,
+        num_samples: int,
+        on_progress: Progress | None = None,
+        problems: Sequence[int] | None = None,
+    ) -> list[ResultRow]:
+        """Graded samples, in whatever number; only missing ones are drawn.
 
         Args:
             first_sample: Index of the first sample of each problem.
             num_samples: How many samples of each problem.
             on_progress: Called with (completions there, completions wanted) while generating.
+            problems: Indices in the benchmark of those that are wanted; None for all.
 
         Returns:
             By problem, then sample.
@@ -123,7 +130,7 @@ class Evaluation:
                 answer=grade.answer,
                 num_tokens=sample.num_tokens,
             )
-            for problem, index, sample, grade in self.graded(first_sample, num_samples, on_progress)
+            for problem, index, sample, grade in self.graded(first_sample, num_samples, on_progress, problems)
         ]
 
     def graded(
@@ -133,14 +140,7 @@ class Evaluation:
         on_progress: Progress | None = None,
         problems: Sequence[int] | None = None,
     ) -> list[GradedSample]:
-        """As `rows`, with all that is kept of a sample, and of some problems alone.
-
-        Args:
-            first_sample: As `rows`.
-            num_samples: As `rows`.
-            on_progress: As `rows`.
-            problems: Their indices in the benchmark; None for all.
-        """
+        """As `rows`, with the same arguments and all that is kept of a sample."""
         sampling = replace(self.sampling, first_sample=first_sample, num_samples=num_samples)
         draw = self._draw(sampling, on_progress, problems)
         [drawn] = draw_samples(self.engine, self.checkpoint, [draw])
@@ -249,7 +249,12 @@ def summed(on_progress: Progress, number: int) -> list[Progress]:
 
 
 def follow_up(
-    evaluation: Evaluation, before: EvaluationResult, prompts: Sequence[str], on_progress: Progress
+    evaluation: Evaluation,
+    before: EvaluationResult,
+    prompts: Sequence[str],
+    on_progress: Progress,
+    *,
+    only_wrong: bool = False,
 ) -> EvaluationResult:
     """Go on after every completion of another result, `evaluation.sampling.num_samples` times each.
 
@@ -260,6 +265,7 @@ def follow_up(
         before: The result.
         prompts: All that stands before a new completion, for each row of `before`.
         on_progress: As for `Evaluation.result`.
+        only_wrong: Only after wrong completions; the others stand for what would follow them.
 
     Returns:
         The result, stored like any other; sample j × `num_samples` + i of a problem is the i-th after its sample j.
@@ -280,14 +286,22 @@ def follow_up(
     stored = load_result(whole.folder, key)
     if stored is not None:
         return replace(stored, metrics=whole._metrics(stored.rows))
-    reports = summed(on_progress, number)
-    draws = [part._draw(part.sampling, report) for part, report in zip(parts, reports, strict=True)]
-    draw_samples(whole.engine, whole.checkpoint, list({draw.store.path: draw for draw in draws}.values()))
-    drawn = [part.rows(part.sampling.first_sample, each) for part in parts]
-    rows = [
-        replace(drawn[index][problem * each + i], sample=index * each + i)
-        for problem, index, i in product(range(len(whole.benchmark.problems)), range(number), range(each))
+    count, reports = len(whole.benchmark.problems), summed(on_progress, number)
+    asked = [
+        [i for i in range(count) if not only_wrong or before.rows[i * number + index].verdict == Verdict.WRONG]
+        for index in range(number)
     ]
+    draws = [
+        part._draw(part.sampling, report, problems)
+        for part, report, problems in zip(parts, reports, asked, strict=True)
+    ]
+    draw_samples(whole.engine, whole.checkpoint, list({draw.store.path: draw for draw in draws}.values()))
+    rows = [row for row in before.rows for _ in range(each)]
+    for index, (part, problems) in enumerate(zip(parts, asked, strict=True)):
+        drawn = iter(part.rows(part.sampling.first_sample, each, problems=problems))
+        for problem, i in product(problems, range(each)):
+            rows[(problem * number + index) * each + i] = next(drawn)
+    rows = [replace(row, sample=place % (number * each)) for place, row in enumerate(rows)]
     name, digest, metrics = whole.benchmark.name, whole.benchmark.digest, whole._metrics(rows)
     result = EvaluationResult(key, protocol, name, digest, whole.checkpoint_hash, metrics, tuple(rows))
     save_result(whole.folder, result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from hydra.utils import get_class
@@ -12,7 +13,8 @@ from omegaconf import DictConfig
 from redi_lab.config.compose import benchmarks as group_benchmarks
 from redi_lab.data.arithmetic import ArithmeticSource
 from redi_lab.data.chains import ChainsSource
-from redi_lab.data.premises import flawed
+from redi_lab.data.marked import MarkedTrace, planted, read_marked
+from redi_lab.data.premises import FLAWS, flawed
 from redi_lab.data.reasoning_gym import ReasoningGymSource
 from redi_lab.data.simulated import SimulatedSource
 from redi_lab.data.teacher import describe_work
@@ -44,21 +46,54 @@ def make_asked(config: DictConfig, load_corpus: Callable[[], TraceCorpus], condi
     Raises:
         UserError: the benchmark has no rows with columns; or as `make_benchmarks`.
     """
-    settings, is_simulated = config.eval, issubclass(get_class(config.data.source._target_), SimulatedSource)
-    is_embedded = settings.benchmark in EMBEDDED or (settings.benchmark in ("heldout", "fresh") and is_simulated)
+    settings, is_embedded = config.eval, _is_embedded(config)
     if condition.problem_key is None or (is_embedded and condition.problem_key == "normal_query"):
         return _benchmark(config, settings, condition.name, load_corpus)
     if is_embedded and condition.problem_key == "ill_query":
         made = _benchmark(config, settings, condition.name, load_corpus)
-        problems = [replace(one, problem=flawed(one.problem, place)) for place, one in enumerate(made.problems)]
+        problems = [
+            replace(one, problem=flawed(one.problem, place), kind=FLAWS[place % len(FLAWS)])
+            for place, one in enumerate(made.problems)
+        ]
         return Benchmark.of(condition.name, problems, made.describe)
     if settings.path is None or not Path(settings.path).is_file():
         raise UserError(
             f"eval.conditions.{condition.name}.problem_key={condition.problem_key}: eval={settings.name} has no such"
             " column; give a file of rows that have it: eval=jsonl eval.path=FILE"
         )
-    keys = Keys(condition.problem_key, settings.answer_key, tuple(settings.wrong_keys), is_strict=True)
+    keys = _keys(config, settings, condition.problem_key)._replace(is_strict=True)
     return _from_offset(config, lambda most: load_file_benchmark(Path(settings.path), condition.name, most, keys))
+
+
+def make_traces(config: DictConfig, load_corpus: Callable[[], TraceCorpus], condition: Condition) -> list[MarkedTrace]:
+    """The traces that a condition asks about: those of a file, or of embedded problems, by turns wrong and right.
+
+    Raises:
+        UserError: the benchmark has no traces, or as `read_marked`.
+    """
+    settings = config.eval
+    if _is_embedded(config):
+        problems = _benchmark(config, settings, condition.name, load_corpus).problems
+        return [planted(one.id, one.problem, one.answers, is_wrong=not n % 2) for n, one in enumerate(problems)]
+    if settings.benchmark != "jsonl" or not Path(settings.path).is_file():
+        raise UserError(
+            f"eval.conditions.{condition.name}.steps: eval={settings.name} has no traces with steps; give a file of"
+            " them, eval=jsonl eval.path=FILE, or an embedded task"
+        )
+    first, number = settings.offset, settings.limit
+    traces = list(islice(read_marked(settings.path), first, None if number is None else first + number))
+    if not traces:
+        raise UserError(f"eval.offset={first}: {settings.path} has no trace beyond that; lower it")
+    return traces
+
+
+def _is_embedded(config: DictConfig) -> bool:
+    is_simulated = issubclass(get_class(config.data.source._target_), SimulatedSource)
+    return config.eval.benchmark in EMBEDDED or (config.eval.benchmark in ("heldout", "fresh") and is_simulated)
+
+
+def _keys(config: DictConfig, settings: DictConfig, problem_key: str) -> Keys:
+    return Keys(problem_key, settings.answer_key, tuple(settings.wrong_keys), kind=config.eval.kind_key)
 
 
 def make_benchmark(config: DictConfig, load_corpus: Callable[[], TraceCorpus]) -> Benchmark | None:
@@ -120,7 +155,7 @@ def _first_problems(
                 " need an answer), or eval=jsonl eval.path=FILE, or eval=none"
             )
         return _held_out_benchmark(config, name or "heldout", _as_problems(_final_problems(config, corpus)[:limit]))
-    keys = Keys(settings.problem_key, settings.answer_key, tuple(settings.wrong_keys))
+    keys = _keys(config, settings, settings.problem_key)
     if settings.benchmark == "hub" and not Path(settings.path).is_file():
         return load_hub_benchmark(settings.path, settings.split, keys, name, settings.revision, settings.config, limit)
     return load_file_benchmark(Path(settings.path), name, limit, keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -70,10 +71,35 @@ class ConditionConfig(Settings):
     prefix: Text | None = None
     suffix: Text | None = None
     problem_key: Text | None = None
+    steps: Annotated[Text, allowed(lambda text: "{text}" in text, "a text with {text} in it")] | None = None
     after: Name | None = None
     follow_up: Text | None = None
+    only_wrong: bool = False
     is_judged: bool = False
     against: Name | None = None
+
+    def check(self, place: str, earlier: Sequence[str]) -> None:
+        """Hold its keys against each other, and against the conditions above it.
+
+        Raises:
+            UserError: they do not go together.
+        """
+        given = self.model_dump(exclude_defaults=True)
+        if (against := given.pop("against", None)) not in (None, *earlier):
+            raise UserError(f"{place}.against={against}: must be one of those above it ({', '.join(earlier)})")
+        after, only_wrong = given.pop("after", None), given.pop("only_wrong", False)
+        if (after is None) != (given.pop("follow_up", None) is None):
+            raise UserError(f"{place}: after (a condition) and follow_up (what is said after its answers) go together")
+        if after is not None and (after not in earlier or given):
+            wrong = f".{next(iter(given))}" if given else f".after={after}"
+            raise UserError(
+                f"{place}{wrong}: a condition that follows another has only after, one of {', '.join(earlier)}"
+                " above it, follow_up, only_wrong and against"
+            )
+        if only_wrong and after is None:
+            raise UserError(f"{place}.only_wrong: wrong answers of which condition? add after and follow_up")
+        if self.steps is not None and (self.is_judged or self.problem_key is not None):
+            raise UserError(f"{place}.steps: asks about traces, so without problem_key and is_judged; drop those")
 
 
 class JudgeConfig(Settings):
@@ -118,6 +144,7 @@ class EvalConfig(MemberConfig):
     grader: EvalGraderConfig
     conditions: dict[Name, ConditionConfig]
     combine: dict[Literal["system", "prefix", "suffix"], _Parts]
+    kind_key: Text | None
     follow_ups: Annotated[int, Field(ge=1, le=100_000)]
     judge: JudgeConfig
 
@@ -128,23 +155,11 @@ class EvalConfig(MemberConfig):
 
     @model_validator(mode="after")
     def _check_conditions(self) -> Self:
-        earlier: list[str] = []
-        for name, condition in self.conditions.items():
-            place, given = f"eval.conditions.{name}", condition.model_dump(exclude_defaults=True)
-            if (against := given.pop("against", None)) not in (None, *earlier):
-                raise UserError(f"{place}.against={against}: must be one of those above it ({', '.join(earlier)})")
-            after = given.pop("after", None)
-            if (after is None) != (given.pop("follow_up", None) is None):
-                raise UserError(
-                    f"{place}: after (a condition) and follow_up (what is said after its answers) go together"
-                )
-            if after is not None and (after not in earlier or given):
-                wrong = f".{next(iter(given))}" if given else f".after={after}"
-                raise UserError(
-                    f"{place}{wrong}: a condition that follows another has only after, one of {', '.join(earlier)}"
-                    " above it, and follow_up"
-                )
-            earlier.append(name)
+        names = list(self.conditions)
+        for number, (name, condition) in enumerate(self.conditions.items()):
+            condition.check(f"eval.conditions.{name}", names[:number])
+        if self.kind_key is not None and not self.has_conditions:
+            raise UserError(f"eval.kind_key={self.kind_key}: a protocol with conditions has use for it; drop it")
         if self.has_conditions and self.benchmark in (None, "suite", "lm_eval"):
             raise UserError(
                 f"eval={self.name or 'none'}: a protocol with conditions is for one benchmark; choose a single one"

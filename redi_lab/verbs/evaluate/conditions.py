@@ -14,7 +14,8 @@ from rich.table import Table
 
 from redi_lab.evaluation.comparison import Comparison, compare, explain, holm
 from redi_lab.evaluation.conditions import Spread, balanced_pairs, changes, length_ratio, spread
-from redi_lab.evaluation.metrics import Estimate
+from redi_lab.evaluation.critique import correction, critique
+from redi_lab.evaluation.metrics import Estimate, pass_at_1
 from redi_lab.evaluation.results import content_digest
 from redi_lab.evaluation.scoring import flatten, verdicts_of
 from redi_lab.figures.samples_page import log_samples
@@ -50,16 +51,16 @@ def run_conditions(config: DictConfig, checkpoint: Path) -> Path:
     with results_folder(config) as folder:
         asked, error = ask_all(config, checkpoint)
         compared = compare_all(asked)
-        changed = {
-            name: changes(asked[one.condition.after].result, one.result)
-            for name, one in asked.items()
-            if one.condition.after is not None
+        changed = {name: changes_of(asked, one) for name, one in asked.items() if one.condition.after is not None}
+        critiques = {
+            name: critique(one.result, one.traces) for name, one in asked.items() if one.condition.steps is not None
         }
+        kinds = {name: by_kind(one) for name, one in asked.items() if any(row.kind for row in one.benchmark.problems)}
         found = spread_of(asked)
         pairs = write_pairs(folder / PAIRS_FILE, asked)
         logger = make_logger(config, folder, None, {"redi_lab.stage": "evaluate"})
         flat = {f"{name}/{key}": value for name, one in asked.items() for key, value in one.result.metrics.items()}
-        for name, estimates in changed.items():
+        for name, estimates in (*changed.items(), *critiques.items()):
             flat |= {f"{name}/{key}": value for kind, e in estimates.items() for key, value in flatten(kind, e).items()}
         logger.log_metrics({f"eval/{key}": value for key, value in flat.items()}, step=0)
         shown = list(asked.values())[:_SHOWN]
@@ -75,6 +76,9 @@ def run_conditions(config: DictConfig, checkpoint: Path) -> Path:
             "benchmarks": {name: summary_of(one.result) for name, one in asked.items()},
             "comparisons": {name: asdict(made) for name, made in compared.items()},
             "changes": {name: {k: asdict(e) for k, e in estimates.items()} for name, estimates in changed.items()},
+            "critiques": {name: {k: asdict(e) for k, e in made.items()} for name, made in critiques.items()},
+            "kinds": {name: {k: asdict(e) for k, e in made.items()} for name, made in kinds.items()},
+            "attempts": {name: one.attempts for name, one in asked.items()},
             "spread": None if found is None else asdict(found),
             "pairs": pairs,
             "judge_error": {name: asdict(estimate) for name, estimate in error.items()},
@@ -85,8 +89,15 @@ def run_conditions(config: DictConfig, checkpoint: Path) -> Path:
     CONSOLE.print(_table(asked, compared))
     for line in _sentences(asked, compared):
         print(line)
+    for name, estimates in critiques.items():
+        print(f"{name}: {_shares(estimates)}")
     for name, estimates in changed.items():
-        print(f"{name}, after {asked[name].condition.after}: {_shares(estimates)}")
+        after, attempts = asked[name].condition.after, asked[name].attempts
+        print(f"{name}, after {after}: {_shares(estimates)}; {attempts:.2f} completions a sample so far")
+    for name, estimates in kinds.items():
+        print(f"{name}, by kind: {_shares(estimates)}")
+    if config.eval.kind_key is not None and not kinds:
+        print(f"eval.kind_key={config.eval.kind_key}: no row has it, so there are no scores by kind")
     if found is not None:
         print(_spread(found))
     if error:
@@ -100,11 +111,12 @@ def run_conditions(config: DictConfig, checkpoint: Path) -> Path:
 def compare_all(asked: Mapping[str, Asked]) -> dict[str, Compared]:
     """Each condition with the one that it names or follows, or else with the first of its kind."""
     found: dict[str, Compared] = {}
-    firsts: dict[bool, str] = {}
+    firsts: dict[tuple[bool, bool], str] = {}
     for name, one in asked.items():
-        first = firsts.setdefault(one.condition.is_judged, name)
+        first = firsts.setdefault((one.condition.is_judged, one.condition.steps is not None), name)
         against = one.condition.against or one.condition.after or first
-        if against != name:
+        # Steps that are named and answers that are right are not compared.
+        if against != name and (asked[against].condition.steps is None) == (one.condition.steps is None):
             old, new = verdicts_of(asked[against].result), verdicts_of(one.result)
             # Of several answers to a follow-up the first: as many in both, and each beside what it follows.
             made = compare(new[:, :: max(1, new.shape[1] // old.shape[1])], old)
@@ -112,6 +124,21 @@ def compare_all(asked: Mapping[str, Asked]) -> dict[str, Compared]:
             found[name] = Compared(against, made, length)
     adjusted = holm([made.comparison.p_value for made in found.values()])
     return {name: replace(made, holm=p) for (name, made), p in zip(found.items(), adjusted, strict=True)}
+
+
+def changes_of(asked: Mapping[str, Asked], one: Asked) -> dict[str, Estimate]:
+    """What became of the answers, or the traces, that a condition follows."""
+    before = asked[one.condition.after or ""]
+    if before.condition.steps is not None:
+        return correction(one.result, one.traces)
+    found = changes(before.result, one.result)
+    return {kind: e for kind, e in found.items() if kind.startswith("wrong")} if one.condition.only_wrong else found
+
+
+def by_kind(one: Asked) -> dict[str, Estimate]:
+    """Pass@1 of the problems of each kind."""
+    verdicts, kinds = verdicts_of(one.result), [problem.kind for problem in one.benchmark.problems]
+    return {kind: pass_at_1(verdicts[[one == kind for one in kinds]]) for kind in sorted(filter(None, {*kinds}))}
 
 
 def spread_of(asked: Mapping[str, Asked]) -> Spread | None:
@@ -127,7 +154,7 @@ def write_pairs(path: Path, asked: Mapping[str, Asked]) -> int:
     """Write pairs of what follows other answers, where there are any of both kinds; how many of each kind."""
     rows: list[dict[str, Any]] = []
     for name, one in asked.items():
-        if one.condition.after is not None:
+        if one.condition.after is not None and not one.traces:
             pairs = balanced_pairs(asked[one.condition.after].result, one.result, one.prompts)
             rows += [pair | {"id": f"{name}/{pair['id']}"} for pair in pairs]
     if rows:
@@ -147,8 +174,9 @@ def _table(asked: Mapping[str, Asked], compared: Mapping[str, Compared]) -> Tabl
             d = made.comparison.difference
             cells = [f"{d.value:+.3f} ({d.ci_low:+.3f} to {d.ci_high:+.3f})", f"{made.holm:.2g}"]
             cells.append("–" if made.length is None else f"× {made.length.value:.2f}")
+        right = "finds fault" if one.condition.is_judged else one.condition.steps and "names the step"
         table.add_row(
-            escape(f"{name} (finds fault)" if one.condition.is_judged else name),
+            escape(f"{name} ({right})" if right else name),
             f"{m['pass_at_1']:.3f} ({m['pass_at_1_ci_low']:.3f}–{m['pass_at_1_ci_high']:.3f})",
             *cells,
             *(f"{m[rate]:.1%}" for rate in ("truncation_rate", "unknown_rate")),

@@ -170,7 +170,13 @@ def test_premises_are_judged_beside_false_alarms(
     engine = scripted(monkeypatch, says)
     path = tmp_path / "premises.jsonl"
     rows = [
-        {"pid": n, "normal_query": f"{n} once", "ill_query": f"{n} twice", "gold": n, "conflict_type": "contra"}
+        {
+            "pid": n,
+            "normal_query": f"{n} once",
+            "ill_query": f"{n} twice",
+            "gold": n,
+            "conflict_type": f"kind_{n // 3}",
+        }
         for n in range(4)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -183,11 +189,24 @@ def test_premises_are_judged_beside_false_alarms(
         "ill_hinted": "ill",
     }
     assert summary["comparisons"]["ill"]["length"]["value"] == 1.0
+    kinds = {name: {kind: e["value"] for kind, e in made.items()} for name, made in summary["kinds"].items()}
+    assert kinds["ill"] == {"kind_0": pytest.approx(2 / 3), "kind_1": 0.0}
+    assert kinds["normal"] == {"kind_0": pytest.approx(2 / 3), "kind_1": 1.0}
     assert len(engine.requests) == 3  # what is judged of the normal ones is what was graded
     assert 0 < summary["judge_error"]["missed"]["value"] < 0.5
     said = capsys.readouterr().out
     assert "ill_hinted is not told apart from ill: +0.500 of answers that find fault" in said
     assert "The judge, on answers marked by hand: missed" in said
+    assert "ill, by kind: kind 0 66.7% (95 % CI" in said
+
+
+def test_rows_without_a_kind_have_no_scores_by_it(
+    evaluate: Run, sums: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(monkeypatch, weak)
+    problems = ["eval=jsonl", f"eval.path={sums}", "eval.num_samples=1", "eval.kind_key=level"]
+    assert evaluate("protocol=asked_again", *problems)["kinds"] == {}
+    assert "eval.kind_key=level: no row has it, so there are no scores by kind" in capsys.readouterr().out
 
 
 def test_premises_of_an_embedded_task(evaluate: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +216,7 @@ def test_premises_of_an_embedded_task(evaluate: Run, monkeypatch: pytest.MonkeyP
     summary = evaluate("protocol=premise", "eval=arithmetic", "eval.limit=4", "eval.num_samples=1")
     assert summary["benchmarks"]["ill"]["metrics"]["pass_at_1"]["value"] == 0.5
     assert summary["benchmarks"]["normal_judged"]["metrics"]["pass_at_1"]["value"] == 0.0
+    assert {kind: e["value"] for kind, e in summary["kinds"]["ill"].items()} == {"contradiction": 1, "irrelevance": 0}
     assert len(engine.requests) == 3
 
 
@@ -235,6 +255,14 @@ def test_a_missing_column_is_named(
             ["+eval.conditions.a={}", "+eval.conditions.b={after:a,follow_up:x,system:s}"],
             "eval.conditions.b.system: a condition that follows another has only",
         ),
+        ("evaluate", ["+eval.conditions.a.only_wrong=true"], "eval.conditions.a.only_wrong: wrong answers of which"),
+        ("evaluate", ["+eval.conditions.a.steps=x"], "eval.conditions.a.steps=x: must be a text with {text} in it"),
+        (
+            "evaluate",
+            ["+eval.conditions.a={steps:'{text}',problem_key:q}"],
+            "eval.conditions.a.steps: asks about traces",
+        ),
+        ("evaluate", ["eval.kind_key=level"], "eval.kind_key=level: a protocol with conditions has use for it"),
         ("evaluate", ["+eval.conditions.a.against=b"], "eval.conditions.a.against=b: must be one of those above it"),
         ("evaluate", ["+eval.conditions.a.sytem=x"], "unknown key eval.conditions.a.sytem"),
         ("evaluate", ["+eval.combine.middle.a=[x]"], "eval.combine.middle"),
@@ -256,7 +284,8 @@ def test_conditions_that_make_no_sense_are_refused(verb: str, overrides: list[st
 
 def test_every_shipped_protocol_composes() -> None:
     conditions = {}
-    for name in ("are_you_sure", "asked_again", "negative", "eccentric", "premise", "embedded_words"):
+    asked = ("are_you_sure", "asked_again", "negative", "eccentric", "premise", "embedded_words")
+    for name in (*asked, "critique", "embedded_critique", "conjecture_correction"):
         settings = load_config("evaluate", ["checkpoint=.", f"protocol={name}"], check_paths=False).eval
         conditions[name] = (
             len(settings.conditions),
@@ -270,4 +299,7 @@ def test_every_shipped_protocol_composes() -> None:
         "eccentric": (0, {"system": [5, 3, 4], "suffix": [2]}),
         "premise": (4, {}),
         "embedded_words": (1, {"prefix": [7]}),
+        "critique": (2, {}),
+        "embedded_critique": (2, {}),
+        "conjecture_correction": (3, {}),
     }
