@@ -122,7 +122,7 @@ def _end() -> str:
     raise EOFError
 
 
-MISTAKES = (
+MISTAKES: tuple[tuple[list[str], str], ...] = (
     ([], "checkpoint=: neither a Hugging Face folder (config.json), an adapter"),
     (["checkpoint=nowhere"], "checkpoint=nowhere: neither a Hugging Face folder"),
     (["checkpoint={folder}", "temperature=-1"], "temperature=-1: must be at least 0"),
