@@ -196,7 +196,8 @@ def test_every_objective_with_negatives_has_an_axis_and_quick_is_part_of_the_who
         "unpaired_redi",
         "ld_dpo",
         "nat",
-    }  # strengths of another, or none
+        "token_reward",
+    }  # strengths of another, none, or no policy
     names = {path.stem for path in (CONFIG_DIR / "loss").glob("[!_]*.yaml")} - left_out
     assert {axis.loss for axis in AXES} == names
     assert {point.name for point in next_points(QUICK, {})} < {point.name for point in next_points(FULL, {})}
