@@ -109,6 +109,15 @@ class Problem:
     source: str | None = None
     is_ready_pair: bool = False
 
+    def as_row(self) -> dict[str, Any]:
+        """As a row of `data=jsonl`, with the weights of its generations."""
+        columns = {name: getattr(self, name) for name in ("id", "problem", "answer", "source")}
+        generations = [
+            {name: getattr(one, name) for name in ("text", "correct", "finish_reason", "error")} | asdict(one.weights)
+            for one in self.generations
+        ]
+        return columns | {"generations": generations}
+
 
 @final
 @dataclass(frozen=True, slots=True)

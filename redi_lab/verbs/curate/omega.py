@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -82,7 +82,8 @@ def run_omega(arguments: Sequence[str]) -> Path:
             id(one): _weigh(one, scores, last, config.omega.top_share)
             for (_, one), scores, last in zip(graded, score_traces(model, sequences, budget), places, strict=True)
         }
-        write_text(folder / TRACES_FILE, "".join(json.dumps(_as_row(row, weighed)) + "\n" for row in problems))
+        rows = [replace(row, generations=tuple(_weighed(one, weighed) for one in row.generations)) for row in problems]
+        write_text(folder / TRACES_FILE, "".join(json.dumps(row.as_row()) + "\n" for row in rows))
         metrics = _count(problems, weighed)
         provenance = {
             "source": source.table().source,
@@ -136,15 +137,9 @@ def _weigh(trace: Generation, scores: Tensor, last_characters: Sequence[int], to
     return Weighed(weights, float(values.mean()), bool(scores.mean() > 0) is is_right)
 
 
-def _as_row(problem: Problem, weighed: Mapping[int, Weighed]) -> dict[str, Any]:
-    """A problem as a row of `data=jsonl`."""
-    generations = [
-        {name: getattr(one, name) for name in ("text", "correct", "finish_reason", "error")}
-        | asdict(weighed[id(one)].weights if id(one) in weighed else one.weights)
-        for one in problem.generations
-    ]
-    columns = {name: getattr(problem, name) for name in ("id", "problem", "answer", "source")}
-    return columns | {"generations": generations}
+def _weighed(trace: Generation, weighed: Mapping[int, Weighed]) -> Generation:
+    """With the weights that were found; as it is where nobody knows whether it is right."""
+    return replace(trace, weights=weighed[id(trace)].weights) if id(trace) in weighed else trace
 
 
 def _count(problems: Sequence[Problem], weighed: Mapping[int, Weighed]) -> dict[str, float]:

@@ -12,7 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, final
@@ -215,19 +215,17 @@ def _write(
         pq.write_table(pa.Table.from_pylist(rows, schema), partial)
     lines = []
     for row, problem in enumerate(problems):
-        columns = {name: getattr(problem, name) for name in ("id", "problem", "answer", "source")}
         looked = [(one, found.get((row, number))) for number, one in enumerate(problem.generations)]
-        marked = [_marked(*one) for one in looked if one[1] is None or one[1].outcome == LOCATED]
-        lines.append(json.dumps({**columns, "generations": marked}) + "\n")
+        marked = tuple(_marked(*one) for one in looked if one[1] is None or one[1].outcome == LOCATED)
+        lines.append(json.dumps(replace(problem, generations=marked).as_row()) + "\n")
     write_text(folder / TRACES_FILE, "".join(lines))
 
 
-def _marked(generation: Generation, found: Found | None) -> dict[str, Any]:
+def _marked(generation: Generation, found: Found | None) -> Generation:
     """A generation, with the steps that were found in it."""
     weights = generation.weights
     if found is not None:
         weights = replace(weights, steps=found.steps, spans=weights.spans or found.cut)
     elif generation.correct and not weights.steps:  # one step, so that step_advantages weighs it as it is
         weights = replace(weights, steps=(Step(0, len(generation.text), None, 1.0),))
-    columns = {name: getattr(generation, name) for name in ("text", "correct", "finish_reason", "error")}
-    return columns | asdict(weights)
+    return replace(generation, weights=weights)
