@@ -47,6 +47,7 @@ CHAMP = (
     "eval.num_samples=1",
     "eval.temperature=0",
     "eval.max_new_tokens=64",
+    "eval.chunk_completions=8",  # of these long prompts, between two saves
     "eval.grader.answers=last_number",
     "eval.prompt_template='{problem}'",
 )
