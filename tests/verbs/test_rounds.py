@@ -105,6 +105,7 @@ def test_each_round_goes_on_from_the_last_on_new_problems(
     assert parent.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_where_it_was_killed(
     tiny: Tiny, tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +136,7 @@ def test_the_same_command_goes_on_where_it_was_killed(
     assert len(summary["rounds"]) == 3
 
 
+@pytest.mark.slow
 def test_a_sampler_is_not_stale_on_its_own_traces(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the engine stored and what the kernel computes are log-probs of the same model."""
     main(tiny("+experiment=demo_sft", "eval=none", f"paths.output_dir={tmp_path / 'sft'}"))
