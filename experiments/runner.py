@@ -11,12 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from redi_lab.data.traces import Pair
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000", "THP_MEM_ALLOC_ENABLE": "1"}
 """Of worker processes, as redi_lab.cli sets it; before they import torch."""
@@ -26,6 +29,18 @@ SFT = (
     "eval=none",
     *(f"callbacks.{name}=null" for name in ("accuracy", "probes", "gradient_conflict", "collapse")),
 )
+ON_ROWS = (
+    "data=jsonl",
+    "data.source.num_heldout=0",
+    "data.num_development=0",
+    "data.prompt_template='{problem}'",
+    "data.max_new_tokens=96",
+    "eval=none",
+    "callbacks.gradient_conflict=null",
+    "callbacks.accuracy=null",
+    "callbacks.probes=null",
+)
+"""Of a training on a study's own rows, data.path=FILE, that is evaluated afterwards."""
 MEASURED = (
     "name=study",
     "eval=none",
@@ -124,3 +139,14 @@ def read_row(folder: Path) -> dict[str, Any]:
         "stopped": summary["stopped"] and summary["stopped"]["reason"],
         "seconds": summary["seconds"],
     }
+
+
+def write_pairs(file: Path, pairs: Iterable[Pair]) -> None:
+    """Pairs of an embedded task for data=jsonl, as problems with two generations each."""
+    rows = []
+    for pair in pairs:
+        generations = [{"text": pair.chosen, "correct": True}, {"text": pair.rejected, "correct": False}]
+        answer = re.findall(r"\d+", pair.chosen)[-1]
+        rows.append({"id": pair.id, "problem": pair.problem, "answer": answer, "generations": generations})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.runner import Results, arguments_of, command
+from experiments.runner import ON_ROWS, Results, arguments_of, command
 from redi_lab.config.compose import load_config
 from redi_lab.data.arithmetic import ArithmeticSource
 from redi_lab.data.marked import planted
@@ -26,20 +26,7 @@ from redi_lab.evaluation.conditions import conditions_of
 SEED = 42
 NUM_CRITIQUES = 2000
 ASKED = ("protocol=embedded_critique", "eval=arithmetic", "eval.limit=200", "eval.num_samples=1")
-ON_CRITIQUES = (
-    "+experiment=demo_sft",
-    "data=jsonl",
-    "data.source.num_heldout=0",
-    "data.num_development=0",
-    "data.prompt_template='{problem}'",
-    "data.max_new_tokens=96",
-    "eval=none",
-    "callbacks.gradient_conflict=null",
-    "callbacks.accuracy=null",
-    "callbacks.probes=null",
-    "optimizer.lr=1e-3",
-    "trainer.max_epochs=1",
-)
+ON_CRITIQUES = ("+experiment=demo_sft", *ON_ROWS, "optimizer.lr=1e-3", "trainer.max_epochs=1")
 CHAMP = (
     "protocol=critique",
     "eval=jsonl",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import runner
-from experiments.runner import Results, arguments_of
+from experiments.runner import ON_ROWS, Results, arguments_of
 from redi_lab.data.arithmetic import ArithmeticSource
 from redi_lab.data.chats import Dialogue
 from redi_lab.data.teacher import Teacher
@@ -28,19 +28,8 @@ TURNS = "SFT on second answers"
 NUM_DIALOGUES = 3000
 ASKED = ("protocol=asked_again", "eval=arithmetic", "eval.limit=300", "eval.num_samples=2")
 DIALOGUES = ("protocol=asked_again", "eval=fresh", "eval.limit=400", "eval.num_samples=1", "eval.follow_ups=6")
-JSONL = (
-    "data=jsonl",
-    "data.source.num_heldout=0",
-    "data.num_development=0",
-    "data.prompt_template='{problem}'",
-    "data.max_new_tokens=96",
-    "eval=none",
-    "callbacks.gradient_conflict=null",
-    "callbacks.accuracy=null",
-    "callbacks.probes=null",
-)
-SECOND = ("+experiment=demo_sft", *JSONL, "optimizer.lr=1e-3", "trainer.max_epochs=2")
-DPO = ("+experiment=demo_dpo", *JSONL, "trainer.max_epochs=3")
+SECOND = ("+experiment=demo_sft", *ON_ROWS, "optimizer.lr=1e-3", "trainer.max_epochs=2")
+DPO = ("+experiment=demo_dpo", *ON_ROWS, "trainer.max_epochs=3")
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.runner import Results, arguments_of, command
+from experiments.runner import Results, arguments_of, command, write_pairs
 
 SEED = 42
 NUM_TRACES = 200
@@ -72,13 +72,7 @@ def write_traces(file: Path) -> None:
     corpus = source.load()
     known = {row.problem for rows in (corpus.demonstrations, corpus.held_out) for row in rows}
     _, pairs = source.further(0, NUM_TRACES, known)
-    rows = []
-    for pair in pairs:
-        generations = [{"text": pair.chosen, "correct": True}, {"text": pair.rejected, "correct": False}]
-        answer = re.findall(r"\d+", pair.chosen)[-1]
-        rows.append({"id": pair.id, "problem": pair.problem, "answer": answer, "generations": generations})
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_pairs(file, pairs)
 
 
 def first_wrong_line(problem: str, trace: str) -> int:

@@ -10,7 +10,6 @@ step of two, done in the head or with a slip in a column, and ω should be large
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.runner import Results, arguments_of, command
+from experiments.runner import Results, arguments_of, command, write_pairs
 
 SEED = 42
 SEEDS = (42, 43, 44)
@@ -82,8 +81,8 @@ def run(results: Results, outputs: Path, sft: Path | None, sizes: Mapping[str, A
         sft = outputs / "sft" / "checkpoints" / "last"
     pairs = teacher_pairs(sum(sizes[part] for part in PARTS))
     judged = pairs[: sizes["judged"]]
-    write_rows(outputs / "oreal.jsonl", pairs[len(judged) : -sizes["reward"]])
-    write_rows(outputs / "reward.jsonl", pairs[-sizes["reward"] :])
+    write_pairs(outputs / "oreal.jsonl", pairs[len(judged) : -sizes["reward"]])
+    write_pairs(outputs / "reward.jsonl", pairs[-sizes["reward"] :])
     for seed in sizes["seeds"]:
         folder, own = outputs / f"reward_{seed}", [f"data.path={outputs / 'reward.jsonl'}", f"init_from={sft}"]
         command(folder, outputs, [*REWARD, *own, f"seed={seed}", *sizes["more"]])
@@ -112,17 +111,6 @@ def teacher_pairs(number: int) -> list[Any]:
     source: Any = make_source(load_config("train", ["+experiment=demo_sft", *TEACHER, f"seed={SEED}"]))
     drawn = source.further(0, number + number // 2, known)[1]  # a fifth has one step
     return [pair for pair in drawn if pair.rejected.count("\n") == 2][:number]
-
-
-def write_rows(file: Path, pairs: Sequence[Any]) -> None:
-    """As problems with two generations each."""
-    rows = []
-    for pair in pairs:
-        generations = [{"text": pair.chosen, "correct": True}, {"text": pair.rejected, "correct": False}]
-        answer = re.findall(r"\d+", pair.chosen)[-1]
-        rows.append({"id": pair.id, "problem": pair.problem, "answer": answer, "generations": generations})
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def wrong_place(trace: str) -> tuple[int, int, int]:
