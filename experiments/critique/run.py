@@ -74,7 +74,7 @@ def critique_rows(number: int) -> list[dict[str, Any]]:
     rng, source = random.Random(SEED), ArithmeticSource(num_problems=0, seed=SEED)
     kept_out = {problem.problem for problem in source.load().held_out}
     eval_config = load_config("evaluate", ["checkpoint=.", *ASKED], check_paths=False).eval
-    judged, corrected = conditions_of(eval_config.conditions, {})
+    criticised, corrected = conditions_of(eval_config.conditions, {})
     rows: list[dict[str, Any]] = []
     while len(rows) < 2 * number:
         problem = source.draw(rng)
@@ -83,7 +83,7 @@ def critique_rows(number: int) -> list[dict[str, Any]]:
         answers = (str(problem.answer),)
         trace = planted("", problem.text, answers, is_wrong=len(rows) % 4 == 0)
         right = planted("", problem.text, answers, is_wrong=False)
-        prompt, verdict = judged.put(trace.shown(judged.steps or "")), f"\\boxed {{ {trace.first_wrong} }}"
+        prompt, verdict = criticised.put(trace.shown(criticised.steps or "")), f"\\boxed {{ {trace.first_wrong} }}"
         rows.append({"prompt": prompt, "completion": verdict, "label": True})
         dialogue = corrected.go_on(prompt, verdict, problem.text)
         rows.append({"prompt": dialogue.messages, "completion": "\n".join(right.steps), "label": True})
@@ -135,9 +135,9 @@ def evaluated(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
 
 def keep(results: Results, name: str, summary: Mapping[str, Any]) -> None:
     """Keep the measures of an evaluation, each with its interval."""
-    measures = summary["critiques"]["judged"] | summary["changes"]["corrected"]
+    measures = summary["critiques"]["criticised"] | summary["changes"]["corrected"]
     row = {key: [round(e[part], 4) for part in ("value", "ci_low", "ci_high")] for key, e in measures.items()}
-    results.content["runs"][name] = row | {"problems": summary["critiques"]["judged"]["unread"]["num_problems"]}
+    results.content["runs"][name] = row | {"problems": summary["critiques"]["criticised"]["unread"]["num_problems"]}
     results.save()
 
 

@@ -63,11 +63,11 @@ def read_marked(path: str) -> Iterator[MarkedTrace]:
 
 
 def _first_wrong(generation: Generation, place: str) -> int:
-    judged = [step.right for step in generation.weights.steps]
-    if not judged:
+    verdicts = [step.right for step in generation.weights.steps]
+    if not verdicts:
         raise UserError(f'{place}: has no steps; give [{{"start", "end", "right"}}, …] beside its text')
-    if False in judged:
-        return 1 + judged.index(False)
+    if False in verdicts:
+        return 1 + verdicts.index(False)
     if generation.correct is not True:
         raise UserError(f'{place}: is not known to be right, and no step of it has "right": false; mark the wrong one')
     return 0

@@ -1,7 +1,7 @@
 """Does a model see whether a trace is right, and which of its steps is the first wrong one? Can it put that right?
 
     judge = StepJudge(traces, "boxed")      # right: the reply names the first wrong step, or 0 where none is
-    critique(judged, traces)["step_f1"]     # with what chance gets
+    critique(criticised, traces)["step_f1"]     # with what chance gets
     correction(corrected, traces)["gain"]   # P(right | the trace was wrong) − P(wrong | it was right)
 
 After VISCO (arXiv 2412.02172), for text alone. A reply that names no step is unknown: it finds nothing, and is not
@@ -48,7 +48,7 @@ class StepJudge:
         }
 
     def check(self, problems: Iterable[Posed]) -> None:
-        """Any trace can be judged."""
+        """Any trace can be asked about."""
 
     def grade_all(self, pairs: Iterable[tuple[str, Posed]]) -> list[Grade]:
         """See `Judge`; unknown is a reply without a number, with several, or with one that is no step's."""

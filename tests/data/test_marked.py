@@ -89,7 +89,7 @@ def test_the_planted_line_is_the_first_that_does_not_follow(source: ArithmeticSo
 def test_the_protocol_is_in_the_tasks_words(source: ArithmeticSource | ChainsSource, task: Any) -> None:
     """Every token of a question about a trace is one that the task's own texts have, or a line break."""
     settings = load_config("evaluate", ["checkpoint=.", "protocol=embedded_critique"], check_paths=False).eval
-    judged, _ = conditions_of(settings.conditions, {})
+    criticised, _ = conditions_of(settings.conditions, {})
     rng, tokenizer = random.Random(0), task.build_tokenizer()
     known: set[int] = set(tokenizer("\n")["input_ids"])
     asked: set[int] = set()
@@ -97,5 +97,5 @@ def test_the_protocol_is_in_the_tasks_words(source: ArithmeticSource | ChainsSou
         problem = source.draw(rng)
         trace = planted("a", problem.text, ("1",), is_wrong=index % 2 == 0)
         known |= {token for text in (problem.text, "\n".join(trace.steps)) for token in tokenizer(text)["input_ids"]}
-        asked |= set(tokenizer(judged.put(trace.shown(judged.steps or "")))["input_ids"])
+        asked |= set(tokenizer(criticised.put(trace.shown(criticised.steps or "")))["input_ids"])
     assert asked <= known

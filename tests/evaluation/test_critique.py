@@ -21,7 +21,7 @@ TRACES = {
 }  # fmt: skip
 
 
-def judged(named: Mapping[str, int | None], traces: Mapping[str, MarkedTrace] = TRACES) -> EvaluationResult:
+def criticised(named: Mapping[str, int | None], traces: Mapping[str, MarkedTrace] = TRACES) -> EvaluationResult:
     """Replies that name these steps; None: none."""
     rows = []
     for name, step in named.items():
@@ -66,7 +66,7 @@ def test_no_step_is_wrong_is_0_and_marks_are_part_of_what_decides() -> None:
 
 def test_f1_by_hand() -> None:
     """Three are called wrong, two of them are, one at its step: answer F1 2·2/(3 + 2), step F1 2·1/(3 + 2)."""
-    found = critique(judged({"p": 2, "q": 3, "r": 1, "s": 0}), TRACES)
+    found = critique(criticised({"p": 2, "q": 3, "r": 1, "s": 0}), TRACES)
     assert (found["answer_f1"].value, found["step_f1"].value, found["unread"].value) == (0.8, 0.4, 0.0)
     assert found["chance_answer_f1"].value == pytest.approx(2 * 2 / (4 + 2))
     assert found["chance_step_f1"].value == pytest.approx(2 * (1 / 2 + 1 / 4) / (4 + 2))
@@ -75,10 +75,10 @@ def test_f1_by_hand() -> None:
 
 
 def test_an_unread_reply_finds_nothing_and_is_never_right() -> None:
-    found = critique(judged({"p": None, "q": 1, "r": None, "s": None}), TRACES)
+    found = critique(criticised({"p": None, "q": 1, "r": None, "s": None}), TRACES)
     assert found["answer_f1"].value == pytest.approx(2 * 1 / (1 + 2))  # p is missed
     assert found["unread"].value == 0.75
-    silent = critique(judged(dict.fromkeys(TRACES)), TRACES)
+    silent = critique(criticised(dict.fromkeys(TRACES)), TRACES)
     assert (silent["answer_f1"].value, silent["step_f1"].value) == (0.0, 0.0)
 
 
@@ -114,7 +114,7 @@ def test_the_intervals_cover() -> None:
                 named[name] = int(generator.random() < (0.6 if is_wrong else 0.2))
                 is_right = generator.random() < (1 - hardness if is_wrong else 1 - hardness / 2)
                 now.append("right" if is_right else "wrong")
-        found = critique(judged(named, traces), traces) | correction(became(now, traces), traces)
+        found = critique(criticised(named, traces), traces) | correction(became(now, traces), traces)
         for name, truth in (("answer_f1", 0.6 / 0.9), ("gain", 0.25)):
             held[name] += found[name].ci_low <= truth <= found[name].ci_high
     assert all(0.925 <= count / 400 <= 0.975 for count in held.values()), held

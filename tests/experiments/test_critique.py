@@ -15,10 +15,10 @@ from redi_lab.data.teacher import ChainProblem
 def test_rows_teach_the_step_and_a_right_trace(tmp_path: Path) -> None:
     rows = critique_rows(6)
     assert len(rows) == 12
-    for number, (judged, corrected) in enumerate(zip(rows[::2], rows[1::2], strict=True)):
-        problem, *lines, asked = judged["prompt"].split("\n")
+    for number, (first, corrected) in enumerate(zip(rows[::2], rows[1::2], strict=True)):
+        problem, *lines, asked = first["prompt"].split("\n")
         assert (asked, len(corrected["prompt"])) == (" clearly ?", 3)
-        assert (judged["completion"] == "\\boxed { 0 }") == bool(number % 2)
+        assert (first["completion"] == "\\boxed { 0 }") == bool(number % 2)
         assert corrected["completion"].endswith(f"\\boxed {{ {ChainProblem.read(problem).answer} }}")
         assert (corrected["completion"].split("\n") == lines) == bool(number % 2)
         assert corrected["prompt"][2]["content"] == problem

@@ -46,22 +46,24 @@ def test_critiques_are_counted_and_what_follows_them(
     engine = scripted(monkeypatch, critic)
     asked = ["protocol=critique", "eval=jsonl", f"eval.path={traces}", "eval.num_samples=1"]
     summary = evaluate(*asked)
-    found = {name: e["value"] for name, e in summary["critiques"]["judged"].items()}
+    found = {name: e["value"] for name, e in summary["critiques"]["criticised"].items()}
     assert found == {
         "answer_f1": 0.75, "step_f1": 0.5, "unread": 0.25,
         "chance_answer_f1": pytest.approx(2 / 3), "chance_step_f1": pytest.approx(1 / 3),
     }  # fmt: skip
-    assert summary["critiques"]["judged"]["answer_f1"]["num_problems"] == 4
-    judged, corrected = (summary["benchmarks"][name]["metrics"]["pass_at_1"]["value"] for name in summary["benchmarks"])
-    assert (judged, corrected) == (0.5, 0.5)
+    assert summary["critiques"]["criticised"]["answer_f1"]["num_problems"] == 4
+    criticised, corrected = (
+        summary["benchmarks"][name]["metrics"]["pass_at_1"]["value"] for name in summary["benchmarks"]
+    )
+    assert (criticised, corrected) == (0.5, 0.5)
     assert {name: e["value"] for name, e in summary["changes"]["corrected"].items()} == {
         "wrong_to_right": 0.5, "wrong_to_unknown": 0.25, "right_to_wrong": 0.25, "right_to_unknown": 0.25, "gain": 0.25,
     }  # fmt: skip
     assert summary["comparisons"] == {}
     assert summary["pairs"] == 0
     said = capsys.readouterr().out
-    assert "judged: answer f1 75.0% (95 % CI" in said
-    assert "corrected, after judged: wrong to right 50.0%" in said
+    assert "criticised: answer f1 75.0% (95 % CI" in said
+    assert "corrected, after criticised: wrong to right 50.0%" in said
     assert "(names" in said  # the step
     drawn = len(engine.requests)
     evaluate(*asked, "eval.offset=2", "eval.limit=4", name="some")
@@ -78,9 +80,9 @@ def test_critiques_of_embedded_traces(evaluate: Run, monkeypatch: pytest.MonkeyP
 
     scripted(monkeypatch, says)
     summary = evaluate("protocol=embedded_critique", "eval=arithmetic", "eval.limit=4", "eval.num_samples=1")
-    assert summary["critiques"]["judged"]["unread"]["value"] == 1.0
-    assert summary["critiques"]["judged"]["chance_answer_f1"]["value"] == pytest.approx(2 / 3)
-    assert summary["critiques"]["judged"]["answer_f1"]["value"] == 0.0
+    assert summary["critiques"]["criticised"]["unread"]["value"] == 1.0
+    assert summary["critiques"]["criticised"]["chance_answer_f1"]["value"] == pytest.approx(2 / 3)
+    assert summary["critiques"]["criticised"]["answer_f1"]["value"] == 0.0
     [question] = {prompt.split(" ?")[0] for prompt in prompts[:1]}
     assert prompts[0].count(question) == 1
     assert prompts[-1].count(prompts[-1].split(" ?")[0]) == 2  # the problem once more, without the trace
@@ -90,7 +92,10 @@ def test_critiques_of_embedded_traces(evaluate: Run, monkeypatch: pytest.MonkeyP
     ("problems", "message"),
     [
         ("eval=jsonl", 'the keys are {"problem", "answer", "other"}, expected {"problem", "generations"}'),
-        ("eval=development", "eval.conditions.judged.steps: eval=development has no traces with steps; give a file"),
+        (
+            "eval=development",
+            "eval.conditions.criticised.steps: eval=development has no traces with steps; give a file",
+        ),
         ("eval.offset=9", "eval.offset=9:"),
     ],
 )
